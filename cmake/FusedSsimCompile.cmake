@@ -1,0 +1,100 @@
+# Compiler options that every target of the project shares, and those of the CPU kernels.
+#
+#   fused_ssim_compile_options(target)   C++17, hidden symbols, warnings, sanitizers
+#   fused_ssim_torch_library(target)     a shared library over libtorch's stable ABI
+#   FUSED_SSIM_KERNEL_OPTIONS            options of every CPU kernel file
+#   FUSED_SSIM_CPU_LEVELS                levels above the baseline in this build: avx2, avx512
+#   FUSED_SSIM_<LEVEL>_OPTIONS           instruction-set options of a level
+include_guard()
+include(CheckCXXCompilerFlag)
+
+function(fused_ssim_compile_options target)
+  target_compile_features(${target} PRIVATE cxx_std_17)
+  set_target_properties(
+    ${target}
+    PROPERTIES CXX_EXTENSIONS OFF
+               CXX_VISIBILITY_PRESET hidden
+               VISIBILITY_INLINES_HIDDEN ON
+               POSITION_INDEPENDENT_CODE ON
+  )
+  if(CMAKE_CUDA_COMPILER_LOADED)
+    target_compile_features(${target} PRIVATE cuda_std_17)
+    set_target_properties(
+      ${target} PROPERTIES CUDA_EXTENSIONS OFF CUDA_VISIBILITY_PRESET hidden
+    )
+  endif()
+  if(NOT MSVC)
+    target_compile_options(
+      ${target}
+      PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow>
+              $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${FUSED_SSIM_WERROR}>>:-Werror>
+    )
+  endif()
+  if(FUSED_SSIM_SANITIZE)
+    set(sanitize -fsanitize=${FUSED_SSIM_SANITIZE} -fno-sanitize-recover=all)
+    target_compile_options(
+      ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${sanitize};-fno-omit-frame-pointer>
+    )
+    target_link_options(${target} PUBLIC ${sanitize})
+  endif()
+endfunction()
+
+function(fused_ssim_torch_library target)
+  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000) # 2.10
+  target_link_libraries(${target} PRIVATE TorchStable::torch)
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    # Templates of the standard library are visible whatever -fvisibility says; the version script
+    # leaves only the project's C functions.
+    set(exports "${PROJECT_SOURCE_DIR}/cmake/exports.map")
+    target_link_options(${target} PRIVATE "LINKER:--version-script=${exports}")
+    set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${exports}")
+  endif()
+endfunction()
+
+# ==================================================================================================
+# CPU kernels
+# ==================================================================================================
+# No -ffast-math: NaN must survive, and the bits must not depend on the level of optimisation beyond
+# what the code says. errno and traps only hinder vectorisation.
+if(MSVC)
+  set(FUSED_SSIM_KERNEL_OPTIONS /fp:precise)
+else()
+  set(FUSED_SSIM_KERNEL_OPTIONS
+      $<$<NOT:$<CONFIG:Debug>>:-O3>
+      -ffp-contract=off
+      -fno-math-errno
+      -fno-trapping-math
+  )
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # Vectors are passed between functions of one file only, so how GCC 4 passed them is no concern.
+    list(APPEND FUSED_SSIM_KERNEL_OPTIONS -Wno-psabi)
+  endif()
+endif()
+
+if(MSVC)
+  set(FUSED_SSIM_AVX2_OPTIONS /arch:AVX2)
+  set(FUSED_SSIM_AVX512_OPTIONS /arch:AVX512)
+else()
+  set(FUSED_SSIM_AVX2_OPTIONS -mavx2 -mfma -mf16c)
+  set(FUSED_SSIM_AVX512_OPTIONS -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
+endif()
+
+if(APPLE AND CMAKE_OSX_ARCHITECTURES)
+  set(_processor "${CMAKE_OSX_ARCHITECTURES}") # a list, for a universal binary: baseline only
+else()
+  set(_processor "${CMAKE_SYSTEM_PROCESSOR}")
+endif()
+set(FUSED_SSIM_CPU_LEVELS)
+if(_processor MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
+  foreach(level IN ITEMS avx2 avx512)
+    string(TOUPPER "${level}" LEVEL)
+    string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${FUSED_SSIM_${LEVEL}_OPTIONS}")
+    check_cxx_compiler_flag("" FUSED_SSIM_COMPILER_HAS_${LEVEL})
+    unset(CMAKE_REQUIRED_FLAGS)
+    if(FUSED_SSIM_COMPILER_HAS_${LEVEL})
+      list(APPEND FUSED_SSIM_CPU_LEVELS ${level})
+    endif()
+  endforeach()
+endif()
+string(REPLACE ";" ", " _levels "baseline;${FUSED_SSIM_CPU_LEVELS}")
+message(STATUS "fused_ssim: CPU levels: ${_levels}")

@@ -1,0 +1,3 @@
+from fused_ssim._library import BuildFacts
+
+def build_facts() -> BuildFacts: ...
