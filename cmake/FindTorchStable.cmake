@@ -9,9 +9,10 @@
 #   2. the torch of the Python that builds (found without importing it)
 #   3. the system's folders
 #
-# Result: TorchStable_FOUND, TorchStable_VERSION, and the target TorchStable::torch, which makes the
-# library that links it need libtorch even where it calls nothing of it: libtorch loads
-# libtorch_cpu, and libtorch_cuda where there is one, which the stable ABI lives in.
+# Result: TorchStable_FOUND, TorchStable_VERSION, and two targets:
+#   TorchStable::torch      headers and libtorch, an empty library that loads libtorch_cpu, and
+#                           libtorch_cuda where there is one
+#   TorchStable::torch_cpu  where the functions of the stable ABI are, but for those of CUDA
 
 # A build folder may outlive the torch it was configured with (build isolation).
 foreach(_cached IN ITEMS TorchStable_INCLUDE_DIR TorchStable_LIBRARY TorchStable_CPU_LIBRARY)
@@ -90,31 +91,14 @@ install 'torch>=2.10'), or unpack a libtorch and pass -DCMAKE_PREFIX_PATH=/path/
 )
 
 if(TorchStable_FOUND AND NOT TARGET TorchStable::torch)
-  # Linkers that drop libraries without a direct reference (--as-needed, the default of some
-  # distributions) must keep libtorch.
-  set(CMAKE_CXX_LINK_LIBRARY_USING_torch_stable_needed_SUPPORTED TRUE)
-  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-    set(CMAKE_CXX_LINK_LIBRARY_USING_torch_stable_needed
-        "LINKER:--push-state,--no-as-needed" "<LINK_ITEM>" "LINKER:--pop-state"
-    )
-  else()
-    set(CMAKE_CXX_LINK_LIBRARY_USING_torch_stable_needed "<LINK_ITEM>")
-  endif()
-  add_library(TorchStable::libtorch UNKNOWN IMPORTED)
+  add_library(TorchStable::torch UNKNOWN IMPORTED)
   set_target_properties(
-    TorchStable::libtorch PROPERTIES IMPORTED_LOCATION "${TorchStable_LIBRARY}"
+    TorchStable::torch PROPERTIES IMPORTED_LOCATION "${TorchStable_LIBRARY}"
+                                  INTERFACE_INCLUDE_DIRECTORIES "${TorchStable_INCLUDE_DIR}"
   )
-  add_library(TorchStable::libtorch_cpu UNKNOWN IMPORTED)
+  add_library(TorchStable::torch_cpu UNKNOWN IMPORTED)
   set_target_properties(
-    TorchStable::libtorch_cpu PROPERTIES IMPORTED_LOCATION "${TorchStable_CPU_LIBRARY}"
-  )
-  add_library(TorchStable::torch INTERFACE IMPORTED)
-  set_target_properties(
-    TorchStable::torch PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${TorchStable_INCLUDE_DIR}"
-  )
-  target_link_libraries(
-    TorchStable::torch
-    INTERFACE "$<LINK_LIBRARY:torch_stable_needed,TorchStable::libtorch>" TorchStable::libtorch_cpu
+    TorchStable::torch_cpu PROPERTIES IMPORTED_LOCATION "${TorchStable_CPU_LIBRARY}"
   )
   message(STATUS "fused_ssim: torch ${TorchStable_VERSION} at ${_root}")
 endif()

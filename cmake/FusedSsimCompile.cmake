@@ -39,14 +39,29 @@ function(fused_ssim_compile_options target)
   endif()
 endfunction()
 
+# $<LINK_LIBRARY:always_needed,lib>: the result needs `lib` at run time even where it calls nothing of
+# it. Linkers that are asked to (--as-needed, the default of some distributions) drop such libraries.
+set(CMAKE_CXX_LINK_LIBRARY_USING_always_needed_SUPPORTED TRUE)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  set(CMAKE_CXX_LINK_LIBRARY_USING_always_needed
+      "LINKER:--push-state,--no-as-needed" "<LINK_ITEM>" "LINKER:--pop-state"
+  )
+else()
+  set(CMAKE_CXX_LINK_LIBRARY_USING_always_needed "<LINK_ITEM>")
+endif()
+
 function(fused_ssim_torch_library target)
   target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000) # 2.10
-  target_link_libraries(${target} PRIVATE TorchStable::torch)
+  target_link_libraries(
+    ${target} PRIVATE "$<LINK_LIBRARY:always_needed,TorchStable::torch>" TorchStable::torch_cpu
+  )
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     # Templates of the standard library are visible whatever -fvisibility says; the version script
     # leaves only the project's C functions.
     set(exports "${PROJECT_SOURCE_DIR}/cmake/exports.map")
-    target_link_options(${target} PRIVATE "LINKER:--version-script=${exports}")
+    target_link_options(
+      ${target} PRIVATE "LINKER:--version-script=${exports}" "LINKER:--exclude-libs,ALL"
+    )
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${exports}")
   endif()
 endfunction()
