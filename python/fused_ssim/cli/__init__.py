@@ -1,0 +1,10 @@
+"""The command line: `fused-ssim info | compare | demo`.
+
+main.py parses and reports errors; compare.py, demo.py and info.py are the commands; the rest serves
+them. Pillow, tqdm and scikit-image are extras, so the modules that need them are imported when a
+command runs, never by `import fused_ssim.cli`.
+"""
+
+from fused_ssim.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,50 @@
+"""Entry point: parse, run the command, turn the user's errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from fused_ssim.cli.errors import CliError
+from fused_ssim.cli.parser import PROGRAM, build_parser
+
+USER_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for SIGINT
+
+# Top-level module of an optional package -> (its name on PyPI, the extra that brings it).
+_OPTIONAL = {
+    "PIL": ("pillow", "cli"),
+    "numpy": ("numpy", "cli"),
+    "tqdm": ("tqdm", "cli"),
+    "skimage": ("scikit-image", "demo"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        # Flush here, where a closed pipe can still be caught.
+        sys.stdout.flush()
+        return code
+    except CliError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _OPTIONAL:
+            raise
+        package, extra = _OPTIONAL[missing]
+        return _fail(f"this command needs {package}: pip install 'fused-ssim[{extra}]'")
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python flushes stdout once more at exit; give it a sink.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR

@@ -1,0 +1,38 @@
+"""Progress bars, drawn by tqdm on stderr."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Generic, Protocol, TypeVar, cast
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Bar(Protocol[T_co]):
+    """What the commands use of tqdm."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def set_postfix_str(self, text: str, /) -> None:
+        """Show `text` at the end of the bar."""
+
+
+def progress(items: Iterable[T], title: str, unit: str, *, show: bool) -> Bar[T]:
+    """Iterate over `items` behind a bar; without a bar, tqdm is not needed."""
+    if not show:
+        return _NoBar(items)
+    tqdm = importlib.import_module("tqdm")  # imported by name: it ships no types
+    return cast("Bar[T]", tqdm.tqdm(items, desc=title, unit=unit, dynamic_ncols=True))
+
+
+class _NoBar(Generic[T]):
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def set_postfix_str(self, text: str, /) -> None:
+        """Nowhere to show it."""

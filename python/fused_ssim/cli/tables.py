@@ -1,0 +1,38 @@
+"""Plain-text tables, and numbers as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def text_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], footer: Sequence[str] | None = None
+) -> str:
+    """Columns aligned, the first to the left and the others to the right."""
+    cells = [header, *rows, *([footer] if footer is not None else [])]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    rule = ["-" * width for width in widths]
+    lines = [header, rule, *rows, *([rule, footer] if footer is not None else [])]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in lines
+    )
+
+
+def ssim_text(value: float) -> str:
+    """Six decimals: the package promises the mean to 1e-6."""
+    return f"{value:.6f}"
+
+
+def psnr_text(value: float) -> str:
+    """Two decimals, or "inf" for identical images."""
+    return f"{value:.2f}" if math.isfinite(value) else "inf"
+
+
+def json_number(value: float) -> float | None:
+    """JSON has no infinity; null stands for it."""
+    return value if math.isfinite(value) else None
