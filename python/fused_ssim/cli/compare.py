@@ -117,7 +117,7 @@ def _run_files(a: Path, b: Path, settings: Settings, arguments: argparse.Namespa
     lines = [
         ("A", str(a)),
         ("B", str(b)),
-        ("size", f"{pair.width} x {pair.height}, {len(pair.channels)} channel(s)"),
+        ("size", f"{pair.width} x {pair.height}, {_channels_text(pair)}"),
         ("window", _window_text(settings)),
         ("SSIM", ssim_text(pair.scores.ssim)),
         *((f"  {name}", ssim_text(value)) for name, value in pair.channels.items()),
@@ -263,6 +263,11 @@ def _pair_json(pair: Pair) -> dict[str, object]:
         "ssim_per_channel": {name: json_number(value) for name, value in pair.channels.items()},
         "psnr_db": json_number(pair.scores.psnr_db),
     }
+
+
+def _channels_text(pair: Pair) -> str:
+    count = len(pair.channels)
+    return f"{count} channel{'s' if count > 1 else ''}"
 
 
 def _window_text(settings: Settings) -> str:

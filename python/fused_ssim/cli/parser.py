@@ -116,7 +116,7 @@ def _add_compare(commands: _Commands) -> None:
     )
     measure.add_argument(
         "--window-size",
-        type=int,
+        type=_integer_from(1),
         default=11,
         metavar="N",
         help="width of the Gaussian window, odd (default: %(default)s)",
