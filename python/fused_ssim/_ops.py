@@ -1,0 +1,245 @@
+"""The operators for Python: fakes, autograd, and one typed function for each.
+
+torch.ops.fused_ssim is registered by the compiled libraries; this module adds what the stable ABI
+of libtorch can't express. Everything here works on checked arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from fused_ssim import _library as _library  # registers the operators
+from fused_ssim import _validation
+from fused_ssim._validation import REDUCTIONS
+
+_ops = torch.ops.fused_ssim
+_Context = Any  # torch's FunctionCtx, whose attributes are set freely
+
+_NO_GRADIENT = (
+    "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
+    "require one at the time); call it with train=True on images that require a gradient"
+)
+_NO_SECOND_DERIVATIVE = (
+    "fused_ssim: expected a first derivative only, got a request for the derivative of the "
+    "gradient, which is not implemented; detach the gradient, or drop create_graph=True"
+)
+
+
+class Definition(NamedTuple):
+    """Which SSIM: the stabilizers (k * data_range)^2, the Gaussian window, the padding."""
+
+    c1: float
+    c2: float
+    window_size: int
+    sigma: float
+    valid: bool
+
+
+def ssim(
+    img1: torch.Tensor,
+    img2: torch.Tensor,
+    definition: Definition,
+    reduction: str,
+    *,
+    ssim_weight: float = 1.0,
+    l1_weight: float = 0.0,
+    offset: float = 0.0,
+    train: bool = True,
+) -> torch.Tensor:
+    """offset + reduction of ssim_weight * SSIM + l1_weight * |img1 - img2|."""
+    differentiate = train and torch.is_grad_enabled()
+    value, _, _ = _ops.ssim.default(
+        img1,
+        img2,
+        *definition,
+        REDUCTIONS.index(reduction),
+        ssim_weight,
+        l1_weight,
+        offset,
+        differentiate and img1.requires_grad,
+        differentiate and img2.requires_grad,
+    )
+    return value  # type: ignore[no-any-return]
+
+
+def ssim_map(img1: torch.Tensor, img2: torch.Tensor, definition: Definition) -> torch.Tensor:
+    """The SSIM map [B, C, H', W']."""
+    return _ops.ssim_map.default(img1, img2, *definition)  # type: ignore[no-any-return]
+
+
+# ---- fakes --------------------------------------------------------------------------------------
+
+
+def _value_dtype(image: torch.Tensor) -> torch.dtype:
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
+def _check(img1: torch.Tensor, img2: torch.Tensor, window_size: int, valid: bool) -> None:
+    _validation.check_images(img1, img2)
+    _validation.check_window_size(window_size)
+    _validation.check_window_fits(img1, window_size, "valid" if valid else "same")
+
+
+def _fake_gradient(image: torch.Tensor, wanted: bool) -> torch.Tensor:
+    return torch.empty_like(image) if wanted else image.new_empty([0])
+
+
+@torch.library.register_fake("fused_ssim::ssim")
+def _(
+    img1: torch.Tensor,
+    img2: torch.Tensor,
+    c1: float,
+    c2: float,
+    window_size: int,
+    sigma: float,
+    valid: bool,
+    reduction: int,
+    ssim_weight: float,
+    l1_weight: float,
+    offset: float,
+    wants_gradient1: bool,
+    wants_gradient2: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _check(img1, img2, window_size, valid)
+    kind = REDUCTIONS[reduction]
+    leading = {"image": 1, "channel": 2}.get(kind, 0)
+    value = img1.new_empty(img1.shape[:leading], dtype=_value_dtype(img1))
+    return value, _fake_gradient(img1, wants_gradient1), _fake_gradient(img2, wants_gradient2)
+
+
+@torch.library.register_fake("fused_ssim::ssim_map")
+def _(
+    img1: torch.Tensor,
+    img2: torch.Tensor,
+    c1: float,
+    c2: float,
+    window_size: int,
+    sigma: float,
+    valid: bool,
+) -> torch.Tensor:
+    _check(img1, img2, window_size, valid)
+    batch, channels, height, width = img1.shape
+    crop = window_size - 1 if valid else 0
+    return img1.new_empty(
+        [batch, channels, height - crop, width - crop], dtype=_value_dtype(img1)
+    )
+
+
+@torch.library.register_fake("fused_ssim::ssim_map_backward")
+def _(
+    map_gradient: torch.Tensor,
+    img1: torch.Tensor,
+    img2: torch.Tensor,
+    c1: float,
+    c2: float,
+    window_size: int,
+    sigma: float,
+    valid: bool,
+    wants_gradient1: bool,
+    wants_gradient2: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(img1, img2, window_size, valid)
+    return _fake_gradient(img1, wants_gradient1), _fake_gradient(img2, wants_gradient2)
+
+
+@torch.library.register_fake("fused_ssim::scale_gradient")
+def _(unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float) -> torch.Tensor:
+    return torch.empty_like(unit)
+
+
+@torch.library.register_fake("fused_ssim::scale_gradient_")
+def _(unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float) -> None:
+    return None
+
+
+# ---- autograd -----------------------------------------------------------------------------------
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass under way may be followed by another through the same graph."""
+    keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if keep_graph is None else bool(keep_graph())
+
+
+def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+    img1, _, _, _, window_size, _, valid, reduction = inputs[:8]
+    _, unit1, unit2 = output
+    # Without these autograd would fill whole images with zeros for the unit gradients.
+    ctx.mark_non_differentiable(unit1, unit2)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(unit1, unit2)
+    ctx.wanted = inputs[11:13]
+    ctx.reduction = reduction
+    kind = REDUCTIONS[reduction]
+    crop = window_size - 1 if valid else 0
+    batch, channels, height, width = img1.shape
+    pixels = (height - crop) * (width - crop)
+    ctx.divisor = {
+        "mean": batch * channels * pixels,
+        "image": channels * pixels,
+        "channel": pixels,
+        "sum": 1,
+    }[kind]
+
+
+def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
+    gradients: list[torch.Tensor | None] = [None, None]
+    if upstream is not None:
+        upstream = upstream.contiguous()
+        for i, unit in enumerate(ctx.saved_tensors):
+            if not ctx.needs_input_grad[i]:
+                continue
+            if not ctx.wanted[i]:
+                raise RuntimeError(_NO_GRADIENT)
+            # The unit gradient becomes the gradient in place where nobody can ask for it again;
+            # tracers (subclasses of Tensor) are given the plain form.
+            in_place = (
+                type(unit) is torch.Tensor
+                and not torch.is_grad_enabled()
+                and not _graph_is_kept()
+            )
+            if in_place:
+                _ops.scale_gradient_.default(unit, upstream, ctx.reduction, 1.0 / ctx.divisor)
+                gradients[i] = unit
+            else:
+                gradients[i] = _ops.scale_gradient.default(
+                    unit, upstream, ctx.reduction, 1.0 / ctx.divisor
+                )
+    return (*gradients, *[None] * 11)
+
+
+def _map_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+    img1, img2, *definition = inputs
+    ctx.save_for_backward(img1, img2)
+    ctx.definition = definition
+
+
+def _map_backward(ctx: _Context, map_gradient: torch.Tensor) -> tuple[Any, ...]:
+    img1, img2 = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[:2]
+    gradients = _ops.ssim_map_backward.default(
+        map_gradient, img1, img2, *ctx.definition, *wanted
+    )
+    return (*(g if w else None for g, w in zip(gradients, wanted, strict=True)), *[None] * 5)
+
+
+def _refuse_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+
+
+def _refuse_backward(ctx: _Context, *_: Any) -> Any:
+    raise RuntimeError(_NO_SECOND_DERIVATIVE)
+
+
+torch.library.register_autograd(
+    "fused_ssim::ssim", _ssim_backward, setup_context=_ssim_setup_context
+)
+torch.library.register_autograd(
+    "fused_ssim::ssim_map", _map_backward, setup_context=_map_setup_context
+)
+for _name in ("ssim_map_backward", "scale_gradient"):
+    torch.library.register_autograd(
+        f"fused_ssim::{_name}", _refuse_backward, setup_context=_refuse_setup_context
+    )

@@ -1,0 +1,13 @@
+// Compiler vocabulary shared by host and device code.
+#pragma once
+
+// FUSED_SSIM_INLINE marks every function of src/core that kernels call. It must inline: the same
+// header is compiled for several instruction sets, and an out-of-line copy built with AVX-512 could
+// be the one that the linker keeps for the baseline code.
+#if defined(__CUDACC__)
+#define FUSED_SSIM_INLINE __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define FUSED_SSIM_INLINE __forceinline
+#else
+#define FUSED_SSIM_INLINE inline __attribute__((always_inline))
+#endif

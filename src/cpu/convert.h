@@ -1,0 +1,67 @@
+// float16 and bfloat16 to and from float32, written so that compilers vectorise loops over them.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace fused_ssim::cpu {
+
+// Storage types: the bits of a 16-bit float.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+FUSED_SSIM_INLINE float float_from_bits(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+FUSED_SSIM_INLINE uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+template <class T>
+FUSED_SSIM_INLINE void widen(float from, T* to) {
+  *to = from;
+}
+FUSED_SSIM_INLINE void widen(double from, double* to) { *to = from; }
+FUSED_SSIM_INLINE void widen(Float16 from, float* to) {
+  const uint32_t sign = static_cast<uint32_t>(from.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(from.bits & 0x7fffu) << 13;
+  // The exponent is rebased by a multiplication, which also normalises subnormals.
+  const uint32_t rebased = bits_of_float(float_from_bits(magnitude) * 0x1p112f);
+  const uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
+  *to = float_from_bits(rebased | special | sign);
+}
+FUSED_SSIM_INLINE void widen(BFloat16 from, float* to) {
+  *to = float_from_bits(static_cast<uint32_t>(from.bits) << 16);
+}
+
+// Round to nearest, ties to even.
+FUSED_SSIM_INLINE void narrow(float from, float* to) { *to = from; }
+FUSED_SSIM_INLINE void narrow(double from, double* to) { *to = from; }
+FUSED_SSIM_INLINE void narrow(float from, Float16* to) {
+  const uint32_t bits = bits_of_float(from);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal =
+      (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Adding 0.5 aligns the subnormal's bits with the end of the mantissa and rounds them there.
+  const uint32_t subnormal = bits_of_float(float_from_bits(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  to->bits = static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite));
+}
+FUSED_SSIM_INLINE void narrow(float from, BFloat16* to) {
+  const uint32_t bits = bits_of_float(from);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  to->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+}  // namespace fused_ssim::cpu

@@ -1,0 +1,60 @@
+// How a problem is cut into tasks for threads, and where the tasks leave their sums.
+//
+// A plane is cut into strips of columns, narrow enough for a strip's working set to stay in the L2
+// cache, and a strip into bands of rows. Rows are processed in chunks of kChunkRows on one fixed
+// grid, each chunk adding into a slot of its own, so the bands, and with them the threads, can
+// divide a strip anywhere between chunks without changing a bit of any result.
+#pragma once
+
+#include <cstdint>
+
+#include "core/problem.h"
+
+namespace fused_ssim::cpu {
+
+inline constexpr int kChunkRows = 8;
+// Widest strip. 640 columns of float32 keep the value-and-gradient kernel at about 380 KB.
+inline constexpr int64_t kMaxStripColumns = 640;
+// Shorter bands would spend too much on the rows that neighbours share (4 radii).
+inline constexpr int64_t kMinBandChunks = 12;
+
+// Sums over the pixels that one chunk of one strip owns.
+struct ChunkSums {
+  double ssim;
+  double l1;
+};
+
+struct Task {
+  int64_t plane;
+  int64_t column_begin;
+  int64_t column_end;
+  // Chunk g finishes gradient rows [8g, 8g + 8), evaluates SSIM one radius below them, and reads
+  // image rows two radii below; chunks before 0 finish no gradient row but own values near the top.
+  int64_t chunk_begin;
+  int64_t chunk_end;
+  ChunkSums* sums;  // of chunk 0 of this plane and strip
+};
+
+class Plan {
+ public:
+  Plan(const Problem& problem, int threads);
+
+  int64_t tasks() const { return planes_ * strips_ * bands_; }
+  // Slots to allocate; every task fills those it owns.
+  int64_t slots() const { return planes_ * slots_per_plane(); }
+  int64_t slots_per_plane() const { return strips_ * (lead_ + chunks_); }
+  int64_t strip_columns() const { return strip_columns_; }
+
+  Task task(int64_t index, ChunkSums* slots) const;
+
+ private:
+  int64_t planes_;
+  int64_t width_;
+  int64_t strips_;
+  int64_t strip_columns_;
+  int64_t lead_;    // chunks before chunk 0
+  int64_t chunks_;  // chunks from 0 on
+  int64_t bands_;
+};
+
+}  // namespace fused_ssim::cpu
