@@ -1,0 +1,71 @@
+"""Where the tests run.
+
+Every test that takes the `device` fixture runs on the CPU, and once more on the GPU where there is
+one. `--device cpu`, `--device cuda` or FUSED_SSIM_TEST_DEVICE asks for one of them alone; asking for
+a GPU that is not there is an error, not a row of skips. Tests that only make sense on a GPU carry
+the mark `gpu` and are skipped for want of one, the only reason for which this suite skips.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# The gate sees the same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones.
+_COMMON = {
+    "deadline": None,  # the first call of a kernel or an oracle may be slow
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("gate", derandomize=True, max_examples=60, **_COMMON)
+settings.register_profile("explore", max_examples=1000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=["all", "cpu", "cuda"],
+        default=os.environ.get("FUSED_SSIM_TEST_DEVICE", "all"),
+        help="where to run: all that is there (default), cpu, or cuda",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a GPU, and is skipped only for want of one")
+    config.addinivalue_line(
+        "markers", "reduced: a small set of numeric tests that reaches every kind of kernel"
+    )
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch sees no GPU on this machine")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--device")
+        devices = ["cpu", "cuda"] if chosen == "all" else [chosen]
+        if not torch.cuda.is_available() and "cuda" in devices:
+            devices.remove("cuda")
+        metafunc.parametrize("device", devices)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") == "cpu":
+        unwanted = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+    elif not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture
+def restore_threads():
+    """Lets a test change the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,147 @@
+"""torch.compile without graph breaks, forward and backward: the same numbers as without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ssim
+from images import noise_pair
+from measure import leaf, relative_error
+
+FUNCTIONS = {
+    "fused_ssim": fused_ssim,
+    "fused_ssim valid": lambda x, y: 1 - fused_ssim(x, y, padding="valid"),
+    "map": lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "same", True, 2).square().mean(),
+    "none": lambda x, y: ssim(x, y, reduction="none", padding="valid").mean(),
+    "image": lambda x, y: ssim(x, y, reduction="image").square().sum(),
+    "channel": lambda x, y: ssim(x, y, reduction="channel", window_size=7).exp().sum(),
+    "sum": lambda x, y: ssim(x, y, reduction="sum", data_range=2.0, sigma=2.0),
+    "loss": l1_ssim_loss,
+    "loss valid": lambda x, y: l1_ssim_loss(x, y, 0.4, "valid"),
+    "between others": lambda x, y: fused_ssim((x * 0.7).sigmoid(), y.relu()) + (x - y).abs().mean(),
+    "SSIM": SSIM(reduction="image"),
+    "L1SSIMLoss": L1SSIMLoss(0.5),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def images(device, *shape):
+    return tuple(leaf(image.to(device).clone()) for image in noise_pair(*(shape or (2, 3, 33, 47))))
+
+
+def check(compiled, function, x, y):
+    found, expected = compiled(x, y), function(x, y)
+    assert relative_error(found, expected) <= 1e-6
+    wanted = [image for image in (x, y) if image.requires_grad]
+    if wanted:
+        upstream = torch.rand_like(expected)
+        found = torch.autograd.grad(found, wanted, upstream)
+        expected = torch.autograd.grad(expected, wanted, upstream)
+        for ours, reference in zip(found, expected, strict=True):
+            assert ours.dtype == reference.dtype
+            assert ours.stride() == reference.stride()
+            assert relative_error(ours, reference) <= 1e-6
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_full_graph(device, function):
+    # aot_eager traces, fakes and differentiates as inductor does, without waiting for a compiler.
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    x, y = images(device)
+    check(compiled, function, x, y)
+    check(compiled, function, x.detach(), y.detach())
+    check(compiled, function, x, y.detach())
+    check(compiled, function, x.detach(), y)
+
+
+@pytest.mark.parametrize("name", ["fused_ssim", "map", "loss", "between others"])
+def test_inductor(device, name):
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True)
+    check(compiled, FUNCTIONS[name], *images(device))
+
+
+def test_inductor_inference(device):
+    compiled = torch.compile(lambda x, y: 1 - fused_ssim(x, y, train=False), fullgraph=True)
+    x, y = (image.detach() for image in images(device))
+    with torch.no_grad():
+        assert relative_error(compiled(x, y), 1 - fused_ssim(x, y)) <= 1e-6
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_layouts_and_types(device, dtype, layout):
+    x, y = (
+        leaf(image.detach().to(dtype).contiguous(memory_format=layout)) for image in images(device)
+    )
+    for function in (
+        lambda a, b: 1000 * fused_ssim(a, b),
+        lambda a, b: ssim(a, b, reduction="none").sum(),
+        lambda a, b: 1000 * l1_ssim_loss(a, b),
+    ):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        check(compiled, function, x, y)
+
+
+def test_dynamic_shapes(device):
+    graphs = 0
+
+    def count(graph, inputs):
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    compiled = torch.compile(
+        lambda x, y: ssim(x, y, reduction="image"), fullgraph=True, dynamic=True, backend=count
+    )
+    for shape in [(2, 3, 20, 31), (3, 3, 40, 17), (5, 2, 64, 64)]:
+        x, y = (image.detach() for image in images(device, *shape))
+        assert relative_error(compiled(x, y), ssim(x, y, reduction="image")) <= 1e-6
+    assert graphs == 1
+
+
+def test_dynamic_shapes_and_gradients(device):
+    compiled = torch.compile(fused_ssim, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in [(2, 3, 20, 31), (3, 2, 40, 17)]:
+        check(compiled, fused_ssim, *images(device, *shape))
+
+
+def test_a_whole_training_step(device):
+    x, y = images(device)
+    start = x.detach().clone()
+
+    def step(image):
+        loss = l1_ssim_loss(image, y.detach())
+        return torch.autograd.grad(loss, image)[0]
+
+    expected = step(x)
+    # The step around a compiled loss, as people write it.
+    compiled = torch.compile(l1_ssim_loss, fullgraph=True, backend="aot_eager")
+    z = leaf(start)
+    optimiser = torch.optim.SGD([z], lr=1.0)
+    compiled(z, y.detach()).backward()
+    optimiser.step()
+    assert relative_error(start + 0, z.detach() + expected) <= 1e-6
+
+
+def test_export(device):
+    class Loss(torch.nn.Module):
+        def forward(self, x, y):
+            return 1 - fused_ssim(x, y, train=False)
+
+    x, y = (image.detach() for image in images(device))
+    program = torch.export.export(Loss(), (x, y))
+    assert torch.equal(program.module()(x, y), Loss()(x, y))
+
+
+def test_errors_survive(device):
+    compiled = torch.compile(fused_ssim, backend="aot_eager")
+    x, y = images(device)
+    with pytest.raises(Exception, match="33"):
+        compiled(x, y[..., :-1])

@@ -1,0 +1,129 @@
+"""Peak memory: a training step needs the gradient image and little else; inference needs nothing."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from fused_ssim import fused_ssim, l1_ssim_loss
+from measure import run_python
+
+MIB = 2**20
+SLACK = 32 * MIB
+
+# Run in a process of its own: the peak of a resident set never falls again.
+PEAK_ON_CPU = """
+import ctypes, resource, sys, torch
+from fused_ssim import fused_ssim, l1_ssim_loss, ssim, FusedSSIMMap
+
+def peak():
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
+
+def lay_out(image):
+    return {"contiguous": lambda: image,
+            "channels_last": lambda: image.contiguous(memory_format=torch.channels_last),
+            "hwc": lambda: image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+            "half": lambda: image.half()}[layout]()
+
+what, layout = sys.argv[1:]
+shape = (1, 3, 2160, 3840)
+
+# Threads, kernels and autograd set themselves up once.
+small = torch.rand(1, 3, 300, 300)
+a = lay_out(small).clone().requires_grad_()
+fused_ssim(a, lay_out(small)).backward()
+l1_ssim_loss(a, lay_out(small)).backward()
+ssim(a, lay_out(small), reduction="none").sum().backward()
+
+x, y = lay_out(torch.rand(shape)), lay_out(torch.rand(shape))
+# Memory that is resident and goes before the step begins would hide what the step takes.
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    before = 1024 * int(fields["VmRSS"].split()[0])
+    def peak():
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["VmHWM"].split()[0])
+else:
+    before = peak()
+
+x.requires_grad_(what != "inference" and what != "copy")
+if what == "training":
+    fused_ssim(x, y).backward()
+elif what == "scaled training":
+    (1 - 0.2 * fused_ssim(x, y)).backward()
+elif what == "loss":
+    l1_ssim_loss(x, y).backward()
+elif what == "both images":
+    y.requires_grad_()
+    fused_ssim(x, y).backward()
+elif what == "inference":
+    fused_ssim(x, y, train=False)
+    fused_ssim(x, y)
+elif what == "copy":
+    x.clone()
+elif what == "map":
+    FusedSSIMMap.apply(1e-4, 9e-4, x, y).mean().backward()
+print(peak() - before, x.numel() * x.element_size())
+"""
+
+
+def peak_on_cpu(what, layout):
+    return map(int, run_python(PEAK_ON_CPU, what, layout).split())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "hwc", "half"])
+@pytest.mark.parametrize("what", ["training", "loss", "inference"])
+def test_cpu(what, layout):
+    extra, image = peak_on_cpu(what, layout)
+    gradient = 0 if what == "inference" else image
+    assert extra <= gradient + SLACK, (
+        f"{extra / MIB:.0f} MiB beside a gradient of {gradient / MIB:.0f}"
+    )
+    assert extra >= gradient, "the measurement must see the gradient"
+
+
+def test_cpu_scaled_loss():
+    extra, image = peak_on_cpu("scaled training", "contiguous")
+    assert extra <= image + SLACK
+
+
+def test_cpu_both_images():
+    extra, image = peak_on_cpu("both images", "contiguous")
+    assert extra <= 2 * image + SLACK
+
+
+def test_cpu_map():
+    # The map and its gradient (an expanded number), and the image's gradient: no saved partials.
+    extra, image = peak_on_cpu("map", "contiguous")
+    assert extra <= 2 * image + SLACK
+
+
+def test_the_measurement_sees_a_copy():
+    extra, image = peak_on_cpu("copy", "contiguous")
+    assert extra >= image
+    assert sys.platform != "linux" or extra <= image + SLACK
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", [fused_ssim, l1_ssim_loss])
+def test_cuda(loss):
+    x, y = (torch.rand(1, 3, 2160, 3840, device="cuda") for _ in range(2))
+    loss(x, y)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    loss(x, y)
+    assert torch.cuda.max_memory_allocated() - before <= SLACK
+    x.requires_grad_()
+    torch.cuda.reset_peak_memory_stats()
+    loss(x, y).backward()
+    image = x.numel() * x.element_size()
+    assert torch.cuda.max_memory_allocated() - before <= image + SLACK

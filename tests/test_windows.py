@@ -1,0 +1,103 @@
+"""Other windows, sigmas, stabilisers and data ranges than the standard ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import oracle
+from fused_ssim import SSIM, FusedSSIMMap, ssim
+from images import noise, noise_pair, pair
+from measure import leaf, max_error, relative_error
+
+SIZES = list(range(3, 34, 2))
+SIGMAS = [0.3, 0.5, 1.0, 1.5, 2.0, 3.7, 10.0, 1000.0]
+
+
+def check(device, x, y, padding="same", map_bound=5e-6, gradient_bound=1e-5, **definition):
+    x, y = (leaf(image.to(device).clone()) for image in (x, y))
+    expected = oracle.ssim_map(x.detach(), y.detach(), padding=padding, **definition)
+    values = ssim(x, y, padding=padding, reduction="none", **definition)
+    assert max_error(values, expected) <= map_bound
+    mean = ssim(x, y, padding=padding, **definition)
+    assert max_error(mean, expected.mean()) <= 1e-6
+    truth = oracle.gradients(lambda a, b: oracle.ssim(a, b, padding=padding, **definition), x, y)
+    for gradient, by in zip(torch.autograd.grad(mean, (x, y)), truth, strict=True):
+        assert relative_error(gradient, by) <= gradient_bound
+    upstream = noise(*expected.shape, seed=3).to(device) - 0.5
+    truth = oracle.gradients(
+        lambda a, b: oracle.ssim_map(a, b, padding=padding, **definition), x, y, upstream
+    )
+    for gradient, by in zip(torch.autograd.grad(values, (x, y), upstream), truth, strict=True):
+        assert relative_error(gradient, by) <= gradient_bound
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes(device, size, padding):
+    check(device, *noise_pair(1, 2, 45, 67), padding, window_size=size)
+    check(device, *noise_pair(1, 1, size + 1, size), padding, window_size=size, sigma=size / 5)
+
+
+@pytest.mark.parametrize("size", [3, 11, 13, 33])
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_sigmas(device, size, sigma):
+    check(device, *noise_pair(1, 2, 41, 38), window_size=size, sigma=sigma)
+
+
+@pytest.mark.parametrize("size", [7, 11, 21, 33])
+@pytest.mark.parametrize("name", ["photo_noise", "photo_blur", "bright_low_texture", "two_halves"])
+def test_on_pictures(device, size, name):
+    x, y = (image[..., 30:150, 100:230] for image in pair(name))
+    bound = 1e-4 if name.startswith("photo") else 5e-6
+    check(device, x, y, map_bound=bound, gradient_bound=1e-4, window_size=size, sigma=size / 6)
+
+
+@pytest.mark.parametrize("window", [{}, {"window_size": 7}])
+@pytest.mark.parametrize(("k1", "k2"), [(0.02, 0.03), (0.01, 0.1), (0.5, 1.0), (1e-3, 1e-2)])
+def test_stabilisers(device, k1, k2, window):
+    check(device, *noise_pair(1, 2, 41, 38), k1=k1, k2=k2, **window)
+
+
+@pytest.mark.parametrize("data_range", [2.0, 255.0, 65535.0, 1e-3])
+def test_data_range(device, data_range):
+    # SSIM doesn't change where images and data range are scaled alike.
+    x, y = noise_pair(1, 3, 41, 38)
+    check(device, data_range * x, data_range * y, data_range=data_range)
+
+
+def test_negative_pixels(device):
+    # [-1, 1], as generative models have it.
+    x, y = noise_pair(1, 3, 41, 38)
+    check(device, 2 * x - 1, 2 * y - 1, data_range=2.0)
+
+
+def test_explicit_default_is_the_default(device):
+    x, y = (image.to(device) for image in noise_pair(1, 3, 41, 38))
+    explicit = ssim(
+        x,
+        y,
+        data_range=1.0,
+        window_size=11,
+        sigma=1.5,
+        k1=0.01,
+        k2=0.03,
+        padding="same",
+        reduction="mean",
+    )
+    assert torch.equal(explicit, ssim(x, y))
+    assert torch.equal(SSIM()(x, y), ssim(x, y))
+
+
+@pytest.mark.parametrize(("c1", "c2"), [(1e-4, 9e-4), (0.02**2, 0.05**2), (1.0, 2.0)])
+def test_map_takes_c1_and_c2(device, c1, c2):
+    x, y = (image.to(device) for image in noise_pair(1, 3, 41, 38))
+    values = FusedSSIMMap.apply(c1, c2, x, y)
+    assert max_error(values, oracle.ssim_map(x, y, k1=c1**0.5, k2=c2**0.5)) <= 5e-6
+
+
+def test_integers_serve_as_numbers(device):
+    x, y = (image.to(device) for image in noise_pair(1, 1, 20, 20))
+    found = ssim(255 * x, 255 * y, data_range=255, sigma=2)
+    assert max_error(found, oracle.ssim(x, y, sigma=2.0)) <= 2e-6
