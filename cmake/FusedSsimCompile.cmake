@@ -8,6 +8,14 @@
 include_guard()
 include(CheckCXXCompilerFlag)
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(
+    FATAL_ERROR
+      "fused_ssim needs GCC 12 or newer (vector shuffles), found ${CMAKE_CXX_COMPILER_VERSION} at \
+${CMAKE_CXX_COMPILER}. Choose another compiler with the environment variable CXX"
+  )
+endif()
+
 function(fused_ssim_compile_options target)
   target_compile_features(${target} PRIVATE cxx_std_17)
   set_target_properties(

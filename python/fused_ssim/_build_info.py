@@ -62,21 +62,16 @@ class BuildInfo:
     def __str__(self) -> str:
         rows = [
             ("fused_ssim", f"{self.version}, built with {self.compiler}"),
-            (
-                "torch",
-                f"{self.torch_running} (built against {self.torch_built}, "
-                f"runs with {self.torch_minimum} and newer)",
-            ),
+            ("torch", f"{self.torch_running} (built against {self.torch_built})"),
+            ("torch needed", f"{self.torch_minimum} or newer"),
             ("backends here", ", ".join(self.backends)),
             ("CPU level", f"{self.cpu_level} (compiled: {', '.join(self.cpu_levels_compiled)})"),
         ]
         if self.cpu_level_error is not None:
             rows.append(("", self.cpu_level_error))
         if self.cuda_built:
-            rows.append(("CUDA kernels", f"{self.cuda_status}, built with CUDA {self.cuda_toolkit}"))
-            rows.append(("", " ".join(self.cuda_architectures)))
-        else:
-            rows.append(("CUDA kernels", self.cuda_status))
+            rows.append(("CUDA built", f"{self.cuda_toolkit}: {' '.join(self.cuda_architectures)}"))
+        rows.append(("CUDA kernels", self.cuda_status))
         for gpu in self.gpus:
             major, minor = gpu.capability
             covered = "covered" if gpu.covered else f"not covered: {gpu.remedy}"
