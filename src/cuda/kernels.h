@@ -1,0 +1,157 @@
+// What the host side of src/cuda hands to its kernels: images with byte strides, the work and its
+// reduction; and the functions that launch each family of kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/problem.h"
+
+namespace fused_ssim::cuda {
+
+// An image batch as kernels address it: strides in bytes.
+template <class Byte>
+struct ByteImage {
+  Byte* data = nullptr;
+  int64_t batch = 0;
+  int64_t channel = 0;
+  int64_t row = 0;
+  int64_t column = 0;
+};
+using InputImage = ByteImage<const char>;
+using OutputImage = ByteImage<char>;
+
+// How sums over units of work (rows of a strip, or tiles) become the requested values.
+//
+// Units are numbered so that those of one value are contiguous; each block takes one contiguous
+// range of units. A block that works for value v leaves its sum in partials[v + block]: both grow
+// along the units, so no two (value, block) pairs share a slot. The last block to finish adds the
+// partials of each value in the order of the blocks.
+struct ReductionPlan {
+  double* partials = nullptr;  // [values + blocks]
+  void* value = nullptr;       // [values], accumulation type; null where no value is wanted
+  int64_t values = 0;
+  int64_t units_per_value = 0;
+  int64_t total_units = 0;
+  double factor = 1.0;  // value = offset + factor * sum
+  double offset = 0.0;
+  unsigned counter_slot = 0;
+};
+
+// Counters of finished blocks live in device memory, start at zero and return to it, so that no
+// launch has to clear them. A launch takes the next slot of a pool: the lower half serves eager
+// launches, the upper half those captured in graphs, which keep their slot as long as they live.
+inline constexpr unsigned kCounterSlots = 32768;
+
+struct StripParams {
+  InputImage img1;
+  InputImage img2;
+  OutputImage grad1;
+  OutputImage grad2;
+  InputImage map_gradient;
+  float* map = nullptr;  // [planes, map rows, map columns]
+  DType dtype = DType::kFloat32;
+  bool vector_loads = false;   // 4 columns of an image in one load
+  bool vector_stores = false;  // 4 columns of a gradient in one store
+  bool l1 = false;
+  int height = 0;
+  int width = 0;
+  int channels = 0;
+  // The pixels that have a value: rows [value_top, value_bottom), columns likewise.
+  int value_top = 0;
+  int value_bottom = 0;
+  int value_left = 0;
+  int value_right = 0;
+  // The pixels to write: all of them for a gradient, those with a value otherwise.
+  int own_top = 0;
+  int own_rows = 0;
+  int own_left = 0;  // a multiple of 4, at or before the first of them
+  int own_right = 0;
+  int strips_per_plane = 0;
+  int strip_width = 0;
+  int staged_rows = 0;  // rows of s and d kept in shared memory: one chunk, or enough for the gradient
+  int64_t map_pitch = 0;
+  int64_t map_plane = 0;
+  float c1 = 0.0f;
+  float c2 = 0.0f;
+  float ssim_weight = 1.0f;
+  float l1_weight = 0.0f;
+  ReductionPlan reduction;
+};
+
+// The strip kernel's variants.
+enum class StripKind : int {
+  kValue,         // the sum of f
+  kMap,           // the map, and the sum of f
+  kOneGradient,   // the sum of f and its gradient for one image: `grad1` or `grad2`
+  kTwoGradients,  // for both
+  kWeighted,      // for either or both, with map_gradient
+};
+inline constexpr int kStripKinds = 5;
+
+struct TileParams {
+  InputImage img1;
+  InputImage img2;
+  OutputImage grad1;
+  OutputImage grad2;
+  InputImage map_gradient;
+  void* map = nullptr;
+  void* partial_maps = nullptr;  // [4, planes, height, width], accumulation type
+  DType dtype = DType::kFloat32;
+  int64_t planes = 0;
+  int64_t channels = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t value_top = 0;
+  int64_t value_bottom = 0;
+  int64_t value_left = 0;
+  int64_t value_right = 0;
+  int64_t tiles_x = 0;
+  int64_t tiles_y = 0;
+  double c1 = 0.0;
+  double c2 = 0.0;
+  double ssim_weight = 1.0;
+  double l1_weight = 0.0;
+  int radius = 0;
+  double taps[kMaxWindowSize] = {};
+  ReductionPlan reduction;
+};
+
+struct DeviceFacts {
+  int index = 0;
+  int capability = 0;  // 90 for 9.0
+  int multiprocessors = 0;
+  int shared_per_multiprocessor = 0;
+  int shared_per_block = 0;  // with opt-in
+};
+
+// Facts of the current device, read once per device.
+cudaError_t current_device(DeviceFacts* facts);
+
+// The next free counter slot for a launch on `stream`.
+cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
+
+// Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
+cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, int threads, int staged_rows,
+                           int* blocks);
+cudaError_t launch_strips(const StripParams& params, StripKind kind, int threads, int blocks,
+                          cudaStream_t stream);
+
+// How the strip kernel runs: chosen by the tuning table, or by a benchmark.
+struct StripChoice {
+  int threads = 256;
+  int min_rows = 16;    // rows that a block owns at least
+  int staged_rows = 8;  // 8: the gradient reloads its images; 32: it finds them in shared memory
+};
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind);
+// A request that one strip kernel serves.
+cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
+                       const StripChoice& choice, StripKind kind, void* workspace,
+                       cudaStream_t stream);
+
+// Any window, any data type: two passes, with the partial derivatives in memory between them.
+cudaError_t launch_moment_tiles(const TileParams& params, int blocks, cudaStream_t stream);
+cudaError_t launch_gradient_tiles(const TileParams& params, int blocks, cudaStream_t stream);
+
+}  // namespace fused_ssim::cuda

@@ -1,0 +1,321 @@
+// Chooses the kernels for a request and lays out their work and workspace.
+#include "cuda/ssim_cuda.h"
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+
+#include "cuda/kernels.h"
+#include "cuda/tuning.h"
+
+#ifndef FUSED_SSIM_CUDA_ARCHITECTURES
+#error "FUSED_SSIM_CUDA_ARCHITECTURES must name the architectures of this build"
+#endif
+
+namespace fused_ssim::cuda {
+namespace {
+
+constexpr int kMaxDevices = 64;
+// No kernel here has more resident blocks a multiprocessor.
+constexpr int kMaxBlocksPerMultiprocessor = 16;
+constexpr int kMomentBlocksPerMultiprocessor = 8;
+constexpr int64_t kMomentTileColumns = 32;
+constexpr int64_t kMomentTileRows = 8;
+// Coordinates of the strip kernel are 32-bit; planes and offsets are 64-bit.
+constexpr int64_t kMaxStripExtent = int64_t{1} << 30;
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+InputImage bytes_of(const ConstImage& image, int64_t element) {
+  return {static_cast<const char*>(image.data), image.stride_batch * element,
+          image.stride_channel * element, image.stride_row * element,
+          image.stride_column * element};
+}
+
+OutputImage bytes_of(const MutableImage& image, int64_t element) {
+  return {static_cast<char*>(image.data), image.stride_batch * element,
+          image.stride_channel * element, image.stride_row * element,
+          image.stride_column * element};
+}
+
+template <class Byte>
+bool aligned_for_quads(const ByteImage<Byte>& image, const Shape& shape, int64_t element) {
+  const int64_t quad = 4 * element;
+  const auto divisible = [&](int64_t stride, int64_t extent) {
+    return extent == 1 || stride % quad == 0;
+  };
+  return (image.column == element || shape.width == 1) &&
+         reinterpret_cast<uintptr_t>(image.data) % static_cast<uintptr_t>(quad) == 0 &&
+         divisible(image.row, shape.height) && divisible(image.channel, shape.channels) &&
+         divisible(image.batch, shape.batch);
+}
+
+ReductionPlan plan_reduction(const Problem& problem, const Request& request, void* workspace,
+                             int64_t units_per_plane) {
+  ReductionPlan plan;
+  const bool wanted = request.value != nullptr;
+  const Reduction reduction = wanted ? request.reduction : Reduction::kSum;
+  plan.partials = static_cast<double*>(workspace);
+  plan.value = request.value;
+  plan.values = reduced_size(reduction, problem.shape);
+  plan.units_per_value = planes_per_value(reduction, problem.shape) * units_per_plane;
+  plan.total_units = problem.shape.planes() * units_per_plane;
+  plan.factor = 1.0 / static_cast<double>(reduction_divisor(reduction, problem));
+  plan.offset = request.offset;
+  return plan;
+}
+
+int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  if (request.value == nullptr) {
+    return 0;
+  }
+  const int64_t values = reduced_size(request.reduction, problem.shape);
+  const int64_t blocks = int64_t{device.multiprocessors} * kMaxBlocksPerMultiprocessor;
+  return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
+}
+
+bool strips_serve(const Problem& problem) {
+  return problem.dtype != DType::kFloat64 && problem.window.size == kDefaultWindowSize &&
+         problem.sigma == kDefaultSigma && problem.shape.height <= kMaxStripExtent &&
+         problem.shape.width <= kMaxStripExtent;
+}
+
+cudaError_t run_tiles(const Problem& problem, const Request& request, const DeviceFacts& device,
+                      void* workspace, cudaStream_t stream) {
+  const int64_t element = size_of(problem.dtype);
+  const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
+  const Shape& shape = problem.shape;
+  TileParams p;
+  p.img1 = bytes_of(problem.img1, element);
+  p.img2 = bytes_of(problem.img2, element);
+  p.grad1 = bytes_of(request.grad1, element);
+  p.grad2 = bytes_of(request.grad2, element);
+  p.map_gradient = bytes_of(request.map_gradient, accumulator);
+  p.map = request.map;
+  p.dtype = problem.dtype;
+  p.planes = shape.planes();
+  p.channels = shape.channels;
+  p.height = shape.height;
+  p.width = shape.width;
+  p.value_top = problem.crop();
+  p.value_bottom = shape.height - problem.crop();
+  p.value_left = problem.crop();
+  p.value_right = shape.width - problem.crop();
+  p.tiles_x = (shape.width + kMomentTileColumns - 1) / kMomentTileColumns;
+  p.tiles_y = (shape.height + kMomentTileRows - 1) / kMomentTileRows;
+  p.c1 = problem.c1;
+  p.c2 = problem.c2;
+  p.ssim_weight = request.ssim_weight;
+  p.l1_weight = request.l1_weight;
+  p.radius = problem.radius();
+  for (int i = 0; i < problem.window.size; ++i) {
+    p.taps[i] = problem.window.taps[i];
+  }
+  p.reduction = plan_reduction(problem, request, workspace, p.tiles_x * p.tiles_y);
+  if (request.wants_gradient()) {
+    p.partial_maps = static_cast<char*>(workspace) + partials_bytes(problem, request, device);
+  }
+  if (!accumulates_in_double(problem.dtype)) {
+    const WindowTaps<float> taps = round_taps_to_float(problem.window);
+    for (int i = 0; i < problem.window.size; ++i) {
+      p.taps[i] = static_cast<double>(taps.taps[i]);
+    }
+  }
+  cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const auto blocks = static_cast<int>(
+      std::min<int64_t>(p.reduction.total_units,
+                        int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
+  error = launch_moment_tiles(p, blocks, stream);
+  if (error == cudaSuccess && request.wants_gradient()) {
+    error = launch_gradient_tiles(p, blocks, stream);
+  }
+  return error;
+}
+
+}  // namespace
+
+cudaError_t current_device(DeviceFacts* facts) {
+  static DeviceFacts known[kMaxDevices];
+  static std::atomic<int> state[kMaxDevices];  // 0 unknown, 1 being written, 2 known
+  int index = 0;
+  cudaError_t error = cudaGetDevice(&index);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const bool cached = index < kMaxDevices;
+  if (cached && state[index].load(std::memory_order_acquire) == 2) {
+    *facts = known[index];
+    return cudaSuccess;
+  }
+  facts->index = index;
+  int major = 0;
+  int minor = 0;
+  const auto ask = [&](int* result, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(result, attribute, index);
+    }
+  };
+  ask(&major, cudaDevAttrComputeCapabilityMajor);
+  ask(&minor, cudaDevAttrComputeCapabilityMinor);
+  ask(&facts->multiprocessors, cudaDevAttrMultiProcessorCount);
+  ask(&facts->shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  ask(&facts->shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  facts->capability = 10 * major + minor;
+  if (error == cudaSuccess && cached) {
+    int unknown = 0;
+    if (state[index].compare_exchange_strong(unknown, 1)) {
+      known[index] = *facts;
+      state[index].store(2, std::memory_order_release);
+    }
+  }
+  return error;
+}
+
+cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
+  static std::atomic<unsigned> eager{0};
+  static std::atomic<unsigned> captured{0};
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const bool capturing = status != cudaStreamCaptureStatusNone;
+  const unsigned next = (capturing ? captured : eager).fetch_add(1, std::memory_order_relaxed);
+  *slot = next % kCounterSlots + (capturing ? kCounterSlots : 0u);
+  return cudaSuccess;
+}
+
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind) {
+  StripChoice choice;
+  choice.threads = strip_threads(kind, device.capability);
+  choice.min_rows = kStripMinRows;
+  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  // Keeping the rows costs 68 KB for every 256 columns: two such blocks must fit.
+  choice.staged_rows = gradient && device.shared_per_multiprocessor >= 220 * 1024 ? 32 : 8;
+  return choice;
+}
+
+cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
+                       const StripChoice& choice, StripKind kind, void* workspace,
+                       cudaStream_t stream) {
+  const int64_t element = size_of(problem.dtype);
+  const Shape& shape = problem.shape;
+  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  StripParams p;
+  p.img1 = bytes_of(problem.img1, element);
+  p.img2 = bytes_of(problem.img2, element);
+  p.vector_loads =
+      aligned_for_quads(p.img1, shape, element) && aligned_for_quads(p.img2, shape, element);
+  if (gradient) {
+    p.grad1 = bytes_of(request.grad1, element);
+    p.grad2 = bytes_of(request.grad2, element);
+    p.vector_stores = (p.grad1.data == nullptr || aligned_for_quads(p.grad1, shape, element)) &&
+                      (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
+    p.map_gradient = bytes_of(request.map_gradient, 4);
+  } else {
+    p.map = static_cast<float*>(request.map);
+  }
+  p.dtype = problem.dtype;
+  p.l1 = request.l1_weight != 0.0;
+  p.height = static_cast<int>(shape.height);
+  p.width = static_cast<int>(shape.width);
+  p.channels = static_cast<int>(shape.channels);
+  const int crop = problem.crop();
+  p.value_top = crop;
+  p.value_bottom = p.height - crop;
+  p.value_left = crop;
+  p.value_right = p.width - crop;
+  p.own_top = gradient ? 0 : p.value_top;
+  p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
+  p.own_left = gradient ? 0 : p.value_left / 4 * 4;
+  p.own_right = gradient ? p.width : p.value_right;
+  // Strips of equal width, as few as possible.
+  const int max_width = (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
+  const int columns = p.own_right - p.own_left;
+  const int strips = (columns + max_width - 1) / max_width;
+  p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
+  p.strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
+  p.staged_rows = choice.staged_rows;
+  p.map_pitch = problem.map_width();
+  p.map_plane = problem.map_pixels_per_plane();
+  p.c1 = static_cast<float>(problem.c1);
+  p.c2 = static_cast<float>(problem.c2);
+  p.ssim_weight = static_cast<float>(request.ssim_weight);
+  p.l1_weight = static_cast<float>(request.l1_weight);
+  p.reduction = plan_reduction(problem, request, workspace,
+                               int64_t{p.strips_per_plane} * p.own_rows);
+  cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
+  int capacity = 0;
+  if (error == cudaSuccess) {
+    error = strip_capacity(device, kind, choice.threads, choice.staged_rows, &capacity);
+  }
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const int64_t wanted = std::max<int64_t>(1, p.reduction.total_units / choice.min_rows);
+  return launch_strips(p, kind, choice.threads,
+                       static_cast<int>(std::min<int64_t>(capacity, wanted)), stream);
+}
+
+int64_t workspace_bytes(const Problem& problem, const Request& request) {
+  DeviceFacts device;
+  if (current_device(&device) != cudaSuccess) {
+    return 0;  // `run` reports the error
+  }
+  int64_t bytes = partials_bytes(problem, request, device);
+  if (!strips_serve(problem) && request.wants_gradient()) {
+    const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
+    bytes += 4 * accumulator * problem.shape.planes() * problem.shape.height * problem.shape.width;
+  }
+  return bytes;
+}
+
+cudaError_t run(const Problem& problem, const Request& request, void* workspace,
+                cudaStream_t stream) {
+  const Shape& shape = problem.shape;
+  if (shape.planes() == 0 || (request.value == nullptr && request.map == nullptr &&
+                              !request.wants_gradient())) {
+    return cudaSuccess;
+  }
+  if (problem.map_height() < 1 || problem.map_width() < 1 || shape.channels > INT_MAX) {
+    return cudaErrorInvalidValue;
+  }
+  DeviceFacts device;
+  cudaError_t error = current_device(&device);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (!strips_serve(problem)) {
+    return run_tiles(problem, request, device, workspace, stream);
+  }
+  if (!request.wants_gradient()) {
+    const StripKind kind = request.map != nullptr ? StripKind::kMap : StripKind::kValue;
+    return run_strips(problem, request, device, choose_strips(device, kind), kind, workspace,
+                      stream);
+  }
+  if (request.map != nullptr) {
+    Request map_only = request;
+    map_only.value = nullptr;
+    map_only.grad1 = {};
+    map_only.grad2 = {};
+    error = run_strips(problem, map_only, device, choose_strips(device, StripKind::kMap),
+                       StripKind::kMap, workspace, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
+  const StripKind kind = request.map_gradient.data != nullptr ? StripKind::kWeighted
+                         : two                                ? StripKind::kTwoGradients
+                                                              : StripKind::kOneGradient;
+  return run_strips(problem, request, device, choose_strips(device, kind), kind, workspace, stream);
+}
+
+const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }
+
+}  // namespace fused_ssim::cuda

@@ -1,0 +1,1120 @@
+// Checks and times the CUDA kernels alone, without torch: every variant, data type, stride pattern
+// and size against a plain float64 reference on the CPU.
+//
+//   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"' \
+//       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
+//   ./harness test | small | bench
+//
+// `small` reaches every kernel and loader with few pixels: for compute-sanitizer.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cuda/kernels.h"
+#include "cuda/ssim_cuda.h"
+
+namespace fs = fused_ssim;
+
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    std::printf("CUDA error in %s: %s\n", what, cudaGetErrorString(error));
+    std::exit(2);
+  }
+}
+
+// ------------------------------------------------------------------------------------ reference
+
+struct Reference {
+  std::vector<double> map;            // [planes, height, width], 0 outside the value region
+  std::vector<double> value;          // [planes]: sum of f
+  std::vector<double> grad1, grad2;   // [planes, height, width]
+};
+
+void parallel(int64_t n, const std::function<void(int64_t)>& body) {
+  const unsigned workers = std::max(1u, std::thread::hardware_concurrency());
+  if (n <= 1 || workers == 1) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  std::vector<std::thread> threads;
+  for (unsigned w = 0; w < workers; ++w) {
+    threads.emplace_back([&, w] {
+      for (int64_t i = w; i < n; i += workers) body(i);
+    });
+  }
+  for (auto& t : threads) t.join();
+}
+
+constexpr int64_t kLargePlane = 100000;  // pixels from which a plane is shared among threads
+
+std::vector<double> filter(const std::vector<double>& in, int64_t h, int64_t w,
+                           const std::vector<double>& taps) {
+  const int r = static_cast<int>(taps.size()) / 2;
+  std::vector<double> rows(in.size()), out(in.size());
+  const auto over_rows = [&](const std::function<void(int64_t)>& body) {
+    if (h * w >= kLargePlane) {
+      parallel(h, body);
+    } else {
+      for (int64_t y = 0; y < h; ++y) body(y);
+    }
+  };
+  over_rows([&](int64_t y) {
+    for (int64_t x = 0; x < w; ++x) {
+      double sum = 0;
+      for (int k = -r; k <= r; ++k)
+        if (x + k >= 0 && x + k < w) sum += taps[k + r] * in[y * w + x + k];
+      rows[y * w + x] = sum;
+    }
+  });
+  over_rows([&](int64_t y) {
+    for (int64_t x = 0; x < w; ++x) {
+      double sum = 0;
+      for (int k = -r; k <= r; ++k)
+        if (y + k >= 0 && y + k < h) sum += taps[k + r] * rows[(y + k) * w + x];
+      out[y * w + x] = sum;
+    }
+  });
+  return out;
+}
+
+Reference reference(const std::vector<double>& a, const std::vector<double>& b, int64_t planes,
+                    int64_t h, int64_t w, int window, double sigma, double c1, double c2, int crop,
+                    double ssim_weight, double l1_weight, const std::vector<double>* weights,
+                    bool gradient) {
+  std::vector<double> taps(window);
+  double total = 0;
+  for (int i = 0; i < window; ++i) {
+    const double z = (i - window / 2) / sigma;
+    taps[i] = std::exp(-0.5 * z * z);
+    total += taps[i];
+  }
+  for (double& t : taps) t /= total;
+  Reference ref;
+  const int64_t n = h * w;
+  ref.map.assign(planes * n, 0.0);
+  ref.value.assign(planes, 0.0);
+  ref.grad1.assign(planes * n, 0.0);
+  ref.grad2.assign(planes * n, 0.0);
+  const auto do_plane = [&](int64_t p) {
+    const std::vector<double> x(a.begin() + p * n, a.begin() + (p + 1) * n);
+    const std::vector<double> y(b.begin() + p * n, b.begin() + (p + 1) * n);
+    std::vector<double> xx(n), yy(n), xy(n);
+    for (int64_t i = 0; i < n; ++i) {
+      xx[i] = x[i] * x[i], yy[i] = y[i] * y[i], xy[i] = x[i] * y[i];
+    }
+    const auto mx = filter(x, h, w, taps), my = filter(y, h, w, taps);
+    const auto exx = filter(xx, h, w, taps), eyy = filter(yy, h, w, taps);
+    const auto exy = filter(xy, h, w, taps);
+    std::vector<double> px(n), py(n), pxx(n), pxy(n);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t row = i / w, column = i % w;
+      if (row < crop || row >= h - crop || column < crop || column >= w - crop) continue;
+      const double a1 = 2 * mx[i] * my[i] + c1, a2 = 2 * (exy[i] - mx[i] * my[i]) + c2;
+      const double b1 = mx[i] * mx[i] + my[i] * my[i] + c1;
+      const double b2 = (exx[i] - mx[i] * mx[i]) + (eyy[i] - my[i] * my[i]) + c2;
+      const double s = a1 * a2 / (b1 * b2);
+      ref.map[p * n + i] = s;
+      ref.value[p] += ssim_weight * s + l1_weight * std::fabs(x[i] - y[i]);
+      const double g = weights ? (*weights)[p * n + i] : 1.0;
+      pxx[i] = -g * s / b2;
+      pxy[i] = g * 2 * a1 / (b1 * b2);
+      px[i] = g * (2 * my[i] * a2 / (b1 * b2) - 2 * mx[i] * s / b1 + 2 * mx[i] * s / b2 -
+                   my[i] * 2 * a1 / (b1 * b2));
+      py[i] = g * (2 * mx[i] * a2 / (b1 * b2) - 2 * my[i] * s / b1 + 2 * my[i] * s / b2 -
+                   mx[i] * 2 * a1 / (b1 * b2));
+    }
+    if (!gradient) return;
+    const auto fx = filter(px, h, w, taps), fy = filter(py, h, w, taps);
+    const auto fxx = filter(pxx, h, w, taps), fxy = filter(pxy, h, w, taps);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t row = i / w, column = i % w;
+      const bool has = row >= crop && row < h - crop && column >= crop && column < w - crop;
+      const double g = weights ? (*weights)[p * n + i] : 1.0;
+      const double sign = has ? (x[i] > y[i]) - (x[i] < y[i]) : 0.0;
+      ref.grad1[p * n + i] = ssim_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) +
+                             l1_weight * g * sign;
+      ref.grad2[p * n + i] = ssim_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) -
+                             l1_weight * g * sign;
+    }
+  };
+  if (n < kLargePlane && planes > 1 && planes * n > 20000) {
+    parallel(planes, do_plane);
+  } else {
+    for (int64_t p = 0; p < planes; ++p) do_plane(p);
+  }
+  return ref;
+}
+
+// --------------------------------------------------------------------------------------- images
+
+enum class Layout { kContiguous, kChannelsLast, kPadded, kTransposed, kExpanded, kShifted, kCount };
+const char* name_of(Layout layout) {
+  const char* names[] = {"contiguous", "channels_last", "padded",
+                         "transposed", "expanded",      "shifted"};
+  return names[static_cast<int>(layout)];
+}
+const char* name_of(fs::DType dtype) {
+  const char* names[] = {"float16", "bfloat16", "float32", "float64"};
+  return names[static_cast<int>(dtype)];
+}
+
+double round_to(double v, fs::DType dtype) {
+  switch (dtype) {
+    case fs::DType::kFloat16:
+      return __half2float(__float2half_rn(static_cast<float>(v)));
+    case fs::DType::kBFloat16:
+      return __bfloat162float(__float2bfloat16_rn(static_cast<float>(v)));
+    case fs::DType::kFloat32:
+      return static_cast<float>(v);
+    default:
+      return v;
+  }
+}
+
+struct DeviceImage {
+  void* base = nullptr;
+  int64_t storage = 0;  // elements
+  int64_t offset = 0;   // elements to the first pixel
+  int64_t sb = 0, sc = 0, sr = 0, sx = 0;
+  fs::Shape shape;
+  fs::DType dtype = fs::DType::kFloat32;
+
+  DeviceImage(const fs::Shape& s, fs::DType t, Layout layout) : shape(s), dtype(t) {
+    const int64_t n = s.batch, c = s.channels, h = s.height, w = s.width;
+    switch (layout) {
+      case Layout::kChannelsLast:
+        sx = c, sr = w * c, sc = 1, sb = h * w * c;
+        break;
+      case Layout::kPadded:
+        sx = 1, sr = (w + 7) / 4 * 4, sc = h * sr, sb = c * sc;
+        break;
+      case Layout::kTransposed:
+        sr = 1, sx = h, sc = h * w, sb = c * h * w;
+        break;
+      case Layout::kExpanded:
+        sx = 1, sr = w, sc = 0, sb = h * w;
+        break;
+      default:
+        sx = 1, sr = w, sc = h * w, sb = c * h * w;
+        break;
+    }
+    offset = layout == Layout::kShifted ? 1 : 0;
+    storage = offset + (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
+    check(cudaMalloc(&base, storage * fs::size_of(dtype)), "malloc");
+    check(cudaMemset(base, 0xff, storage * fs::size_of(dtype)), "poison");  // NaN in every type
+  }
+  DeviceImage(const DeviceImage&) = delete;
+  ~DeviceImage() { cudaFree(base); }
+
+  int64_t at(int64_t i) const {
+    const int64_t x = i % shape.width, y = i / shape.width % shape.height;
+    const int64_t plane = i / (shape.width * shape.height);
+    return offset + plane / shape.channels * sb + plane % shape.channels * sc + y * sr + x * sx;
+  }
+  char* first() const { return static_cast<char*>(base) + offset * fs::size_of(dtype); }
+  fs::ConstImage input() const { return {first(), sb, sc, sr, sx}; }
+  fs::MutableImage output() const { return {first(), sb, sc, sr, sx}; }
+
+  void upload(std::vector<double>& logical) {  // rounds `logical` to what was stored
+    const int64_t e = fs::size_of(dtype);
+    std::vector<char> bytes(storage * e, static_cast<char>(0xff));
+    for (size_t i = 0; i < logical.size(); ++i) {
+      const double v = round_to(logical[i], dtype);
+      char* to = bytes.data() + at(static_cast<int64_t>(i)) * e;
+      if (dtype == fs::DType::kFloat16) {
+        const __half h = __float2half_rn(static_cast<float>(v));
+        std::memcpy(to, &h, 2);
+      } else if (dtype == fs::DType::kBFloat16) {
+        const __nv_bfloat16 h = __float2bfloat16_rn(static_cast<float>(v));
+        std::memcpy(to, &h, 2);
+      } else if (dtype == fs::DType::kFloat32) {
+        const float f = static_cast<float>(v);
+        std::memcpy(to, &f, 4);
+      } else {
+        std::memcpy(to, &v, 8);
+      }
+    }
+    check(cudaMemcpy(base, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "upload");
+    for (size_t i = 0; i < logical.size(); ++i) {  // expanded images share elements
+      const char* from = bytes.data() + at(static_cast<int64_t>(i)) * e;
+      if (dtype == fs::DType::kFloat16) {
+        __half h;
+        std::memcpy(&h, from, 2);
+        logical[i] = __half2float(h);
+      } else if (dtype == fs::DType::kBFloat16) {
+        __nv_bfloat16 h;
+        std::memcpy(&h, from, 2);
+        logical[i] = __bfloat162float(h);
+      } else if (dtype == fs::DType::kFloat32) {
+        float f;
+        std::memcpy(&f, from, 4);
+        logical[i] = f;
+      } else {
+        std::memcpy(&logical[i], from, 8);
+      }
+    }
+  }
+
+  // The pixels; reports elements outside them that lost their poison.
+  std::vector<double> download(bool* clean) const {
+    const int64_t e = fs::size_of(dtype);
+    std::vector<unsigned char> bytes(storage * e);
+    check(cudaMemcpy(bytes.data(), base, bytes.size(), cudaMemcpyDeviceToHost), "download");
+    const int64_t pixels = shape.planes() * shape.height * shape.width;
+    std::vector<double> logical(pixels);
+    std::vector<bool> is_pixel(storage, false);
+    for (int64_t i = 0; i < pixels; ++i) {
+      const unsigned char* from = bytes.data() + at(i) * e;
+      is_pixel[at(i)] = true;
+      if (dtype == fs::DType::kFloat16) {
+        __half h;
+        std::memcpy(&h, from, 2);
+        logical[i] = __half2float(h);
+      } else if (dtype == fs::DType::kBFloat16) {
+        __nv_bfloat16 h;
+        std::memcpy(&h, from, 2);
+        logical[i] = __bfloat162float(h);
+      } else if (dtype == fs::DType::kFloat32) {
+        float f;
+        std::memcpy(&f, from, 4);
+        logical[i] = f;
+      } else {
+        std::memcpy(&logical[i], from, 8);
+      }
+    }
+    *clean = true;
+    for (int64_t i = 0; i < storage; ++i) {
+      if (!is_pixel[i]) {
+        for (int64_t b = 0; b < e; ++b) *clean = *clean && bytes[i * e + b] == 0xff;
+      }
+    }
+    return logical;
+  }
+};
+
+enum class Content { kNoise, kPhoto, kPhotos, kFlat, kTexture, kSaturated, kIdentical, kHalves, kDark, kCount };
+const char* name_of(Content content) {
+  const char* names[] = {"noise",     "photo+noise", "two photos", "flat", "low texture",
+                         "saturated", "identical",   "halves",     "dark"};
+  return names[static_cast<int>(content)];
+}
+bool is_photo(Content c) { return c == Content::kPhoto || c == Content::kPhotos; }
+
+// A stand-in for a photograph: gradients, edges and waves of many scales.
+double scenery(double u, double v, double phase) {
+  double sum = 0.5 + 0.2 * std::sin(3.1 * u + phase) * std::cos(2.3 * v - phase);
+  double amplitude = 0.12, frequency = 9.0;
+  for (int i = 0; i < 5; ++i) {
+    sum += amplitude * std::sin(frequency * u + 1.7 * i + phase) *
+           std::sin(frequency * v * 0.83 + 0.6 * i - phase);
+    amplitude *= 0.6;
+    frequency *= 2.3;
+  }
+  if (std::fmod(u * 3.7 + v * 1.3 + phase, 1.0) > 0.6) sum *= 0.45;
+  return std::min(1.0, std::max(0.0, sum));
+}
+
+void fill(Content content, const fs::Shape& s, unsigned seed, std::vector<double>* a,
+          std::vector<double>* b) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<double> uniform(0.0, 1.0);
+  const int64_t n = s.planes() * s.height * s.width;
+  a->resize(n);
+  b->resize(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const double u = static_cast<double>(i % s.width) / 300.0;
+    const double v = static_cast<double>(i / s.width % s.height) / 300.0;
+    const double phase = static_cast<double>(i / (s.width * s.height));
+    const double r1 = uniform(generator), r2 = uniform(generator);
+    double x = 0, y = 0;
+    switch (content) {
+      case Content::kPhoto:
+        x = scenery(u, v, phase);
+        y = std::min(1.0, std::max(0.0, x + 0.05 * (r2 - 0.5)));
+        break;
+      case Content::kPhotos:
+        x = scenery(u, v, phase);
+        y = scenery(v + 0.4, u, phase + 2.0);
+        break;
+      case Content::kFlat:
+        x = 0.6;
+        y = 0.6 + 1e-7;
+        break;
+      case Content::kTexture:
+        x = 0.9 + 2e-3 * (r1 - 0.5);
+        y = 0.9 + 2e-3 * (r2 - 0.5);
+        break;
+      case Content::kSaturated:
+        x = 1.0 - 1e-3 * r1;
+        y = 1e-3 * r2;
+        break;
+      case Content::kIdentical:
+        x = y = r1;
+        break;
+      case Content::kHalves:
+        x = (u * 300 < s.width / 2 ? 0.1 : 0.9) + 2e-3 * (r1 - 0.5);
+        y = (u * 300 < s.width / 2 ? 0.1 : 0.9) + 2e-3 * (r2 - 0.5);
+        break;
+      case Content::kDark:  // tiny differences, whose sign the L1 term must not lose
+        x = i % 3 == 0 ? 1e-9 * r1 : 0.6 * r1;
+        y = i % 3 == 0 ? (i % 2 ? x : 0.0) : 0.3 * r2;
+        break;
+      default:
+        x = r1;
+        y = r2;
+        break;
+    }
+    (*a)[i] = x;
+    (*b)[i] = y;
+  }
+}
+
+// ----------------------------------------------------------------------------------------- cases
+
+struct Case {
+  fs::Shape shape;
+  fs::DType dtype = fs::DType::kFloat32;
+  Layout layout = Layout::kContiguous;
+  Content content = Content::kNoise;
+  fs::Padding padding = fs::Padding::kSame;
+  int window = 11;
+  double sigma = 1.5;
+  fs::Reduction reduction = fs::Reduction::kMean;
+  bool value = true, map = false, grad1 = false, grad2 = false, weighted = false;
+  double ssim_weight = 1.0, l1_weight = 0.0, offset = 0.0;
+  Layout output_layout = Layout::kContiguous;
+};
+
+int failures = 0;
+int cases_run = 0;
+
+void report(const Case& c, const char* what, double error, double limit) {
+  if (error <= limit) return;  // NaN fails
+  ++failures;
+  if (failures > 40) return;
+  std::printf("FAIL %s: %.3g > %.3g  [%lldx%lldx%lldx%lld %s %s->%s %s %s w%d r%d%s%s%s%s%s l1 %g]\n",
+              what, error, limit, static_cast<long long>(c.shape.batch),
+              static_cast<long long>(c.shape.channels), static_cast<long long>(c.shape.height),
+              static_cast<long long>(c.shape.width), name_of(c.dtype), name_of(c.layout),
+              name_of(c.output_layout), name_of(c.content),
+              c.padding == fs::Padding::kSame ? "same" : "valid", c.window,
+              static_cast<int>(c.reduction), c.value ? " value" : "", c.map ? " map" : "",
+              c.grad1 ? " grad1" : "", c.grad2 ? " grad2" : "", c.weighted ? " weighted" : "",
+              c.l1_weight);
+}
+
+struct Errors {
+  double map = 0, mean = 0, grad = 0;
+};
+
+double relative_norm(const std::vector<double>& out, const std::vector<double>& ref) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < ref.size(); ++i) {
+    difference += (out[i] - ref[i]) * (out[i] - ref[i]);
+    norm += ref[i] * ref[i];
+  }
+  if (norm == 0) return difference == 0 ? 0 : std::sqrt(difference) * 1e3;
+  return std::sqrt(difference / norm);
+}
+
+Errors run_case(const Case& c, unsigned seed) {
+  ++cases_run;
+  const fs::Shape& s = c.shape;
+  Errors errors;
+  fs::Problem problem;
+  problem.shape = s;
+  problem.dtype = c.dtype;
+  problem.padding = c.padding;
+  problem.window = fs::gaussian_taps(c.window, c.sigma);
+  problem.sigma = c.sigma;
+  problem.c1 = 1e-4;
+  problem.c2 = 9e-4;
+  const int crop = problem.crop();
+  if (problem.map_height() < 1 || problem.map_width() < 1) return errors;
+  const bool is_double = c.dtype == fs::DType::kFloat64;
+  const fs::DType accumulator = is_double ? fs::DType::kFloat64 : fs::DType::kFloat32;
+
+  std::vector<double> a, b, weights;
+  fill(c.content, s, seed, &a, &b);
+  DeviceImage img1(s, c.dtype, c.layout), img2(s, c.dtype, c.layout);
+  img1.upload(a);
+  img2.upload(b);
+  problem.img1 = img1.input();
+  problem.img2 = img2.input();
+
+  fs::Request request;
+  request.reduction = c.reduction;
+  request.ssim_weight = c.ssim_weight;
+  request.l1_weight = c.l1_weight;
+  request.offset = c.offset;
+  const int64_t values = fs::reduced_size(c.reduction, s);
+  DeviceImage value({1, 1, 1, values}, accumulator, Layout::kContiguous);
+  if (c.value) request.value = value.first();
+  fs::Shape map_shape = s;
+  map_shape.height = problem.map_height();
+  map_shape.width = problem.map_width();
+  DeviceImage map(map_shape, accumulator, Layout::kContiguous);
+  if (c.map) request.map = map.first();
+  DeviceImage grad1(s, c.dtype, c.output_layout), grad2(s, c.dtype, c.output_layout);
+  if (c.grad1) request.grad1 = grad1.output();
+  if (c.grad2) request.grad2 = grad2.output();
+  DeviceImage weight_image(map_shape, accumulator, c.layout);
+  if (c.weighted) {
+    std::mt19937 generator(seed + 1);
+    std::uniform_real_distribution<double> uniform(-1.0, 1.0);
+    std::vector<double> cropped(map_shape.planes() * map_shape.height * map_shape.width);
+    for (double& w : cropped) w = uniform(generator);
+    weight_image.upload(cropped);
+    weights.assign(a.size(), 0.0);
+    for (size_t i = 0; i < cropped.size(); ++i) {
+      const int64_t x = i % map_shape.width, y = i / map_shape.width % map_shape.height;
+      const int64_t p = i / (map_shape.width * map_shape.height);
+      weights[(p * s.height + y + crop) * s.width + x + crop] = cropped[i];
+    }
+    request.map_gradient = weight_image.input();
+  }
+
+  const int64_t bytes = fs::cuda::workspace_bytes(problem, request);
+  void* workspace = nullptr;
+  check(cudaMalloc(&workspace, std::max<int64_t>(bytes, 256)), "workspace");
+  check(cudaMemset(workspace, 0xff, std::max<int64_t>(bytes, 256)), "poison");
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  check(cudaDeviceSynchronize(), "before");
+  check(fs::cuda::run(problem, request, workspace, stream), "run");
+  check(cudaStreamSynchronize(stream), "run, executed");
+
+  const bool gradient = c.grad1 || c.grad2;
+  const Reference ref = reference(a, b, s.planes(), s.height, s.width, c.window, c.sigma,
+                                  problem.c1, problem.c2, crop, c.ssim_weight, c.l1_weight,
+                                  c.weighted ? &weights : nullptr, gradient);
+  bool clean = true;
+  const double tight = is_double ? 1e-11 : 1.0;
+  if (c.value) {
+    const std::vector<double> out = value.download(&clean);
+    const int64_t per_value = fs::planes_per_value(c.reduction, s);
+    for (int64_t v = 0; v < values; ++v) {
+      double sum = 0;
+      for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.value[p];
+      const double divisor = static_cast<double>(fs::reduction_divisor(c.reduction, problem));
+      const double expected = c.offset + sum / divisor;
+      const double scale = c.reduction == fs::Reduction::kSum
+                               ? static_cast<double>(problem.map_pixels_per_plane() * s.planes())
+                               : 1.0;
+      const double error = std::fabs(out[v] - expected) / scale;
+      errors.mean = std::max(errors.mean, error);
+      if (std::isnan(error)) errors.mean = error;
+      report(c, "value", error, is_double ? 1e-11 : 1e-6);
+      if (c.content == Content::kIdentical && c.l1_weight == 0 && c.ssim_weight == 1 &&
+          c.offset == 0 && c.reduction != fs::Reduction::kSum) {
+        report(c, "identical is 1", std::fabs(out[v] - 1.0), 0.0);
+      }
+    }
+  }
+  if (c.map) {
+    const std::vector<double> out = map.download(&clean);
+    double worst = 0;
+    for (size_t i = 0; i < out.size(); ++i) {
+      const int64_t x = i % map_shape.width, y = i / map_shape.width % map_shape.height;
+      const int64_t p = i / (map_shape.width * map_shape.height);
+      const double error =
+          std::fabs(out[i] - ref.map[(p * s.height + y + crop) * s.width + x + crop]);
+      if (!(error <= worst)) worst = error;
+    }
+    errors.map = worst;
+    report(c, "map", worst, tight * (is_photo(c.content) ? 1e-4 : 5e-6));
+  }
+  const double limit = c.dtype == fs::DType::kFloat16    ? 2e-3
+                       : c.dtype == fs::DType::kBFloat16 ? 1e-2
+                       : is_double                       ? 1e-9
+                                                         : 1e-4;
+  // Gradients that vanish up to rounding have no relative error to speak of.
+  const bool vanishing = c.l1_weight == 0 && (c.content == Content::kIdentical ||
+                                              c.content == Content::kFlat);
+  for (int i = 0; i < 2; ++i) {
+    if (!(i == 0 ? c.grad1 : c.grad2)) continue;
+    const std::vector<double> out = (i == 0 ? grad1 : grad2).download(&clean);
+    const std::vector<double>& expected = i == 0 ? ref.grad1 : ref.grad2;
+    double error = relative_norm(out, expected);
+    if (vanishing) {
+      error = 0;
+      for (size_t k = 0; k < out.size(); ++k) {
+        if (!(std::fabs(out[k] - expected[k]) <= error)) error = std::fabs(out[k] - expected[k]);
+      }
+    }
+    if (!(error <= errors.grad)) errors.grad = error;
+    report(c, i == 0 ? "grad1" : "grad2", error,
+           vanishing ? (is_double ? 1e-9 : c.dtype == fs::DType::kFloat32 ? 1e-3 : 1.0) : limit);
+  }
+  report(c, "wrote outside the output", clean ? 0 : 1, 0);
+  cudaStreamDestroy(stream);
+  cudaFree(workspace);
+  return errors;
+}
+
+void with_outputs(Case c, unsigned* seed, bool few) {
+  struct Outputs {
+    bool value, map, grad1, grad2, weighted;
+    double l1;
+  };
+  const Outputs all[] = {
+      {true, false, false, false, false, 0},    {true, false, true, false, false, 0},
+      {false, true, false, false, false, 0},    {true, false, true, true, false, 0},
+      {false, false, true, true, true, 0},      {true, false, true, false, false, 0.8},
+      {true, false, false, true, false, 0},     {true, true, true, true, false, 0.3},
+      {false, false, true, false, true, 0.5},   {false, false, false, true, true, 0},
+      {true, false, false, false, false, 0.7},  {true, true, false, false, false, 0},
+      {true, false, false, true, false, 0.25},
+  };
+  const int count = few ? 5 : static_cast<int>(sizeof(all) / sizeof(all[0]));
+  for (int i = 0; i < count; ++i) {
+    c.value = all[i].value, c.map = all[i].map, c.grad1 = all[i].grad1, c.grad2 = all[i].grad2;
+    c.weighted = all[i].weighted, c.l1_weight = all[i].l1;
+    c.ssim_weight = all[i].l1 != 0 ? -0.2 : 1.0;
+    c.offset = all[i].l1 != 0 ? 0.2 : 0.0;
+    run_case(c, (*seed)++);
+  }
+}
+
+void test_special();
+
+void test_small() {
+  unsigned seed = 1;
+  for (const fs::DType dtype :
+       {fs::DType::kFloat32, fs::DType::kFloat16, fs::DType::kBFloat16, fs::DType::kFloat64}) {
+    for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
+      Case c;
+      c.shape = {1, 2, 37, 152};
+      c.dtype = dtype;
+      c.layout = static_cast<Layout>(layout);
+      c.output_layout = c.layout == Layout::kExpanded ? Layout::kContiguous : c.layout;
+      c.padding = layout % 2 ? fs::Padding::kValid : fs::Padding::kSame;
+      c.reduction = layout % 2 ? fs::Reduction::kChannel : fs::Reduction::kMean;
+      with_outputs(c, &seed, dtype != fs::DType::kFloat32);
+    }
+  }
+  Case c;
+  c.shape = {1, 1, 40, 40};
+  c.window = 7;
+  with_outputs(c, &seed, true);
+  c.window = 11;
+  c.shape = {1, 1, 300, 520};
+  with_outputs(c, &seed, true);
+  test_special();
+}
+
+void test_all() {
+  unsigned seed = 1;
+  // Tiny images, "same".
+  for (int h = 1; h <= 13; ++h) {
+    for (int w = 1; w <= 13; ++w) {
+      Case c;
+      c.shape = {1, 2, h, w};
+      c.padding = h >= 11 && w >= 11 && (h + w) % 2 ? fs::Padding::kValid : fs::Padding::kSame;
+      c.reduction = static_cast<fs::Reduction>((h + w) % 4);
+      c.dtype = static_cast<fs::DType>((h * 13 + w) % 4);
+      with_outputs(c, &seed, (h + 3 * w) % 4 != 0);
+    }
+  }
+  std::printf("tiny: %d cases, %d failures\n", cases_run, failures);
+  // Seams of strips, quads, chunks and segments.
+  const int widths[] = {31, 53, 117, 118, 119, 120, 121, 126, 127, 128, 129, 232, 243, 244, 245, 246,
+                        247, 251, 252, 253, 254, 255, 256, 257, 480, 481, 505, 517};
+  int turn = 0;
+  for (const int w : widths) {
+    for (const int h : {23, 64, 131}) {
+      Case c;
+      c.shape = {1, 1 + turn % 3, h, w};
+      c.layout = static_cast<Layout>(turn % static_cast<int>(Layout::kCount));
+      c.output_layout = c.layout == Layout::kExpanded ? Layout::kPadded : c.layout;
+      c.padding = turn % 2 ? fs::Padding::kValid : fs::Padding::kSame;
+      c.reduction = static_cast<fs::Reduction>(turn / 2 % 4);
+      c.dtype = turn % 5 == 4 ? static_cast<fs::DType>(turn / 5 % 4) : fs::DType::kFloat32;
+      with_outputs(c, &seed, turn % 3 != 0);
+      ++turn;
+    }
+  }
+  std::printf("seams: %d cases, %d failures\n", cases_run, failures);
+  // Every data type and layout.
+  for (int dtype = 0; dtype < 4; ++dtype) {
+    for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
+      for (const fs::Padding padding : {fs::Padding::kSame, fs::Padding::kValid}) {
+        Case c;
+        c.shape = {2, 3, 67, 260};
+        c.dtype = static_cast<fs::DType>(dtype);
+        c.layout = static_cast<Layout>(layout);
+        c.output_layout = c.layout == Layout::kExpanded ? Layout::kTransposed : c.layout;
+        c.padding = padding;
+        c.reduction = static_cast<fs::Reduction>(layout % 4);
+        c.content = dtype % 2 ? Content::kNoise : Content::kPhoto;
+        with_outputs(c, &seed, false);
+      }
+    }
+  }
+  std::printf("types and layouts: %d cases, %d failures\n", cases_run, failures);
+  // Windows.
+  for (const int window : {3, 5, 7, 9, 11, 13, 21, 33}) {
+    for (const fs::DType dtype : {fs::DType::kFloat32, fs::DType::kFloat64, fs::DType::kFloat16}) {
+      Case c;
+      c.shape = {1, 2, 49, 71};
+      c.window = window;
+      c.sigma = window == 11 ? 2.5 : window / 6.0;
+      c.dtype = dtype;
+      c.padding = window % 4 == 1 ? fs::Padding::kValid : fs::Padding::kSame;
+      c.layout = static_cast<Layout>(window % 3);
+      with_outputs(c, &seed, false);
+    }
+  }
+  std::printf("windows: %d cases, %d failures\n", cases_run, failures);
+  // Contents: numbers for the table.
+  std::printf("%-14s %12s %12s %12s\n", "content", "map", "mean", "gradient");
+  for (int content = 0; content < static_cast<int>(Content::kCount); ++content) {
+    Case c;
+    c.shape = {1, 3, 541, 963};
+    c.content = static_cast<Content>(content);
+    c.map = c.grad1 = c.grad2 = true;
+    const Errors e = run_case(c, seed++);
+    std::printf("%-14s %12.3g %12.3g %12.3g\n", name_of(c.content), e.map, e.mean, e.grad);
+    c.map = c.grad2 = false;
+    c.l1_weight = 0.8;
+    run_case(c, seed++);
+    c.window = 9;
+    c.map = true;
+    run_case(c, seed++);
+  }
+  // Whole images.
+  for (const auto& shape : {fs::Shape{1, 3, 1081, 1917}, fs::Shape{1, 3, 1080, 1920},
+                            fs::Shape{3, 1, 512, 512}, fs::Shape{1, 3, 256, 256}}) {
+    Case c;
+    c.shape = shape;
+    c.map = c.grad1 = true;
+    c.content = Content::kPhoto;
+    run_case(c, seed++);
+    c.grad2 = true;
+    c.padding = fs::Padding::kValid;
+    c.reduction = fs::Reduction::kChannel;
+    run_case(c, seed++);
+    c.map = c.grad2 = false;
+    c.layout = c.output_layout = Layout::kChannelsLast;
+    run_case(c, seed++);
+  }
+  // Many planes.
+  for (const int reduction : {0, 1, 2, 3}) {
+    Case c;
+    c.shape = {70000, 1, 5, 3};
+    c.reduction = static_cast<fs::Reduction>(reduction);
+    c.grad1 = true;
+    run_case(c, seed++);
+    c.shape = {90, 3, 33, 17};
+    run_case(c, seed++);
+    c.grad1 = false;
+    run_case(c, seed++);
+  }
+  std::printf("images: %d cases, %d failures\n", cases_run, failures);
+  test_special();
+}
+
+// NaN containment, determinism, graph replay, the backward multiply.
+void test_special() {
+  const fs::Shape s{1, 1, 150, 300};
+  fs::Problem problem;
+  problem.shape = s;
+  problem.window = fs::gaussian_taps(11, 1.5);
+  problem.c1 = 1e-4;
+  problem.c2 = 9e-4;
+  std::vector<double> a, b;
+  fill(Content::kNoise, s, 7, &a, &b);
+  const int64_t bad_y = 70, bad_x = 243;
+  a[bad_y * s.width + bad_x] = NAN;
+  b[3 * s.width + 2] = INFINITY;
+  DeviceImage img1(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage img2(s, fs::DType::kFloat32, Layout::kContiguous);
+  img1.upload(a);
+  img2.upload(b);
+  problem.img1 = img1.input();
+  problem.img2 = img2.input();
+  DeviceImage map(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage grad(s, fs::DType::kFloat32, Layout::kContiguous);
+  fs::Request request;
+  request.map = map.first();
+  request.grad1 = grad.output();
+  void* workspace = nullptr;
+  check(cudaMalloc(&workspace, 1 << 20), "workspace");
+  check(fs::cuda::run(problem, request, workspace, nullptr), "run");
+  check(cudaDeviceSynchronize(), "run");
+  bool clean = true;
+  const auto values = map.download(&clean), gradient = grad.download(&clean);
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < s.height * s.width; ++i) {
+    const int64_t y = i / s.width, x = i % s.width;
+    const int64_t far =
+        std::min(std::max(std::llabs(y - bad_y), std::llabs(x - bad_x)),
+                 std::max(std::llabs(y - 3), std::llabs(x - 2)));
+    wrong += std::isnan(values[i]) != (far <= 5);
+    wrong += std::isnan(gradient[i]) != (far <= 10);
+  }
+  ++cases_run;
+  if (wrong != 0) {
+    ++failures;
+    std::printf("FAIL NaN containment: %lld pixels\n", static_cast<long long>(wrong));
+  }
+
+  // The same bits from run to run, eagerly and out of a graph, also on two streams at once.
+  fill(Content::kNoise, s, 8, &a, &b);
+  img1.upload(a);
+  img2.upload(b);
+  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
+  request = {};
+  request.value = value.first();
+  request.grad1 = grad.output();
+  std::vector<double> first_grad;
+  double first = 0;
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+  check(fs::cuda::run(problem, request, workspace, stream), "run, captured");
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  for (int i = 0; i < 20; ++i) {
+    check(cudaMemset(value.base, 0xff, 4), "poison");
+    check(cudaMemset(grad.base, 0xff, grad.storage * 4), "poison");
+    check(cudaDeviceSynchronize(), "poison");
+    check(i % 2 ? cudaGraphLaunch(exec, stream)
+                : fs::cuda::run(problem, request, workspace, stream),
+          "run");
+    check(cudaStreamSynchronize(stream), "run");
+    const double v = value.download(&clean)[0];
+    const auto g = grad.download(&clean);
+    if (i == 0) {
+      first = v;
+      first_grad = g;
+    }
+    ++cases_run;
+    if (v != first || g != first_grad) {
+      ++failures;
+      std::printf("FAIL determinism: %.9g and %.9g\n", first, v);
+    }
+  }
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  cudaFree(workspace);
+
+  // The backward multiply.
+  for (int dtype = 0; dtype < 4; ++dtype) {
+    for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
+      if (static_cast<Layout>(layout) == Layout::kExpanded) continue;
+      for (int reduction = 0; reduction < 4; ++reduction) {
+        for (const bool in_place : {false, true}) {
+          fs::ScaleRequest r;
+          r.shape = {3, 2, 19, 23};
+          r.dtype = static_cast<fs::DType>(dtype);
+          const auto red = static_cast<fs::Reduction>(reduction);
+          r.planes_per_value = fs::planes_per_value(red, r.shape);
+          r.factor = 0.5;
+          std::vector<double> unit, other;
+          fill(Content::kNoise, r.shape, 5, &unit, &other);
+          DeviceImage u(r.shape, r.dtype, static_cast<Layout>(layout));
+          DeviceImage o(r.shape, r.dtype,
+                        static_cast<Layout>(reduction == 2 ? Layout::kPadded
+                                                           : static_cast<Layout>(layout)));
+          u.upload(unit);
+          const int64_t n = fs::reduced_size(red, r.shape);
+          std::vector<double> upstream(n);
+          for (int64_t i = 0; i < n; ++i) upstream[i] = 1.0 + 0.25 * static_cast<double>(i);
+          DeviceImage up({1, 1, 1, n}, dtype == 3 ? fs::DType::kFloat64 : fs::DType::kFloat32,
+                         Layout::kContiguous);
+          up.upload(upstream);
+          r.unit = u.input();
+          r.out = in_place ? u.output() : o.output();
+          r.upstream = up.first();
+          check(fs::cuda::scale(r, nullptr), "scale");
+          check(cudaDeviceSynchronize(), "scale");
+          const auto out = (in_place ? u : o).download(&clean);
+          double worst = 0;
+          for (size_t i = 0; i < out.size(); ++i) {
+            const int64_t plane = static_cast<int64_t>(i) / (19 * 23);
+            const double expected =
+                round_to(unit[i] * (0.5 * upstream[plane / r.planes_per_value]), r.dtype);
+            const double error = std::fabs(out[i] - expected) / (std::fabs(expected) + 1e-6);
+            if (!(error <= worst)) worst = error;
+          }
+          ++cases_run;
+          if (!(worst <= (dtype == 3 ? 1e-14 : dtype == 2 ? 2e-7 : 8e-3)) || !clean) {
+            ++failures;
+            std::printf("FAIL scale: dtype %d layout %d reduction %d in place %d: %.3g\n", dtype,
+                        layout, reduction, in_place, worst);
+          }
+        }
+      }
+    }
+  }
+  std::printf("special: %d cases, %d failures\n", cases_run, failures);
+}
+
+// -------------------------------------------------------------------------------------- benchmark
+
+__global__ void fill_noise(void* out, int64_t n, int dtype, unsigned seed) {
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    unsigned h = static_cast<unsigned>(i) * 2654435761u + seed;
+    h ^= h >> 16, h *= 0x7feb352du, h ^= h >> 15, h *= 0x846ca68bu, h ^= h >> 16;
+    const float v = (h >> 8) * (1.0f / 16777216.0f);
+    if (dtype == 0) static_cast<__half*>(out)[i] = __float2half(v);
+    if (dtype == 1) static_cast<__nv_bfloat16*>(out)[i] = __float2bfloat16(v);
+    if (dtype == 2) static_cast<float*>(out)[i] = v;
+    if (dtype == 3) static_cast<double*>(out)[i] = v;
+  }
+}
+
+// Median time of one launch in microseconds: a graph of launches over rotated buffers, so that the
+// L2 cache holds none of a launch's inputs.
+double time_launches(int sets, const std::function<void(int, cudaStream_t)>& launch) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  launch(0, stream);
+  check(cudaStreamSynchronize(stream), "warm-up");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  const int rounds = std::max(1, 48 / sets);
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+  for (int r = 0; r < rounds; ++r)
+    for (int i = 0; i < sets; ++i) launch(i, stream);
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  for (int i = 0; i < 3; ++i) check(cudaGraphLaunch(exec, stream), "replay");
+  std::vector<float> times;
+  for (int i = 0; i < 15; ++i) {
+    check(cudaEventRecord(begin, stream), "record");
+    check(cudaGraphLaunch(exec, stream), "replay");
+    check(cudaEventRecord(end, stream), "record");
+    check(cudaEventSynchronize(end), "replay");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "elapsed");
+    times.push_back(ms);
+  }
+  std::sort(times.begin(), times.end());
+  check(cudaGraphExecDestroy(exec), "destroy");
+  check(cudaGraphDestroy(graph), "destroy");
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaStreamDestroy(stream);
+  return times[times.size() / 2] * 1e3 / (rounds * sets);
+}
+
+struct BenchSet {
+  DeviceImage img1, img2, grad1, grad2, weights;
+  void* workspace = nullptr;
+  BenchSet(const fs::Shape& s, fs::DType t, Layout layout, Layout out, bool second, bool weight,
+           int64_t extra)
+      : img1(s, t, layout),
+        img2(s, t, layout),
+        grad1(s, t, out),
+        grad2(second ? s : fs::Shape{1, 1, 1, 1}, t, out),
+        weights(weight ? s : fs::Shape{1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous) {
+    fill_noise<<<1024, 256>>>(img1.base, img1.storage, static_cast<int>(t), 1);
+    fill_noise<<<1024, 256>>>(img2.base, img2.storage, static_cast<int>(t), 2);
+    fill_noise<<<1024, 256>>>(weights.base, weights.storage, 2, 3);
+    check(cudaMalloc(&workspace, extra + 256), "workspace");
+  }
+  ~BenchSet() { cudaFree(workspace); }
+};
+
+struct Bench {
+  const char* name;
+  bool grad1, grad2, map, weighted, l1;
+  fs::DType dtype = fs::DType::kFloat32;
+  Layout layout = Layout::kContiguous;
+  int window = 11;
+};
+
+double bench(const fs::Shape& s, const Bench& b, const fs::cuda::StripChoice* choice = nullptr) {
+  fs::Problem problem;
+  problem.shape = s;
+  problem.dtype = b.dtype;
+  problem.window = fs::gaussian_taps(b.window, 1.5);
+  problem.c1 = 1e-4;
+  problem.c2 = 9e-4;
+  fs::Request request;
+  request.ssim_weight = b.l1 ? -0.2 : 1.0;
+  request.l1_weight = b.l1 ? 0.8 : 0.0;
+  const int64_t image = s.planes() * s.height * s.width * fs::size_of(b.dtype);
+  const int sets = static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (3 * image))));
+  request.value = reinterpret_cast<void*>(1);
+  request.grad1.data = b.grad1 ? reinterpret_cast<void*>(1) : nullptr;
+  request.grad2.data = b.grad2 ? reinterpret_cast<void*>(1) : nullptr;
+  const int64_t extra = fs::cuda::workspace_bytes(problem, request);
+  std::vector<BenchSet*> buffers;
+  for (int i = 0; i < sets; ++i) {
+    buffers.push_back(new BenchSet(s, b.dtype, b.layout, b.layout, b.grad2, b.weighted, extra));
+  }
+  float* value = nullptr;
+  check(cudaMalloc(&value, 8), "value");
+  fs::cuda::DeviceFacts device;
+  check(fs::cuda::current_device(&device), "device");
+  const double us = time_launches(sets, [&](int i, cudaStream_t stream) {
+    BenchSet& set = *buffers[i];
+    fs::Problem p = problem;
+    p.img1 = set.img1.input();
+    p.img2 = set.img2.input();
+    fs::Request r;
+    r.ssim_weight = request.ssim_weight;
+    r.l1_weight = request.l1_weight;
+    if (!b.weighted) r.value = value;
+    if (b.grad1) r.grad1 = set.grad1.output();
+    if (b.grad2) r.grad2 = set.grad2.output();
+    if (b.map) r.map = set.grad1.first();
+    if (b.weighted) r.map_gradient = set.weights.input();
+    if (choice != nullptr) {
+      const auto kind = b.grad1 ? (b.grad2 ? fs::cuda::StripKind::kTwoGradients
+                                           : fs::cuda::StripKind::kOneGradient)
+                                : fs::cuda::StripKind::kValue;
+      check(fs::cuda::run_strips(p, r, device, *choice, kind, set.workspace, stream), "bench");
+    } else {
+      check(fs::cuda::run(p, r, set.workspace, stream), "bench");
+    }
+  });
+  for (BenchSet* set : buffers) delete set;
+  cudaFree(value);
+  return us;
+}
+
+const fs::Shape kShapes[] = {{1, 3, 256, 256},   {1, 3, 512, 512},   {1, 3, 1080, 1920},
+                             {1, 3, 2160, 3840}, {5, 5, 1080, 1920}, {1, 3, 1081, 1917}};
+constexpr int kShapeCount = 6;
+
+void print_header() {
+  std::printf("%-34s", "us");
+  for (int i = 0; i < kShapeCount; ++i) {
+    char name[64];
+    std::snprintf(name, sizeof name, "%lldx%lldx%lldx%lld", static_cast<long long>(kShapes[i].batch),
+                  static_cast<long long>(kShapes[i].channels),
+                  static_cast<long long>(kShapes[i].height),
+                  static_cast<long long>(kShapes[i].width));
+    std::printf("%16s", name);
+  }
+  std::printf("\n");
+}
+
+void bench_all(bool full) {
+  const Bench table[] = {
+      {"value + gradient", true, false, false, false, false},
+      {"value", false, false, false, false, false},
+      {"value + both gradients", true, true, false, false, false},
+      {"L1 + SSIM value + gradient", true, false, false, false, true},
+      {"map gradient (one image)", true, false, false, true, false},
+      {"map", false, false, true, false, false},
+      {"value + gradient channels_last", true, false, false, false, false, fs::DType::kFloat32,
+       Layout::kChannelsLast},
+      {"value channels_last", false, false, false, false, false, fs::DType::kFloat32,
+       Layout::kChannelsLast},
+      {"value + gradient float16", true, false, false, false, false, fs::DType::kFloat16},
+      {"value + gradient bfloat16", true, false, false, false, false, fs::DType::kBFloat16},
+      {"value float16", false, false, false, false, false, fs::DType::kFloat16},
+      {"value + gradient fp16 ch_last", true, false, false, false, false, fs::DType::kFloat16,
+       Layout::kChannelsLast},
+      {"value + gradient window 9", true, false, false, false, false, fs::DType::kFloat32,
+       Layout::kContiguous, 9},
+      {"value + gradient float64", true, false, false, false, false, fs::DType::kFloat64},
+  };
+  print_header();
+  const int rows = full ? static_cast<int>(sizeof(table) / sizeof(table[0])) : 2;
+  for (int i = 0; i < rows; ++i) {
+    std::printf("%-34s", table[i].name);
+    for (int k = 0; k < kShapeCount; ++k) {
+      if (k >= 3 && k <= 4 && i >= 12) {
+        std::printf("%16s", "-");
+        continue;
+      }
+      std::printf("%16.2f", bench(kShapes[k], table[i]));
+      std::fflush(stdout);
+    }
+    std::printf("\n");
+  }
+}
+
+void bench_choices() {
+  print_header();
+  for (const bool gradient : {true, false}) {
+    for (const int threads : {256, 128}) {
+      for (const int staged : gradient ? std::vector<int>{32, 8} : std::vector<int>{8}) {
+        for (const int min_rows : {4, 8, 16, 24}) {
+          fs::cuda::StripChoice choice;
+          choice.threads = threads;
+          choice.staged_rows = staged;
+          choice.min_rows = min_rows;
+          char name[64];
+          std::snprintf(name, sizeof name, "%s threads %d staged %d rows %d",
+                        gradient ? "v+g" : "v", threads, staged, min_rows);
+          std::printf("%-34s", name);
+          const Bench b = {"", gradient, false, false, false, false};
+          for (int k = 0; k < kShapeCount; ++k) {
+            if (k >= 2 && min_rows != 16) {
+              std::printf("%16s", "-");
+              continue;
+            }
+            std::printf("%16.2f", bench(kShapes[k], b, &choice));
+          }
+          std::printf("\n");
+        }
+      }
+    }
+  }
+}
+
+void copy_bandwidth() {
+  const size_t bytes = size_t{1} << 30;
+  void *a, *b;
+  check(cudaMalloc(&a, bytes), "malloc");
+  check(cudaMalloc(&b, bytes), "malloc");
+  const double us = time_launches(1, [&](int, cudaStream_t stream) {
+    check(cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice, stream), "copy");
+  });
+  std::printf("copy bandwidth: %.0f GB/s (read + written)\n", 2e-3 * bytes / us);
+  cudaFree(a);
+  cudaFree(b);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "test";
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "device");
+  std::printf("%s, %d multiprocessors, built for %s\n", properties.name,
+              properties.multiProcessorCount, fs::cuda::architectures());
+  if (mode == "test") {
+    test_all();
+  } else if (mode == "small") {
+    test_small();
+  } else if (mode == "bench") {
+    copy_bandwidth();
+    bench_all(true);
+  } else if (mode == "quick") {
+    bench_all(false);
+  } else if (mode == "choices") {
+    bench_choices();
+  }
+  if (mode == "test" || mode == "small") {
+    std::printf("%s: %d cases, %d failures\n", failures ? "FAILED" : "passed", cases_run, failures);
+  }
+  return failures ? 1 : 0;
+}
