@@ -35,12 +35,13 @@ endfunction()
 
 # "8.6;9.0+PTX" -> 86-real 90-real 90-virtual
 function(_fused_ssim_parse_torch_list out_var value origin)
+  # torch's names, with the PTX that torch adds.
   set(Volta 7.0+PTX)
   set(Turing 7.5+PTX)
   set(Ampere 8.0 8.6+PTX)
   set(Ada 8.9+PTX)
   set(Hopper 9.0+PTX)
-  set(Blackwell 10.0 12.0+PTX)
+  set(Blackwell 10.0 10.3 12.0 12.1+PTX)
   string(REGEX REPLACE "[ ,\t]+" ";" entries "${value}")
   set(result)
   foreach(entry IN LISTS entries)

@@ -60,9 +60,12 @@ endif()
 
 function(fused_ssim_torch_library target)
   target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000) # 2.10
-  target_link_libraries(
-    ${target} PRIVATE "$<LINK_LIBRARY:always_needed,TorchStable::torch>" TorchStable::torch_cpu
-  )
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    # libtorch exports copies of some functions of the standard library; named first, the standard
+    # library itself provides them.
+    target_link_libraries(${target} PRIVATE stdc++)
+  endif()
+  target_link_libraries(${target} PRIVATE "$<LINK_LIBRARY:always_needed,TorchStable::torch>")
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     # Templates of the standard library are visible whatever -fvisibility says; the version script
     # leaves only the project's C functions.
@@ -71,6 +74,8 @@ function(fused_ssim_torch_library target)
       ${target} PRIVATE "LINKER:--version-script=${exports}" "LINKER:--exclude-libs,ALL"
     )
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${exports}")
+  else()
+    target_link_libraries(${target} PRIVATE TorchStable::torch_cpu) # every symbol must resolve
   endif()
 endfunction()
 
