@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fused_ssim.cli.errors import CliError, first_line
@@ -37,7 +37,7 @@ def read_image(path: Path, background: str = "white") -> Tensor:
         raise CliError(f"{path}: no such file") from None
     except PermissionError:
         raise CliError(f"{path}: permission denied") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise CliError(f"{path}: not an image that Pillow can read") from None
     except CliError as error:
         raise CliError(f"{path}: {error}") from None

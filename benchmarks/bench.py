@@ -1,0 +1,232 @@
+"""Compare fused_ssim with its peers on this machine, in one run.
+
+    python benchmarks/bench.py --device cpu
+    python benchmarks/bench.py --device cuda
+    python benchmarks/bench.py --device cuda --preset sweep --kinds training inference
+
+Prints a table for each kind of step, and writes NAME.json and NAME.png to benchmarks/results/.
+How the times are taken stands in timing.py, what is timed in workload.py and peers.py, the memory
+in memory.py, the ceilings in machine.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from machine import commit, describe, measure_ceilings
+from memory import cpu_peak, cuda_peak
+from peers import KINDS, NAMES, Library, load
+from report import Results, Row, tables
+from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_time
+from workload import Size, make_images, make_step
+
+_RESULTS = Path(__file__).parent / "results"
+_PRESETS = {
+    "table": ["1x3x256x256", "1x3x512x512", "1x3x1080x1920", "1x3x2160x3840"],
+    "sweep": [f"1x3x{side}x{side}" for side in (64, 128, 256, 512, 1024, 2048)],
+}
+# Minutes a step for the slowest peer on a CPU, so on a GPU alone.
+_PRESETS_CUDA = {
+    "table": [*_PRESETS["table"], "5x5x1080x1920"],
+    "sweep": [*_PRESETS["sweep"], "1x3x4096x4096"],
+}
+# Enough different images that none is still in the L2 cache when its turn comes again.
+_CACHES_FULL, _MOST_IMAGES = 3, 96
+# A peer that knows not the dtype or the size, or needs more memory than there is.
+_FAILURES = (RuntimeError, ValueError, TypeError, AssertionError)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--preset",
+        choices=_PRESETS,
+        default="table",
+        help="table: the sizes of the README's table; sweep: squares, for the plot",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=Size.parse, metavar="BxCxHxW", help="sizes of your own"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(
+        "--libraries",
+        nargs="+",
+        choices=NAMES,
+        default=["fused_ssim", "pytorch-msssim", "torchmetrics", "mse_loss"],
+    )
+    parser.add_argument(
+        "--original",
+        metavar="MODULE",
+        help="compare with the original fused_ssim, importable under this other name",
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16", "float64"], default="float32"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="CPU: time for each size and kind, five samples of each library apart (default: 20)",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the JSON and plot")
+    parser.add_argument("--name", help="their file name (default: from device, processor, preset)")
+    arguments = parser.parse_args()
+    if arguments.original is not None and "original" not in arguments.libraries:
+        arguments.libraries.append("original")
+    return arguments
+
+
+def main() -> int:
+    """Measure, print, write."""
+    arguments = parse_arguments()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("bench.py: error: torch sees no CUDA GPU", file=sys.stderr)
+        return 2
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+
+    libraries, notes = load(arguments.libraries, arguments.original)
+    dtype: torch.dtype = getattr(torch, arguments.dtype)
+    results = Results(
+        command=shlex.join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=commit(),
+        device=device.type,
+        dtype=arguments.dtype,
+        element_bytes=torch.empty(0, dtype=dtype).element_size(),
+        machine=describe(device),
+        ceilings=measure_ceilings(device),
+        libraries={library.name: library.version for library in libraries},
+        notes=notes,
+    )
+    presets = _PRESETS_CUDA if device.type == "cuda" else _PRESETS
+    sizes = arguments.sizes or [Size.parse(text) for text in presets[arguments.preset]]
+    for kind in arguments.kinds:
+        candidates = [library for library in libraries if kind in library.functions]
+        for size in sizes:
+            print(f"measuring {kind} at {size} ...", file=sys.stderr, flush=True)
+            if device.type == "cuda":
+                rows = [_cuda_row(library, kind, size, dtype, device) for library in candidates]
+            else:
+                rows = _cpu_rows(candidates, kind, size, dtype, arguments.budget)
+            if kind == "training" and not arguments.no_memory:
+                _add_memory(rows, libraries, size, device, arguments)
+            results.rows += rows
+
+    if any(row.gpu is not None and row.gpu.method == "CUDA events" for row in results.rows):
+        results.notes.append("* not capturable in a CUDA graph: includes gaps between launches")
+    print(tables(results))
+    name = arguments.name or _default_name(results, arguments)
+    path = arguments.out / f"{name}.json"
+    results.write(path)
+    print(f"\nwritten: {path}")
+    return _draw(results, path.with_suffix(".png"))
+
+
+def _cpu_rows(
+    libraries: list[Library], kind: str, size: Size, dtype: torch.dtype, budget_s: float
+) -> list[Row]:
+    images = make_images(size, 1, dtype, torch.device("cpu"), kind)
+    rows, steps = [], {}
+    for library in libraries:
+        row = Row(library.name, kind, str(size), size.values)
+        rows.append(row)
+        step = make_step(library, kind, images)
+        try:
+            row.mean = float(step(0))
+            steps[library.name] = step
+        except _FAILURES as error:  # of one library: the others go on
+            row.error = _one_line(error)
+    times = cpu_times(steps, budget_s)
+    for row in rows:
+        row.wall = times.get(row.library)
+    return rows
+
+
+def _cuda_row(
+    library: Library, kind: str, size: Size, dtype: torch.dtype, device: torch.device
+) -> Row:
+    row = Row(library.name, kind, str(size), size.values)
+    try:
+        row.mean, row.wall, row.gpu = _time_on_cuda(library, kind, size, dtype, device)
+    except _FAILURES as error:  # of one library: the others go on
+        row.error = _one_line(error)
+    torch.cuda.empty_cache()  # what one library kept shall not crowd the next
+    return row
+
+
+def _time_on_cuda(
+    library: Library, kind: str, size: Size, dtype: torch.dtype, device: torch.device
+) -> tuple[float, Timing, Timing]:
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    one_set = 3 * size.values * torch.empty(0, dtype=dtype).element_size()
+    distinct = min(_MOST_IMAGES, max(2, math.ceil(_CACHES_FULL * cache / one_set)))
+    images = make_images(size, distinct, dtype, device, kind)
+    step = make_step(library, kind, images)
+    mean = float(step(0))
+    return mean, cuda_wall_time(step, device), cuda_kernel_time(step, distinct, device)
+
+
+def _add_memory(
+    rows: list[Row],
+    libraries: list[Library],
+    size: Size,
+    device: torch.device,
+    arguments: argparse.Namespace,
+) -> None:
+    by_name = {library.name: library for library in libraries}
+    for row in rows:
+        if row.error is not None:
+            continue
+        if device.type == "cuda":
+            dtype: torch.dtype = getattr(torch, arguments.dtype)
+            row.peak_extra_bytes = cuda_peak(by_name[row.library], size, dtype, device)
+            torch.cuda.empty_cache()
+        else:
+            row.peak_extra_bytes = cpu_peak(row.library, size, arguments.dtype, arguments.original)
+
+
+def _draw(results: Results, path: Path) -> int:
+    try:
+        from plot import draw
+    except ImportError as error:
+        print(f"no plot: {error}")
+        return 0
+    draw(results, path)
+    print(f"written: {path}")
+    return 0
+
+
+def _default_name(results: Results, arguments: argparse.Namespace) -> str:
+    machine = results.machine
+    processor = str(machine.get("gpu") or f"{machine['processor']} {machine['threads']}t")
+    preset = "sizes" if arguments.sizes else arguments.preset
+    name = f"{results.device} {processor} {results.dtype} {preset}"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:100]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

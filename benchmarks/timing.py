@@ -1,0 +1,135 @@
+"""Medians of repeated steps, after a warm-up."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+Step = Callable[[int], object]
+
+_LEAST_SAMPLES = 5
+_MOST_SAMPLES = 200
+_MOST_PER_ROUND = 8
+_LEAST_WALL_S = 0.02  # a wall-clock sample on CUDA is as many steps as take this long
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a step."""
+
+    median_s: float
+    best_s: float
+    samples: int
+    method: str
+
+
+def cpu_times(steps: Mapping[str, Step], budget_s: float) -> dict[str, Timing]:
+    """Time several steps by turns, so that a disturbance of the machine meets all of them.
+
+    The budget is for all together; each gets at least five samples, and the fast ones more.
+    """
+    if not steps:
+        return {}
+    first = {}
+    for name, step in steps.items():
+        step(0)  # warm-up: thread pools, caches of primitives, first page faults
+        first[name] = cpu_seconds(partial(step, 1))
+    slowest = max(first.values())
+    per_round = {
+        name: min(_MOST_PER_ROUND, max(1, int(slowest / max(seconds, 1e-9))))
+        for name, seconds in first.items()
+    }
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    start = time.perf_counter()
+    turn = 0
+    while turn < _LEAST_SAMPLES or (
+        time.perf_counter() - start < budget_s and turn * _MOST_PER_ROUND < _MOST_SAMPLES
+    ):
+        for name, step in steps.items():
+            samples[name] += [cpu_seconds(partial(step, turn + i)) for i in range(per_round[name])]
+        turn += 1
+    return {name: _timing(values, "wall clock") for name, values in samples.items()}
+
+
+def cuda_kernel_time(step: Step, distinct: int, device: torch.device) -> Timing:
+    """GPU time a step: replays of a CUDA graph of many steps over different images (cold L2).
+
+    A step that cannot be captured is launched as usual between two events; where its kernels are
+    short that counts the gaps between them too, and the method says so.
+    """
+    count = max(distinct, 8)
+    # Captured and warmed up on a stream of this device: torch.cuda.graph's own belongs to the
+    # first device, and autograd remembers on which stream a leaf was first used.
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for i in range(distinct):
+            step(i)
+    stream.synchronize()
+
+    def launch() -> None:
+        for i in range(count):
+            step(i)
+
+    method = "CUDA graph"
+    run: Callable[[], None] = launch
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            launch()
+        run = graph.replay
+    except RuntimeError:
+        torch.cuda.synchronize(device)
+        method = "CUDA events"
+
+    samples = []
+    with torch.cuda.stream(stream):
+        for repeat in range(_LEAST_SAMPLES + 25):
+            seconds = cuda_seconds(run)
+            if repeat >= _LEAST_SAMPLES:
+                samples.append(seconds / count)
+    return _timing(samples, method)
+
+
+def cuda_wall_time(step: Step, device: torch.device) -> Timing:
+    """End to end, as a training loop sees it: steps launched one after the other."""
+
+    def batch(count: int) -> float:
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for i in range(count):
+            step(i)
+        torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) / count
+
+    batch(3)
+    count = max(3, math.ceil(_LEAST_WALL_S / batch(3)))
+    return _timing([batch(count) for _ in range(_LEAST_SAMPLES + 10)], "wall clock")
+
+
+def cuda_seconds(action: Callable[[], object]) -> float:
+    """What passes on the current stream between two events around the action."""
+    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    begin.record()
+    action()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) * 1e-3
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """What passes on the wall clock."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _timing(samples: list[float], method: str) -> Timing:
+    return Timing(statistics.median(samples), min(samples), len(samples), method)
