@@ -502,7 +502,7 @@ Errors run_case(const Case& c, unsigned seed) {
                                   problem.c1, problem.c2, crop, c.ssim_weight, c.l1_weight,
                                   c.weighted ? &weights : nullptr, gradient);
   bool clean = true;
-  const double tight = is_double ? 1e-11 : 1.0;
+  const double map_limit = is_double ? 1e-11 : is_photo(c.content) ? 1e-4 : 5e-6;
   if (c.value) {
     const std::vector<double> out = value.download(&clean);
     const int64_t per_value = fs::planes_per_value(c.reduction, s);
@@ -535,7 +535,7 @@ Errors run_case(const Case& c, unsigned seed) {
       if (!(error <= worst)) worst = error;
     }
     errors.map = worst;
-    report(c, "map", worst, tight * (is_photo(c.content) ? 1e-4 : 5e-6));
+    report(c, "map", worst, map_limit);
   }
   const double limit = c.dtype == fs::DType::kFloat16    ? 2e-3
                        : c.dtype == fs::DType::kBFloat16 ? 1e-2
