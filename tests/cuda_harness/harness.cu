@@ -1112,6 +1112,9 @@ int main(int argc, char** argv) {
     bench_all(false);
   } else if (mode == "choices") {
     bench_choices();
+  } else if (mode == "profile") {  // for a profiler: the launches of `quick` at one size
+    bench(kShapes[2], {"", true, false, false, false, false});
+    bench(kShapes[2], {"", false, false, false, false, false});
   }
   if (mode == "test" || mode == "small") {
     std::printf("%s: %d cases, %d failures\n", failures ? "FAILED" : "passed", cases_run, failures);
