@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
         help="table: the sizes of the README's table; sweep: squares, for the plot",
     )
     parser.add_argument(
-        "--sizes", nargs="+", type=Size.parse, metavar="BxCxHxW", help="sizes of your own"
+        "--sizes", nargs="+", type=_size, metavar="BxCxHxW", help="sizes of your own"
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
@@ -88,6 +88,13 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.original is not None and "original" not in arguments.libraries:
         arguments.libraries.append("original")
     return arguments
+
+
+def _size(text: str) -> Size:
+    try:
+        return Size.parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected BxCxHxW, got {text!r}") from None
 
 
 def main() -> int:

@@ -16,7 +16,12 @@ mpl.use("Agg")  # no display is needed, or asked for
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-_PANELS = (("training", "Training step"), ("inference", "Inference"))
+_TITLES = {
+    "training": "Training step",
+    "inference": "Inference",
+    "photometric": "Training step, L1 + SSIM",
+}
+_CLOCKS = {"gpu": "time on the GPU", "wall": "end to end"}
 # Line, marker and width by library: this package stands out, the yardstick stays back.
 _STYLES = {
     "fused_ssim": ("#c2255c", "o", 2.6),
@@ -28,20 +33,21 @@ _STYLES = {
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture: one row of panels for each clock that was read."""
-    clocks = [clock for clock in ("gpu", "wall") if any(getattr(r, clock) for r in results.rows)]
+    """Write the picture: a row of panels for each clock, a column for each kind of step."""
+    clocks = [clock for clock in _CLOCKS if any(getattr(r, clock) for r in results.rows)]
+    kinds = [kind for kind in _TITLES if any(row.kind == kind for row in results.rows)]
     figure, axes = plt.subplots(
         len(clocks),
-        len(_PANELS),
-        figsize=(11, 0.6 + 4.4 * len(clocks)),
+        len(kinds),
+        figsize=(5.4 * len(kinds), 0.6 + 4.4 * len(clocks)),
         squeeze=False,
         sharey="row",
         layout="constrained",
     )
     for row, clock in zip(axes, clocks, strict=True):
-        for axis, (kind, title) in zip(row, _PANELS, strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
             _panel(axis, results, kind, clock)
-            axis.set_title(f"{title}, GPU time" if clock == "gpu" else title)
+            axis.set_title(f"{_TITLES[kind]}, {_CLOCKS[clock]}")
         row[0].set_ylabel("median time (ms)")
     machine = results.machine
     where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
