@@ -116,7 +116,7 @@ def fit(start: Tensor, target: Tensor, steps: int, device: str, *, show: bool) -
             image.clamp_(0.0, 1.0)
         if step in keep:
             stages[step] = image.detach()[0].cpu().clone()
-        bar.set_postfix_str(f"SSIM {ssim.item():.4f}")
+        bar.set_postfix_str(f"SSIM {ssim.item():.4f}", refresh=False)
     return stages
 
 
