@@ -101,11 +101,11 @@ def main() -> int:
     """Measure, print, write."""
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("bench.py: error: torch sees no CUDA GPU", file=sys.stderr)
-        return 2
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
+        if device.index >= torch.cuda.device_count():
+            print(f"bench.py: error: torch sees no GPU {device.index}", file=sys.stderr)
+            return 2
         torch.cuda.set_device(device)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
