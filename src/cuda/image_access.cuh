@@ -10,13 +10,6 @@
 
 namespace fused_ssim::cuda {
 
-// Four columns as they lie in memory, not yet converted, so that the loads can be in flight while
-// other work goes on. 32-bit types: one element a word. 16-bit types: two elements a word where the
-// loads are vectors, else one.
-struct RawQuad {
-  unsigned word[4];
-};
-
 __device__ __forceinline__ float half_bits_to_float(unsigned bits) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
@@ -25,54 +18,85 @@ __device__ __forceinline__ float bfloat_bits_to_float(unsigned bits) {
   return __uint_as_float(bits << 16);
 }
 
-// Columns [x, x + 4) of a row of `width` columns; zeros outside the image. `x` is a multiple of 4.
-__device__ __forceinline__ RawQuad load_quad(const char* row, int64_t column_stride, int x,
-                                             int width, DType dtype, bool vector) {
-  RawQuad raw = {};
-  if (x < 0 || x >= width) {
-    return raw;
+// Asynchronous copies from global to shared memory; bytes from `size` on are filled with zeros. GPUs
+// before Ampere copy through registers.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* to, const void* from, int size) {
+#if __CUDA_ARCH__ >= 800
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+                 "r"(size));
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from),
+                 "n"(kBytes), "r"(size));
   }
-  const bool wide = dtype == DType::kFloat32;
-  const char* first = row + x * column_stride;
-  if (vector && x + 4 <= width) {
-    if (wide) {
-      const uint4 words = __ldg(reinterpret_cast<const uint4*>(first));
-      raw = {{words.x, words.y, words.z, words.w}};
-    } else {
-      const uint2 words = __ldg(reinterpret_cast<const uint2*>(first));
-      raw = {{words.x, words.y, 0u, 0u}};
-    }
-    return raw;
-  }
+#else
+  constexpr int kWords = kBytes / 4;
+  const auto* source = static_cast<const unsigned*>(from);
+  auto* words = static_cast<unsigned*>(to);
+  if (size == kBytes && kWords == 4) {
+    *reinterpret_cast<uint4*>(words) = __ldg(reinterpret_cast<const uint4*>(source));
+  } else {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (x + i < width) {
-      const char* element = first + i * column_stride;
-      raw.word[i] = wide ? __ldg(reinterpret_cast<const unsigned*>(element))
-                         : __ldg(reinterpret_cast<const unsigned short*>(element));
+    for (int i = 0; i < kWords; ++i) {
+      const int left = size - 4 * i;
+      words[i] = left >= 4   ? __ldg(source + i)
+                 : left == 2 ? __ldg(reinterpret_cast<const unsigned short*>(source + i))
+                             : 0u;
     }
   }
-  if (vector && !wide) {
-    raw = {{raw.word[0] | raw.word[1] << 16, raw.word[2] | raw.word[3] << 16, 0u, 0u}};
-  }
-  return raw;
+#endif
 }
 
-__device__ __forceinline__ float4 to_float(const RawQuad& raw, DType dtype, bool vector) {
-  if (dtype == DType::kFloat32) {
-    return make_float4(__uint_as_float(raw.word[0]), __uint_as_float(raw.word[1]),
-                       __uint_as_float(raw.word[2]), __uint_as_float(raw.word[3]));
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Copies `columns` columns to the 16 bytes at `to`, one 4-byte word a column, and zeros for the rest
+// of four: the element, or for a 16-bit type the aligned word that holds it.
+__device__ __forceinline__ void copy_words(const char* first, int64_t column_stride, float* to,
+                                           int columns) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(first + i * column_stride);
+    copy_async<4>(to + i, reinterpret_cast<const void*>(address & ~uintptr_t{3}),
+                  i < columns ? 4 : 0);
   }
-  const unsigned e0 = vector ? raw.word[0] & 0xffffu : raw.word[0];
-  const unsigned e1 = vector ? raw.word[0] >> 16 : raw.word[1];
-  const unsigned e2 = vector ? raw.word[1] & 0xffffu : raw.word[2];
-  const unsigned e3 = vector ? raw.word[1] >> 16 : raw.word[3];
+}
+
+// Four elements of a 16-bit type, in the low halves of four words.
+__device__ __forceinline__ float4 low_halves_to_float(const unsigned (&word)[4], DType dtype) {
   if (dtype == DType::kFloat16) {
-    return make_float4(half_bits_to_float(e0), half_bits_to_float(e1), half_bits_to_float(e2),
-                       half_bits_to_float(e3));
+    return make_float4(half_bits_to_float(word[0] & 0xffffu), half_bits_to_float(word[1] & 0xffffu),
+                       half_bits_to_float(word[2] & 0xffffu),
+                       half_bits_to_float(word[3] & 0xffffu));
   }
-  return make_float4(bfloat_bits_to_float(e0), bfloat_bits_to_float(e1), bfloat_bits_to_float(e2),
-                     bfloat_bits_to_float(e3));
+  return make_float4(bfloat_bits_to_float(word[0]), bfloat_bits_to_float(word[1]),
+                     bfloat_bits_to_float(word[2]), bfloat_bits_to_float(word[3]));
+}
+
+// Four elements of a 16-bit type as they lie in memory, in the first two words.
+__device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType dtype) {
+  const unsigned first = __float_as_uint(copied.x);
+  const unsigned second = __float_as_uint(copied.y);
+  return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
+}
+
+// Four elements of a 16-bit type as `copy_words` left them; the address of the first and the stride
+// say which half of its word an element is.
+__device__ __forceinline__ float4 half_words_to_float(const float4& copied, const char* first,
+                                                      int64_t column_stride, DType dtype) {
+  unsigned word[4] = {__float_as_uint(copied.x), __float_as_uint(copied.y),
+                      __float_as_uint(copied.z), __float_as_uint(copied.w)};
+  const auto low = static_cast<unsigned>(reinterpret_cast<uintptr_t>(first));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    word[i] >>= ((low + i * static_cast<unsigned>(column_stride)) & 2u) * 8;
+  }
+  return low_halves_to_float(word, dtype);
 }
 
 // One element as the accumulation type T.
@@ -110,22 +134,52 @@ __device__ __forceinline__ void store_element(char* element, T value, DType dtyp
   }
 }
 
-// Four columns at once; `first` is aligned to four elements. Not for float64.
-__device__ __forceinline__ void store_quad(char* first, const float* value, DType dtype) {
-  if (dtype == DType::kFloat32) {
-    *reinterpret_cast<float4*>(first) = make_float4(value[0], value[1], value[2], value[3]);
-    return;
-  }
-  union {
-    unsigned short half[4];
-    uint2 words;
-  } packed;
+// Columns [x, x + 4) of a row; zeros beyond `width`.
+template <StripLoader kLoader>
+__device__ __forceinline__ float4 load_quad(const char* row, int64_t column_stride, int x,
+                                            int width, DType dtype) {
+  float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if constexpr (kLoader == StripLoader::kFloatQuads) {
+    if (x < width) {
+      quad = __ldg(reinterpret_cast<const float4*>(row) + x / 4);
+    }
+  } else if constexpr (kLoader == StripLoader::kHalfQuads) {
+    if (x < width) {
+      const float2 words = __ldg(reinterpret_cast<const float2*>(row) + x / 4);
+      quad = half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), dtype);
+    }
+  } else {
+    float value[4] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    packed.half[i] = dtype == DType::kFloat16 ? __half_as_ushort(__float2half_rn(value[i]))
-                                              : __bfloat16_as_ushort(__float2bfloat16_rn(value[i]));
+    for (int i = 0; i < 4; ++i) {
+      if (x + i < width) {
+        value[i] = load_element<float>(row + (x + i) * column_stride, dtype);
+      }
+    }
+    quad = make_float4(value[0], value[1], value[2], value[3]);
   }
-  *reinterpret_cast<uint2*>(first) = packed.words;
+  return quad;
+}
+
+// Four columns at once; `first` is aligned to four elements.
+template <StripLoader kLoader>
+__device__ __forceinline__ void store_quad(char* first, const float* value, DType dtype) {
+  static_assert(kLoader != StripLoader::kWords, "quads only");
+  if constexpr (kLoader == StripLoader::kFloatQuads) {
+    *reinterpret_cast<float4*>(first) = make_float4(value[0], value[1], value[2], value[3]);
+  } else {
+    uint2 words;
+    if (dtype == DType::kFloat16) {
+      const __half2 low = __floats2half2_rn(value[0], value[1]);
+      const __half2 high = __floats2half2_rn(value[2], value[3]);
+      words = {*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high)};
+    } else {
+      const __nv_bfloat162 low = __floats2bfloat162_rn(value[0], value[1]);
+      const __nv_bfloat162 high = __floats2bfloat162_rn(value[2], value[3]);
+      words = {*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high)};
+    }
+    *reinterpret_cast<uint2*>(first) = words;
+  }
 }
 
 template <class Byte>

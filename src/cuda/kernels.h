@@ -52,8 +52,6 @@ struct StripParams {
   InputImage map_gradient;
   float* map = nullptr;  // [planes, map rows, map columns]
   DType dtype = DType::kFloat32;
-  bool vector_loads = false;   // 4 columns of an image in one load
-  bool vector_stores = false;  // 4 columns of a gradient in one store
   bool l1 = false;
   int height = 0;
   int width = 0;
@@ -70,7 +68,6 @@ struct StripParams {
   int own_right = 0;
   int strips_per_plane = 0;
   int strip_width = 0;
-  int staged_rows = 0;  // rows of s and d kept in shared memory: one chunk, or enough for the gradient
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
   float c1 = 0.0f;
@@ -88,7 +85,13 @@ enum class StripKind : int {
   kTwoGradients,  // for both
   kWeighted,      // for either or both, with map_gradient
 };
-inline constexpr int kStripKinds = 5;
+
+// How the strip kernel reads its images, and writes gradients.
+enum class StripLoader : int {
+  kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
+  kHalfQuads,   // the same for 16-bit types
+  kWords,       // one column at once: any stride and alignment
+};
 
 struct TileParams {
   InputImage img1;
@@ -133,16 +136,15 @@ cudaError_t current_device(DeviceFacts* facts);
 cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
-cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, int threads, int staged_rows,
-                           int* blocks);
-cudaError_t launch_strips(const StripParams& params, StripKind kind, int threads, int blocks,
-                          cudaStream_t stream);
+cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                           int threads, int* blocks);
+cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
+                          StripLoader loader, int threads, int blocks, cudaStream_t stream);
 
 // How the strip kernel runs: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
   int threads = 256;
-  int min_rows = 16;    // rows that a block owns at least
-  int staged_rows = 8;  // 8: the gradient reloads its images; 32: it finds them in shared memory
+  int min_rows = 16;  // rows that a block owns at least
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind);
 // A request that one strip kernel serves.

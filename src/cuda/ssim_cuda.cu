@@ -194,9 +194,6 @@ StripChoice choose_strips(const DeviceFacts& device, StripKind kind) {
   StripChoice choice;
   choice.threads = strip_threads(kind, device.capability);
   choice.min_rows = kStripMinRows;
-  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
-  // Keeping the rows costs 68 KB for every 256 columns: two such blocks must fit.
-  choice.staged_rows = gradient && device.shared_per_multiprocessor >= 220 * 1024 ? 32 : 8;
   return choice;
 }
 
@@ -209,17 +206,20 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   StripParams p;
   p.img1 = bytes_of(problem.img1, element);
   p.img2 = bytes_of(problem.img2, element);
-  p.vector_loads =
-      aligned_for_quads(p.img1, shape, element) && aligned_for_quads(p.img2, shape, element);
+  bool quads = shape.width % 4 == 0 && aligned_for_quads(p.img1, shape, element) &&
+               aligned_for_quads(p.img2, shape, element);
   if (gradient) {
     p.grad1 = bytes_of(request.grad1, element);
     p.grad2 = bytes_of(request.grad2, element);
-    p.vector_stores = (p.grad1.data == nullptr || aligned_for_quads(p.grad1, shape, element)) &&
-                      (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
+    quads = quads && (p.grad1.data == nullptr || aligned_for_quads(p.grad1, shape, element)) &&
+            (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
     p.map_gradient = bytes_of(request.map_gradient, 4);
   } else {
     p.map = static_cast<float*>(request.map);
   }
+  const StripLoader loader = !quads         ? StripLoader::kWords
+                             : element == 4 ? StripLoader::kFloatQuads
+                                            : StripLoader::kHalfQuads;
   p.dtype = problem.dtype;
   p.l1 = request.l1_weight != 0.0;
   p.height = static_cast<int>(shape.height);
@@ -240,7 +240,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int strips = (columns + max_width - 1) / max_width;
   p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
   p.strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
-  p.staged_rows = choice.staged_rows;
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
   p.c1 = static_cast<float>(problem.c1);
@@ -252,13 +251,13 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   int capacity = 0;
   if (error == cudaSuccess) {
-    error = strip_capacity(device, kind, choice.threads, choice.staged_rows, &capacity);
+    error = strip_capacity(device, kind, loader, choice.threads, &capacity);
   }
   if (error != cudaSuccess) {
     return error;
   }
   const int64_t wanted = std::max<int64_t>(1, p.reduction.total_units / choice.min_rows);
-  return launch_strips(p, kind, choice.threads,
+  return launch_strips(p, device, kind, loader, choice.threads,
                        static_cast<int>(std::min<int64_t>(capacity, wanted)), stream);
 }
 

@@ -10,83 +10,129 @@ namespace {
 
 struct StripEntry {
   StripKind kind;
+  StripLoader loader;
   int threads;
   void (*kernel)(const StripParams);
-  int (*shared_bytes)(int staged_rows);
+  int (*shared_bytes)(int architecture);
 };
 
-template <int kThreads, StripKind kKind>
+template <int kThreads, StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
-  using Traits = StripTraits<kThreads, kKind>;
-  return {kKind, kThreads, strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind, kThreads)>,
+  using Traits = StripTraits<kThreads, kKind, kLoader>;
+  return {kKind, kLoader, kThreads,
+          strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind, kThreads)>,
           Traits::shared_bytes};
 }
 
 constexpr StripEntry kEntries[] = {
-    entry<256, StripKind::kValue>(),        entry<128, StripKind::kValue>(),
-    entry<256, StripKind::kMap>(),          entry<256, StripKind::kOneGradient>(),
-    entry<128, StripKind::kOneGradient>(),  entry<128, StripKind::kTwoGradients>(),
-    entry<128, StripKind::kWeighted>(),
+    entry<256, StripKind::kValue, StripLoader::kFloatQuads>(),
+    entry<256, StripKind::kValue, StripLoader::kHalfQuads>(),
+    entry<256, StripKind::kValue, StripLoader::kWords>(),
+    entry<256, StripKind::kMap, StripLoader::kFloatQuads>(),
+    entry<256, StripKind::kMap, StripLoader::kWords>(),
+    entry<256, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+    entry<256, StripKind::kOneGradient, StripLoader::kHalfQuads>(),
+    entry<256, StripKind::kOneGradient, StripLoader::kWords>(),
+    entry<128, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+    entry<128, StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
+    entry<128, StripKind::kTwoGradients, StripLoader::kWords>(),
+    entry<128, StripKind::kWeighted, StripLoader::kFloatQuads>(),
+    entry<128, StripKind::kWeighted, StripLoader::kWords>(),
 };
 constexpr int kEntryCount = sizeof(kEntries) / sizeof(kEntries[0]);
 
-int find_entry(StripKind kind, int threads) {
+// Where a kind has no instance of its own for a loader, the one for words serves.
+int find_entry(StripKind kind, StripLoader loader, int threads) {
+  int words = -1;
   for (int i = 0; i < kEntryCount; ++i) {
     if (kEntries[i].kind == kind && kEntries[i].threads == threads) {
-      return i;
+      if (kEntries[i].loader == loader) {
+        return i;
+      }
+      if (kEntries[i].loader == StripLoader::kWords) {
+        words = i;
+      }
     }
   }
-  return -1;
+  return words;
 }
 
 constexpr int kMaxDevices = 64;
 
-}  // namespace
+// How an entry runs on a device.
+struct Launch {
+  int blocks_per_multiprocessor = 0;
+  int shared_bytes = 0;
+};
 
-cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, int threads, int staged_rows,
-                           int* blocks) {
-  // 0: not yet asked. One set for rows kept, one for rows reloaded.
-  static std::atomic<int> cache[kMaxDevices][kEntryCount][2];
-  const int index = find_entry(kind, threads);
-  if (index < 0) {
-    return cudaErrorInvalidValue;
+cudaError_t prepare(const StripEntry& entry, Launch* launch) {
+  const auto* kernel = reinterpret_cast<const void*>(entry.kernel);
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) {
+    return error;
   }
-  std::atomic<int>* known = device.index < kMaxDevices
-                                ? &cache[device.index][index][staged_rows > 8 ? 1 : 0]
-                                : nullptr;
-  int per_multiprocessor = known != nullptr ? known->load(std::memory_order_relaxed) : 0;
-  if (per_multiprocessor == 0) {
-    const StripEntry& entry = kEntries[index];
-    const auto* kernel = reinterpret_cast<const void*>(entry.kernel);
-    const int bytes = entry.shared_bytes(staged_rows);
-    cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error == cudaSuccess) {
-      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel,
-                                                            entry.threads, bytes);
-    }
-    if (error != cudaSuccess) {
-      return error;
-    }
-    if (per_multiprocessor == 0) {
-      return cudaErrorInvalidConfiguration;
-    }
-    if (known != nullptr) {
-      known->store(per_multiprocessor, std::memory_order_relaxed);
-    }
+  launch->shared_bytes = entry.shared_bytes(attributes.ptxVersion);
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               launch->shared_bytes);
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &launch->blocks_per_multiprocessor, kernel, entry.threads, launch->shared_bytes);
   }
-  *blocks = per_multiprocessor * device.multiprocessors;
-  return cudaSuccess;
+  if (error == cudaSuccess && launch->blocks_per_multiprocessor == 0) {
+    error = cudaErrorInvalidConfiguration;
+  }
+  return error;
 }
 
-cudaError_t launch_strips(const StripParams& params, StripKind kind, int threads, int blocks,
-                          cudaStream_t stream) {
-  const int index = find_entry(kind, threads);
+cudaError_t find_launch(const DeviceFacts& device, int index, Launch* launch) {
+  // Blocks in the upper half, bytes in the lower; 0: not yet asked.
+  static std::atomic<uint64_t> known[kMaxDevices][kEntryCount];
+  const bool cached = device.index < kMaxDevices;
+  if (cached) {
+    const uint64_t packed = known[device.index][index].load(std::memory_order_acquire);
+    if (packed != 0) {
+      launch->blocks_per_multiprocessor = static_cast<int>(packed >> 32);
+      launch->shared_bytes = static_cast<int>(packed & 0xffffffffu);
+      return cudaSuccess;
+    }
+  }
+  const cudaError_t error = prepare(kEntries[index], launch);
+  if (error == cudaSuccess && cached) {
+    known[device.index][index].store(
+        static_cast<uint64_t>(launch->blocks_per_multiprocessor) << 32 |
+            static_cast<uint64_t>(launch->shared_bytes),
+        std::memory_order_release);
+  }
+  return error;
+}
+
+}  // namespace
+
+cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                           int threads, int* blocks) {
+  const int index = find_entry(kind, loader, threads);
   if (index < 0) {
     return cudaErrorInvalidValue;
   }
-  const StripEntry& entry = kEntries[index];
-  entry.kernel<<<blocks, threads, entry.shared_bytes(params.staged_rows), stream>>>(params);
+  Launch launch;
+  const cudaError_t error = find_launch(device, index, &launch);
+  *blocks = launch.blocks_per_multiprocessor * device.multiprocessors;
+  return error;
+}
+
+cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
+                          StripLoader loader, int threads, int blocks, cudaStream_t stream) {
+  const int index = find_entry(kind, loader, threads);
+  if (index < 0) {
+    return cudaErrorInvalidValue;
+  }
+  Launch launch;
+  const cudaError_t error = find_launch(device, index, &launch);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  kEntries[index].kernel<<<blocks, threads, launch.shared_bytes, stream>>>(params);
   return cudaGetLastError();
 }
 

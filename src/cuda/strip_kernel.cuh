@@ -3,8 +3,8 @@
 // A block owns strips of up to `kThreads` columns and marches down them in chunks of 8 rows. With
 // s = x + y - shift and d = x - y - shift (core/ssim_formula.h), a chunk goes through
 //
-//   load    global -> registers -> s, d in shared memory ("staged" rows). Loads are issued before
-//           the column phase of the chunk above and stored after it, which hides their latency.
+//   load    global -> shared memory, asynchronously, while the column phase of the chunk above runs;
+//           after it, each thread turns the pixels that it copied into s and d, in place.
 //   rows    thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row: 18 values of each
 //           serve 8 outputs. 16-byte shared loads and stores.
 //   columns thread = one column. Filters the four maps down the column in transposed form,
@@ -48,10 +48,19 @@ __device__ __forceinline__ float strip_tap(int k) {
   return kTap[k <= 5 ? k : 10 - k];
 }
 
-template <int kThreads_, StripKind kKind_>
+// Whether s and d stay in shared memory until the gradient needs them, or are loaded once more. Two
+// blocks of 256 threads that keep them take 211 KB of a multiprocessor's shared memory.
+// `architecture` is that of the compiled code, 10 x major + minor.
+constexpr bool strip_keeps_rows(int architecture) {
+  return architecture >= 90 && architecture < 120;
+}
+
+template <int kThreads_, StripKind kKind_, StripLoader kLoader_>
 struct StripTraits {
   static constexpr int kThreads = kThreads_;
   static constexpr StripKind kKind = kKind_;
+  static constexpr StripLoader kLoader = kLoader_;
+  static constexpr bool kQuads = kLoader != StripLoader::kWords;
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
@@ -97,10 +106,19 @@ struct StripTraits {
   // inputs, while the chunk below is already staged.
   static constexpr int kGradientLag = 2 * kRadius;
   static constexpr int kKeptRows = 32;
+  static_assert((kKeptRows & (kKeptRows - 1)) == 0, "indices wrap by masking");
   static_assert(kKeptRows >= 2 * kChunkRows + kGradientLag, "rows stay until they are used");
 
-  static constexpr int shared_bytes(int staged_rows) {
-    return 4 * (kMaps * kMapStride + 2 * staged_rows * kStagedPitch);
+  static constexpr int staged_rows(int architecture) {
+    return kGradient && strip_keeps_rows(architecture) ? kKeptRows : kChunkRows;
+  }
+#if defined(__CUDA_ARCH__)
+  static constexpr int kStagedRows = staged_rows(__CUDA_ARCH__ / 10);
+#else
+  static constexpr int kStagedRows = 0;
+#endif
+  static constexpr int shared_bytes(int architecture) {
+    return 4 * (kMaps * kMapStride + 2 * staged_rows(architecture) * kStagedPitch);
   }
 
   static constexpr int kQuadsPerRow = kThreads / 4;
@@ -184,157 +202,207 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
       make_float4(value[4], value[5], value[6], value[7]);
 }
 
-// What turns pixels into s and d. With the L1 term, d must tell the sign of x - y exactly: rounding
-// to d = -shift is then avoided where x and y differ.
+// What turns pixels into s and d. With the L1 term, d must tell the sign of x - y exactly: there d
+// keeps off the value that it has where x = y, from which rounding might else not tell it.
 struct PixelShift {
   float x;
   float y;
-  float difference;    // x - y
-  float equal;         // d where x = y
-  float just_above;    // the float after `equal`, and before it
-  float just_below;
 
-  __device__ __forceinline__ void set(const Shift<float>& shift) {
-    x = shift.x;
-    y = shift.y;
-    difference = x - y;
-    equal = -difference;
-    just_above = nextafterf(equal, INFINITY);
-    just_below = nextafterf(equal, -INFINITY);
-  }
+  __device__ __forceinline__ float difference_if_equal() const { return -(x - y); }
+
   __device__ __forceinline__ void apply(float px, float py, float* s, float* d) const {
     const float shifted_x = px - x;
     const float shifted_y = py - y;
     *s = shifted_x + shifted_y;
     *d = shifted_x - shifted_y;
   }
+  __device__ __forceinline__ void apply(const float4& a, const float4& b, float4* s,
+                                        float4* d) const {
+    apply(a.x, b.x, &s->x, &d->x);
+    apply(a.y, b.y, &s->y, &d->y);
+    apply(a.z, b.z, &s->z, &d->z);
+    apply(a.w, b.w, &s->w, &d->w);
+  }
+  // The float next to the finite `value`.
+  static __device__ __forceinline__ float neighbour(float value, bool up) {
+    const int bits = __float_as_int(value);
+    if (value == 0.0f) {
+      return __int_as_float(up ? 1 : static_cast<int>(0x80000001u));
+    }
+    return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
+  }
   __device__ __forceinline__ float signed_difference(float px, float py) const {
+    const float equal = difference_if_equal();
     const float exact = px - py;
-    float d = exact - difference;
-    d = exact > 0.0f ? fmaxf(d, just_above) : d;
-    d = exact < 0.0f ? fminf(d, just_below) : d;
-    return d;
+    const float d = exact - (x - y);
+    return d == equal && exact != 0.0f ? neighbour(equal, exact > 0.0f) : d;
+  }
+  __device__ __forceinline__ void apply_exactly(const float4& a, const float4& b,
+                                                float4* d) const {
+    d->x = signed_difference(a.x, b.x);
+    d->y = signed_difference(a.y, b.y);
+    d->z = signed_difference(a.z, b.z);
+    d->w = signed_difference(a.w, b.w);
   }
   __device__ __forceinline__ float sign(float d) const {
+    const float equal = difference_if_equal();
     return (d > equal ? 1.0f : 0.0f) - (d < equal ? 1.0f : 0.0f);
   }
 };
 
-// A range of rows of one strip.
+// A range of rows of one strip. It lies in shared memory and is read from there again and again:
+// registers are what limits this kernel.
 struct StripPiece {
   const char* plane1;
   const char* plane2;
-  int64_t plane;
+  char* gradient1;
+  char* gradient2;
+  const char* weights;
+  float* map;
   int first_column;  // X0
   int end_column;    // of the own columns
   int first_row;
   int end_row;
 };
+using SharedPiece = const volatile StripPiece;
 
+// One quad of 4 columns of a chunk, as one thread copies and converts it.
 template <class Traits>
-__device__ __forceinline__ void load_chunk_rows(const StripParams& p, const StripPiece& piece,
-                                                int first_row, RawQuad (&raw1)[3],
-                                                RawQuad (&raw2)[3]) {
-  const int quad = threadIdx.x % Traits::kQuadsPerRow;
-  const int row = threadIdx.x / Traits::kQuadsPerRow;
-  const int x0 = piece.first_column - Traits::kStagedBefore;
+struct StagedQuad {
+  int x;       // image column
+  int row;     // in the chunk
+  int offset;  // in floats, from the chunk's slot
+
+  // Quads of the first columns: kLoads for each thread, kRowsPerLoad rows apart.
+  static __device__ __forceinline__ StagedQuad main(int first_column) {
+    return at(first_column, threadIdx.x % Traits::kQuadsPerRow, threadIdx.x / Traits::kQuadsPerRow);
+  }
+  // The kEdgeQuads last quads of each row, one for each of the first threads.
+  static __device__ __forceinline__ StagedQuad edge(int first_column) {
+    return at(first_column, Traits::kQuadsPerRow + threadIdx.x % Traits::kEdgeQuads,
+              threadIdx.x / Traits::kEdgeQuads);
+  }
+  static __device__ __forceinline__ bool has_edge() {
+    return threadIdx.x < Traits::kEdgeQuads * Traits::kChunkRows;
+  }
+  static __device__ __forceinline__ StagedQuad at(int first_column, int quad, int row) {
+    return {first_column - Traits::kStagedBefore + 4 * quad, row,
+            row * Traits::kStagedPitch + quad / 2 * 4 + (quad % 2) * Traits::kStagedOdd};
+  }
+};
+
+// The loader: each thread copies its quads straight into shared memory, the raw pixels of img1 where s
+// will be and those of img2 where d will be, and later converts them in place. So copies need no
+// registers while they are under way, and no barrier either.
+template <class Traits>
+__device__ __forceinline__ void copy_staged_quad(const StripParams& p, SharedPiece& piece,
+                                                 const StagedQuad<Traits>& quad, int y,
+                                                 int offset, float* slot_s, float* slot_d) {
+  const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height) && quad.x >= 0 &&
+                      quad.x < min(p.width, piece.end_column + 2 * Traits::kRadius);
+  float* to_s = slot_s + quad.offset + offset;
+  float* to_d = slot_d + quad.offset + offset;
+  if constexpr (Traits::kLoader == StripLoader::kWords) {
+    const int columns = inside ? min(4, p.width - quad.x) : 0;
+    copy_words(piece.plane1 + y * p.img1.row + quad.x * p.img1.column, p.img1.column, to_s, columns);
+    copy_words(piece.plane2 + y * p.img2.row + quad.x * p.img2.column, p.img2.column, to_d, columns);
+  } else {
+    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
+    copy_async<kBytes>(to_s, piece.plane1 + y * p.img1.row + quad.x * (kBytes / 4),
+                       inside ? kBytes : 0);
+    copy_async<kBytes>(to_d, piece.plane2 + y * p.img2.row + quad.x * (kBytes / 4),
+                       inside ? kBytes : 0);
+  }
+}
+
+// Starts the copies of the chunk whose first row is `first_row`.
+template <class Traits>
+__device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int first_row,
+                                           float* slot_s, float* slot_d) {
+  const auto quad = StagedQuad<Traits>::main(piece.first_column);
 #pragma unroll
-  for (int i = 0; i <= Traits::kLoads; ++i) {
-    const bool edge = i == Traits::kLoads;
-    const int y = first_row + (edge ? static_cast<int>(threadIdx.x) / Traits::kEdgeQuads
-                                    : row + i * Traits::kRowsPerLoad);
-    const int x = x0 + 4 * (edge ? Traits::kQuadsPerRow + threadIdx.x % Traits::kEdgeQuads : quad);
-    raw1[i] = {};
-    raw2[i] = {};
-    if (edge && threadIdx.x >= Traits::kEdgeQuads * Traits::kChunkRows) {
-      continue;
-    }
-    if (y >= 0 && y < p.height) {
-      raw1[i] = load_quad(piece.plane1 + y * p.img1.row, p.img1.column, x, p.width, p.dtype,
-                          p.vector_loads);
-      raw2[i] = load_quad(piece.plane2 + y * p.img2.row, p.img2.column, x, p.width, p.dtype,
-                          p.vector_loads);
-    }
+  for (int j = 0; j < Traits::kLoads; ++j) {
+    const int down = j * Traits::kRowsPerLoad;
+    copy_staged_quad(p, piece, quad, first_row + quad.row + down, down * Traits::kStagedPitch,
+                     slot_s, slot_d);
+  }
+  if (StagedQuad<Traits>::has_edge()) {
+    const auto edge = StagedQuad<Traits>::edge(piece.first_column);
+    copy_staged_quad(p, piece, edge, first_row + edge.row, 0, slot_s, slot_d);
   }
 }
 
 template <class Traits>
-__device__ __forceinline__ void stage_quad(const StripParams& p, const PixelShift& shift,
-                                           const RawQuad& raw1, const RawQuad& raw2, float4* s,
-                                           float4* d) {
-  const float4 x = to_float(raw1, p.dtype, p.vector_loads);
-  const float4 y = to_float(raw2, p.dtype, p.vector_loads);
-  shift.apply(x.x, y.x, &s->x, &d->x);
-  shift.apply(x.y, y.y, &s->y, &d->y);
-  shift.apply(x.z, y.z, &s->z, &d->z);
-  shift.apply(x.w, y.w, &s->w, &d->w);
-  if (p.l1) {
-    d->x = shift.signed_difference(x.x, y.x);
-    d->y = shift.signed_difference(x.y, y.y);
-    d->z = shift.signed_difference(x.z, y.z);
-    d->w = shift.signed_difference(x.w, y.w);
-  }
-}
-
-// Stores loaded rows as s and d, and returns the sum of |x - y| over the own pixels among them.
-template <class Traits>
-__device__ __forceinline__ float stage_chunk_rows(const StripParams& p, const StripPiece& piece,
-                                                  const PixelShift& shift, int first_row,
-                                                  const RawQuad (&raw1)[3],
-                                                  const RawQuad (&raw2)[3], float* staged_s,
-                                                  float* staged_d) {
+__device__ __forceinline__ float convert_staged_quad(const StripParams& p, SharedPiece& piece,
+                                                     const PixelShift& shift,
+                                                     const StagedQuad<Traits>& quad, int y,
+                                                     int offset, float* slot_s, float* slot_d) {
+  float4* s = reinterpret_cast<float4*>(slot_s + quad.offset + offset);
+  float4* d = reinterpret_cast<float4*>(slot_d + quad.offset + offset);
+  float4 a = *s;
+  float4 b = *d;
   float l1_sum = 0.0f;
+  if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
+    a = half_quad_to_float(a, p.dtype);
+    b = half_quad_to_float(b, p.dtype);
+  } else if constexpr (Traits::kLoader == StripLoader::kWords) {
+    if (p.dtype != DType::kFloat32) {
+      a = half_words_to_float(a, piece.plane1 + y * p.img1.row + quad.x * p.img1.column,
+                              p.img1.column, p.dtype);
+      b = half_words_to_float(b, piece.plane2 + y * p.img2.row + quad.x * p.img2.column,
+                              p.img2.column, p.dtype);
+    }
+  }
+  float4 shifted_s, shifted_d;
+  shift.apply(a, b, &shifted_s, &shifted_d);
+  if (__builtin_expect(p.l1, false)) {
+    shift.apply_exactly(a, b, &shifted_d);
+    const int left = max(piece.first_column, p.value_left) - quad.x;
+    const int right = min(piece.end_column, p.value_right) - quad.x;
+    if (y >= max(piece.first_row, p.value_top) && y < min(piece.end_row, p.value_bottom)) {
+      l1_sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
+      l1_sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;
+      l1_sum += 2 >= left && 2 < right ? fabsf(a.z - b.z) : 0.0f;
+      l1_sum += 3 >= left && 3 < right ? fabsf(a.w - b.w) : 0.0f;
+    }
+  }
+  *s = shifted_s;
+  *d = shifted_d;
+  return l1_sum;
+}
+
+// Waits for this thread's copies and makes them s and d. Returns the sum of |x - y| over the own
+// pixels among them, where it is wanted.
+template <class Traits>
+__device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece& piece,
+                                               const PixelShift& shift, int first_row,
+                                               float* slot_s, float* slot_d) {
+  wait_for_copies();
+  float l1_sum = 0.0f;
+  const auto quad = StagedQuad<Traits>::main(piece.first_column);
 #pragma unroll
-  for (int i = 0; i <= Traits::kLoads; ++i) {
-    const bool edge = i == Traits::kLoads;
-    if (edge && threadIdx.x >= Traits::kEdgeQuads * Traits::kChunkRows) {
-      continue;
-    }
-    const int quad = edge ? Traits::kQuadsPerRow + threadIdx.x % Traits::kEdgeQuads
-                          : threadIdx.x % Traits::kQuadsPerRow;
-    const int row = edge ? threadIdx.x / Traits::kEdgeQuads
-                         : threadIdx.x / Traits::kQuadsPerRow + i * Traits::kRowsPerLoad;
-    float4 s, d;
-    stage_quad<Traits>(p, shift, raw1[i], raw2[i], &s, &d);
-    const int offset =
-        row * Traits::kStagedPitch + quad / 2 * 4 + (quad % 2 != 0 ? Traits::kStagedOdd : 0);
-    *reinterpret_cast<float4*>(staged_s + offset) = s;
-    *reinterpret_cast<float4*>(staged_d + offset) = d;
-    if (p.l1) {
-      const int y = first_row + row;
-      const bool own_row = y >= max(piece.first_row, p.value_top) &&
-                           y < min(piece.end_row, p.value_bottom);
-      const int x = piece.first_column - Traits::kStagedBefore + 4 * quad;
-      const int left = max(piece.first_column, p.value_left);
-      const int right = min(piece.end_column, p.value_right);
-      const float4 a = to_float(raw1[i], p.dtype, p.vector_loads);
-      const float4 b = to_float(raw2[i], p.dtype, p.vector_loads);
-      l1_sum += own_row && x >= left && x < right ? fabsf(a.x - b.x) : 0.0f;
-      l1_sum += own_row && x + 1 >= left && x + 1 < right ? fabsf(a.y - b.y) : 0.0f;
-      l1_sum += own_row && x + 2 >= left && x + 2 < right ? fabsf(a.z - b.z) : 0.0f;
-      l1_sum += own_row && x + 3 >= left && x + 3 < right ? fabsf(a.w - b.w) : 0.0f;
-    }
+  for (int j = 0; j < Traits::kLoads; ++j) {
+    const int down = j * Traits::kRowsPerLoad;
+    l1_sum += convert_staged_quad(p, piece, shift, quad, first_row + quad.row + down,
+                                  down * Traits::kStagedPitch, slot_s, slot_d);
+  }
+  if (StagedQuad<Traits>::has_edge()) {
+    const auto edge = StagedQuad<Traits>::edge(piece.first_column);
+    l1_sum += convert_staged_quad(p, piece, shift, edge, first_row + edge.row, 0, slot_s, slot_d);
   }
   return l1_sum;
 }
 
-// Writes 8 columns of one image's gradient, from column x of row y.
+// Writes 8 columns of one image's gradient, from column x of row y; `end` is a multiple of 4.
+template <StripLoader kLoader>
 __device__ __forceinline__ void store_gradient_group(const OutputImage& image, char* plane, int y,
                                                      int x, int end, const float (&value)[8],
                                                      DType dtype) {
-  char* first = plane + y * image.row + x * image.column;
-#pragma unroll
-  for (int q = 0; q < 2; ++q) {
-    if (x + 4 * q + 4 <= end) {
-      store_quad(first + 4 * q * image.column, value + 4 * q, dtype);
-    } else {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (x + 4 * q + e < end) {
-          store_element(first + (4 * q + e) * image.column, value[4 * q + e], dtype);
-        }
-      }
-    }
+  constexpr int kBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
+  char* first = plane + y * image.row + x * (kBytes / 4);
+  store_quad<kLoader>(first, value, dtype);
+  if (x + 4 < end) {
+    store_quad<kLoader>(first + kBytes, value + 4, dtype);
   }
 }
 
@@ -343,24 +411,22 @@ __device__ __forceinline__ void store_gradient_group(const OutputImage& image, c
 template <class Traits>
 __device__ __forceinline__ void store_gradient_rows(const OutputImage& image, char* plane,
                                                     const float* map, int first_chunk_row,
-                                                    const StripPiece& piece, DType dtype) {
+                                                    SharedPiece& piece, DType dtype) {
   const int lane = threadIdx.x % 32;
   const int warp_row = threadIdx.x / 32 * Traits::kRowsPerWarp;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
     const int y = first_chunk_row + warp_row + i;
     if (y < piece.first_row || y >= piece.end_row) {
       continue;
     }
     const float* row = map + (warp_row + i) * Traits::kMapPitch;
-#pragma unroll
-    for (int j = 0; j < Traits::kThreads / 32; ++j) {
-      const int column = lane + 32 * j;
-      const int x = piece.first_column + column;
-      if (x < piece.end_column) {
-        const int offset = column / 8 * 4 + column % 4 + (column / 4 % 2) * Traits::kMapOdd;
-        store_element(plane + y * image.row + x * image.column, row[offset], dtype);
-      }
+    const int columns = piece.end_column - piece.first_column;
+    char* first = plane + y * image.row + piece.first_column * image.column;
+#pragma unroll 2
+    for (int column = lane; column < columns; column += 32) {
+      const int offset = column / 8 * 4 + column % 4 + (column / 4 % 2) * Traits::kMapOdd;
+      store_element(first + column * image.column, row[offset], dtype);
     }
   }
 }
@@ -371,15 +437,28 @@ struct ColumnState {
   ColumnFilter partials[Traits::kGradient ? (Traits::kTwo ? 4 : 3) : 1];
 };
 
+// Bit r is set where row `first` + r lies in [begin, end).
+__device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
+  const int low = min(max(begin - first, 0), 31);
+  const int high = min(max(end - first, low), 31);
+  return (1u << high) - (1u << low);
+}
+
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
-__device__ __forceinline__ float filter_columns(const StripParams& p, const StripPiece& piece,
-                                                const Shift<float>& shift, int first_moment_row,
-                                                const char* weight_plane, float* map_plane,
+__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
+                                                const PixelShift& shift, int first_moment_row,
                                                 float* maps, ColumnState<Traits>& state) {
   const int x = piece.first_column - Traits::kMargin + static_cast<int>(threadIdx.x);
   const bool has_value = x >= p.value_left && x < p.value_right;
   const bool own = has_value && x >= piece.first_column && x < piece.end_column;
+  const int value_row = first_moment_row - p.value_top;
+  // Bit r: this column's pixel in row r has a value; it is an own one.
+  const unsigned value_rows =
+      has_value ? row_bits(first_moment_row, p.value_top, p.value_bottom) : 0u;
+  const unsigned own_rows = own ? row_bits(first_moment_row, max(piece.first_row, p.value_top),
+                                           min(piece.end_row, p.value_bottom))
+                                : 0u;
   float* column =
       maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
   const Stabilizers<float> stabilizers = {p.c1, p.c2};
@@ -392,11 +471,10 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, const Stri
   if constexpr (Traits::kWeighted) {
 #pragma unroll
     for (int r = 0; r < Traits::kChunkRows; ++r) {
-      const int y = first_moment_row + r;
       weight[r] = 0.0f;
-      if (has_value && y >= p.value_top && y < p.value_bottom) {
+      if ((value_rows >> r & 1u) != 0u) {
         weight[r] = __ldg(reinterpret_cast<const float*>(
-            weight_plane + (y - p.value_top) * p.map_gradient.row +
+            piece.weights + (value_row + r) * p.map_gradient.row +
             (x - p.value_left) * p.map_gradient.column));
       }
     }
@@ -410,14 +488,12 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, const Stri
                                     state.moments[2].push(cell[2 * Traits::kMapStride]),
                                     state.moments[3].push(cell[3 * Traits::kMapStride])};
     const SsimTerms<float> terms = ssim_terms(moments, shift_s, shift_d, stabilizers);
-    const int y = first_moment_row + r;
-    const bool row_has_value = y >= p.value_top && y < p.value_bottom;
-    const bool own_row = row_has_value && y >= piece.first_row && y < piece.end_row;
+    const bool is_own = (own_rows >> r & 1u) != 0u;
     const float value = ssim_value(terms);
-    sum += own && own_row ? value : 0.0f;
+    sum += is_own ? value : 0.0f;
     if constexpr (Traits::kMap) {
-      if (own && own_row) {
-        map_plane[(y - p.value_top) * p.map_pitch + (x - p.value_left)] = value;
+      if (is_own) {
+        piece.map[(value_row + r) * p.map_pitch + (x - p.value_left)] = value;
       }
     }
     if constexpr (Traits::kGradient) {
@@ -429,7 +505,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, const Stri
         partials.by_mean_d2 *= weight[r];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
-      const bool counts = has_value && row_has_value;
+      const bool counts = (value_rows >> r & 1u) != 0u;
       if constexpr (Traits::kTwo) {
         cell[0] = state.partials[0].push(counts ? partials.by_mean_s : 0.0f);
         cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
@@ -446,11 +522,42 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, const Stri
   return sum;
 }
 
+// s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
+template <class Traits, bool kWantsS>
+__device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& piece,
+                                          const PixelShift& shift, int step, int y, int x,
+                                          const float* staged, float (&out)[8]) {
+  float4 quad[2];
+  if constexpr (Traits::kStagedRows == Traits::kKeptRows) {
+    const int offset =
+        ((step - Traits::kGradientLag) & (Traits::kKeptRows - 1)) * Traits::kStagedPitch +
+        4 * static_cast<int>(threadIdx.x % Traits::kGroups);
+    // Own column 0 is staged column 12: quad 3, the second of the odd ones.
+    quad[0] = *reinterpret_cast<const float4*>(staged + offset + Traits::kStagedOdd + 4);
+    quad[1] = *reinterpret_cast<const float4*>(staged + offset + 8);
+  } else {
+#pragma unroll
+    for (int q = 0; q < 2; ++q) {
+      const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
+                                                  x + 4 * q, p.width, p.dtype);
+      const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2.column,
+                                                  x + 4 * q, p.width, p.dtype);
+      float4 s, d;
+      shift.apply(a, b, &s, &d);
+      if (p.l1) {
+        shift.apply_exactly(a, b, &d);
+      }
+      quad[q] = kWantsS ? s : d;
+    }
+  }
+  out[0] = quad[0].x, out[1] = quad[0].y, out[2] = quad[0].z, out[3] = quad[0].w;
+  out[4] = quad[1].x, out[5] = quad[1].y, out[6] = quad[1].z, out[7] = quad[1].w;
+}
+
 // The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores.
 template <class Traits>
-__device__ __forceinline__ void gradient_rows(const StripParams& p, const StripPiece& piece,
-                                              const PixelShift& shift, int chunk, char* plane_out1,
-                                              char* plane_out2, const char* weight_plane,
+__device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece& piece,
+                                              const PixelShift& shift, int chunk,
                                               const float* staged_s, const float* staged_d,
                                               float* maps) {
   const int group = threadIdx.x % Traits::kGroups;
@@ -466,95 +573,67 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, const StripP
   float first[8];
   float second[8];
   if (active) {
-    float s[8];
-    float d[8];
-    if (p.staged_rows == Traits::kKeptRows) {
-      const int offset = (step - Traits::kGradientLag) % Traits::kKeptRows * Traits::kStagedPitch +
-                         4 * group;
-      // Own column 0 is staged column 12: the odd quad 3.
-      const int odd = Traits::kStagedOdd + 4;
-      const float4 s0 = *reinterpret_cast<const float4*>(staged_s + offset + odd);
-      const float4 s1 = *reinterpret_cast<const float4*>(staged_s + offset + 8);
-      const float4 d0 = *reinterpret_cast<const float4*>(staged_d + offset + odd);
-      const float4 d1 = *reinterpret_cast<const float4*>(staged_d + offset + 8);
-      s[0] = s0.x, s[1] = s0.y, s[2] = s0.z, s[3] = s0.w;
-      s[4] = s1.x, s[5] = s1.y, s[6] = s1.z, s[7] = s1.w;
-      d[0] = d0.x, d[1] = d0.y, d[2] = d0.z, d[3] = d0.w;
-      d[4] = d1.x, d[5] = d1.y, d[6] = d1.z, d[7] = d1.w;
-    } else {
-      RawQuad raw1[2];
-      RawQuad raw2[2];
-#pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        raw1[q] = load_quad(piece.plane1 + y * p.img1.row, p.img1.column, x + 4 * q, p.width,
-                            p.dtype, p.vector_loads);
-        raw2[q] = load_quad(piece.plane2 + y * p.img2.row, p.img2.column, x + 4 * q, p.width,
-                            p.dtype, p.vector_loads);
-      }
-#pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        float4 s4, d4;
-        stage_quad<Traits>(p, shift, raw1[q], raw2[q], &s4, &d4);
-        s[4 * q] = s4.x, s[4 * q + 1] = s4.y, s[4 * q + 2] = s4.z, s[4 * q + 3] = s4.w;
-        d[4 * q] = d4.x, d[4 * q + 1] = d4.y, d[4 * q + 2] = d4.z, d[4 * q + 3] = d4.w;
-      }
-    }
-
     const float weight = p.ssim_weight;
     const float twice = 2.0f * p.ssim_weight;
+    const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+    float own[8];
     float filtered[8];
     filter_row<Traits::kMapOdd, 0>(map_row, first);
     filter_row<Traits::kMapOdd, 0>(map_row + Traits::kMapStride, filtered);
+    own_group<Traits, true>(p, piece, shift, step, y, x, staged_s, own);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      first[i] = fmaf(twice * s[i], filtered[i], weight * first[i]);
+      first[i] = fmaf(twice * own[i], filtered[i], weight * first[i]);
     }
     filter_row<Traits::kMapOdd, 0>(map_row + 2 * Traits::kMapStride, filtered);
-    float l1[8] = {};
-    if (p.l1) {
-      const bool row_has_value = y >= p.value_top && y < p.value_bottom;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (row_has_value && x + i >= p.value_left && x + i < p.value_right) {
-          l1[i] = p.l1_weight * shift.sign(d[i]);
-          if constexpr (Traits::kWeighted) {
-            l1[i] *= __ldg(reinterpret_cast<const float*>(
-                weight_plane + (y - p.value_top) * p.map_gradient.row +
-                (x + i - p.value_left) * p.map_gradient.column));
-          }
-        }
-      }
-    }
+    own_group<Traits, false>(p, piece, shift, step, y, x, staged_d, own);
     if constexpr (Traits::kTwo) {
       filter_row<Traits::kMapOdd, 0>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float by_difference = fmaf(twice * d[i], filtered[i], fmaf(weight, second[i], l1[i]));
+        const float by_difference = fmaf(twice * own[i], filtered[i], weight * second[i]);
         second[i] = first[i] - by_difference;
         first[i] += by_difference;
       }
     } else {
-      const float signed_twice = p.grad1.data != nullptr ? twice : -twice;
-      const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+      const float signed_twice = sign * twice;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        first[i] = fmaf(signed_twice * d[i], filtered[i], first[i]);
-        if (p.l1) {
-          first[i] = fmaf(sign, l1[i], first[i]);
+        first[i] = fmaf(signed_twice * own[i], filtered[i], first[i]);
+      }
+    }
+    if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (x + i >= p.value_left && x + i < p.value_right) {
+          float l1 = p.l1_weight * shift.sign(own[i]);
+          if constexpr (Traits::kWeighted) {
+            l1 *= __ldg(reinterpret_cast<const float*>(
+                piece.weights + (y - p.value_top) * p.map_gradient.row +
+                (x + i - p.value_left) * p.map_gradient.column));
+          }
+          if constexpr (Traits::kTwo) {
+            first[i] += l1;
+            second[i] -= l1;
+          } else {
+            first[i] = fmaf(sign, l1, first[i]);
+          }
         }
       }
     }
   }
 
+  // A single gradient is that of either image.
   const OutputImage& out = Traits::kTwo || p.grad1.data != nullptr ? p.grad1 : p.grad2;
-  if (p.vector_stores) {
-    if (active) {
-      if (!Traits::kTwo || plane_out1 != nullptr) {
-        store_gradient_group(out, plane_out1, y, x, piece.end_column, first, p.dtype);
-      }
-      if (Traits::kTwo && plane_out2 != nullptr) {
-        store_gradient_group(p.grad2, plane_out2, y, x, piece.end_column, second, p.dtype);
-      }
+  char* plane1 = Traits::kTwo || p.grad1.data != nullptr ? piece.gradient1 : piece.gradient2;
+  char* plane2 = Traits::kTwo ? piece.gradient2 : nullptr;
+  if constexpr (Traits::kQuads) {
+    if (active && plane1 != nullptr) {
+      store_gradient_group<Traits::kLoader>(out, plane1, y, x, piece.end_column, first, p.dtype);
+    }
+    if (Traits::kTwo && active && plane2 != nullptr) {
+      store_gradient_group<Traits::kLoader>(p.grad2, plane2, y, x, piece.end_column, second,
+                                            p.dtype);
     }
   } else {
     __syncwarp();
@@ -565,11 +644,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, const StripP
       }
     }
     __syncwarp();
-    if (!Traits::kTwo || plane_out1 != nullptr) {
-      store_gradient_rows<Traits>(out, plane_out1, maps, first_chunk_row, piece, p.dtype);
+    if (plane1 != nullptr) {
+      store_gradient_rows<Traits>(out, plane1, maps, first_chunk_row, piece, p.dtype);
     }
-    if (Traits::kTwo && plane_out2 != nullptr) {
-      store_gradient_rows<Traits>(p.grad2, plane_out2, maps + Traits::kMapStride, first_chunk_row,
+    if (Traits::kTwo && plane2 != nullptr) {
+      store_gradient_rows<Traits>(p.grad2, plane2, maps + Traits::kMapStride, first_chunk_row,
                                   piece, p.dtype);
     }
   }
@@ -577,54 +656,25 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, const StripP
 
 // Runs one piece; returns this thread's share of the sum of f.
 template <class Traits>
-__device__ __forceinline__ double process_piece(const StripParams& p, const StripPiece& piece,
+__device__ __forceinline__ double process_piece(const StripParams& p, SharedPiece& piece,
                                                 float* shared) {
   float* maps = shared;
   float* staged_s = maps + Traits::kMaps * Traits::kMapStride;
-  float* staged_d = staged_s + p.staged_rows * Traits::kStagedPitch;
-  const int chunk_slots = p.staged_rows / Traits::kChunkRows;
-  const int first_input_row = piece.first_row - Traits::kLeadRows;
-  const int first_moment_row = first_input_row - Traits::kRadius;
-  const int steps = piece.end_row - piece.first_row + 2 * Traits::kLeadRows;
-  const int chunks = (steps + Traits::kChunkRows - 1) / Traits::kChunkRows;
+  float* staged_d = staged_s + Traits::kStagedRows * Traits::kStagedPitch;
+  constexpr int kSlotMask = Traits::kStagedRows - 1;
+  const int chunks = (piece.end_row - piece.first_row + 2 * Traits::kLeadRows +
+                      Traits::kChunkRows - 1) / Traits::kChunkRows;
 
-  RawQuad raw1[3];
-  RawQuad raw2[3];
-  static_assert(Traits::kLoads == 2, "raw holds the loads of a chunk and the edge");
-  load_chunk_rows<Traits>(p, piece, first_input_row, raw1, raw2);
-
-  char* plane_out1 = nullptr;
-  char* plane_out2 = nullptr;
-  const char* weight_plane = nullptr;
-  float* map_plane = nullptr;
-  if constexpr (Traits::kGradient) {
-    if (p.grad1.data != nullptr) {
-      plane_out1 = plane_of(p.grad1, piece.plane, p.channels);
-    }
-    if (p.grad2.data != nullptr) {
-      plane_out2 = plane_of(p.grad2, piece.plane, p.channels);
-    }
-    if (!Traits::kTwo && plane_out1 == nullptr) {
-      plane_out1 = plane_out2;
-    }
-  }
-  if constexpr (Traits::kWeighted) {
-    weight_plane = plane_of(p.map_gradient, piece.plane, p.channels);
-  }
-  if constexpr (Traits::kMap) {
-    map_plane = p.map + piece.plane * p.map_plane;
-  }
-
+  copy_chunk<Traits>(p, piece, piece.first_row - Traits::kLeadRows, staged_s, staged_d);
   const Shift<float> means = sample_shift<float>(
       piece.plane1, piece.plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
       min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
       min(p.width, piece.end_column + Traits::kRadius), p.dtype);
-  PixelShift shift;
-  shift.set(means);
+  const PixelShift shift = {means.x, means.y};
 
   double sum = 0.0;
-  float l1_sum = stage_chunk_rows<Traits>(p, piece, shift, first_input_row, raw1, raw2, staged_s,
-                                          staged_d);
+  float l1_sum = convert_chunk<Traits>(p, piece, shift, piece.first_row - Traits::kLeadRows,
+                                       staged_s, staged_d);
   __syncthreads();
 
   ColumnState<Traits> state;
@@ -635,8 +685,7 @@ __device__ __forceinline__ double process_piece(const StripParams& p, const Stri
     if constexpr (Traits::kGradient) {
       // The gradient of the chunk above; its first rows come out of step 20.
       if (chunk > 2) {
-        gradient_rows<Traits>(p, piece, shift, chunk - 1, plane_out1, plane_out2, weight_plane,
-                              staged_s, staged_d, maps);
+        gradient_rows<Traits>(p, piece, shift, chunk - 1, staged_s, staged_d, maps);
         __syncwarp();
       }
     }
@@ -644,7 +693,7 @@ __device__ __forceinline__ double process_piece(const StripParams& p, const Stri
       break;
     }
     {
-      const int offset = (chunk % chunk_slots * Traits::kChunkRows + row) * Traits::kStagedPitch +
+      const int offset = ((chunk * Traits::kChunkRows & kSlotMask) + row) * Traits::kStagedPitch +
                          4 * group;
       float* map_row = maps + row * Traits::kMapPitch + 4 * group;
       float mean[8];
@@ -658,10 +707,12 @@ __device__ __forceinline__ double process_piece(const StripParams& p, const Stri
     }
     __syncthreads();
 
-    const int next_row = first_input_row + (chunk + 1) * Traits::kChunkRows;
+    const int next_row = piece.first_row - Traits::kLeadRows + (chunk + 1) * Traits::kChunkRows;
     const bool more = chunk + 1 < chunks;
+    const int next_slot =
+        ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
     if (more) {
-      load_chunk_rows<Traits>(p, piece, next_row, raw1, raw2);
+      copy_chunk<Traits>(p, piece, next_row, staged_s + next_slot, staged_d + next_slot);
     }
     if (chunk == 0) {
       // No window is complete yet.
@@ -675,51 +726,86 @@ __device__ __forceinline__ double process_piece(const StripParams& p, const Stri
         }
       }
     } else {
-      sum += filter_columns<Traits>(p, piece, means, first_moment_row + chunk * Traits::kChunkRows,
-                                    weight_plane, map_plane, maps, state);
+      const int first_moment_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
+                                   chunk * Traits::kChunkRows;
+      sum += filter_columns<Traits>(p, piece, shift, first_moment_row, maps, state);
     }
     if (more) {
-      const int slot = (chunk + 1) % chunk_slots * Traits::kChunkRows * Traits::kStagedPitch;
-      l1_sum += stage_chunk_rows<Traits>(p, piece, shift, next_row, raw1, raw2, staged_s + slot,
-                                         staged_d + slot);
+      l1_sum += convert_chunk<Traits>(p, piece, shift, next_row, staged_s + next_slot,
+                                      staged_d + next_slot);
     }
     __syncthreads();
   }
   return static_cast<double>(p.ssim_weight) * sum + static_cast<double>(p.l1_weight) * l1_sum;
 }
 
+// The rows from `unit` on, to the end of the strip or of the block's range.
+template <class Traits>
+__device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, int64_t end,
+                                            StripPiece* piece) {
+  const int64_t strip = unit / p.own_rows;
+  const int64_t plane = strip / p.strips_per_plane;
+  const int first = static_cast<int>(unit - strip * p.own_rows);
+  const int rows = static_cast<int>(min(end - unit, static_cast<int64_t>(p.own_rows - first)));
+  piece->first_column =
+      p.own_left + static_cast<int>(strip - plane * p.strips_per_plane) * p.strip_width;
+  piece->end_column = min(piece->first_column + p.strip_width, p.own_right);
+  piece->first_row = p.own_top + first;
+  piece->end_row = piece->first_row + rows;
+  const int64_t batch = plane / p.channels;
+  const int64_t channel = plane - batch * p.channels;
+  piece->plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
+  piece->plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
+  if constexpr (Traits::kGradient) {
+    piece->gradient1 = p.grad1.data == nullptr ? nullptr
+                                               : p.grad1.data + batch * p.grad1.batch +
+                                                     channel * p.grad1.channel;
+    piece->gradient2 = p.grad2.data == nullptr ? nullptr
+                                               : p.grad2.data + batch * p.grad2.batch +
+                                                     channel * p.grad2.channel;
+  }
+  if constexpr (Traits::kWeighted) {
+    piece->weights =
+        p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
+  }
+  if constexpr (Traits::kMap) {
+    piece->map = p.map == nullptr ? nullptr : p.map + plane * p.map_plane;
+  }
+}
+
 template <class Traits, int kBlocksPerMultiprocessor>
 __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     strip_kernel(const __grid_constant__ StripParams p) {
   extern __shared__ float4 shared_quads[];
+  __shared__ StripPiece piece;
+  __shared__ int64_t unit, end, value;
   float* shared = reinterpret_cast<float*>(shared_quads);
   const ReductionPlan& plan = p.reduction;
-  int64_t unit = unit_begin(plan, blockIdx.x, gridDim.x);
-  const int64_t end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
-  int64_t value = unit / plan.units_per_value;
+  if (threadIdx.x == 0) {
+    unit = unit_begin(plan, blockIdx.x, gridDim.x);
+    end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
+    value = unit / plan.units_per_value;
+  }
   double sum = 0.0;
 #pragma unroll 1
-  while (unit < end) {
-    const int64_t strip = unit / p.own_rows;
-    StripPiece piece;
-    piece.plane = strip / p.strips_per_plane;
-    const int strip_in_plane = static_cast<int>(strip - piece.plane * p.strips_per_plane);
-    const int first = static_cast<int>(unit - strip * p.own_rows);
-    const int rows = static_cast<int>(min(end - unit, static_cast<int64_t>(p.own_rows - first)));
-    piece.first_column = p.own_left + strip_in_plane * p.strip_width;
-    piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
-    piece.first_row = p.own_top + first;
-    piece.end_row = piece.first_row + rows;
-    piece.plane1 = plane_of(p.img1, piece.plane, p.channels);
-    piece.plane2 = plane_of(p.img2, piece.plane, p.channels);
-    sum += process_piece<Traits>(p, piece, shared);
+  for (bool more = true; more;) {
+    if (threadIdx.x == 0) {
+      start_piece<Traits>(p, unit, end, &piece);
+    }
     __syncthreads();
-    unit += rows;
-    const int64_t next = unit / plan.units_per_value;
-    if (plan.value != nullptr && (next != value || unit >= end)) {
-      store_partial<Traits::kThreads>(plan, value, sum);
+    sum += process_piece<Traits>(p, piece, shared);
+    const int64_t next_unit = unit + (piece.end_row - piece.first_row);
+    const int64_t next_value = next_unit / plan.units_per_value;
+    const int64_t current = value;
+    more = next_unit < end;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      unit = next_unit;
+      value = next_value;
+    }
+    if (plan.value != nullptr && (!more || next_value != current)) {
+      store_partial<Traits::kThreads>(plan, current, sum);
       sum = 0.0;
-      value = next;
     }
   }
   if (plan.value != nullptr) {
