@@ -117,8 +117,8 @@ struct Request {
 struct ScaleRequest {
   Shape shape;
   DType dtype = DType::kFloat32;
-  ConstImage unit;   // [batch, channels, height, width]
-  MutableImage out;  // the same shape; may be `unit` itself
+  ConstImage unit;                 // [batch, channels, height, width]
+  MutableImage out;                // the same shape; may be `unit` itself
   const void* upstream = nullptr;  // accumulation type
   int64_t planes_per_value = 1;
   double factor = 1.0;

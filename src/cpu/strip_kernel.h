@@ -67,8 +67,8 @@ class StripKernel {
 
  private:
   static constexpr int kLanes = V::kLanes;
-  static constexpr int kBlock = 8;       // columns of vectors filtered at a time
-  static constexpr int kMoments = 4;     // s, d, s^2, d^2
+  static constexpr int kBlock = 8;    // columns of vectors filtered at a time
+  static constexpr int kMoments = 4;  // s, d, s^2, d^2
   static constexpr int kPartialMaps = kImages == 0 ? 0 : kImages == 1 ? 3 : 4;
   static constexpr int kMaxRadius = kMaxWindowSize / 2;
   using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
@@ -107,6 +107,7 @@ class StripKernel {
   void stage_chunk(int64_t chunk, ChunkSums* sums);
   void stage_row(int64_t row, V* s_row, V* d_row, double* l1_sum);
   void stage_map_gradient(int64_t first_row);
+  void prefetch_rows(int64_t chunk, int64_t j) const;
   void evaluate_chunk(int64_t chunk, ChunkSums* sums);
   void carry_chunk(int64_t chunk);
   template <int kCount>
@@ -169,17 +170,17 @@ class StripKernel {
   int64_t bytes_ = 0;
   int64_t segment_capacity_ = 0;
   int64_t ring_chunks_ = 0;
-  V* ring_ = nullptr;             // [ring_chunks][8][2: s, d][pitch]
-  V* tile_ = nullptr;             // [kBlock][kMoments][8]
-  V* carry_ = nullptr;            // [segment][kMoments][2 radius]
-  V* partial_carry_ = nullptr;    // [segment][kPartialMaps][2 radius]
-  V* partial_rows_ = nullptr;     // [8][kPartialMaps][pitch]
-  V* gradient_rows_ = nullptr;    // [kImages][segment]
-  V* map_rows_ = nullptr;         // [8][segment]
+  V* ring_ = nullptr;               // [ring_chunks][8][2: s, d][pitch]
+  V* tile_ = nullptr;               // [kBlock][kMoments][8]
+  V* carry_ = nullptr;              // [segment][kMoments][2 radius]
+  V* partial_carry_ = nullptr;      // [segment][kPartialMaps][2 radius]
+  V* partial_rows_ = nullptr;       // [8][kPartialMaps][pitch]
+  V* gradient_rows_ = nullptr;      // [kImages][segment]
+  V* map_rows_ = nullptr;           // [8][segment]
   V* map_gradient_rows_ = nullptr;  // [8][segment]
-  Mask* value_mask_ = nullptr;    // [segment]: columns that have a value
-  Mask* owned_mask_ = nullptr;    // [segment]: those of them that this strip sums up
-  T* natural_a_ = nullptr;        // [kLanes * segment]
+  Mask* value_mask_ = nullptr;      // [segment]: columns that have a value
+  Mask* owned_mask_ = nullptr;      // [segment]: those of them that this strip sums up
+  T* natural_a_ = nullptr;          // [kLanes * segment]
   T* natural_b_ = nullptr;
   T* scratch_a_ = nullptr;
   T* scratch_b_ = nullptr;
@@ -197,7 +198,7 @@ class StripKernel {
 
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::lay_out(int64_t strip_columns,
-                                                         unsigned char* workspace) {
+                                                          unsigned char* workspace) {
   bytes_ = 0;
   segment_capacity_ = segment_for(strip_columns + 2 * halo(), radius());
   ring_chunks_ = (2 * radius() + kChunkRows - 1) / kChunkRows + 1;
@@ -281,7 +282,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::begin_strip(const Task& task) 
 // it must spoil its own windows alone.
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::choose_shift() {
-  constexpr int kSamples = 6;  // along either axis
+  constexpr int kSamples = 6;                                  // along either axis
   constexpr T kLargest = sizeof(T) == 4 ? T(1e18) : T(1e150);  // its square is finite
   T sum_s = 0;
   T sum_d = 0;
@@ -327,8 +328,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::build_masks() {
 template <class Arch, class T, int kFixedRadius, int kImages>
 template <class Element>
 const T* StripKernel<Arch, T, kFixedRadius, kImages>::read_row_as(const ConstImage& image,
-                                                                 int64_t row, int64_t column_begin,
-                                                                 int64_t count, T* scratch) const {
+                                                                  int64_t row, int64_t column_begin,
+                                                                  int64_t count, T* scratch) const {
   const Element* from = pixel<Element>(image, row, column_begin);
   const int64_t stride = image.stride_column;
   if (stride == 1) {
@@ -346,8 +347,8 @@ const T* StripKernel<Arch, T, kFixedRadius, kImages>::read_row_as(const ConstIma
 // `count` pixels of a row in the kernel's type: in place where they lie so, else in `scratch`.
 template <class Arch, class T, int kFixedRadius, int kImages>
 const T* StripKernel<Arch, T, kFixedRadius, kImages>::read_row(const ConstImage& image, DType dtype,
-                                                              int64_t row, int64_t column_begin,
-                                                              int64_t count, T* scratch) const {
+                                                               int64_t row, int64_t column_begin,
+                                                               int64_t count, T* scratch) const {
   if constexpr (sizeof(T) == 8) {
     return image.stride_column == 1 ? pixel<double>(image, row, column_begin)
                                     : read_row_as<double>(image, row, column_begin, count, scratch);
@@ -366,8 +367,7 @@ const T* StripKernel<Arch, T, kFixedRadius, kImages>::read_row(const ConstImage&
 }
 
 template <class Arch, class T, int kFixedRadius, int kImages>
-void StripKernel<Arch, T, kFixedRadius, kImages>::to_segments(const T* natural,
-                                                             V* segments) const {
+void StripKernel<Arch, T, kFixedRadius, kImages>::to_segments(const T* natural, V* segments) const {
   if (segment_ >= kLanes) {
     for (int64_t begin = 0; begin < segment_; begin += kLanes) {
       // The last block overlaps its predecessor rather than be shorter.
@@ -430,7 +430,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::stage_chunk(int64_t chunk, Chu
 
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::stage_row(int64_t row, V* s_row, V* d_row,
-                                                           double* l1_sum) {
+                                                            double* l1_sum) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
   if (row < 0 || row >= problem_.shape.height) {
@@ -474,8 +474,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::stage_row(int64_t row, V* s_ro
     int64_t i = begin - data_begin_;
     for (; i + kLanes <= end - data_begin_; i += kLanes) {
       const V difference = V::load_unaligned(x + i) - V::load_unaligned(y + i);
-      const V magnitude = typename V::Native(difference.v < typename V::Native{} ? -difference.v
-                                                                                 : difference.v);
+      const V magnitude =
+          typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v);
       sum += __builtin_convertvector(magnitude.v, DoubleLanes);
     }
     double total = 0.0;
@@ -487,6 +487,31 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::stage_row(int64_t row, V* s_ro
       total += difference < T(0) ? -difference : difference;
     }
     *l1_sum += total;
+  }
+}
+
+// Asks for the block's share of the rows that `chunk` will stage. The strips of a row lie too far
+// apart for the hardware to see them coming, and the arithmetic of a chunk covers the wait.
+template <class Arch, class T, int kFixedRadius, int kImages>
+void StripKernel<Arch, T, kFixedRadius, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
+  constexpr int64_t kCacheLine = 64;
+  constexpr int64_t kRows = 2 * kChunkRows;  // of both images
+  const int64_t blocks = segment_ / kBlock;
+  const int64_t block = j / kBlock;
+  for (int64_t i = kRows * block / blocks; i < kRows * (block + 1) / blocks; ++i) {
+    const int64_t row = chunk * kChunkRows + 2 * radius() + i / 2;
+    if (row < 0 || row >= problem_.shape.height) {
+      continue;
+    }
+    const ConstImage& image = i % 2 == 0 ? problem_.img1 : problem_.img2;
+    const int64_t element = size_of(problem_.dtype);
+    const char* from = static_cast<const char*>(image.data) +
+                       element * (batch_ * image.stride_batch + channel_ * image.stride_channel +
+                                  row * image.stride_row + data_begin_ * image.stride_column);
+    const int64_t bytes = element * (data_end_ - data_begin_) * image.stride_column;
+    for (int64_t offset = 0; offset < bytes; offset += kCacheLine) {
+      __builtin_prefetch(from + offset, 0, 2);
+    }
   }
 }
 
@@ -519,8 +544,9 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::stage_map_gradient(int64_t fir
 // out[o] = sum over k of taps[k] * load(o + k).
 template <class Arch, class T, int kFixedRadius, int kImages>
 template <int kCount, class Load>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter(
-    const Taps& taps, Load load, V (&out)[kCount]) const {
+FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter(const Taps& taps,
+                                                                           Load load,
+                                                                           V (&out)[kCount]) const {
   if constexpr (kFixedRadius > 0) {
     // Each input is loaded once and serves every output that sees it.
     unroll<0, kCount + 2 * kFixedRadius>([&](auto input) __attribute__((always_inline)) {
@@ -576,8 +602,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter_colum
     for (int k = 0; k < carried(); ++k) {
       carry[k] = column[k + kChunkRows];
     }
-    filter<kChunkRows>(
-        taps, [&](int k) __attribute__((always_inline)) { return column[k]; }, out);
+    filter<kChunkRows>(taps, [&](int k) __attribute__((always_inline)) { return column[k]; }, out);
   }
 }
 
@@ -591,8 +616,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::filter_block(int64_t chunk, in
     for (int image = 0; image < 2; ++image) {
       const V* from = rows + (2 * row + image) * pitch() + j;
       V out[kCount];
-      filter<kCount>(
-          taps, [&](int k) __attribute__((always_inline)) { return from[k]; }, out);
+      filter<kCount>(taps, [&](int k) __attribute__((always_inline)) { return from[k]; }, out);
       V* to = tile_ + image * kChunkRows + row;
       unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
         to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value];
@@ -615,8 +639,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::filter_block(int64_t chunk, in
 // V, value, partials, V of one column of vectors.
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, const V* tile,
-                                                                 int row_begin, int row_end,
-                                                                 DoubleLanes* sum) {
+                                                                  int row_begin, int row_end,
+                                                                  DoubleLanes* sum) {
   const Taps taps = taps_;
   V moments[kMoments][kChunkRows];
   unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
@@ -705,6 +729,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_chunk(int64_t chunk, 
   DoubleLanes sum = {};
   int64_t j = 0;
   for (; j + kBlock <= segment_; j += kBlock) {
+    prefetch_rows(chunk + 1, j);
     filter_block<kBlock>(chunk, j);
     for (int i = 0; i < kBlock; ++i) {
       evaluate_column(j + i, tile_ + i * kMoments * kChunkRows, rows.begin, rows.end, &sum);
@@ -767,8 +792,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::store_map(int64_t chunk) {
 template <class Arch, class T, int kFixedRadius, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, kFixedRadius, kImages>::combine_block(const V* partial_row,
-                                                               const V* s_row, const V* d_row,
-                                                               int64_t j) {
+                                                                const V* s_row, const V* d_row,
+                                                                int64_t j) {
   const Taps taps = taps_;
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
@@ -807,7 +832,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::finish_gradient(int64_t chunk)
     }
     // The row was staged two radii ago: chunk g stages rows from 8g + 2 radius on.
     const int64_t staged = row - 2 * radius();
-    const int64_t staged_chunk = staged >= 0 ? staged / kChunkRows : -((kChunkRows - 1 - staged) / kChunkRows);
+    const int64_t staged_chunk =
+        staged >= 0 ? staged / kChunkRows : -((kChunkRows - 1 - staged) / kChunkRows);
     const int64_t staged_row = staged - staged_chunk * kChunkRows;
     const V* s_row = ring_chunk(staged_chunk) + 2 * staged_row * pitch();
     const V* d_row = s_row + pitch();
@@ -828,9 +854,9 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::finish_gradient(int64_t chunk)
 template <class Arch, class T, int kFixedRadius, int kImages>
 template <class Element>
 void StripKernel<Arch, T, kFixedRadius, kImages>::write_row_as(const MutableImage& image,
-                                                              int64_t row, int64_t column_begin,
-                                                              int64_t count,
-                                                              const T* values) const {
+                                                               int64_t row, int64_t column_begin,
+                                                               int64_t count,
+                                                               const T* values) const {
   Element* to = static_cast<Element*>(image.data) + batch_ * image.stride_batch +
                 channel_ * image.stride_channel + row * image.stride_row +
                 column_begin * image.stride_column;
@@ -848,8 +874,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::write_row_as(const MutableImag
 
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::store_gradient_row(int64_t row, const V* gradient,
-                                                                    const MutableImage& image,
-                                                                    T l1_sign) {
+                                                                     const MutableImage& image,
+                                                                     T l1_sign) {
   to_natural(gradient, natural_a_);
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;

@@ -43,9 +43,8 @@ struct CpuBackend {
     constexpr int64_t kElementsPerTask = 1 << 16;
     const int64_t rows = request.shape.planes() * request.shape.height;
     const int64_t grain = 1 + kElementsPerTask / request.shape.width;
-    torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
-      cpu::scale_rows(request, begin, end);
-    });
+    torch::stable::parallel_for(
+        0, rows, grain, [&](int64_t begin, int64_t end) { cpu::scale_rows(request, begin, end); });
   }
 };
 

@@ -34,9 +34,9 @@ struct CudaBackend {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
     const int64_t bytes = cuda::workspace_bytes(problem, request);
     const Tensor workspace = new_empty(on_device, {bytes}, ScalarType::Byte);
-    check_launch(cuda::run(problem, request, workspace.mutable_data_ptr(),
-                           current_stream(on_device)),
-                 "the SSIM kernel", problem.shape);
+    check_launch(
+        cuda::run(problem, request, workspace.mutable_data_ptr(), current_stream(on_device)),
+        "the SSIM kernel", problem.shape);
   }
 
   static void scale(const ScaleRequest& request, const Tensor& on_device) {

@@ -56,8 +56,9 @@ inline DType dtype_of(const Tensor& image) {
     case ScalarType::Double:
       return DType::kFloat64;
     default:
-      fail("expected images of dtype float16, bfloat16, float32 or float64, got scalar type number ",
-           static_cast<int>(image.scalar_type()), "; convert them with .float()");
+      fail(
+          "expected images of dtype float16, bfloat16, float32 or float64, got scalar type number ",
+          static_cast<int>(image.scalar_type()), "; convert them with .float()");
   }
 }
 
@@ -150,7 +151,8 @@ inline Reduction reduction_of(int64_t code) {
   return static_cast<Reduction>(code);
 }
 
-inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes,
+                        ScalarType dtype) {
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes), dtype);
 }
 
@@ -223,8 +225,8 @@ struct Operators {
         shape.height != problem.map_height() || shape.width != problem.map_width() ||
         map_gradient.scalar_type() != accumulation_type(problem.dtype)) {
       fail("expected map_gradient of the map's shape and dtype, [", problem.shape.batch, ", ",
-           problem.shape.channels, ", ", problem.map_height(), ", ", problem.map_width(),
-           "], got ", shape_text(map_gradient));
+           problem.shape.channels, ", ", problem.map_height(), ", ", problem.map_width(), "], got ",
+           shape_text(map_gradient));
     }
     Request request;
     request.map_gradient = const_image(map_gradient);

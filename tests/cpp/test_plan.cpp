@@ -1,0 +1,51 @@
+// Every pixel and every slot belongs to exactly one task, however many threads there are.
+#include <cstdint>
+#include <vector>
+
+#include "check.h"
+#include "cpu/plan.h"
+
+using namespace fused_ssim;
+using namespace fused_ssim::cpu;
+
+int main() {
+  for (const int64_t height : {1, 7, 8, 9, 95, 96, 97, 191, 192, 1080}) {
+    for (const int64_t width : {int64_t{1}, int64_t{100}, kMaxStripColumns - 1, kMaxStripColumns,
+                                kMaxStripColumns + 1, 3 * kMaxStripColumns + 7}) {
+      for (const int window : {3, 11, 33}) {
+        for (const int threads : {1, 2, 3, 64}) {
+          Problem problem;
+          problem.shape = {1, 2, height, width};
+          problem.window.size = window;
+          const Plan plan(problem, threads);
+          const std::string name = std::to_string(height) + " x " + std::to_string(width) +
+                                   ", window " + std::to_string(window) + ", threads " +
+                                   std::to_string(threads);
+          std::vector<ChunkSums> slots(static_cast<std::size_t>(plan.slots()));
+          std::vector<int> owners(slots.size(), 0);
+          int64_t pixels = 0;
+          for (int64_t i = 0; i < plan.tasks(); ++i) {
+            const Task task = plan.task(i, slots.data());
+            EXPECT(task.column_end - task.column_begin <= kMaxStripColumns, name);
+            EXPECT(task.column_begin < task.column_end && task.chunk_begin < task.chunk_end, name);
+            for (int64_t chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+              ++owners[static_cast<std::size_t>(task.sums + chunk - slots.data())];
+              for (int64_t row = chunk * kChunkRows; row < (chunk + 1) * kChunkRows; ++row) {
+                pixels += row >= 0 && row < height ? task.column_end - task.column_begin : 0;
+              }
+            }
+          }
+          EXPECT(pixels == problem.shape.planes() * height * width, name);
+          for (const int count : owners) {
+            EXPECT(count == 1, name);
+          }
+          EXPECT(plan.slots() == Plan(problem, 1).slots(), name);
+        }
+      }
+    }
+  }
+  int64_t product = 0;
+  EXPECT(checked_multiply(INT64_C(3037000499), INT64_C(3037000499), &product), "below 2^63");
+  EXPECT(!checked_multiply(INT64_C(1) << 32, INT64_C(1) << 31, &product), "2^63");
+  return check::report();
+}

@@ -1,0 +1,47 @@
+// Gaussian taps against std::exp, their symmetry and their sums.
+#include <cmath>
+
+#include "check.h"
+#include "core/gaussian_window.h"
+
+using namespace fused_ssim;
+
+int main() {
+  static_assert(gaussian_taps(11, 1.5).size == 11, "usable at compile time");
+  for (int size = kMinWindowSize; size <= kMaxWindowSize; size += 2) {
+    for (const double sigma : {0.01, 0.3, 0.7, 1.5, 2.0, 4.9, 33.0, 1e6}) {
+      const std::string name = "size " + std::to_string(size) + ", sigma " + std::to_string(sigma);
+      const WindowTaps<double> window = gaussian_taps(size, sigma);
+      const WindowTaps<float> rounded = round_taps_to_float(window);
+      const int radius = size / 2;
+      double total = 0;
+      for (int i = -radius; i <= radius; ++i) {
+        total += std::exp(-i * i / (2 * sigma * sigma));
+      }
+      double sum = 0;
+      double rounded_sum = 0;
+      for (int i = 0; i < size; ++i) {
+        const double distance = i - radius;
+        const double exponent = -distance * distance / (2 * sigma * sigma);
+        const double expected = std::exp(exponent) / total;
+        // The rounding of the exponent itself shows, the larger it is.
+        const double tolerance = 4e-16 * (10 - exponent) * expected + 1e-300;
+        EXPECT(std::fabs(window.taps[i] - expected) <= tolerance, name);
+        EXPECT(window.taps[i] == window.taps[size - 1 - i], name);
+        EXPECT(rounded.taps[i] == rounded.taps[size - 1 - i], name);
+        EXPECT(std::fabs(rounded.taps[i] - expected) <= 1.2e-7, name);
+        sum += window.taps[i];
+        rounded_sum += static_cast<double>(rounded.taps[i]);
+      }
+      EXPECT(std::fabs(sum - 1.0) <= 1e-15, name);
+      EXPECT(std::fabs(rounded_sum - 1.0) <= 4e-8, name);
+    }
+  }
+  // The standard window's float32 taps sum to 1 far below their own resolution.
+  double sum = 0;
+  for (const float tap : round_taps_to_float(gaussian_taps(11, 1.5)).taps) {
+    sum += static_cast<double>(tap);
+  }
+  EXPECT(std::fabs(sum - 1.0) <= 1e-9, "the standard window");
+  return check::report();
+}
