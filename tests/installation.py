@@ -25,14 +25,18 @@ def libraries(folder: Path = COMPILED) -> dict[str, Path]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without what would change how the package loads or builds."""
+    """This process's environment without what would change how the package loads or builds.
+
+    The programs of this Python's environment come first, whether it was activated or not.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("FUSED_SSIM_", "PYTHON", "CMAKE_", "SKBUILD_"))
         and name not in {"TORCH_CUDA_ARCH_LIST", "CF_TORCH_CUDA_ARCH_LIST", "CUDAARCHS"}
     }
-    return {**kept, **variables}
+    path = os.pathsep.join([os.path.dirname(sys.executable), kept.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, **variables}
 
 
 def run_python(

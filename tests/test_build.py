@@ -33,7 +33,7 @@ from installation import (
 def run_cmake(*arguments: str | Path, **variables: str) -> tuple[int, str]:
     """CMake's exit code and all it printed, lines unfolded."""
     done = subprocess.run(
-        [shutil.which("cmake") or "cmake", *map(str, arguments)],
+        ["cmake", *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
