@@ -70,8 +70,8 @@ struct StripParams {
   int strip_width = 0;
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
-  float c1 = 0.0f;
-  float c2 = 0.0f;
+  float twice_c1 = 0.0f;
+  float twice_c2 = 0.0f;
   float ssim_weight = 1.0f;
   float l1_weight = 0.0f;
   ReductionPlan reduction;

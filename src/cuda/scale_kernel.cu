@@ -5,6 +5,7 @@
 //            gradient is often still in L2.
 //   strided  any other layout: one element a thread.
 #include <algorithm>
+#include <utility>
 
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -139,7 +140,11 @@ int64_t flat_elements_per_value(const BasicImage<Pointer>& image, const Shape& s
       order[count++] = i;
     }
   }
-  std::sort(order, order + count, [&](int a, int b) { return stride[a] < stride[b]; });
+  for (int i = 1; i < count; ++i) {
+    for (int j = i; j > 0 && stride[order[j]] < stride[order[j - 1]]; --j) {
+      std::swap(order[j], order[j - 1]);
+    }
+  }
   int64_t expected = 1;
   int64_t per_value = 0;
   for (int i = 0; i < count; ++i) {

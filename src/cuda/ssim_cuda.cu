@@ -242,8 +242,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
-  p.c1 = static_cast<float>(problem.c1);
-  p.c2 = static_cast<float>(problem.c2);
+  p.twice_c1 = static_cast<float>(2.0 * problem.c1);
+  p.twice_c2 = static_cast<float>(2.0 * problem.c2);
   p.ssim_weight = static_cast<float>(request.ssim_weight);
   p.l1_weight = static_cast<float>(request.l1_weight);
   p.reduction = plan_reduction(problem, request, workspace,

@@ -121,10 +121,7 @@ struct StripTraits {
     return 4 * (kMaps * kMapStride + 2 * staged_rows(architecture) * kStagedPitch);
   }
 
-  static constexpr int kQuadsPerRow = kThreads / 4;
-  static constexpr int kRowsPerLoad = kThreads / kQuadsPerRow;
-  static constexpr int kLoads = kChunkRows / kRowsPerLoad;
-  static constexpr int kEdgeQuads = kStagedQuads - kQuadsPerRow;
+  static constexpr int kQuadsPerThread = (kStagedQuads + kGroups - 1) / kGroups;
 };
 
 // The column filter of one map, in transposed form.
@@ -266,109 +263,68 @@ struct StripPiece {
 };
 using SharedPiece = const volatile StripPiece;
 
-// One quad of 4 columns of a chunk, as one thread copies and converts it.
+// The loader: a warp copies its own rows of a chunk straight into shared memory, the raw pixels of img1
+// where s will be and those of img2 where d will be, and later converts them in place. So copies need
+// no registers while they are under way, and no barrier of the block. A thread has every kGroups-th
+// quad of its row.
 template <class Traits>
-struct StagedQuad {
-  int x;       // image column
-  int row;     // in the chunk
-  int offset;  // in floats, from the chunk's slot
+struct StagedRow {
+  int x;       // image column of this thread's first quad
+  int offset;  // in floats, of that quad in the chunk's slot
 
-  // Quads of the first columns: kLoads for each thread, kRowsPerLoad rows apart.
-  static __device__ __forceinline__ StagedQuad main(int first_column) {
-    return at(first_column, threadIdx.x % Traits::kQuadsPerRow, threadIdx.x / Traits::kQuadsPerRow);
+  __device__ __forceinline__ StagedRow(int first_column) {
+    const int quad = threadIdx.x % Traits::kGroups;
+    const int row = threadIdx.x / Traits::kGroups;
+    x = first_column - Traits::kStagedBefore + 4 * quad;
+    offset = row * Traits::kStagedPitch + quad / 2 * 4 + (quad % 2) * Traits::kStagedOdd;
   }
-  // The kEdgeQuads last quads of each row, one for each of the first threads.
-  static __device__ __forceinline__ StagedQuad edge(int first_column) {
-    return at(first_column, Traits::kQuadsPerRow + threadIdx.x % Traits::kEdgeQuads,
-              threadIdx.x / Traits::kEdgeQuads);
-  }
-  static __device__ __forceinline__ bool has_edge() {
-    return threadIdx.x < Traits::kEdgeQuads * Traits::kChunkRows;
-  }
-  static __device__ __forceinline__ StagedQuad at(int first_column, int quad, int row) {
-    return {first_column - Traits::kStagedBefore + 4 * quad, row,
-            row * Traits::kStagedPitch + quad / 2 * 4 + (quad % 2) * Traits::kStagedOdd};
+  // Of the i-th quad, from the first.
+  static constexpr __device__ int columns(int i) { return 4 * Traits::kGroups * i; }
+  static constexpr __device__ int floats(int i) { return 2 * Traits::kGroups * i; }
+  // Whether the thread has an i-th quad.
+  static __device__ __forceinline__ bool has(int i) {
+    return (i + 1) * Traits::kGroups <= Traits::kStagedQuads ||
+           threadIdx.x % Traits::kGroups < Traits::kStagedQuads - i * Traits::kGroups;
   }
 };
-
-// The loader: each thread copies its quads straight into shared memory, the raw pixels of img1 where s
-// will be and those of img2 where d will be, and later converts them in place. So copies need no
-// registers while they are under way, and no barrier either.
-template <class Traits>
-__device__ __forceinline__ void copy_staged_quad(const StripParams& p, SharedPiece& piece,
-                                                 const StagedQuad<Traits>& quad, int y,
-                                                 int offset, float* slot_s, float* slot_d) {
-  const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height) && quad.x >= 0 &&
-                      quad.x < min(p.width, piece.end_column + 2 * Traits::kRadius);
-  float* to_s = slot_s + quad.offset + offset;
-  float* to_d = slot_d + quad.offset + offset;
-  if constexpr (Traits::kLoader == StripLoader::kWords) {
-    const int columns = inside ? min(4, p.width - quad.x) : 0;
-    copy_words(piece.plane1 + y * p.img1.row + quad.x * p.img1.column, p.img1.column, to_s, columns);
-    copy_words(piece.plane2 + y * p.img2.row + quad.x * p.img2.column, p.img2.column, to_d, columns);
-  } else {
-    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
-    copy_async<kBytes>(to_s, piece.plane1 + y * p.img1.row + quad.x * (kBytes / 4),
-                       inside ? kBytes : 0);
-    copy_async<kBytes>(to_d, piece.plane2 + y * p.img2.row + quad.x * (kBytes / 4),
-                       inside ? kBytes : 0);
-  }
-}
 
 // Starts the copies of the chunk whose first row is `first_row`.
 template <class Traits>
 __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int first_row,
                                            float* slot_s, float* slot_d) {
-  const auto quad = StagedQuad<Traits>::main(piece.first_column);
+  const StagedRow<Traits> quads(piece.first_column);
+  const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
+  const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
+  const unsigned end = row_inside ? min(p.width, piece.end_column + 2 * Traits::kRadius) : 0;
+  if constexpr (Traits::kLoader == StripLoader::kWords) {
+    const char* row1 = piece.plane1 + y * p.img1.row;
+    const char* row2 = piece.plane2 + y * p.img2.row;
+#pragma unroll 1
+    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+      const int x = quads.x + quads.columns(i);
+      const int at = quads.offset + quads.floats(i);
+      if (quads.has(i)) {
+        const int columns = static_cast<unsigned>(x) < end ? min(4, p.width - x) : 0;
+        copy_words(row1 + x * p.img1.column, p.img1.column, slot_s + at, columns);
+        copy_words(row2 + x * p.img2.column, p.img2.column, slot_d + at, columns);
+      }
+    }
+  } else {
+    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
+    const char* first1 = piece.plane1 + y * p.img1.row + quads.x * (kBytes / 4);
+    const char* first2 = piece.plane2 + y * p.img2.row + quads.x * (kBytes / 4);
+    float* to_s = slot_s + quads.offset;
+    float* to_d = slot_d + quads.offset;
 #pragma unroll
-  for (int j = 0; j < Traits::kLoads; ++j) {
-    const int down = j * Traits::kRowsPerLoad;
-    copy_staged_quad(p, piece, quad, first_row + quad.row + down, down * Traits::kStagedPitch,
-                     slot_s, slot_d);
-  }
-  if (StagedQuad<Traits>::has_edge()) {
-    const auto edge = StagedQuad<Traits>::edge(piece.first_column);
-    copy_staged_quad(p, piece, edge, first_row + edge.row, 0, slot_s, slot_d);
-  }
-}
-
-template <class Traits>
-__device__ __forceinline__ float convert_staged_quad(const StripParams& p, SharedPiece& piece,
-                                                     const PixelShift& shift,
-                                                     const StagedQuad<Traits>& quad, int y,
-                                                     int offset, float* slot_s, float* slot_d) {
-  float4* s = reinterpret_cast<float4*>(slot_s + quad.offset + offset);
-  float4* d = reinterpret_cast<float4*>(slot_d + quad.offset + offset);
-  float4 a = *s;
-  float4 b = *d;
-  float l1_sum = 0.0f;
-  if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-    a = half_quad_to_float(a, p.dtype);
-    b = half_quad_to_float(b, p.dtype);
-  } else if constexpr (Traits::kLoader == StripLoader::kWords) {
-    if (p.dtype != DType::kFloat32) {
-      a = half_words_to_float(a, piece.plane1 + y * p.img1.row + quad.x * p.img1.column,
-                              p.img1.column, p.dtype);
-      b = half_words_to_float(b, piece.plane2 + y * p.img2.row + quad.x * p.img2.column,
-                              p.img2.column, p.dtype);
+    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+      if (quads.has(i)) {
+        const bool inside = static_cast<unsigned>(quads.x + quads.columns(i)) < end;
+        constexpr int kStep = Traits::kGroups * kBytes;
+        copy_async<kBytes>(to_s + quads.floats(i), first1 + i * kStep, inside ? kBytes : 0);
+        copy_async<kBytes>(to_d + quads.floats(i), first2 + i * kStep, inside ? kBytes : 0);
+      }
     }
   }
-  float4 shifted_s, shifted_d;
-  shift.apply(a, b, &shifted_s, &shifted_d);
-  if (__builtin_expect(p.l1, false)) {
-    shift.apply_exactly(a, b, &shifted_d);
-    const int left = max(piece.first_column, p.value_left) - quad.x;
-    const int right = min(piece.end_column, p.value_right) - quad.x;
-    if (y >= max(piece.first_row, p.value_top) && y < min(piece.end_row, p.value_bottom)) {
-      l1_sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
-      l1_sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;
-      l1_sum += 2 >= left && 2 < right ? fabsf(a.z - b.z) : 0.0f;
-      l1_sum += 3 >= left && 3 < right ? fabsf(a.w - b.w) : 0.0f;
-    }
-  }
-  *s = shifted_s;
-  *d = shifted_d;
-  return l1_sum;
 }
 
 // Waits for this thread's copies and makes them s and d. Returns the sum of |x - y| over the own
@@ -377,18 +333,47 @@ template <class Traits>
 __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece& piece,
                                                const PixelShift& shift, int first_row,
                                                float* slot_s, float* slot_d) {
-  wait_for_copies();
+  const StagedRow<Traits> quads(piece.first_column);
   float l1_sum = 0.0f;
-  const auto quad = StagedQuad<Traits>::main(piece.first_column);
+  wait_for_copies();
 #pragma unroll
-  for (int j = 0; j < Traits::kLoads; ++j) {
-    const int down = j * Traits::kRowsPerLoad;
-    l1_sum += convert_staged_quad(p, piece, shift, quad, first_row + quad.row + down,
-                                  down * Traits::kStagedPitch, slot_s, slot_d);
-  }
-  if (StagedQuad<Traits>::has_edge()) {
-    const auto edge = StagedQuad<Traits>::edge(piece.first_column);
-    l1_sum += convert_staged_quad(p, piece, shift, edge, first_row + edge.row, 0, slot_s, slot_d);
+  for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+    if (!quads.has(i)) {
+      continue;
+    }
+    float4* s = reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i));
+    float4* d = reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i));
+    float4 a = *s;
+    float4 b = *d;
+    const int x = quads.x + quads.columns(i);
+    if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
+      a = half_quad_to_float(a, p.dtype);
+      b = half_quad_to_float(b, p.dtype);
+    } else if constexpr (Traits::kLoader == StripLoader::kWords) {
+      if (p.dtype != DType::kFloat32) {
+        const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
+        a = half_words_to_float(a, piece.plane1 + y * p.img1.row + x * p.img1.column,
+                                p.img1.column, p.dtype);
+        b = half_words_to_float(b, piece.plane2 + y * p.img2.row + x * p.img2.column,
+                                p.img2.column, p.dtype);
+      }
+    }
+    float4 shifted_s, shifted_d;
+    shift.apply(a, b, &shifted_s, &shifted_d);
+    if (__builtin_expect(p.l1, false)) {
+      shift.apply_exactly(a, b, &shifted_d);
+      const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
+      const int left = max(piece.first_column, p.value_left) - x;
+      const int right = min(piece.end_column, p.value_right) - x;
+      if (y >= max(piece.first_row, p.value_top) && y < min(piece.end_row, p.value_bottom)) {
+        l1_sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
+        l1_sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;
+        l1_sum += 2 >= left && 2 < right ? fabsf(a.z - b.z) : 0.0f;
+        l1_sum += 3 >= left && 3 < right ? fabsf(a.w - b.w) : 0.0f;
+      }
+    }
+    *s = shifted_s;
+    *d = shifted_d;
   }
   return l1_sum;
 }
@@ -449,9 +434,10 @@ template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
                                                 const PixelShift& shift, int first_moment_row,
                                                 float* maps, ColumnState<Traits>& state) {
-  const int x = piece.first_column - Traits::kMargin + static_cast<int>(threadIdx.x);
+  const int first_column = piece.first_column;
+  const int x = first_column - Traits::kMargin + static_cast<int>(threadIdx.x);
   const bool has_value = x >= p.value_left && x < p.value_right;
-  const bool own = has_value && x >= piece.first_column && x < piece.end_column;
+  const bool own = has_value && x >= first_column && x < piece.end_column;
   const int value_row = first_moment_row - p.value_top;
   // Bit r: this column's pixel in row r has a value; it is an own one.
   const unsigned value_rows =
@@ -461,7 +447,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
                                 : 0u;
   float* column =
       maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
-  const Stabilizers<float> stabilizers = {p.c1, p.c2};
+  const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   const float shift_s = shift.x + shift.y;
   const float shift_d = shift.x - shift.y;
   const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
@@ -472,7 +458,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
 #pragma unroll
     for (int r = 0; r < Traits::kChunkRows; ++r) {
       weight[r] = 0.0f;
-      if ((value_rows >> r & 1u) != 0u) {
+      if ((value_rows & 1u << r) != 0u) {
         weight[r] = __ldg(reinterpret_cast<const float*>(
             piece.weights + (value_row + r) * p.map_gradient.row +
             (x - p.value_left) * p.map_gradient.column));
@@ -487,9 +473,9 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
                                     state.moments[1].push(cell[Traits::kMapStride]),
                                     state.moments[2].push(cell[2 * Traits::kMapStride]),
                                     state.moments[3].push(cell[3 * Traits::kMapStride])};
-    const SsimTerms<float> terms = ssim_terms(moments, shift_s, shift_d, stabilizers);
-    const bool is_own = (own_rows >> r & 1u) != 0u;
-    const float value = ssim_value(terms);
+    const LeanTerms<float> terms = lean_terms(moments, shift_s, shift_d, stabilizers);
+    const bool is_own = (own_rows & 1u << r) != 0u;
+    const float value = lean_value(terms);
     sum += is_own ? value : 0.0f;
     if constexpr (Traits::kMap) {
       if (is_own) {
@@ -497,7 +483,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
       }
     }
     if constexpr (Traits::kGradient) {
-      Partials<float> partials = ssim_partials(moments, terms);
+      Partials<float> partials = lean_partials(moments, terms);
       if constexpr (Traits::kWeighted) {
         partials.by_mean_s *= weight[r];
         partials.by_mean_d *= weight[r];
@@ -505,7 +491,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
         partials.by_mean_d2 *= weight[r];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
-      const bool counts = (value_rows >> r & 1u) != 0u;
+      const bool counts = (value_rows & 1u << r) != 0u;
       if constexpr (Traits::kTwo) {
         cell[0] = state.partials[0].push(counts ? partials.by_mean_s : 0.0f);
         cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
@@ -573,9 +559,8 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   float first[8];
   float second[8];
   if (active) {
-    const float weight = p.ssim_weight;
-    const float twice = 2.0f * p.ssim_weight;
-    const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+    // Partials are scaled (LeanTerms).
+    const float weight = 4.0f * p.ssim_weight;
     float own[8];
     float filtered[8];
     filter_row<Traits::kMapOdd, 0>(map_row, first);
@@ -583,7 +568,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     own_group<Traits, true>(p, piece, shift, step, y, x, staged_s, own);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      first[i] = fmaf(twice * own[i], filtered[i], weight * first[i]);
+      first[i] = fmaf(own[i], filtered[i], first[i]);
     }
     filter_row<Traits::kMapOdd, 0>(map_row + 2 * Traits::kMapStride, filtered);
     own_group<Traits, false>(p, piece, shift, step, y, x, staged_d, own);
@@ -591,15 +576,16 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       filter_row<Traits::kMapOdd, 0>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float by_difference = fmaf(twice * own[i], filtered[i], weight * second[i]);
-        second[i] = first[i] - by_difference;
-        first[i] += by_difference;
+        const float by_difference = weight * fmaf(own[i], filtered[i], second[i]);
+        second[i] = fmaf(weight, first[i], -by_difference);
+        first[i] = fmaf(weight, first[i], by_difference);
       }
     } else {
-      const float signed_twice = sign * twice;
+      // For img2, the partials of d have the other sign already where they are a sum with those of s.
+      const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        first[i] = fmaf(signed_twice * own[i], filtered[i], first[i]);
+        first[i] = weight * fmaf(sign * own[i], filtered[i], first[i]);
       }
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
@@ -616,7 +602,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
             first[i] += l1;
             second[i] -= l1;
           } else {
-            first[i] = fmaf(sign, l1, first[i]);
+            first[i] += p.grad1.data != nullptr ? l1 : -l1;
           }
         }
       }
@@ -673,10 +659,7 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
   const PixelShift shift = {means.x, means.y};
 
   double sum = 0.0;
-  float l1_sum = convert_chunk<Traits>(p, piece, shift, piece.first_row - Traits::kLeadRows,
-                                       staged_s, staged_d);
-  __syncthreads();
-
+  float l1_sum = 0.0f;
   ColumnState<Traits> state;
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
@@ -693,8 +676,13 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
       break;
     }
     {
-      const int offset = ((chunk * Traits::kChunkRows & kSlotMask) + row) * Traits::kStagedPitch +
-                         4 * group;
+      const int slot = (chunk * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
+      l1_sum += convert_chunk<Traits>(p, piece, shift,
+                                      piece.first_row - Traits::kLeadRows +
+                                          chunk * Traits::kChunkRows,
+                                      staged_s + slot, staged_d + slot);
+      __syncwarp();
+      const int offset = slot + row * Traits::kStagedPitch + 4 * group;
       float* map_row = maps + row * Traits::kMapPitch + 4 * group;
       float mean[8];
       float square[8];
@@ -707,12 +695,11 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
     }
     __syncthreads();
 
-    const int next_row = piece.first_row - Traits::kLeadRows + (chunk + 1) * Traits::kChunkRows;
-    const bool more = chunk + 1 < chunks;
-    const int next_slot =
-        ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-    if (more) {
-      copy_chunk<Traits>(p, piece, next_row, staged_s + next_slot, staged_d + next_slot);
+    if (chunk + 1 < chunks) {
+      const int next_slot = ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
+      copy_chunk<Traits>(
+          p, piece, piece.first_row - Traits::kLeadRows + (chunk + 1) * Traits::kChunkRows,
+          staged_s + next_slot, staged_d + next_slot);
     }
     if (chunk == 0) {
       // No window is complete yet.
@@ -729,10 +716,6 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
       const int first_moment_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
                                    chunk * Traits::kChunkRows;
       sum += filter_columns<Traits>(p, piece, shift, first_moment_row, maps, state);
-    }
-    if (more) {
-      l1_sum += convert_chunk<Traits>(p, piece, shift, next_row, staged_s + next_slot,
-                                      staged_d + next_slot);
     }
     __syncthreads();
   }

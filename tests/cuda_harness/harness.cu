@@ -1,7 +1,7 @@
 // Checks and times the CUDA kernels alone, without torch: every variant, data type, stride pattern
 // and size against a plain float64 reference on the CPU.
 //
-//   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"' \
+//   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
 //   ./harness test | small | bench
 //
