@@ -54,7 +54,7 @@ class StripKernel {
         taps_.weight[k] = V(problem.window.taps[k]);
       }
     }
-    stabilizers_ = {V(T(problem.c1)), V(T(problem.c2))};
+    doubled_stabilizers_ = {V(T(2 * problem.c1)), V(T(2 * problem.c2))};
   }
 
   static int64_t workspace_bytes(const Problem& problem, const Request& request,
@@ -164,7 +164,7 @@ class StripKernel {
   const Request& request_;
   const int radius_;
   Taps taps_;
-  Stabilizers<V> stabilizers_;
+  Stabilizers<V> doubled_stabilizers_;
 
   // Workspace.
   int64_t bytes_ = 0;
@@ -651,7 +651,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
 
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
-  const Stabilizers<V> stabilizers = stabilizers_;
+  const Stabilizers<V> doubled = doubled_stabilizers_;
   const Mask owned = owned_mask_[j];
   const Mask has_value = value_mask_[j];
   const bool keep_map = request_.map != nullptr;
@@ -666,14 +666,14 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
       continue;
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
-    const SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, stabilizers);
-    const V value = ssim_value(terms);
+    const LeanTerms<V> terms = lean_terms(m, shift_s, shift_d, doubled);
+    const V value = lean_value(terms);
     column_sum = column_sum + keep(value, owned);
     if (keep_map) {
       map_rows_[row * segment_ + j] = value;
     }
     if constexpr (kImages > 0) {
-      Partials<V> p = ssim_partials(m, terms);
+      Partials<V> p = lean_partials(m, terms);
       if (weighted) {
         const V weight = map_gradient_rows_[row * segment_ + j];
         p.by_mean_s = p.by_mean_s * weight;
@@ -802,19 +802,19 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::combine_block(const V* partial
         taps, [&](int k) __attribute__((always_inline)) { return from[k]; },
         filtered[decltype(map)::value]);
   });
-  const V two(T(2));
+  // A quarter of the gradient: the store multiplies by four (see core/ssim_formula.h).
   unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
     constexpr int kI = decltype(i)::value;
     const V s = s_row[radius() + j + kI];
     const V d = d_row[radius() + j + kI];
     if constexpr (kImages == 1) {
-      const V by_squares = multiply_add(s, filtered[1][kI], d * filtered[2][kI]);
-      gradient_rows_[j + kI] = multiply_add(two, by_squares, filtered[0][kI]);
+      gradient_rows_[j + kI] =
+          multiply_add(s, filtered[1][kI], multiply_add(d, filtered[2][kI], filtered[0][kI]));
     } else if constexpr (kImages == 2) {
-      const V gradient_s = multiply_add(two * s, filtered[1][kI], filtered[0][kI]);
-      const V gradient_d = multiply_add(two * d, filtered[2][kI], filtered[3][kI]);
-      gradient_rows_[j + kI] = gradient_s + gradient_d;
-      gradient_rows_[segment_ + j + kI] = gradient_s - gradient_d;
+      const V by_s = multiply_add(s, filtered[1][kI], filtered[0][kI]);
+      const V by_d = multiply_add(d, filtered[2][kI], filtered[3][kI]);
+      gradient_rows_[j + kI] = by_s + by_d;
+      gradient_rows_[segment_ + j + kI] = by_s - by_d;
     }
   });
 }
@@ -880,11 +880,9 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::store_gradient_row(int64_t row
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;
   T* values = natural_a_ + (begin - data_begin_);
-  const T ssim_weight = T(request_.ssim_weight);
-  if (ssim_weight != T(1)) {
-    for (int64_t i = 0; i < count; ++i) {
-      values[i] *= ssim_weight;
-    }
+  const T scale = T(4 * request_.ssim_weight);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] *= scale;
   }
   const int64_t crop = problem_.crop();
   if (request_.l1_weight != 0.0 && row >= crop && row < problem_.shape.height - crop) {
