@@ -25,6 +25,10 @@ _NO_SECOND_DERIVATIVE = (
     "fused_ssim: expected a first derivative only, got a request for the derivative of the "
     "gradient, which is not implemented; detach the gradient, or drop create_graph=True"
 )
+_NO_FORWARD_MODE = (
+    "fused_ssim: expected images without tangents, got a request for forward-mode differentiation, "
+    "which is not implemented; use reverse mode, .backward() or torch.autograd.grad()"
+)
 
 
 class Definition(NamedTuple):
@@ -49,6 +53,7 @@ def ssim(
     train: bool = True,
 ) -> torch.Tensor:
     """offset + reduction of ssim_weight * SSIM + l1_weight * |img1 - img2|."""
+    _refuse_forward_mode(img1, img2)
     differentiate = train and torch.is_grad_enabled()
     value, _, _ = _ops.ssim.default(
         img1,
@@ -66,7 +71,33 @@ def ssim(
 
 def ssim_map(img1: torch.Tensor, img2: torch.Tensor, definition: Definition) -> torch.Tensor:
     """The SSIM map [B, C, H', W']."""
+    _refuse_forward_mode(img1, img2)
     return _ops.ssim_map.default(img1, img2, *definition)  # type: ignore[no-any-return]
+
+
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, result: torch.Tensor, *images: torch.Tensor) -> torch.Tensor:
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: _Context, *_: Any) -> Any:
+        raise RuntimeError(_NO_GRADIENT)
+
+
+def without_gradient(result: torch.Tensor, *images: torch.Tensor) -> torch.Tensor:
+    """`result`, refusing a backward pass to `images` instead of passing for a constant."""
+    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
+        result = _WithoutGradient.apply(result, *images)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _refuse_forward_mode(*images: torch.Tensor) -> None:
+    """Forward mode drops the tangents of operators that it does not know, without a word."""
+    if getattr(torch.autograd.forward_ad, "_current_level", -1) < 0:
+        return
+    if any(torch.autograd.forward_ad.unpack_dual(image).tangent is not None for image in images):
+        raise NotImplementedError(_NO_FORWARD_MODE)
 
 
 # ---- fakes --------------------------------------------------------------------------------------
@@ -122,9 +153,7 @@ def _(
     _check(img1, img2, window_size, valid)
     batch, channels, height, width = img1.shape
     crop = window_size - 1 if valid else 0
-    return img1.new_empty(
-        [batch, channels, height - crop, width - crop], dtype=_value_dtype(img1)
-    )
+    return img1.new_empty([batch, channels, height - crop, width - crop], dtype=_value_dtype(img1))
 
 
 @torch.library.register_fake("fused_ssim::ssim_map_backward")
@@ -166,8 +195,9 @@ def _graph_is_kept() -> bool:
 def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
     img1, _, _, _, window_size, _, valid, reduction = inputs[:8]
     _, unit1, unit2 = output
-    # Without these autograd would fill whole images with zeros for the unit gradients.
-    ctx.mark_non_differentiable(unit1, unit2)
+    # Without this autograd would fill whole images with zeros for the gradients of the unit
+    # gradients. They stay differentiable, for what is made of them (a gradient that is asked for
+    # with create_graph=True) must refuse to be differentiated, not pass for a constant.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(unit1, unit2)
     ctx.wanted = inputs[11:13]
@@ -196,11 +226,10 @@ def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tup
             # The unit gradient becomes the gradient in place where nobody can ask for it again;
             # tracers (subclasses of Tensor) are given the plain form.
             in_place = (
-                type(unit) is torch.Tensor
-                and not torch.is_grad_enabled()
-                and not _graph_is_kept()
+                type(unit) is torch.Tensor and not torch.is_grad_enabled() and not _graph_is_kept()
             )
             if in_place:
+                unit = unit.detach()
                 _ops.scale_gradient_.default(unit, upstream, ctx.reduction, 1.0 / ctx.divisor)
                 gradients[i] = unit
             else:
@@ -219,9 +248,7 @@ def _map_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> N
 def _map_backward(ctx: _Context, map_gradient: torch.Tensor) -> tuple[Any, ...]:
     img1, img2 = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
-    gradients = _ops.ssim_map_backward.default(
-        map_gradient, img1, img2, *ctx.definition, *wanted
-    )
+    gradients = _ops.ssim_map_backward.default(map_gradient, img1, img2, *ctx.definition, *wanted)
     return (*(g if w else None for g, w in zip(gradients, wanted, strict=True)), *[None] * 5)
 
 

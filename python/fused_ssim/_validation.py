@@ -36,7 +36,7 @@ def check_reduction(reduction: Any) -> None:
     expected = ("none", *REDUCTIONS)
     if not isinstance(reduction, str) or reduction not in expected:
         raise ValueError(
-            f'reduction: expected one of {", ".join(map(repr, expected))}, got {reduction!r}; '
+            f"reduction: expected one of {', '.join(map(repr, expected))}, got {reduction!r}; "
             '"none" gives the SSIM map'
         )
 
@@ -55,7 +55,7 @@ def check_window_size(window_size: Any) -> None:
 
 def check_positive(name: str, value: Any, hint: str) -> None:
     _check_real(name, value, hint)
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise ValueError(f"{name}: expected a positive, finite number, got {value}; {hint}")
 
 

@@ -200,7 +200,7 @@ class FusedSSIMMap:
             img2: images of the same shape, dtype and device.
             padding: "same" for a map of the images' size, "valid" for one cropped by 5 pixels at
                 each border.
-            train: with False the result carries no gradient.
+            train: with False a backward pass is refused.
             spatial_dims: 2; volumes (3) are not implemented yet.
 
         Returns:
@@ -226,6 +226,6 @@ class FusedSSIMMap:
             )
         d = _STANDARD[padding]._replace(c1=float(C1), c2=float(C2))
         img1, img2 = _images(img1, img2, d)
-        if not train:
-            img1, img2 = img1.detach(), img2.detach()
-        return _ops.ssim_map(img1, img2, d)
+        if train:
+            return _ops.ssim_map(img1, img2, d)
+        return _ops.without_gradient(_ops.ssim_map(img1.detach(), img2.detach(), d), img1, img2)
