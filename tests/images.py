@@ -25,11 +25,11 @@ def generator(seed: int) -> torch.Generator:
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=generator(seed))
+    return torch.rand(shape, generator=generator(seed))
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed))
+    return torch.randn(shape, generator=generator(seed))
 
 
 @functools.cache

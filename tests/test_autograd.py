@@ -43,7 +43,7 @@ def refuses_twice(function, x, y, differentiate):
         (first,) = torch.autograd.grad(function(x, y), x, create_graph=True)
         differentiate(first)
 
-    with pytest.raises(RuntimeError, match=r"(?i)second|twice|double"):
+    with pytest.raises(RuntimeError, match="first derivative only"):
         second_derivative()
 
 
@@ -309,6 +309,7 @@ def test_backward_on_another_thread(device):
         assert torch.equal(ours, reference)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, on first use
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_forward_mode_is_refused_or_right(device, padding):
     x, y = (image.detach() for image in images(device, 1, 1, 20, 20))

@@ -92,6 +92,7 @@ UNSUPPORTED = [
 
 
 @each_entry
+@pytest.mark.filterwarnings("ignore:ComplexHalf support")
 @pytest.mark.parametrize("dtype", UNSUPPORTED, ids=str)
 def test_unsupported_dtype(device, entry, dtype):
     bad = torch.ones(1, 3, 16, 16, device=device).to(dtype)
@@ -113,7 +114,7 @@ def test_different_dtypes(device, entry):
 @pytest.mark.parametrize("shape", [(), (16,), (16, 16), (3, 16, 16), (1, 3, 4, 16, 16)], ids=str)
 def test_wrong_rank(device, entry, shape):
     bad = torch.rand(shape, device=device)
-    raises(ValueError, lambda: entry(bad, bad), "4", str(list(shape)).strip("[]"))
+    raises(ValueError, lambda: entry(bad, bad), "[B, C, H, W]", str(list(shape)))
     raises(ValueError, lambda: entry(image(device), bad))
     raises(ValueError, lambda: entry(bad, image(device)))
 
@@ -124,7 +125,7 @@ def test_wrong_rank(device, entry, shape):
 )
 def test_different_shapes(device, entry, shape):
     # No broadcasting: a forgotten batch is more likely than a wish.
-    first, second = "1, 3, 16, 16", str(list(shape)).strip("[]")
+    first, second = "[1, 3, 16, 16]", str(list(shape))
     raises(ValueError, lambda: entry(image(device), image(device, *shape)), first, second)
     raises(ValueError, lambda: entry(image(device, *shape), image(device)), first, second)
 
@@ -135,7 +136,7 @@ def test_different_shapes(device, entry, shape):
 )
 def test_empty(device, entry, shape):
     bad = torch.empty(shape, device=device)
-    raises(ValueError, lambda: entry(bad, bad), "empty", str(list(shape)).strip("[]"))
+    raises(ValueError, lambda: entry(bad, bad), "pixel", str(list(shape)))
 
 
 @each_with_padding
@@ -232,6 +233,7 @@ def test_ssim_weight_is_a_number(device, weight):
 
 
 @each_entry
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_sparse(device, entry):
     x = image(device)
     for bad in (x.to_sparse(), x[0, 0].to_sparse_csr()):
@@ -281,7 +283,7 @@ def test_too_few_and_too_many_arguments(device):
 @each_entry
 def test_an_error_leaves_things_working(device, entry):
     x = image(device)
-    with pytest.raises(ValueError, match="4"):
+    with pytest.raises(ValueError, match="shape"):
         entry(x[0], x[0])
     entry(x, x)
 

@@ -98,7 +98,7 @@ def test_valid_crops_the_l1_too(device):
 
 def test_loss_falls(device):
     # What it is for: a few steps of gradient descent lead from noise towards a picture.
-    target, image = (picture.detach() for picture in images(device, 1, 3, 40, 40))
+    target, image = (picture.detach() for picture in images(device, 1, 3, 24, 24))
     image = leaf(image.clone())
     optimiser = torch.optim.Adam([image], lr=0.02)
     losses = []

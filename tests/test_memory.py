@@ -87,7 +87,7 @@ def test_cpu(what, layout):
     assert extra <= gradient + SLACK, (
         f"{extra / MIB:.0f} MiB beside a gradient of {gradient / MIB:.0f}"
     )
-    assert extra >= gradient, "the measurement must see the gradient"
+    assert extra >= gradient - MIB, "the measurement must see the gradient"
 
 
 def test_cpu_scaled_loss():
@@ -108,7 +108,7 @@ def test_cpu_map():
 
 def test_the_measurement_sees_a_copy():
     extra, image = peak_on_cpu("copy", "contiguous")
-    assert extra >= image
+    assert extra >= image - MIB
     assert sys.platform != "linux" or extra <= image + SLACK
 
 

@@ -43,7 +43,10 @@ def test_sizes(device, size, padding):
 @pytest.mark.parametrize("size", [3, 11, 13, 33])
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_sigmas(device, size, sigma):
-    check(device, *noise_pair(1, 2, 41, 38), window_size=size, sigma=sigma)
+    # Below half a pixel the window is its centre: nearly every variance is the small difference of
+    # two squares, however the image is shifted.
+    bound = 3e-5 if sigma < 0.5 else 5e-6
+    check(device, *noise_pair(1, 2, 41, 38), map_bound=bound, window_size=size, sigma=sigma)
 
 
 @pytest.mark.parametrize("size", [7, 11, 21, 33])
