@@ -14,9 +14,9 @@ import os
 # is several times faster. Read when torch loads its OpenMP, so it comes before that.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
 # The gate sees the same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones.
 _COMMON = {

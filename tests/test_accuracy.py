@@ -13,7 +13,7 @@ import torch
 
 import oracle
 from fused_ssim import fused_ssim, l1_ssim_loss, ssim
-from images import BY_NAME, EQUAL_PAIRS, PAIRS, noise, pair
+from images import BY_NAME, EQUAL_PAIRS, PAIRS, blurred, gaussian, noise, pair, photograph
 from measure import leaf, max_error, relative_error
 
 NAMES = [p.name for p in PAIRS]
@@ -136,6 +136,26 @@ def test_loss(device, name, padding):
     expected = oracle.gradients(lambda a, b: oracle.l1_ssim_loss(a, b, padding=padding), x, y)
     for gradient, truth in zip(found, expected, strict=True):
         assert relative_error(gradient, truth) <= GRADIENT_BOUND
+
+
+@pytest.mark.parametrize("change", ["noise", "blur", "darker", "posterised"])
+@pytest.mark.parametrize(
+    "name", ["astronaut", "camera", "chelsea", "coffee", "hubble_deep_field", "retina", "rocket"]
+)
+def test_map_of_whole_photographs(device, name, change):
+    # Black skies, white shirts and everything between in one picture: no one shift suits it all.
+    x = photograph(name)[..., :512, :640]
+    y = {
+        "noise": lambda: (x + 0.05 * gaussian(*x.shape, seed=1)).clamp(0, 1),
+        "blur": lambda: blurred(x),
+        "darker": lambda: 0.6 * x,
+        "posterised": lambda: (x * 15).round() / 15,
+    }[change]()
+    expected = oracle.ssim_map(x, y)
+    error = max_error(ssim(x.to(device), y.to(device), reduction="none"), expected)
+    assert error <= MAP_BOUND["photograph"]
+    assert error <= max_error(oracle.plain_float32_map(x, y), expected)
+    assert max_error(fused_ssim(x.to(device), y.to(device)), expected.mean()) <= MEAN_BOUND
 
 
 # The comparisons above must be able to fail: small mistakes in the definition, each far larger than

@@ -215,6 +215,26 @@ def test_second_derivative_by_the_other_image_is_refused(device, function):
 
 
 @each_function
+def test_create_graph_alone_is_harmless(device, function):
+    x, y = images(device)
+    expected = torch.autograd.grad(function(x, y), (x, y))
+    found = torch.autograd.grad(function(x, y), (x, y), create_graph=True)
+    for ours, reference in zip(found, expected, strict=True):
+        assert torch.equal(ours, reference)
+
+
+@each_function
+def test_gradients_carry_no_graph(device, function):
+    x, y = images(device)
+    result = function(x, y)
+    for keep in (True, False):
+        gradients = torch.autograd.grad(result, (x, y), retain_graph=keep)
+        assert not any(gradient.requires_grad for gradient in gradients)
+    function(x, y).backward()
+    assert not x.grad.requires_grad
+
+
+@each_function
 def test_hooks_see_and_change_the_gradient(device, function):
     x, y = images(device)
     (expected,) = torch.autograd.grad(function(x, y), x)
