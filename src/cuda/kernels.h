@@ -68,6 +68,10 @@ struct StripParams {
   int own_right = 0;
   int strips_per_plane = 0;
   int strip_width = 0;
+  // Tiles only.
+  int tiles_down = 0;
+  int tile_rows = 0;
+  bool quads = false;  // images and gradients allow four columns at once
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
   float twice_c1 = 0.0f;
@@ -77,7 +81,7 @@ struct StripParams {
   ReductionPlan reduction;
 };
 
-// The strip kernel's variants.
+// Variants of the strip and tile kernels.
 enum class StripKind : int {
   kValue,         // the sum of f
   kMap,           // the map, and the sum of f
@@ -85,6 +89,7 @@ enum class StripKind : int {
   kTwoGradients,  // for both
   kWeighted,      // for either or both, with map_gradient
 };
+inline constexpr int kStripKinds = 5;
 
 // How the strip kernel reads its images, and writes gradients.
 enum class StripLoader : int {
@@ -141,12 +146,21 @@ cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoade
 cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
                           StripLoader loader, int threads, int blocks, cudaStream_t stream);
 
-// How the strip kernel runs: chosen by the tuning table, or by a benchmark.
+// Tiles of a small image, at most this wide.
+inline constexpr int kMaxTileColumns = 64;
+// Shared memory that a tile kernel uses beside its tile.
+inline constexpr int kTileStaticShared = 1024;
+int tile_shared_bytes(StripKind kind, int rows);
+cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
+                               StripKind kind, int blocks, cudaStream_t stream);
+
+// How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
+  int tile_rows = 0;  // tiles of so many rows; 0: strips
   int threads = 256;
   int min_rows = 16;  // rows that a block owns at least
 };
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind);
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);
 // A request that one strip kernel serves.
 cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
                        const StripChoice& choice, StripKind kind, void* workspace,

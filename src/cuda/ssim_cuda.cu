@@ -67,6 +67,46 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
+// The height of tiles that finishes soonest on this device by a count of instructions, or 0 where
+// strips serve better.
+int best_tile_rows(const DeviceFacts& device, StripKind kind, const Shape& shape) {
+  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
+  if (shape.planes() * shape.height * shape.width > kMaxTiledPixels) {
+    return 0;
+  }
+  int best = 0;
+  double best_cost = 0.0;
+  for (int rows = 4; rows <= kMaxTileRows; ++rows) {
+    if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
+      break;
+    }
+    const int64_t down = (shape.height + rows - 1) / rows;
+    const int64_t tiles = tiles_across * down * shape.planes();
+    const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
+    const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
+    if (best == 0 || cost < best_cost) {
+      best = rows;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
+// whole blocks to a strip spare each of them a change of strip.
+int strip_blocks(int64_t units, int64_t strips, int capacity, int min_rows, bool gradient) {
+  const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
+  const int64_t per_strip = limit / strips;
+  if (per_strip < 1) {
+    return static_cast<int>(limit);
+  }
+  const double change = strip_change_rows(gradient);
+  const double shared = static_cast<double>(units) / static_cast<double>(limit) + change;
+  const double whole = static_cast<double>(units) / static_cast<double>(strips * per_strip);
+  return static_cast<int>(whole <= shared ? strips * per_strip : limit);
+}
+
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device) {
   if (request.value == nullptr) {
     return 0;
@@ -190,10 +230,11 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
   return cudaSuccess;
 }
 
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind) {
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
   choice.threads = strip_threads(kind, device.capability);
   choice.min_rows = kStripMinRows;
+  choice.tile_rows = best_tile_rows(device, kind, shape);
   return choice;
 }
 
@@ -235,7 +276,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int max_width = (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
+  const int max_width = choice.tile_rows > 0 ? kMaxTileColumns
+                                             : (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
   const int columns = p.own_right - p.own_left;
   const int strips = (columns + max_width - 1) / max_width;
   p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
@@ -246,9 +288,20 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.twice_c2 = static_cast<float>(2.0 * problem.c2);
   p.ssim_weight = static_cast<float>(request.ssim_weight);
   p.l1_weight = static_cast<float>(request.l1_weight);
-  p.reduction = plan_reduction(problem, request, workspace,
-                               int64_t{p.strips_per_plane} * p.own_rows);
+  if (choice.tile_rows > 0) {
+    p.quads = quads;
+    p.tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
+    p.tile_rows = (p.own_rows + p.tiles_down - 1) / p.tiles_down;
+  }
+  p.reduction = plan_reduction(
+      problem, request, workspace,
+      int64_t{p.strips_per_plane} * (choice.tile_rows > 0 ? p.tiles_down : p.own_rows));
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
+  if (error == cudaSuccess && choice.tile_rows > 0) {
+    const auto blocks = static_cast<int>(
+        std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
+    return launch_image_tiles(p, device, kind, blocks, stream);
+  }
   int capacity = 0;
   if (error == cudaSuccess) {
     error = strip_capacity(device, kind, loader, choice.threads, &capacity);
@@ -256,9 +309,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (error != cudaSuccess) {
     return error;
   }
-  const int64_t wanted = std::max<int64_t>(1, p.reduction.total_units / choice.min_rows);
-  return launch_strips(p, device, kind, loader, choice.threads,
-                       static_cast<int>(std::min<int64_t>(capacity, wanted)), stream);
+  const int64_t all_strips = int64_t{p.strips_per_plane} * shape.planes();
+  const int blocks = strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows,
+                                  gradient);
+  return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
 }
 
 int64_t workspace_bytes(const Problem& problem, const Request& request) {
@@ -294,7 +348,7 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   }
   if (!request.wants_gradient()) {
     const StripKind kind = request.map != nullptr ? StripKind::kMap : StripKind::kValue;
-    return run_strips(problem, request, device, choose_strips(device, kind), kind, workspace,
+    return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace,
                       stream);
   }
   if (request.map != nullptr) {
@@ -302,7 +356,7 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
     map_only.value = nullptr;
     map_only.grad1 = {};
     map_only.grad2 = {};
-    error = run_strips(problem, map_only, device, choose_strips(device, StripKind::kMap),
+    error = run_strips(problem, map_only, device, choose_strips(device, StripKind::kMap, shape),
                        StripKind::kMap, workspace, stream);
     if (error != cudaSuccess) {
       return error;
@@ -312,7 +366,7 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   const StripKind kind = request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two                                ? StripKind::kTwoGradients
                                                               : StripKind::kOneGradient;
-  return run_strips(problem, request, device, choose_strips(device, kind), kind, workspace, stream);
+  return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace, stream);
 }
 
 const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }

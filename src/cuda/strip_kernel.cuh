@@ -33,20 +33,12 @@
 #include "core/ssim_formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
+#include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
+#include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
-
-inline constexpr WindowTaps<float> kStripTaps =
-    round_taps_to_float(gaussian_taps(kDefaultWindowSize, kDefaultSigma));
-
-// Tap `k` of the window as an immediate: `k` is known once the loops are unrolled.
-__device__ __forceinline__ float strip_tap(int k) {
-  constexpr float kTap[6] = {kStripTaps.taps[0], kStripTaps.taps[1], kStripTaps.taps[2],
-                             kStripTaps.taps[3], kStripTaps.taps[4], kStripTaps.taps[5]};
-  return kTap[k <= 5 ? k : 10 - k];
-}
 
 // Whether s and d stay in shared memory until the gradient needs them, or are loaded once more. Two
 // blocks of 256 threads that keep them take 211 KB of a multiprocessor's shared memory.
@@ -129,12 +121,12 @@ struct ColumnFilter {
   float state[10] = {};
 
   __device__ __forceinline__ float push(float v) {
-    const float out = fmaf(v, strip_tap(0), state[0]);
+    const float out = fmaf(v, default_tap(0), state[0]);
 #pragma unroll
     for (int k = 0; k < 9; ++k) {
-      state[k] = fmaf(v, strip_tap(k + 1), state[k + 1]);
+      state[k] = fmaf(v, default_tap(k + 1), state[k + 1]);
     }
-    state[9] = v * strip_tap(10);
+    state[9] = v * default_tap(10);
     return out;
   }
 };
@@ -153,9 +145,9 @@ __device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) 
       for (int o = 0; o < 8; ++o) {
         const int k = i - o;
         if (k == 0) {
-          out[o] = value[e] * strip_tap(0);
+          out[o] = value[e] * default_tap(0);
         } else if (k > 0 && k < kDefaultWindowSize) {
-          out[o] = fmaf(value[e], strip_tap(k), out[o]);
+          out[o] = fmaf(value[e], default_tap(k), out[o]);
         }
       }
     }
@@ -181,11 +173,11 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
       for (int o = 0; o < 8; ++o) {
         const int k = i - o;
         if (k == 0) {
-          mean[o] = value[e] * strip_tap(0);
-          square[o] = value2 * strip_tap(0);
+          mean[o] = value[e] * default_tap(0);
+          square[o] = value2 * default_tap(0);
         } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = fmaf(value[e], strip_tap(k), mean[o]);
-          square[o] = fmaf(value2, strip_tap(k), square[o]);
+          mean[o] = fmaf(value[e], default_tap(k), mean[o]);
+          square[o] = fmaf(value2, default_tap(k), square[o]);
         }
       }
     }
@@ -198,54 +190,6 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
   *reinterpret_cast<float4*>(quads + kOddOffset) =
       make_float4(value[4], value[5], value[6], value[7]);
 }
-
-// What turns pixels into s and d. With the L1 term, d must tell the sign of x - y exactly: there d
-// keeps off the value that it has where x = y, from which rounding might else not tell it.
-struct PixelShift {
-  float x;
-  float y;
-
-  __device__ __forceinline__ float difference_if_equal() const { return -(x - y); }
-
-  __device__ __forceinline__ void apply(float px, float py, float* s, float* d) const {
-    const float shifted_x = px - x;
-    const float shifted_y = py - y;
-    *s = shifted_x + shifted_y;
-    *d = shifted_x - shifted_y;
-  }
-  __device__ __forceinline__ void apply(const float4& a, const float4& b, float4* s,
-                                        float4* d) const {
-    apply(a.x, b.x, &s->x, &d->x);
-    apply(a.y, b.y, &s->y, &d->y);
-    apply(a.z, b.z, &s->z, &d->z);
-    apply(a.w, b.w, &s->w, &d->w);
-  }
-  // The float next to the finite `value`.
-  static __device__ __forceinline__ float neighbour(float value, bool up) {
-    const int bits = __float_as_int(value);
-    if (value == 0.0f) {
-      return __int_as_float(up ? 1 : static_cast<int>(0x80000001u));
-    }
-    return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
-  }
-  __device__ __forceinline__ float signed_difference(float px, float py) const {
-    const float equal = difference_if_equal();
-    const float exact = px - py;
-    const float d = exact - (x - y);
-    return d == equal && exact != 0.0f ? neighbour(equal, exact > 0.0f) : d;
-  }
-  __device__ __forceinline__ void apply_exactly(const float4& a, const float4& b,
-                                                float4* d) const {
-    d->x = signed_difference(a.x, b.x);
-    d->y = signed_difference(a.y, b.y);
-    d->z = signed_difference(a.z, b.z);
-    d->w = signed_difference(a.w, b.w);
-  }
-  __device__ __forceinline__ float sign(float d) const {
-    const float equal = difference_if_equal();
-    return (d > equal ? 1.0f : 0.0f) - (d < equal ? 1.0f : 0.0f);
-  }
-};
 
 // A range of rows of one strip. It lies in shared memory and is read from there again and again:
 // registers are what limits this kernel.
@@ -366,10 +310,7 @@ __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece
       const int left = max(piece.first_column, p.value_left) - x;
       const int right = min(piece.end_column, p.value_right) - x;
       if (y >= max(piece.first_row, p.value_top) && y < min(piece.end_row, p.value_bottom)) {
-        l1_sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
-        l1_sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;
-        l1_sum += 2 >= left && 2 < right ? fabsf(a.z - b.z) : 0.0f;
-        l1_sum += 3 >= left && 3 < right ? fabsf(a.w - b.w) : 0.0f;
+        l1_sum += absolute_differences(a, b, left, right);
       }
     }
     *s = shifted_s;

@@ -23,4 +23,17 @@ constexpr int strip_threads(StripKind kind, int capability) {
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below.
 constexpr int kStripMinRows = 16;
 
+// What beginning another strip costs a block, in rows.
+constexpr double strip_change_rows(bool gradient) { return gradient ? 20.0 : 14.0; }
+
+// Pixels up to which tiles are faster than strips.
+constexpr int64_t kMaxTiledPixels = 1500000;
+constexpr int kMaxTileRows = 96;
+
+// What a tile of `rows` rows costs: instructions a column, and a constant for loads and barriers.
+constexpr double tile_cost(int rows, bool gradient) {
+  return gradient ? 62.0 * (rows + 20) + 92.0 * (rows + 10) + 78.0 * rows + 2000.0
+                  : 62.0 * (rows + 10) + 72.0 * rows + 1500.0;
+}
+
 }  // namespace fused_ssim::cuda

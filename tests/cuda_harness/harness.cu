@@ -1054,25 +1054,24 @@ void bench_all(bool full) {
 void bench_choices() {
   print_header();
   for (const bool gradient : {true, false}) {
+    const Bench b = {"", gradient, false, false, false, false};
     for (const int threads : gradient ? std::vector<int>{256, 128} : std::vector<int>{256}) {
-      for (const int min_rows : {4, 8, 16, 24}) {
+      std::printf("%-34s", gradient ? (threads == 256 ? "v+g strips 256" : "v+g strips 128") : "v");
+      for (int k = 0; k < kShapeCount; ++k) {
         fs::cuda::StripChoice choice;
         choice.threads = threads;
-        choice.min_rows = min_rows;
-        char name[64];
-        std::snprintf(name, sizeof name, "%s threads %d rows %d", gradient ? "v+g" : "v", threads,
-                      min_rows);
-        std::printf("%-34s", name);
-        const Bench b = {"", gradient, false, false, false, false};
-        for (int k = 0; k < kShapeCount; ++k) {
-          if (k >= 2 && (min_rows != 16 || k == 5)) {
-            std::printf("%16s", "-");
-            continue;
-          }
-          std::printf("%16.2f", bench(kShapes[k], b, &choice));
-        }
-        std::printf("\n");
+        std::printf("%16.2f", k == 5 && threads == 128 ? 0.0 : bench(kShapes[k], b, &choice));
       }
+      std::printf("\n");
+    }
+    for (const int rows : {8, 12, 16, 20, 22, 24, 26, 30, 32, 38, 40, 46, 48, 54}) {
+      std::printf("%s tiles of %-24d", gradient ? "v+g" : "v  ", rows);
+      for (int k = 0; k < 2; ++k) {
+        fs::cuda::StripChoice choice;
+        choice.tile_rows = rows;
+        std::printf("%16.2f", bench(kShapes[k], b, &choice));
+      }
+      std::printf("\n");
     }
   }
 }

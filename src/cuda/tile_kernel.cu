@@ -1,0 +1,522 @@
+// SSIM sums, maps and gradients of small images with the 11-tap window, in one pass: the strip
+// kernel's arithmetic, arranged for the shortest way from first load to last store.
+//
+// A block takes a tile of up to 64 columns by `tile_rows` rows, wholly in shared memory, and goes
+// through five phases with all its threads in each:
+//
+//   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment)
+//   rows      thread = 1 row x 4 columns: filters s, s^2, d, d^2 along the row
+//   columns   thread = 8 rows x 1 column: filters down; moments -> value and partial derivatives
+//   columns   the same filter over the partials
+//   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
+//
+// The halo makes it compute up to twice as much as it keeps, which is the price of a block on every
+// multiprocessor: with 32 rows a tile, an image of 3 x 256 x 256 is one tile for each of 96.
+//
+// Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
+#include <atomic>
+
+#include "core/gaussian_window.h"
+#include "core/ssim_formula.h"
+#include "cuda/image_access.cuh"
+#include "cuda/kernels.h"
+#include "cuda/pixel_shift.cuh"
+#include "cuda/reduction.cuh"
+#include "cuda/shift.cuh"
+#include "cuda/window.cuh"
+
+namespace fused_ssim::cuda {
+namespace {
+
+template <StripKind kKind_>
+struct TileTraits {
+  static constexpr StripKind kKind = kKind_;
+  static constexpr bool kMap = kKind == StripKind::kMap;
+  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
+  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
+  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
+  static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
+
+  static constexpr int kThreads = 512;
+  static constexpr int kRadius = kDefaultWindowSize / 2;
+  // Column m of the moments is image column X0 - kMargin + m; staged column c is image column
+  // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
+  static constexpr int kMargin = kGradient ? kRadius : 1;
+  static constexpr int kStagedBefore = kMargin + kRadius + 2;
+  static constexpr int kMapQuads = 19;
+  static constexpr int kMapPitch = 4 * kMapQuads;
+  static constexpr int kStagedQuads = kMapQuads + 3;
+  static constexpr int kStagedPitch = 4 * kStagedQuads;
+  static_assert(kMaxTileColumns + 2 * kRadius <= kMapPitch, "moments of a tile's windows fit");
+  static_assert(kMaxTileColumns + kMargin <= kMapPitch, "moments of a tile's pixels fit");
+  // Rows before and after the tile whose moments, and whose pixels, it needs.
+  static constexpr int kMomentHalo = kGradient ? kRadius : 0;
+  static constexpr int kPixelHalo = kMomentHalo + kRadius;
+
+  static constexpr __host__ __device__ int segments(int rows) { return (rows + 7) / 8; }
+  static constexpr __host__ __device__ int staged_rows(int rows) { return rows + 2 * kPixelHalo; }
+  static constexpr __host__ __device__ int row_map_rows(int rows) {
+    return 8 * segments(rows + 2 * kMomentHalo) + 2 * kRadius;
+  }
+  static constexpr __host__ __device__ int partial_rows(int rows) {
+    return kGradient ? 8 * segments(rows + 2 * kMomentHalo) + 8 : 0;
+  }
+  static constexpr __host__ __device__ int shared_bytes(int rows) {
+    return 4 * (2 * staged_rows(rows) * kStagedPitch + 4 * row_map_rows(rows) * kMapPitch +
+                kPartialMaps * partial_rows(rows) * kMapPitch);
+  }
+};
+
+// Filters `kOutputs` columns out of quads that start `kSkip` columns before the first window.
+template <int kSkip, bool kSquares>
+__device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
+                                            float (&square)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
+    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = 4 * j + e - kSkip;
+      if (i < 0 || i >= 14) {
+        continue;
+      }
+      const float value2 = value[e] * value[e];
+#pragma unroll
+      for (int o = 0; o < 4; ++o) {
+        const int k = i - o;
+        if (k == 0) {
+          mean[o] = value[e] * default_tap(0);
+          if (kSquares) {
+            square[o] = value2 * default_tap(0);
+          }
+        } else if (k > 0 && k < kDefaultWindowSize) {
+          mean[o] = fmaf(value[e], default_tap(k), mean[o]);
+          if (kSquares) {
+            square[o] = fmaf(value2, default_tap(k), square[o]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Filters 8 rows of one column out of 18.
+template <int kPitch>
+__device__ __forceinline__ void filter_column(const float* column, float (&out)[8]) {
+#pragma unroll
+  for (int i = 0; i < 18; ++i) {
+    const float value = column[i * kPitch];
+#pragma unroll
+    for (int o = 0; o < 8; ++o) {
+      const int k = i - o;
+      if (k == 0) {
+        out[o] = value * default_tap(0);
+      } else if (k > 0 && k < kDefaultWindowSize) {
+        out[o] = fmaf(value, default_tap(k), out[o]);
+      }
+    }
+  }
+}
+
+struct Tile {
+  const char* plane1;
+  const char* plane2;
+  char* gradient1;
+  char* gradient2;
+  const char* weights;
+  float* map;
+  int left;
+  int right;
+  int top;
+  int bottom;
+};
+
+template <class Traits>
+__device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
+  const int64_t per_plane = static_cast<int64_t>(p.strips_per_plane) * p.tiles_down;
+  const int64_t plane = unit / per_plane;
+  const int in_plane = static_cast<int>(unit - plane * per_plane);
+  const int64_t batch = plane / p.channels;
+  const int64_t channel = plane - batch * p.channels;
+  Tile tile = {};
+  tile.left = p.own_left + in_plane % p.strips_per_plane * p.strip_width;
+  tile.right = min(tile.left + p.strip_width, p.own_right);
+  tile.top = p.own_top + in_plane / p.strips_per_plane * p.tile_rows;
+  tile.bottom = min(tile.top + p.tile_rows, p.own_top + p.own_rows);
+  tile.plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
+  tile.plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
+  if constexpr (Traits::kGradient) {
+    if (p.grad1.data != nullptr) {
+      tile.gradient1 = p.grad1.data + batch * p.grad1.batch + channel * p.grad1.channel;
+    }
+    if (p.grad2.data != nullptr) {
+      tile.gradient2 = p.grad2.data + batch * p.grad2.batch + channel * p.grad2.channel;
+    }
+  }
+  if constexpr (Traits::kWeighted) {
+    tile.weights =
+        p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
+  }
+  if constexpr (Traits::kMap) {
+    tile.map = p.map + plane * p.map_plane;
+  }
+  return tile;
+}
+
+__device__ __forceinline__ float4 load_any_quad(const char* plane, const InputImage& image, int y,
+                                                int x, const StripParams& p) {
+  if (y < 0 || y >= p.height || x < 0) {
+    return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  }
+  const char* row = plane + y * image.row;
+  if (p.quads) {
+    return p.dtype == DType::kFloat32
+               ? load_quad<StripLoader::kFloatQuads>(row, image.column, x, p.width, p.dtype)
+               : load_quad<StripLoader::kHalfQuads>(row, image.column, x, p.width, p.dtype);
+  }
+  return load_quad<StripLoader::kWords>(row, image.column, x, p.width, p.dtype);
+}
+
+__device__ __forceinline__ void store_any_quad(const OutputImage& image, char* plane, int y, int x,
+                                               int right, const float (&value)[4],
+                                               const StripParams& p) {
+  char* first = plane + y * image.row + x * image.column;
+  if (p.quads) {
+    if (p.dtype == DType::kFloat32) {
+      store_quad<StripLoader::kFloatQuads>(first, value, p.dtype);
+    } else {
+      store_quad<StripLoader::kHalfQuads>(first, value, p.dtype);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (x + i < right) {
+      store_element(first + i * image.column, value[i], p.dtype);
+    }
+  }
+}
+
+// Loads the tile and stores it as s and d. Returns the shift, and the sum of |x - y| where wanted.
+template <class Traits>
+__device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Tile& tile,
+                                                 float* staged_s, float* staged_d, float* l1_sum) {
+  constexpr int kBatch = 3;  // quads of a thread whose loads are under way together
+  const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
+  PixelShift shift = {0.0f, 0.0f};
+#pragma unroll 1
+  for (int first = 0; first < quads; first += kBatch * Traits::kThreads) {
+    float4 a[kBatch];
+    float4 b[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int item = first + i * Traits::kThreads + static_cast<int>(threadIdx.x);
+      const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
+      const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
+      if (item < quads) {
+        a[i] = load_any_quad(tile.plane1, p.img1, y, x, p);
+        b[i] = load_any_quad(tile.plane2, p.img2, y, x, p);
+      }
+    }
+    if (first == 0) {
+      const Shift<float> means = sample_shift<float>(
+          tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
+          min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
+          min(p.width, tile.right + Traits::kRadius), p.dtype);
+      shift = {means.x, means.y};
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int item = first + i * Traits::kThreads + static_cast<int>(threadIdx.x);
+      if (item < quads) {
+        float4 s, d;
+        shift.apply(a[i], b[i], &s, &d);
+        if (p.l1) {
+          shift.apply_exactly(a[i], b[i], &d);
+          const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
+          const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
+          if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
+            *l1_sum += absolute_differences(a[i], b[i], max(tile.left, p.value_left) - x,
+                                            min(tile.right, p.value_right) - x);
+          }
+        }
+        *reinterpret_cast<float4*>(staged_s + 4 * item) = s;
+        *reinterpret_cast<float4*>(staged_d + 4 * item) = d;
+      }
+    }
+  }
+  return shift;
+}
+
+template <class Traits>
+__device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile,
+                                               float* shared) {
+  const int rows = tile.bottom - tile.top;
+  const int moment_rows = rows + 2 * Traits::kMomentHalo;
+  float* staged_s = shared;
+  float* staged_d = staged_s + Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch;
+  float* maps = staged_d + Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch;
+  const int map_stride = Traits::row_map_rows(p.tile_rows) * Traits::kMapPitch;
+  float* partials = maps + 4 * map_stride;
+  const int partial_stride = Traits::partial_rows(p.tile_rows) * Traits::kMapPitch;
+  const int thread = static_cast<int>(threadIdx.x);
+
+  float l1_sum = 0.0f;
+  const PixelShift shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &l1_sum);
+  __syncthreads();
+
+  // Along the rows.
+#pragma unroll 1
+  for (int item = thread; item < Traits::staged_rows(rows) * Traits::kMapQuads;
+       item += Traits::kThreads) {
+    const int staged = item / Traits::kMapQuads * Traits::kStagedPitch +
+                       4 * (item % Traits::kMapQuads);
+    float mean[4];
+    float square[4];
+    filter_quad<2, true>(staged_s + staged, mean, square);
+    *reinterpret_cast<float4*>(maps + 4 * item) =
+        make_float4(mean[0], mean[1], mean[2], mean[3]);
+    *reinterpret_cast<float4*>(maps + 2 * map_stride + 4 * item) =
+        make_float4(square[0], square[1], square[2], square[3]);
+    filter_quad<2, true>(staged_d + staged, mean, square);
+    *reinterpret_cast<float4*>(maps + map_stride + 4 * item) =
+        make_float4(mean[0], mean[1], mean[2], mean[3]);
+    *reinterpret_cast<float4*>(maps + 3 * map_stride + 4 * item) =
+        make_float4(square[0], square[1], square[2], square[3]);
+  }
+  __syncthreads();
+
+  // Down the columns: moments, value, partial derivatives.
+  float sum = 0.0f;
+  const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+#pragma unroll 1
+  for (int item = thread; item < Traits::segments(moment_rows) * Traits::kMapPitch;
+       item += Traits::kThreads) {
+    const int segment = item / Traits::kMapPitch;
+    const int column = item - segment * Traits::kMapPitch;
+    const int offset = 8 * segment * Traits::kMapPitch + column;
+    const int x = tile.left - Traits::kMargin + column;
+    const int first_y = tile.top - Traits::kMomentHalo + 8 * segment;
+    const bool has_value = x >= p.value_left && x < p.value_right;
+    const bool own = has_value && x >= tile.left && x < tile.right;
+    float weight[8];
+    if constexpr (Traits::kWeighted) {
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        const int y = first_y + r;
+        weight[r] = 0.0f;
+        if (has_value && y >= p.value_top && y < p.value_bottom) {
+          weight[r] = __ldg(reinterpret_cast<const float*>(
+              tile.weights + (y - p.value_top) * p.map_gradient.row +
+              (x - p.value_left) * p.map_gradient.column));
+        }
+      }
+    }
+    float mean_s[8], mean_d[8], mean_s2[8], mean_d2[8];
+    filter_column<Traits::kMapPitch>(maps + offset, mean_s);
+    filter_column<Traits::kMapPitch>(maps + map_stride + offset, mean_d);
+    filter_column<Traits::kMapPitch>(maps + 2 * map_stride + offset, mean_s2);
+    filter_column<Traits::kMapPitch>(maps + 3 * map_stride + offset, mean_d2);
+#pragma unroll
+    for (int r = 0; r < 8; ++r) {
+      const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
+      const LeanTerms<float> terms =
+          lean_terms(moments, shift.x + shift.y, shift.x - shift.y, stabilizers);
+      const int y = first_y + r;
+      const bool row_has_value = y >= p.value_top && y < p.value_bottom;
+      const bool is_own = own && row_has_value && y >= tile.top && y < tile.bottom;
+      const float value = lean_value(terms);
+      sum += is_own ? value : 0.0f;
+      if constexpr (Traits::kMap) {
+        if (is_own) {
+          tile.map[(y - p.value_top) * p.map_pitch + (x - p.value_left)] = value;
+        }
+      }
+      if constexpr (Traits::kGradient) {
+        Partials<float> by = lean_partials(moments, terms);
+        if constexpr (Traits::kWeighted) {
+          by.by_mean_s *= weight[r];
+          by.by_mean_d *= weight[r];
+          by.by_mean_s2 *= weight[r];
+          by.by_mean_d2 *= weight[r];
+        }
+        const bool counts = has_value && row_has_value;
+        float* cell = partials + offset + r * Traits::kMapPitch;
+        if constexpr (Traits::kTwo) {
+          cell[0] = counts ? by.by_mean_s : 0.0f;
+          cell[3 * partial_stride] = counts ? by.by_mean_d : 0.0f;
+        } else {
+          cell[0] = counts ? fmaf(sign, by.by_mean_d, by.by_mean_s) : 0.0f;
+        }
+        cell[partial_stride] = counts ? by.by_mean_s2 : 0.0f;
+        cell[2 * partial_stride] = counts ? by.by_mean_d2 : 0.0f;
+      }
+    }
+  }
+
+  if constexpr (Traits::kGradient) {
+    __syncthreads();
+    // Down the columns again. The row-filtered moments are no longer needed: their place is.
+    const int column_items = Traits::segments(rows) * Traits::kMapPitch;
+#pragma unroll 1
+    for (int item = thread; item < Traits::kPartialMaps * column_items; item += Traits::kThreads) {
+      const int map = item / column_items;
+      const int in_map = item - map * column_items;
+      const int segment = in_map / Traits::kMapPitch;
+      const int offset = 8 * segment * Traits::kMapPitch + in_map - segment * Traits::kMapPitch;
+      float filtered[8];
+      filter_column<Traits::kMapPitch>(partials + map * partial_stride + offset, filtered);
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        maps[map * map_stride + offset + r * Traits::kMapPitch] = filtered[r];
+      }
+    }
+    __syncthreads();
+
+    // Along the rows again, and the gradient.
+    constexpr int kOwnQuads = kMaxTileColumns / 4;
+    const OutputImage& out = Traits::kTwo || p.grad1.data != nullptr ? p.grad1 : p.grad2;
+    char* plane1 = Traits::kTwo || p.grad1.data != nullptr ? tile.gradient1 : tile.gradient2;
+    const float weight = 4.0f * p.ssim_weight;  // partials are scaled (LeanTerms)
+#pragma unroll 1
+    for (int item = thread; item < rows * kOwnQuads; item += Traits::kThreads) {
+      const int row = item / kOwnQuads;
+      const int quad = item % kOwnQuads;
+      const int x = tile.left + 4 * quad;
+      const int y = tile.top + row;
+      if (x >= tile.right) {
+        continue;
+      }
+      const float* cell = maps + row * Traits::kMapPitch + 4 * quad;
+      const int staged = (row + Traits::kPixelHalo) * Traits::kStagedPitch +
+                         Traits::kStagedBefore + 4 * quad;
+      const float4 s4 = *reinterpret_cast<const float4*>(staged_s + staged);
+      const float4 d4 = *reinterpret_cast<const float4*>(staged_d + staged);
+      const float s[4] = {s4.x, s4.y, s4.z, s4.w};
+      const float d[4] = {d4.x, d4.y, d4.z, d4.w};
+      float first[4], second[4], by_s2[4], by_d2[4], unused[4];
+      filter_quad<0, false>(cell, first, unused);
+      filter_quad<0, false>(cell + map_stride, by_s2, unused);
+      filter_quad<0, false>(cell + 2 * map_stride, by_d2, unused);
+      if constexpr (Traits::kTwo) {
+        filter_quad<0, false>(cell + 3 * map_stride, second, unused);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float by_sum = weight * fmaf(s[i], by_s2[i], first[i]);
+          const float by_difference = weight * fmaf(d[i], by_d2[i], second[i]);
+          first[i] = by_sum + by_difference;
+          second[i] = by_sum - by_difference;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          first[i] = weight * fmaf(sign * d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+        }
+      }
+      if (p.l1 && y >= p.value_top && y < p.value_bottom) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (x + i >= p.value_left && x + i < p.value_right) {
+            float l1 = p.l1_weight * shift.sign(d[i]);
+            if constexpr (Traits::kWeighted) {
+              l1 *= __ldg(reinterpret_cast<const float*>(
+                  tile.weights + (y - p.value_top) * p.map_gradient.row +
+                  (x + i - p.value_left) * p.map_gradient.column));
+            }
+            if constexpr (Traits::kTwo) {
+              first[i] += l1;
+              second[i] -= l1;
+            } else {
+              first[i] += sign * l1;
+            }
+          }
+        }
+      }
+      if (plane1 != nullptr) {
+        store_any_quad(out, plane1, y, x, tile.right, first, p);
+      }
+      if constexpr (Traits::kTwo) {
+        if (tile.gradient2 != nullptr) {
+          store_any_quad(p.grad2, tile.gradient2, y, x, tile.right, second, p);
+        }
+      }
+    }
+  }
+  return static_cast<double>(p.ssim_weight) * sum + static_cast<double>(p.l1_weight) * l1_sum;
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    tile_kernel(const __grid_constant__ StripParams p) {
+  extern __shared__ float4 shared_quads[];
+  const ReductionPlan& plan = p.reduction;
+  int64_t unit = unit_begin(plan, blockIdx.x, gridDim.x);
+  const int64_t end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
+  int64_t value = unit / plan.units_per_value;
+  double sum = 0.0;
+#pragma unroll 1
+  for (; unit < end; ++unit) {
+    const Tile tile = tile_at<Traits>(p, unit);
+    sum += process_tile<Traits>(p, tile, reinterpret_cast<float*>(shared_quads));
+    __syncthreads();
+    const int64_t next = (unit + 1) / plan.units_per_value;
+    if (plan.value != nullptr && (next != value || unit + 1 == end)) {
+      store_partial<Traits::kThreads>(plan, value, sum);
+      sum = 0.0;
+      value = next;
+    }
+  }
+  if (plan.value != nullptr) {
+    finish_reduction<Traits::kThreads, float>(plan);
+  }
+}
+
+struct TileEntry {
+  void (*kernel)(const StripParams);
+  int (*shared_bytes)(int rows);
+};
+
+template <StripKind kKind>
+constexpr TileEntry entry() {
+  return {tile_kernel<TileTraits<kKind>>, TileTraits<kKind>::shared_bytes};
+}
+
+// In the order of StripKind.
+constexpr TileEntry kEntries[kStripKinds] = {
+    entry<StripKind::kValue>(),        entry<StripKind::kMap>(),
+    entry<StripKind::kOneGradient>(),  entry<StripKind::kTwoGradients>(),
+    entry<StripKind::kWeighted>(),
+};
+
+}  // namespace
+
+int tile_shared_bytes(StripKind kind, int rows) {
+  return kEntries[static_cast<int>(kind)].shared_bytes(rows);
+}
+
+cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
+                               StripKind kind, int blocks, cudaStream_t stream) {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<bool> prepared[kMaxDevices][kStripKinds];
+  const int index = static_cast<int>(kind);
+  const TileEntry& entry = kEntries[index];
+  const bool cached = device.index < kMaxDevices;
+  if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(entry.kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+        device.shared_per_block - kTileStaticShared);
+    if (error != cudaSuccess) {
+      return error;
+    }
+    if (cached) {
+      prepared[device.index][index].store(true, std::memory_order_release);
+    }
+  }
+  entry.kernel<<<blocks, TileTraits<StripKind::kValue>::kThreads,
+                 entry.shared_bytes(params.tile_rows), stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace fused_ssim::cuda
