@@ -1,7 +1,7 @@
 """Fused, differentiable SSIM for PyTorch, on the CPU and in CUDA.
 
-    from fused_ssim import fused_ssim
-    loss = 1 - fused_ssim(rendered, photograph)  # [B, C, H, W], in [0, 1]
+>>> from fused_ssim import fused_ssim
+>>> loss = 1 - fused_ssim(rendered, photograph)  # [B, C, H, W], in [0, 1]
 """
 
 from fused_ssim._build_info import BuildInfo, GpuInfo, build_info

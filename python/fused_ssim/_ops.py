@@ -6,6 +6,7 @@ of libtorch can't express. Everything here works on checked arguments.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -54,8 +55,8 @@ def ssim(
 ) -> torch.Tensor:
     """offset + reduction of ssim_weight * SSIM + l1_weight * |img1 - img2|."""
     _refuse_forward_mode(img1, img2)
-    differentiate = train and torch.is_grad_enabled()
-    value, _, _ = _ops.ssim.default(
+    differentiable = torch.is_grad_enabled() and (img1.requires_grad or img2.requires_grad)
+    arguments = (
         img1,
         img2,
         *definition,
@@ -63,9 +64,15 @@ def ssim(
         ssim_weight,
         l1_weight,
         offset,
-        differentiate and img1.requires_grad,
-        differentiate and img2.requires_grad,
+        train and differentiable and img1.requires_grad,
+        train and differentiable and img2.requires_grad,
     )
+    if torch.compiler.is_compiling():
+        value = _ops.ssim.default(*arguments)[0]
+    elif differentiable:
+        value = _SsimFunction.apply(*arguments)[0]
+    else:
+        value = _below_autograd(_ops.ssim.default, *arguments)[0]
     return value  # type: ignore[no-any-return]
 
 
@@ -88,7 +95,7 @@ class _WithoutGradient(torch.autograd.Function):
 def without_gradient(result: torch.Tensor, *images: torch.Tensor) -> torch.Tensor:
     """`result`, refusing a backward pass to `images` instead of passing for a constant."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        result = _WithoutGradient.apply(result, *images)  # type: ignore[no-untyped-call]
+        result = _WithoutGradient.apply(result, *images)
     return result
 
 
@@ -96,7 +103,8 @@ def _refuse_forward_mode(*images: torch.Tensor) -> None:
     """Forward mode drops the tangents of operators that it does not know, without a word."""
     if getattr(torch.autograd.forward_ad, "_current_level", -1) < 0:
         return
-    if any(torch.autograd.forward_ad.unpack_dual(image).tangent is not None for image in images):
+    unpack: Callable[[torch.Tensor], Any] = torch.autograd.forward_ad.unpack_dual
+    if any(unpack(image).tangent is not None for image in images):
         raise NotImplementedError(_NO_FORWARD_MODE)
 
 
@@ -117,8 +125,7 @@ def _fake_gradient(image: torch.Tensor, wanted: bool) -> torch.Tensor:
     return torch.empty_like(image) if wanted else image.new_empty([0])
 
 
-@torch.library.register_fake("fused_ssim::ssim")
-def _(
+def _fake_ssim(
     img1: torch.Tensor,
     img2: torch.Tensor,
     c1: float,
@@ -140,8 +147,7 @@ def _(
     return value, _fake_gradient(img1, wants_gradient1), _fake_gradient(img2, wants_gradient2)
 
 
-@torch.library.register_fake("fused_ssim::ssim_map")
-def _(
+def _fake_ssim_map(
     img1: torch.Tensor,
     img2: torch.Tensor,
     c1: float,
@@ -156,8 +162,7 @@ def _(
     return img1.new_empty([batch, channels, height - crop, width - crop], dtype=_value_dtype(img1))
 
 
-@torch.library.register_fake("fused_ssim::ssim_map_backward")
-def _(
+def _fake_ssim_map_backward(
     map_gradient: torch.Tensor,
     img1: torch.Tensor,
     img2: torch.Tensor,
@@ -173,14 +178,27 @@ def _(
     return _fake_gradient(img1, wants_gradient1), _fake_gradient(img2, wants_gradient2)
 
 
-@torch.library.register_fake("fused_ssim::scale_gradient")
-def _(unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float) -> torch.Tensor:
+def _fake_scale_gradient(
+    unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float
+) -> torch.Tensor:
     return torch.empty_like(unit)
 
 
-@torch.library.register_fake("fused_ssim::scale_gradient_")
-def _(unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float) -> None:
+def _fake_scale_gradient_(
+    unit: torch.Tensor, upstream: torch.Tensor, reduction: int, factor: float
+) -> None:
     return None
+
+
+_FAKES: dict[str, Callable[..., Any]] = {
+    "ssim": _fake_ssim,
+    "ssim_map": _fake_ssim_map,
+    "ssim_map_backward": _fake_ssim_map_backward,
+    "scale_gradient": _fake_scale_gradient,
+    "scale_gradient_": _fake_scale_gradient_,
+}
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"fused_ssim::{_name}", _fake)
 
 
 # ---- autograd -----------------------------------------------------------------------------------
@@ -192,14 +210,19 @@ def _graph_is_kept() -> bool:
     return True if keep_graph is None else bool(keep_graph())
 
 
+def _below_autograd(operator: Any, *arguments: Any) -> Any:
+    """The operator without the dispatcher's way through Python hooks of autograd."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
 def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
     img1, _, _, _, window_size, _, valid, reduction = inputs[:8]
-    _, unit1, unit2 = output
     # Without this autograd would fill whole images with zeros for the gradients of the unit
     # gradients. They stay differentiable, for what is made of them (a gradient that is asked for
     # with create_graph=True) must refuse to be differentiated, not pass for a constant.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(unit1, unit2)
+    ctx.save_for_backward(*output[1:])
     ctx.wanted = inputs[11:13]
     ctx.reduction = reduction
     kind = REDUCTIONS[reduction]
@@ -230,7 +253,9 @@ def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tup
             )
             if in_place:
                 unit = unit.detach()
-                _ops.scale_gradient_.default(unit, upstream, ctx.reduction, 1.0 / ctx.divisor)
+                _below_autograd(
+                    _ops.scale_gradient_.default, unit, upstream, ctx.reduction, 1.0 / ctx.divisor
+                )
                 gradients[i] = unit
             else:
                 gradients[i] = _ops.scale_gradient.default(
@@ -258,6 +283,24 @@ def _refuse_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -
 
 def _refuse_backward(ctx: _Context, *_: Any) -> Any:
     raise RuntimeError(_NO_SECOND_DERIVATIVE)
+
+
+class _SsimFunction(torch.autograd.Function):
+    """The same as is registered with the operator, at half the overhead of a training step.
+
+    On small images that overhead is most of the time. The registration serves tracers and those who
+    call the operator themselves.
+    """
+
+    @staticmethod
+    def forward(ctx: _Context, *arguments: Any) -> Any:
+        output = _below_autograd(_ops.ssim.default, *arguments)
+        _ssim_setup_context(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: _Context, *upstream: torch.Tensor | None) -> Any:
+        return _ssim_backward(ctx, *upstream)
 
 
 torch.library.register_autograd(
