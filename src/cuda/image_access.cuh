@@ -55,6 +55,62 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// Bulk copies (Hopper and later): contiguous bytes from global to shared memory by one thread, counted
+// by an mbarrier, whose phase ends when the expected bytes have arrived.
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// By one thread, before the others use `counter`.
+__device__ __forceinline__ void start_counting_copies(uint64_t* counter) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(counter)) : "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void expect_copies(uint64_t* counter, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(counter)),
+               "r"(bytes)
+               : "memory");
+}
+
+// Addresses and size are multiples of 16 bytes.
+__device__ __forceinline__ void copy_bulk(void* to, const void* from, unsigned bytes,
+                                          uint64_t* counter) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(counter))
+      : "memory");
+}
+
+__device__ __forceinline__ void wait_for_bulk(uint64_t* counter, unsigned parity) {
+  unsigned done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n"
+        ".reg .pred complete;\n"
+        "mbarrier.try_wait.parity.shared.b64 complete, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, complete;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(shared_address(counter)), "r"(parity)
+        : "memory");
+  }
+}
+
+// Orders this thread's ordinary accesses to shared memory before later bulk copies.
+__device__ __forceinline__ void order_before_bulk() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+#else
+__device__ __forceinline__ void start_counting_copies(uint64_t*) {}
+__device__ __forceinline__ void expect_copies(uint64_t*, unsigned) {}
+__device__ __forceinline__ void copy_bulk(void*, const void*, unsigned, uint64_t*) {}
+__device__ __forceinline__ void wait_for_bulk(uint64_t*, unsigned) {}
+__device__ __forceinline__ void order_before_bulk() {}
+#endif
+
 // Copies `columns` columns to the 16 bytes at `to`, one 4-byte word a column, and zeros for the rest
 // of four: the element, or for a 16-bit type the aligned word that holds it.
 __device__ __forceinline__ void copy_words(const char* first, int64_t column_stride, float* to,

@@ -53,6 +53,11 @@ struct StripTraits {
   static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  static constexpr bool kBulk = kLoader == StripLoader::kFloatQuads;
+#else
+  static constexpr bool kBulk = false;
+#endif
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
@@ -77,6 +82,10 @@ struct StripTraits {
 
   // Image rows read before the first own row; the moments of an own row's window lag by kRadius.
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
+
+  static constexpr __device__ int chunks(int own_rows) {
+    return (own_rows + 2 * kLeadRows + kChunkRows - 1) / kChunkRows;
+  }
 
   static constexpr int odd_offset(int quads) {
     const int even_columns = (quads + 1) / 2 * 4;
@@ -194,23 +203,44 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
 // A range of rows of one strip. It lies in shared memory and is read from there again and again:
 // registers are what limits this kernel.
 struct StripPiece {
+  // In columns of moments, the first column of which is X0 - kMargin: those with a value, own ones.
+  alignas(16) int4 columns;  // value begin, value end, own begin, own end
+  // Image rows: the first own row, the end; those of them that have a value.
+  alignas(16) int4 rows;  // begin, end, value begin, value end
   const char* plane1;
   const char* plane2;
-  char* gradient1;
+  char* gradient1;  // of X0 in the row that step 0 of the gradient would write
   char* gradient2;
   const char* weights;
   float* map;
   int first_column;  // X0
   int end_column;    // of the own columns
-  int first_row;
-  int end_row;
+  // Bulk copies: from where in the first row, to where in a staged row, how much.
+  const char* source1;
+  const char* source2;
+  int copy_offset;
+  int copy_bytes;
+  bool columns_inside;     // no staged column that is needed lies outside the image
+  unsigned copied_chunks;  // before this piece
 };
 using SharedPiece = const volatile StripPiece;
 
-// The loader: a warp copies its own rows of a chunk straight into shared memory, the raw pixels of img1
-// where s will be and those of img2 where d will be, and later converts them in place. So copies need
-// no registers while they are under way, and no barrier of the block. A thread has every kGroups-th
-// quad of its row.
+__device__ __forceinline__ int4 read_shared(const volatile int4& from) {
+  int4 value;
+  const auto address =
+      static_cast<unsigned>(__cvta_generic_to_shared(const_cast<const int4*>(&from)));
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+// The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and those
+// of img2 where d will be. Later each warp converts its own rows in place. So copies need no registers
+// while they are under way, and no barrier of the block. A thread has every kGroups-th quad of its row.
+//   Hopper and later, aligned float32: one bulk copy a row and image, eight threads issue them all.
+//   Else: each thread copies its own quads, by cp.async, or through registers before Ampere.
 template <class Traits>
 struct StagedRow {
   int x;       // image column of this thread's first quad
@@ -232,10 +262,34 @@ struct StagedRow {
   }
 };
 
-// Starts the copies of the chunk whose first row is `first_row`.
+// Starts the copies of a chunk.
 template <class Traits>
-__device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int first_row,
-                                           float* slot_s, float* slot_d) {
+__device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
+                                           float* slot_s, float* slot_d, uint64_t* copied) {
+  if constexpr (Traits::kBulk) {
+    if (threadIdx.x >= 32) {
+      return;
+    }
+    const int row = static_cast<int>(threadIdx.x);
+    const int64_t down = chunk * Traits::kChunkRows + row;
+    const int first_row = piece.rows.x - Traits::kLeadRows;
+    const bool inside =
+        row < Traits::kChunkRows &&
+        static_cast<unsigned>(first_row + static_cast<int>(down)) < static_cast<unsigned>(p.height);
+    const unsigned bytes = piece.copy_bytes;
+    const unsigned rows = __popc(__ballot_sync(0xffffffffu, inside));
+    if (row == 0) {
+      expect_copies(copied, 2 * rows * bytes);
+    }
+    __syncwarp();
+    if (inside) {
+      const int to = row * Traits::kStagedPitch + piece.copy_offset;
+      copy_bulk(slot_s + to, piece.source1 + down * p.img1.row, bytes, copied);
+      copy_bulk(slot_d + to, piece.source2 + down * p.img2.row, bytes, copied);
+    }
+    return;
+  }
+  const int first_row = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows;
   const StagedRow<Traits> quads(piece.first_column);
   const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
   const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
@@ -271,63 +325,93 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
   }
 }
 
-// Waits for this thread's copies and makes them s and d. Returns the sum of |x - y| over the own
-// pixels among them, where it is wanted.
+// Waits for the copies of a chunk and makes them s and d. Returns the sum of |x - y| over the own pixels
+// among them, where it is wanted. `parity` alternates from chunk to chunk.
 template <class Traits>
 __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece& piece,
-                                               const PixelShift& shift, int first_row,
-                                               float* slot_s, float* slot_d) {
+                                               const PixelShift& shift, int chunk, float* slot_s,
+                                               float* slot_d, uint64_t* copied, unsigned parity) {
   const StagedRow<Traits> quads(piece.first_column);
+  const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows +
+                static_cast<int>(threadIdx.x / Traits::kGroups);
+  float4 a[Traits::kQuadsPerThread];
+  float4 b[Traits::kQuadsPerThread];
+  if constexpr (Traits::kBulk) {
+    // Bulk copies leave rows unsplit, and what lies outside the image unwritten.
+    const int first = threadIdx.x / Traits::kGroups * Traits::kStagedPitch +
+                      threadIdx.x % Traits::kGroups * 4;
+    const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
+    const bool plain = row_inside && piece.columns_inside;
+    wait_for_bulk(copied, parity);
+#pragma unroll
+    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+      if (quads.has(i)) {
+        a[i] = *reinterpret_cast<const float4*>(slot_s + first + quads.columns(i));
+        b[i] = *reinterpret_cast<const float4*>(slot_d + first + quads.columns(i));
+      }
+    }
+    if (!plain) {
+#pragma unroll
+      for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+        const int x = quads.x + quads.columns(i);
+        if (!row_inside || x < 0 || x >= p.width) {
+          a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+          b[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+      }
+    }
+    __syncwarp();
+  } else {
+    wait_for_copies();
+#pragma unroll
+    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+      if (quads.has(i)) {
+        a[i] = *reinterpret_cast<const float4*>(slot_s + quads.offset + quads.floats(i));
+        b[i] = *reinterpret_cast<const float4*>(slot_d + quads.offset + quads.floats(i));
+      }
+    }
+  }
   float l1_sum = 0.0f;
-  wait_for_copies();
 #pragma unroll
   for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
     if (!quads.has(i)) {
       continue;
     }
-    float4* s = reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i));
-    float4* d = reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i));
-    float4 a = *s;
-    float4 b = *d;
     const int x = quads.x + quads.columns(i);
     if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-      a = half_quad_to_float(a, p.dtype);
-      b = half_quad_to_float(b, p.dtype);
+      a[i] = half_quad_to_float(a[i], p.dtype);
+      b[i] = half_quad_to_float(b[i], p.dtype);
     } else if constexpr (Traits::kLoader == StripLoader::kWords) {
       if (p.dtype != DType::kFloat32) {
-        const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
-        a = half_words_to_float(a, piece.plane1 + y * p.img1.row + x * p.img1.column,
-                                p.img1.column, p.dtype);
-        b = half_words_to_float(b, piece.plane2 + y * p.img2.row + x * p.img2.column,
-                                p.img2.column, p.dtype);
+        a[i] = half_words_to_float(a[i], piece.plane1 + y * p.img1.row + x * p.img1.column,
+                                   p.img1.column, p.dtype);
+        b[i] = half_words_to_float(b[i], piece.plane2 + y * p.img2.row + x * p.img2.column,
+                                   p.img2.column, p.dtype);
       }
     }
-    float4 shifted_s, shifted_d;
-    shift.apply(a, b, &shifted_s, &shifted_d);
+    float4 s, d;
+    shift.apply(a[i], b[i], &s, &d);
     if (__builtin_expect(p.l1, false)) {
-      shift.apply_exactly(a, b, &shifted_d);
-      const int y = first_row + static_cast<int>(threadIdx.x / Traits::kGroups);
-      const int left = max(piece.first_column, p.value_left) - x;
-      const int right = min(piece.end_column, p.value_right) - x;
-      if (y >= max(piece.first_row, p.value_top) && y < min(piece.end_row, p.value_bottom)) {
-        l1_sum += absolute_differences(a, b, left, right);
+      shift.apply_exactly(a[i], b[i], &d);
+      if (y >= piece.rows.z && y < piece.rows.w) {
+        const int offset = piece.first_column - Traits::kMargin - x;
+        l1_sum += absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
+                                       min(piece.columns.w, piece.columns.y) + offset);
       }
     }
-    *s = shifted_s;
-    *d = shifted_d;
+    *reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i)) = s;
+    *reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i)) = d;
   }
   return l1_sum;
 }
 
-// Writes 8 columns of one image's gradient, from column x of row y; `end` is a multiple of 4.
+// Writes 8 columns of one image's gradient, or 4.
 template <StripLoader kLoader>
-__device__ __forceinline__ void store_gradient_group(const OutputImage& image, char* plane, int y,
-                                                     int x, int end, const float (&value)[8],
-                                                     DType dtype) {
+__device__ __forceinline__ void store_gradient_group(char* first, bool eight,
+                                                     const float (&value)[8], DType dtype) {
   constexpr int kBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
-  char* first = plane + y * image.row + x * (kBytes / 4);
   store_quad<kLoader>(first, value, dtype);
-  if (x + 4 < end) {
+  if (eight) {
     store_quad<kLoader>(first + kBytes, value + 4, dtype);
   }
 }
@@ -335,20 +419,21 @@ __device__ __forceinline__ void store_gradient_group(const OutputImage& image, c
 // Writes a warp's rows of one image's gradient out of shared memory, neighbouring lanes neighbouring
 // columns: for strides and alignments that don't allow four columns a store.
 template <class Traits>
-__device__ __forceinline__ void store_gradient_rows(const OutputImage& image, char* plane,
-                                                    const float* map, int first_chunk_row,
+__device__ __forceinline__ void store_gradient_rows(const OutputImage& image, char* origin,
+                                                    const float* map, int first_step,
                                                     SharedPiece& piece, DType dtype) {
   const int lane = threadIdx.x % 32;
   const int warp_row = threadIdx.x / 32 * Traits::kRowsPerWarp;
+  const int rows = piece.rows.y - piece.rows.x;
+  const int columns = piece.end_column - piece.first_column;
 #pragma unroll 1
   for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
-    const int y = first_chunk_row + warp_row + i;
-    if (y < piece.first_row || y >= piece.end_row) {
+    const int step = first_step + warp_row + i;
+    if (static_cast<unsigned>(step - 2 * Traits::kGradientLag) >= static_cast<unsigned>(rows)) {
       continue;
     }
     const float* row = map + (warp_row + i) * Traits::kMapPitch;
-    const int columns = piece.end_column - piece.first_column;
-    char* first = plane + y * image.row + piece.first_column * image.column;
+    char* first = origin + step * image.row;
 #pragma unroll 2
     for (int column = lane; column < columns; column += 32) {
       const int offset = column / 8 * 4 + column % 4 + (column / 4 % 2) * Traits::kMapOdd;
@@ -365,6 +450,9 @@ struct ColumnState {
 
 // Bit r is set where row `first` + r lies in [begin, end).
 __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
+  if (first >= begin && first + 8 <= end) {
+    return 0xffu;
+  }
   const int low = min(max(begin - first, 0), 31);
   const int high = min(max(end - first, low), 31);
   return (1u << high) - (1u << low);
@@ -373,19 +461,19 @@ __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                const PixelShift& shift, int first_moment_row,
-                                                float* maps, ColumnState<Traits>& state) {
-  const int first_column = piece.first_column;
-  const int x = first_column - Traits::kMargin + static_cast<int>(threadIdx.x);
-  const bool has_value = x >= p.value_left && x < p.value_right;
-  const bool own = has_value && x >= first_column && x < piece.end_column;
-  const int value_row = first_moment_row - p.value_top;
+                                                const PixelShift& shift, int chunk, float* maps,
+                                                ColumnState<Traits>& state) {
+  const int m = static_cast<int>(threadIdx.x);
+  const int4 columns = read_shared(piece.columns);
+  const int4 rows = read_shared(piece.rows);
+  const int first_moment_row =
+      rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
   // Bit r: this column's pixel in row r has a value; it is an own one.
-  const unsigned value_rows =
-      has_value ? row_bits(first_moment_row, p.value_top, p.value_bottom) : 0u;
-  const unsigned own_rows = own ? row_bits(first_moment_row, max(piece.first_row, p.value_top),
-                                           min(piece.end_row, p.value_bottom))
-                                : 0u;
+  const unsigned value_rows = m >= columns.x && m < columns.y
+                                  ? row_bits(first_moment_row, p.value_top, p.value_bottom)
+                                  : 0u;
+  const unsigned own_rows =
+      m >= columns.z && m < columns.w ? row_bits(first_moment_row, rows.z, rows.w) : 0u;
   float* column =
       maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
   const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
@@ -401,8 +489,8 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
       weight[r] = 0.0f;
       if ((value_rows & 1u << r) != 0u) {
         weight[r] = __ldg(reinterpret_cast<const float*>(
-            piece.weights + (value_row + r) * p.map_gradient.row +
-            (x - p.value_left) * p.map_gradient.column));
+            piece.weights + (first_moment_row + r - p.value_top) * p.map_gradient.row +
+            (m - columns.x) * p.map_gradient.column));
       }
     }
   }
@@ -420,7 +508,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     sum += is_own ? value : 0.0f;
     if constexpr (Traits::kMap) {
       if (is_own) {
-        piece.map[(value_row + r) * p.map_pitch + (x - p.value_left)] = value;
+        piece.map[(first_moment_row + r - p.value_top) * p.map_pitch + (m - columns.x)] = value;
       }
     }
     if constexpr (Traits::kGradient) {
@@ -490,11 +578,13 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
   const int step = chunk * Traits::kChunkRows + row;
-  const int first_chunk_row =
-      piece.first_row - 2 * Traits::kGradientLag + chunk * Traits::kChunkRows;
-  const int y = first_chunk_row + row;
+  const int4 rows = read_shared(piece.rows);
+  const int columns = piece.end_column - piece.first_column;
+  const bool active = static_cast<unsigned>(step - 2 * Traits::kGradientLag) <
+                          static_cast<unsigned>(rows.y - rows.x) &&
+                      8 * group < columns;
+  const int y = rows.x - 2 * Traits::kGradientLag + step;
   const int x = piece.first_column + 8 * group;
-  const bool active = y >= piece.first_row && y < piece.end_row && x < piece.end_column;
   float* map_row = maps + row * Traits::kMapPitch + group * 4;
 
   float first[8];
@@ -552,15 +642,18 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
 
   // A single gradient is that of either image.
   const OutputImage& out = Traits::kTwo || p.grad1.data != nullptr ? p.grad1 : p.grad2;
-  char* plane1 = Traits::kTwo || p.grad1.data != nullptr ? piece.gradient1 : piece.gradient2;
-  char* plane2 = Traits::kTwo ? piece.gradient2 : nullptr;
+  char* origin1 = Traits::kTwo || p.grad1.data != nullptr ? piece.gradient1 : piece.gradient2;
+  char* origin2 = Traits::kTwo ? piece.gradient2 : nullptr;
   if constexpr (Traits::kQuads) {
-    if (active && plane1 != nullptr) {
-      store_gradient_group<Traits::kLoader>(out, plane1, y, x, piece.end_column, first, p.dtype);
-    }
-    if (Traits::kTwo && active && plane2 != nullptr) {
-      store_gradient_group<Traits::kLoader>(p.grad2, plane2, y, x, piece.end_column, second,
+    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 32 : 16;
+    const bool eight = 8 * group + 4 < columns;
+    if (active && (!Traits::kWeighted || origin1 != nullptr)) {
+      store_gradient_group<Traits::kLoader>(origin1 + step * out.row + group * kBytes, eight, first,
                                             p.dtype);
+    }
+    if (Traits::kTwo && active && (!Traits::kWeighted || origin2 != nullptr)) {
+      store_gradient_group<Traits::kLoader>(origin2 + step * p.grad2.row + group * kBytes, eight,
+                                            second, p.dtype);
     }
   } else {
     __syncwarp();
@@ -571,12 +664,13 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       }
     }
     __syncwarp();
-    if (plane1 != nullptr) {
-      store_gradient_rows<Traits>(out, plane1, maps, first_chunk_row, piece, p.dtype);
+    const int first_step = chunk * Traits::kChunkRows;
+    if (origin1 != nullptr) {
+      store_gradient_rows<Traits>(out, origin1, maps, first_step, piece, p.dtype);
     }
-    if (Traits::kTwo && plane2 != nullptr) {
-      store_gradient_rows<Traits>(p.grad2, plane2, maps + Traits::kMapStride, first_chunk_row,
-                                  piece, p.dtype);
+    if (Traits::kTwo && origin2 != nullptr) {
+      store_gradient_rows<Traits>(p.grad2, origin2, maps + Traits::kMapStride, first_step, piece,
+                                  p.dtype);
     }
   }
 }
@@ -584,22 +678,21 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
 // Runs one piece; returns this thread's share of the sum of f.
 template <class Traits>
 __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiece& piece,
-                                                float* shared) {
+                                                float* shared, uint64_t* copied) {
   float* maps = shared;
   float* staged_s = maps + Traits::kMaps * Traits::kMapStride;
   float* staged_d = staged_s + Traits::kStagedRows * Traits::kStagedPitch;
   constexpr int kSlotMask = Traits::kStagedRows - 1;
-  const int chunks = (piece.end_row - piece.first_row + 2 * Traits::kLeadRows +
-                      Traits::kChunkRows - 1) / Traits::kChunkRows;
+  const int chunks = Traits::chunks(piece.rows.y - piece.rows.x);
 
-  copy_chunk<Traits>(p, piece, piece.first_row - Traits::kLeadRows, staged_s, staged_d);
+  copy_chunk<Traits>(p, piece, 0, staged_s, staged_d, copied);
   const Shift<float> means = sample_shift<float>(
-      piece.plane1, piece.plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
-      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
+      piece.plane1, piece.plane2, p.img1, p.img2, max(0, piece.rows.x - Traits::kRadius),
+      min(p.height, piece.rows.y + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
       min(p.width, piece.end_column + Traits::kRadius), p.dtype);
   const PixelShift shift = {means.x, means.y};
 
-  double sum = 0.0;
+  float sum = 0.0f;
   float l1_sum = 0.0f;
   ColumnState<Traits> state;
   const int group = threadIdx.x % Traits::kGroups;
@@ -618,10 +711,8 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
     }
     {
       const int slot = (chunk * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-      l1_sum += convert_chunk<Traits>(p, piece, shift,
-                                      piece.first_row - Traits::kLeadRows +
-                                          chunk * Traits::kChunkRows,
-                                      staged_s + slot, staged_d + slot);
+      l1_sum += convert_chunk<Traits>(p, piece, shift, chunk, staged_s + slot, staged_d + slot,
+                                      copied, (piece.copied_chunks + chunk) & 1u);
       __syncwarp();
       const int offset = slot + row * Traits::kStagedPitch + 4 * group;
       float* map_row = maps + row * Traits::kMapPitch + 4 * group;
@@ -634,13 +725,14 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
       store_group<Traits::kMapOdd>(map_row + Traits::kMapStride, mean);
       store_group<Traits::kMapOdd>(map_row + 3 * Traits::kMapStride, square);
     }
+    if constexpr (Traits::kBulk) {
+      order_before_bulk();  // what was stored where the next bulk copies go
+    }
     __syncthreads();
 
     if (chunk + 1 < chunks) {
       const int next_slot = ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-      copy_chunk<Traits>(
-          p, piece, piece.first_row - Traits::kLeadRows + (chunk + 1) * Traits::kChunkRows,
-          staged_s + next_slot, staged_d + next_slot);
+      copy_chunk<Traits>(p, piece, chunk + 1, staged_s + next_slot, staged_d + next_slot, copied);
     }
     if (chunk == 0) {
       // No window is complete yet.
@@ -654,9 +746,7 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
         }
       }
     } else {
-      const int first_moment_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
-                                   chunk * Traits::kChunkRows;
-      sum += filter_columns<Traits>(p, piece, shift, first_moment_row, maps, state);
+      sum += filter_columns<Traits>(p, piece, shift, chunk, maps, state);
     }
     __syncthreads();
   }
@@ -671,22 +761,44 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
   const int64_t plane = strip / p.strips_per_plane;
   const int first = static_cast<int>(unit - strip * p.own_rows);
   const int rows = static_cast<int>(min(end - unit, static_cast<int64_t>(p.own_rows - first)));
-  piece->first_column =
+  const int first_column =
       p.own_left + static_cast<int>(strip - plane * p.strips_per_plane) * p.strip_width;
-  piece->end_column = min(piece->first_column + p.strip_width, p.own_right);
-  piece->first_row = p.own_top + first;
-  piece->end_row = piece->first_row + rows;
+  const int end_column = min(first_column + p.strip_width, p.own_right);
+  const int first_row = p.own_top + first;
+  const int first_moment = first_column - Traits::kMargin;
+  piece->first_column = first_column;
+  piece->end_column = end_column;
+  piece->columns = make_int4(p.value_left - first_moment, p.value_right - first_moment,
+                             max(first_column, p.value_left) - first_moment,
+                             min(end_column, p.value_right) - first_moment);
+  piece->rows = make_int4(first_row, first_row + rows, max(first_row, p.value_top),
+                          min(first_row + rows, p.value_bottom));
   const int64_t batch = plane / p.channels;
   const int64_t channel = plane - batch * p.channels;
   piece->plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
   piece->plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
+  if constexpr (Traits::kBulk) {
+    const int staged_column = first_column - Traits::kStagedBefore;
+    const int end_needed = end_column + 2 * Traits::kRadius + 2;
+    const int copy_begin = max(staged_column, 0);
+    const int copy_end = min(end_needed, p.width);
+    const int64_t top = first_row - Traits::kLeadRows;
+    piece->copy_offset = copy_begin - staged_column;
+    piece->copy_bytes = 4 * (copy_end - copy_begin);
+    piece->columns_inside = staged_column >= 0 && end_needed <= p.width;
+    piece->source1 = piece->plane1 + top * p.img1.row + 4 * static_cast<int64_t>(copy_begin);
+    piece->source2 = piece->plane2 + top * p.img2.row + 4 * static_cast<int64_t>(copy_begin);
+  }
   if constexpr (Traits::kGradient) {
-    piece->gradient1 = p.grad1.data == nullptr ? nullptr
-                                               : p.grad1.data + batch * p.grad1.batch +
-                                                     channel * p.grad1.channel;
-    piece->gradient2 = p.grad2.data == nullptr ? nullptr
-                                               : p.grad2.data + batch * p.grad2.batch +
-                                                     channel * p.grad2.channel;
+    const int64_t top = first_row - 2 * Traits::kGradientLag;
+    piece->gradient1 = p.grad1.data == nullptr
+                           ? nullptr
+                           : p.grad1.data + batch * p.grad1.batch + channel * p.grad1.channel +
+                                 top * p.grad1.row + first_column * p.grad1.column;
+    piece->gradient2 = p.grad2.data == nullptr
+                           ? nullptr
+                           : p.grad2.data + batch * p.grad2.batch + channel * p.grad2.channel +
+                                 top * p.grad2.row + first_column * p.grad2.column;
   }
   if constexpr (Traits::kWeighted) {
     piece->weights =
@@ -703,12 +815,17 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   extern __shared__ float4 shared_quads[];
   __shared__ StripPiece piece;
   __shared__ int64_t unit, end, value;
+  __shared__ uint64_t copied;  // mbarrier of the bulk copies
   float* shared = reinterpret_cast<float*>(shared_quads);
   const ReductionPlan& plan = p.reduction;
   if (threadIdx.x == 0) {
     unit = unit_begin(plan, blockIdx.x, gridDim.x);
     end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
     value = unit / plan.units_per_value;
+    if constexpr (Traits::kBulk) {
+      start_counting_copies(&copied);
+    }
+    piece.copied_chunks = 0;
   }
   double sum = 0.0;
 #pragma unroll 1
@@ -717,8 +834,8 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
       start_piece<Traits>(p, unit, end, &piece);
     }
     __syncthreads();
-    sum += process_piece<Traits>(p, piece, shared);
-    const int64_t next_unit = unit + (piece.end_row - piece.first_row);
+    sum += process_piece<Traits>(p, piece, shared, &copied);
+    const int64_t next_unit = unit + (piece.rows.y - piece.rows.x);
     const int64_t next_value = next_unit / plan.units_per_value;
     const int64_t current = value;
     more = next_unit < end;
@@ -726,6 +843,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     if (threadIdx.x == 0) {
       unit = next_unit;
       value = next_value;
+      piece.copied_chunks += Traits::chunks(piece.rows.y - piece.rows.x);
     }
     if (plan.value != nullptr && (!more || next_value != current)) {
       store_partial<Traits::kThreads>(plan, current, sum);
