@@ -239,7 +239,7 @@ __device__ __forceinline__ int4 read_shared(const volatile int4& from) {
 // The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and those
 // of img2 where d will be. Later each warp converts its own rows in place. So copies need no registers
 // while they are under way, and no barrier of the block. A thread has every kGroups-th quad of its row.
-//   Hopper and later, aligned float32: one bulk copy a row and image, eight threads issue them all.
+//   Hopper and later, aligned float32: one bulk copy a row and image, by one thread of the warp.
 //   Else: each thread copies its own quads, by cp.async, or through registers before Ampere.
 template <class Traits>
 struct StagedRow {
@@ -267,25 +267,30 @@ template <class Traits>
 __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
                                            float* slot_s, float* slot_d, uint64_t* copied) {
   if constexpr (Traits::kBulk) {
-    if (threadIdx.x >= 32) {
-      return;
-    }
-    const int row = static_cast<int>(threadIdx.x);
-    const int64_t down = chunk * Traits::kChunkRows + row;
-    const int first_row = piece.rows.x - Traits::kLeadRows;
-    const bool inside =
-        row < Traits::kChunkRows &&
-        static_cast<unsigned>(first_row + static_cast<int>(down)) < static_cast<unsigned>(p.height);
-    const unsigned bytes = piece.copy_bytes;
-    const unsigned rows = __popc(__ballot_sync(0xffffffffu, inside));
-    if (row == 0) {
-      expect_copies(copied, 2 * rows * bytes);
-    }
-    __syncwarp();
-    if (inside) {
-      const int to = row * Traits::kStagedPitch + piece.copy_offset;
-      copy_bulk(slot_s + to, piece.source1 + down * p.img1.row, bytes, copied);
-      copy_bulk(slot_d + to, piece.source2 + down * p.img2.row, bytes, copied);
+    // Each warp issues its own rows: a bulk copy is an instruction of one thread, and eight of them in
+    // one warp would hold up the block.
+    if (threadIdx.x % 32 == 0) {
+      const int warp = static_cast<int>(threadIdx.x / 32);
+      const int first_row = piece.rows.x - Traits::kLeadRows;
+      const unsigned bytes = piece.copy_bytes;
+      const int64_t first = chunk * Traits::kChunkRows + warp * Traits::kRowsPerWarp;
+      const char* source1 = piece.source1 + first * p.img1.row;
+      const char* source2 = piece.source2 + first * p.img2.row;
+      const int to = warp * Traits::kRowsPerWarp * Traits::kStagedPitch + piece.copy_offset;
+      const int y = first_row + static_cast<int>(first);
+      const int begin = max(-y, 0);
+      const int end = min(p.height - y, Traits::kRowsPerWarp);
+      order_before_bulk();  // what was stored before where the copies go
+      expect_copies(&copied[warp], 2 * max(end - begin, 0) * bytes);
+#pragma unroll
+      for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
+        if (i >= begin && i < end) {
+          copy_bulk(slot_s + to + i * Traits::kStagedPitch, source1 + i * p.img1.row, bytes,
+                    &copied[warp]);
+          copy_bulk(slot_d + to + i * Traits::kStagedPitch, source2 + i * p.img2.row, bytes,
+                    &copied[warp]);
+        }
+      }
     }
     return;
   }
@@ -342,7 +347,7 @@ __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece
                       threadIdx.x % Traits::kGroups * 4;
     const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
     const bool plain = row_inside && piece.columns_inside;
-    wait_for_bulk(copied, parity);
+    wait_for_bulk(&copied[threadIdx.x / 32], parity);
 #pragma unroll
     for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
       if (quads.has(i)) {
@@ -725,9 +730,6 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
       store_group<Traits::kMapOdd>(map_row + Traits::kMapStride, mean);
       store_group<Traits::kMapOdd>(map_row + 3 * Traits::kMapStride, square);
     }
-    if constexpr (Traits::kBulk) {
-      order_before_bulk();  // what was stored where the next bulk copies go
-    }
     __syncthreads();
 
     if (chunk + 1 < chunks) {
@@ -815,7 +817,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   extern __shared__ float4 shared_quads[];
   __shared__ StripPiece piece;
   __shared__ int64_t unit, end, value;
-  __shared__ uint64_t copied;  // mbarrier of the bulk copies
+  __shared__ uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
   float* shared = reinterpret_cast<float*>(shared_quads);
   const ReductionPlan& plan = p.reduction;
   if (threadIdx.x == 0) {
@@ -823,7 +825,9 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
     value = unit / plan.units_per_value;
     if constexpr (Traits::kBulk) {
-      start_counting_copies(&copied);
+      for (uint64_t& counter : copied) {
+        start_counting_copies(&counter);
+      }
     }
     piece.copied_chunks = 0;
   }
@@ -834,7 +838,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
       start_piece<Traits>(p, unit, end, &piece);
     }
     __syncthreads();
-    sum += process_piece<Traits>(p, piece, shared, &copied);
+    sum += process_piece<Traits>(p, piece, shared, copied);
     const int64_t next_unit = unit + (piece.rows.y - piece.rows.x);
     const int64_t next_value = next_unit / plan.units_per_value;
     const int64_t current = value;

@@ -10,8 +10,7 @@ namespace fused_ssim::cuda {
 // Resident blocks that the compiler limits registers for.
 constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
   const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-  const bool forward = kind == StripKind::kValue || kind == StripKind::kMap;
-  return (four_maps ? 384 : forward ? 768 : 512) / threads;
+  return (four_maps ? 384 : 512) / threads;
 }
 
 // Threads a block, which is the widest strip in columns.
