@@ -306,6 +306,22 @@ def test_without_train_and_without_need(device):
     assert not fused_ssim(x, y, train=False).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:.*batching rule")  # a loop, torch warns
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "channel", "none"])
+def test_batched_upstream_is_right_or_refused(device, reduction, keep):
+    # How torch.autograd.functional.jacobian(vectorize=True) calls a backward pass.
+    x, y = images(device, 2, 2, 14, 15)
+    value = ssim(x, y, reduction=reduction)
+    upstream = torch.rand(3, *value.shape, device=device)
+    expected = [torch.autograd.grad(value, x, seed, retain_graph=True)[0] for seed in upstream]
+    found = or_refused(
+        lambda: torch.autograd.grad(value, x, upstream, is_grads_batched=True, retain_graph=keep),
+        "atching rule",
+    )
+    assert found is None or torch.equal(found[0], torch.stack(expected))
+
+
 def test_two_graphs_at_once(device):
     x, y = images(device)
     one, two = fused_ssim(x, y), fused_ssim(y, x)

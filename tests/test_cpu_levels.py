@@ -17,7 +17,7 @@ SUPPORTED = INFO.cpu_levels_supported
 # What this process runs is tested by all the other files.
 OTHERS = [level for level in SUPPORTED if level != INFO.cpu_level]
 
-OPTIONS = ["-m", "reduced", "--device=cpu", "-q", "-x", "-p", "no:cacheprovider"]
+OPTIONS = ["-m", "reduced", "--device=cpu", "-q", "--tb=line", "--no-showlocals"]
 
 SHOW_LEVEL = """
 import warnings

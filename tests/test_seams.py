@@ -15,6 +15,9 @@ SMALL = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 EDGES = [15, 16, 17, 21, 23, 26, 31, 32, 33, 37, 53, 63, 64, 65, 74, 75, 97, 118, 127, 128, 129]
 LONG = [139, 191, 255, 257, 384, 385, 511, 512, 513, 641]
 
+# Around the widest strips of columns that a kernel keeps in its cache, twice and thrice.
+WIDE = [959, 960, 961, 1279, 1280, 1281, 1921]
+
 MAP_BOUND = 5e-6
 GRADIENT_BOUND = 5e-6
 
@@ -73,6 +76,12 @@ def test_edges(device, size, padding):
 def test_long(device, size, padding):
     check(device, 1, size, 19, padding)
     check(device, 1, 19, size, padding)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("width", WIDE)
+def test_wide(device, width, padding):
+    check(device, 1, 23, width, padding)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
