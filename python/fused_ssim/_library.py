@@ -72,7 +72,8 @@ def _load_cuda_library() -> CudaLibrary:
         torch.ops.load_library(path)
     except OSError as error:
         # A CPU that works is worth more than an import that fails.
-        reason = f"{path.name} does not load: {error}"
+        # torch names the file; what the loader said is behind that.
+        reason = f"{path.name} does not load: {error.__cause__ or error}"
         warnings.warn(
             f"fused_ssim runs on the CPU only, because {reason}", RuntimeWarning, stacklevel=2
         )
