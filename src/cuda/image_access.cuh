@@ -111,16 +111,11 @@ __device__ __forceinline__ void wait_for_bulk(uint64_t*, unsigned) {}
 __device__ __forceinline__ void order_before_bulk() {}
 #endif
 
-// Copies `columns` columns to the 16 bytes at `to`, one 4-byte word a column, and zeros for the rest
-// of four: the element, or for a 16-bit type the aligned word that holds it.
-__device__ __forceinline__ void copy_words(const char* first, int64_t column_stride, float* to,
-                                           int columns) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(first + i * column_stride);
-    copy_async<4>(to + i, reinterpret_cast<const void*>(address & ~uintptr_t{3}),
-                  i < columns ? 4 : 0);
-  }
+// Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two elements
+// of a 16-bit type, of which `half_words_to_float` picks one. `size` is 4, or 0 for a word of zeros.
+__device__ __forceinline__ void copy_word(float* to, const char* from, int size) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(from);
+  copy_async<4>(to, reinterpret_cast<const void*>(address & ~uintptr_t{3}), size);
 }
 
 // Four elements of a 16-bit type, in the low halves of four words.
@@ -141,7 +136,7 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
-// Four elements of a 16-bit type as `copy_words` left them; the address of the first and the stride
+// Four elements of a 16-bit type as `copy_word` left them; the address of the first and the stride
 // say which half of its word an element is.
 __device__ __forceinline__ float4 half_words_to_float(const float4& copied, const char* first,
                                                       int64_t column_stride, DType dtype) {

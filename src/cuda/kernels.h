@@ -47,8 +47,9 @@ inline constexpr unsigned kCounterSlots = 32768;
 struct StripParams {
   InputImage img1;
   InputImage img2;
-  OutputImage grad1;
+  OutputImage grad1;  // kOneGradient: that of either image
   OutputImage grad2;
+  float sign = 1.0f;  // of d in grad1: -1 where it is the gradient of img2
   InputImage map_gradient;
   float* map = nullptr;  // [planes, map rows, map columns]
   DType dtype = DType::kFloat32;
@@ -71,7 +72,6 @@ struct StripParams {
   // Tiles only.
   int tiles_down = 0;
   int tile_rows = 0;
-  bool quads = false;  // images and gradients allow four columns at once
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
   float twice_c1 = 0.0f;
@@ -85,7 +85,7 @@ struct StripParams {
 enum class StripKind : int {
   kValue,         // the sum of f
   kMap,           // the map, and the sum of f
-  kOneGradient,   // the sum of f and its gradient for one image: `grad1` or `grad2`
+  kOneGradient,   // the sum of f and its gradient for one image
   kTwoGradients,  // for both
   kWeighted,      // for either or both, with map_gradient
 };
@@ -152,7 +152,8 @@ inline constexpr int kMaxTileColumns = 64;
 inline constexpr int kTileStaticShared = 1024;
 int tile_shared_bytes(StripKind kind, int rows);
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
-                               StripKind kind, int blocks, cudaStream_t stream);
+                               StripKind kind, StripLoader loader, int blocks,
+                               cudaStream_t stream);
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {

@@ -232,7 +232,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
-  choice.threads = strip_threads(kind, device.capability);
+  choice.threads = strip_threads(kind, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
   choice.tile_rows = best_tile_rows(device, kind, shape);
   return choice;
@@ -255,6 +255,11 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     quads = quads && (p.grad1.data == nullptr || aligned_for_quads(p.grad1, shape, element)) &&
             (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
     p.map_gradient = bytes_of(request.map_gradient, 4);
+    if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
+      p.grad1 = p.grad2;
+      p.grad2 = {};
+      p.sign = -1.0f;
+    }
   } else {
     p.map = static_cast<float*>(request.map);
   }
@@ -289,7 +294,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.ssim_weight = static_cast<float>(request.ssim_weight);
   p.l1_weight = static_cast<float>(request.l1_weight);
   if (choice.tile_rows > 0) {
-    p.quads = quads;
     p.tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (p.own_rows + p.tiles_down - 1) / p.tiles_down;
   }
@@ -300,7 +304,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (error == cudaSuccess && choice.tile_rows > 0) {
     const auto blocks = static_cast<int>(
         std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
-    return launch_image_tiles(p, device, kind, blocks, stream);
+    return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   int capacity = 0;
   if (error == cudaSuccess) {

@@ -222,6 +222,8 @@ struct StripPiece {
   int copy_bytes;
   bool columns_inside;     // no staged column that is needed lies outside the image
   unsigned copied_chunks;  // before this piece
+  float shift_x;
+  float shift_y;
 };
 using SharedPiece = const volatile StripPiece;
 
@@ -300,16 +302,31 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
   const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
   const unsigned end = row_inside ? min(p.width, piece.end_column + 2 * Traits::kRadius) : 0;
   if constexpr (Traits::kLoader == StripLoader::kWords) {
-    const char* row1 = piece.plane1 + y * p.img1.row;
-    const char* row2 = piece.plane2 + y * p.img2.row;
+    // Neighbouring lanes take neighbouring columns, whatever their stride.
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int first_x = piece.first_column - Traits::kStagedBefore + lane;
+    const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll 1
-    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
-      const int x = quads.x + quads.columns(i);
-      const int at = quads.offset + quads.floats(i);
-      if (quads.has(i)) {
-        const int columns = static_cast<unsigned>(x) < end ? min(4, p.width - x) : 0;
-        copy_words(row1 + x * p.img1.column, p.img1.column, slot_s + at, columns);
-        copy_words(row2 + x * p.img2.column, p.img2.column, slot_d + at, columns);
+    for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
+      const int row = static_cast<int>(threadIdx.x / 32) * Traits::kRowsPerWarp + i;
+      const int row_y = first_row + row;
+      const bool inside = static_cast<unsigned>(row_y) < static_cast<unsigned>(p.height);
+      const int64_t row1 = row_y * p.img1.row + first_x * p.img1.column;
+      const int64_t row2 = row_y * p.img2.row + first_x * p.img2.column;
+      const char* from1 = piece.plane1 + row1;
+      const char* from2 = piece.plane2 + row2;
+      float* to_s = slot_s + row * Traits::kStagedPitch + lane;
+      float* to_d = slot_d + row * Traits::kStagedPitch + lane;
+#pragma unroll
+      for (int j = 0; j < (4 * Traits::kStagedQuads + 31) / 32; ++j) {
+        const int x = first_x + 32 * j;
+        const int size = inside && x >= 0 && x < end_x ? 4 : 0;
+        if (32 * j + 32 <= 4 * Traits::kStagedQuads || 32 * j + lane < 4 * Traits::kStagedQuads) {
+          copy_word(to_s + 32 * j, from1, size);
+          copy_word(to_d + 32 * j, from2, size);
+        }
+        from1 += 32 * p.img1.column;
+        from2 += 32 * p.img2.column;
       }
     }
   } else {
@@ -330,24 +347,28 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
   }
 }
 
-// Waits for the copies of a chunk and makes them s and d. Returns the sum of |x - y| over the own pixels
-// among them, where it is wanted. `parity` alternates from chunk to chunk.
+// Waits for the copies of a chunk and makes them s and d. Adds the L1 term of the own pixels among them
+// to this thread's `total`, where it is wanted. `parity` alternates from chunk to chunk.
 template <class Traits>
-__device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece& piece,
-                                               const PixelShift& shift, int chunk, float* slot_s,
-                                               float* slot_d, uint64_t* copied, unsigned parity) {
+__device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece& piece, int chunk,
+                                              float* slot_s, float* slot_d, uint64_t* copied,
+                                              unsigned parity, double* total) {
+  const PixelShift shift = {piece.shift_x, piece.shift_y};
   const StagedRow<Traits> quads(piece.first_column);
   const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows +
                 static_cast<int>(threadIdx.x / Traits::kGroups);
   float4 a[Traits::kQuadsPerThread];
   float4 b[Traits::kQuadsPerThread];
-  if constexpr (Traits::kBulk) {
-    // Bulk copies leave rows unsplit, and what lies outside the image unwritten.
+  if constexpr (Traits::kBulk || Traits::kLoader == StripLoader::kWords) {
+    // These copies leave rows unsplit.
     const int first = threadIdx.x / Traits::kGroups * Traits::kStagedPitch +
                       threadIdx.x % Traits::kGroups * 4;
-    const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
-    const bool plain = row_inside && piece.columns_inside;
-    wait_for_bulk(&copied[threadIdx.x / 32], parity);
+    if constexpr (Traits::kBulk) {
+      wait_for_bulk(&copied[threadIdx.x / 32], parity);
+    } else {
+      wait_for_copies();
+      __syncwarp();
+    }
 #pragma unroll
     for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
       if (quads.has(i)) {
@@ -355,6 +376,9 @@ __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece
         b[i] = *reinterpret_cast<const float4*>(slot_d + first + quads.columns(i));
       }
     }
+    // Bulk copies leave unwritten what lies outside the image.
+    const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
+    const bool plain = !Traits::kBulk || (row_inside && piece.columns_inside);
     if (!plain) {
 #pragma unroll
       for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
@@ -376,7 +400,6 @@ __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece
       }
     }
   }
-  float l1_sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
     if (!quads.has(i)) {
@@ -400,14 +423,15 @@ __device__ __forceinline__ float convert_chunk(const StripParams& p, SharedPiece
       shift.apply_exactly(a[i], b[i], &d);
       if (y >= piece.rows.z && y < piece.rows.w) {
         const int offset = piece.first_column - Traits::kMargin - x;
-        l1_sum += absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
-                                       min(piece.columns.w, piece.columns.y) + offset);
+        const float l1 =
+            absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
+                                 min(piece.columns.w, piece.columns.y) + offset);
+        *total = fma(static_cast<double>(p.l1_weight), static_cast<double>(l1), *total);
       }
     }
     *reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i)) = s;
     *reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i)) = d;
   }
-  return l1_sum;
 }
 
 // Writes 8 columns of one image's gradient, or 4.
@@ -466,7 +490,7 @@ __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                const PixelShift& shift, int chunk, float* maps,
+                                                int chunk, float* maps,
                                                 ColumnState<Traits>& state) {
   const int m = static_cast<int>(threadIdx.x);
   const int4 columns = read_shared(piece.columns);
@@ -482,9 +506,8 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
   float* column =
       maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
   const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float shift_s = shift.x + shift.y;
-  const float shift_d = shift.x - shift.y;
-  const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+  const float shift_s = piece.shift_x + piece.shift_y;
+  const float shift_d = piece.shift_x - piece.shift_y;
   float sum = 0.0f;
 
   float weight[Traits::kChunkRows];
@@ -532,7 +555,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
         cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? partials.by_mean_d2 : 0.0f);
         cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? partials.by_mean_d : 0.0f);
       } else {
-        const float by_mean = fmaf(sign, partials.by_mean_d, partials.by_mean_s);
+        const float by_mean = fmaf(p.sign, partials.by_mean_d, partials.by_mean_s);
         cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
         cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
         cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? partials.by_mean_d2 : 0.0f);
@@ -545,8 +568,8 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
 // s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
 template <class Traits, bool kWantsS>
 __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& piece,
-                                          const PixelShift& shift, int step, int y, int x,
-                                          const float* staged, float (&out)[8]) {
+                                          int step, int y, int x, const float* staged,
+                                          float (&out)[8]) {
   float4 quad[2];
   if constexpr (Traits::kStagedRows == Traits::kKeptRows) {
     const int offset =
@@ -556,6 +579,7 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
     quad[0] = *reinterpret_cast<const float4*>(staged + offset + Traits::kStagedOdd + 4);
     quad[1] = *reinterpret_cast<const float4*>(staged + offset + 8);
   } else {
+    const PixelShift shift = {piece.shift_x, piece.shift_y};
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
@@ -577,9 +601,8 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
 // The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores.
 template <class Traits>
 __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece& piece,
-                                              const PixelShift& shift, int chunk,
-                                              const float* staged_s, const float* staged_d,
-                                              float* maps) {
+                                              int chunk, const float* staged_s,
+                                              const float* staged_d, float* maps) {
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
   const int step = chunk * Traits::kChunkRows + row;
@@ -601,13 +624,13 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     float filtered[8];
     filter_row<Traits::kMapOdd, 0>(map_row, first);
     filter_row<Traits::kMapOdd, 0>(map_row + Traits::kMapStride, filtered);
-    own_group<Traits, true>(p, piece, shift, step, y, x, staged_s, own);
+    own_group<Traits, true>(p, piece, step, y, x, staged_s, own);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       first[i] = fmaf(own[i], filtered[i], first[i]);
     }
     filter_row<Traits::kMapOdd, 0>(map_row + 2 * Traits::kMapStride, filtered);
-    own_group<Traits, false>(p, piece, shift, step, y, x, staged_d, own);
+    own_group<Traits, false>(p, piece, step, y, x, staged_d, own);
     if constexpr (Traits::kTwo) {
       filter_row<Traits::kMapOdd, 0>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
@@ -617,18 +640,17 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
         first[i] = fmaf(weight, first[i], by_difference);
       }
     } else {
-      // For img2, the partials of d have the other sign already where they are a sum with those of s.
-      const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
+      // Where the partials of d stand in a sum with those of s, they have their sign already.
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        first[i] = weight * fmaf(sign * own[i], filtered[i], first[i]);
+        first[i] = weight * fmaf(p.sign * own[i], filtered[i], first[i]);
       }
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if (x + i >= p.value_left && x + i < p.value_right) {
-          float l1 = p.l1_weight * shift.sign(own[i]);
+          float l1 = p.l1_weight * PixelShift{piece.shift_x, piece.shift_y}.sign(own[i]);
           if constexpr (Traits::kWeighted) {
             l1 *= __ldg(reinterpret_cast<const float*>(
                 piece.weights + (y - p.value_top) * p.map_gradient.row +
@@ -638,22 +660,20 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
             first[i] += l1;
             second[i] -= l1;
           } else {
-            first[i] += p.grad1.data != nullptr ? l1 : -l1;
+            first[i] = fmaf(p.sign, l1, first[i]);
           }
         }
       }
     }
   }
 
-  // A single gradient is that of either image.
-  const OutputImage& out = Traits::kTwo || p.grad1.data != nullptr ? p.grad1 : p.grad2;
-  char* origin1 = Traits::kTwo || p.grad1.data != nullptr ? piece.gradient1 : piece.gradient2;
+  char* origin1 = piece.gradient1;
   char* origin2 = Traits::kTwo ? piece.gradient2 : nullptr;
   if constexpr (Traits::kQuads) {
     constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 32 : 16;
     const bool eight = 8 * group + 4 < columns;
     if (active && (!Traits::kWeighted || origin1 != nullptr)) {
-      store_gradient_group<Traits::kLoader>(origin1 + step * out.row + group * kBytes, eight, first,
+      store_gradient_group<Traits::kLoader>(origin1 + step * p.grad1.row + group * kBytes, eight, first,
                                             p.dtype);
     }
     if (Traits::kTwo && active && (!Traits::kWeighted || origin2 != nullptr)) {
@@ -671,7 +691,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     __syncwarp();
     const int first_step = chunk * Traits::kChunkRows;
     if (origin1 != nullptr) {
-      store_gradient_rows<Traits>(out, origin1, maps, first_step, piece, p.dtype);
+      store_gradient_rows<Traits>(p.grad1, origin1, maps, first_step, piece, p.dtype);
     }
     if (Traits::kTwo && origin2 != nullptr) {
       store_gradient_rows<Traits>(p.grad2, origin2, maps + Traits::kMapStride, first_step, piece,
@@ -680,10 +700,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   }
 }
 
-// Runs one piece; returns this thread's share of the sum of f.
+// Runs one piece; adds this thread's share of the sum of f to its `total`.
 template <class Traits>
-__device__ __forceinline__ double process_piece(const StripParams& p, SharedPiece& piece,
-                                                float* shared, uint64_t* copied) {
+__device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& piece,
+                                                float* shared, uint64_t* copied,
+                                                double* total) {
   float* maps = shared;
   float* staged_s = maps + Traits::kMaps * Traits::kMapStride;
   float* staged_d = staged_s + Traits::kStagedRows * Traits::kStagedPitch;
@@ -695,10 +716,13 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
       piece.plane1, piece.plane2, p.img1, p.img2, max(0, piece.rows.x - Traits::kRadius),
       min(p.height, piece.rows.y + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
       min(p.width, piece.end_column + Traits::kRadius), p.dtype);
-  const PixelShift shift = {means.x, means.y};
+  // Every warp has come to the same means, and waits for all here.
+  if (threadIdx.x == 0) {
+    piece.shift_x = means.x;
+    piece.shift_y = means.y;
+  }
+  __syncthreads();
 
-  float sum = 0.0f;
-  float l1_sum = 0.0f;
   ColumnState<Traits> state;
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
@@ -707,7 +731,7 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
     if constexpr (Traits::kGradient) {
       // The gradient of the chunk above; its first rows come out of step 20.
       if (chunk > 2) {
-        gradient_rows<Traits>(p, piece, shift, chunk - 1, staged_s, staged_d, maps);
+        gradient_rows<Traits>(p, piece, chunk - 1, staged_s, staged_d, maps);
         __syncwarp();
       }
     }
@@ -716,8 +740,8 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
     }
     {
       const int slot = (chunk * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-      l1_sum += convert_chunk<Traits>(p, piece, shift, chunk, staged_s + slot, staged_d + slot,
-                                      copied, (piece.copied_chunks + chunk) & 1u);
+      convert_chunk<Traits>(p, piece, chunk, staged_s + slot, staged_d + slot, copied,
+                            (piece.copied_chunks + chunk) & 1u, total);
       __syncwarp();
       const int offset = slot + row * Traits::kStagedPitch + 4 * group;
       float* map_row = maps + row * Traits::kMapPitch + 4 * group;
@@ -748,11 +772,11 @@ __device__ __forceinline__ double process_piece(const StripParams& p, SharedPiec
         }
       }
     } else {
-      sum += filter_columns<Traits>(p, piece, shift, chunk, maps, state);
+      const float sum = filter_columns<Traits>(p, piece, chunk, maps, state);
+      *total = fma(static_cast<double>(p.ssim_weight), static_cast<double>(sum), *total);
     }
     __syncthreads();
   }
-  return static_cast<double>(p.ssim_weight) * sum + static_cast<double>(p.l1_weight) * l1_sum;
 }
 
 // The rows from `unit` on, to the end of the strip or of the block's range.
@@ -817,6 +841,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   extern __shared__ float4 shared_quads[];
   __shared__ StripPiece piece;
   __shared__ int64_t unit, end, value;
+  __shared__ double totals[Traits::kThreads];
   __shared__ uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
   float* shared = reinterpret_cast<float*>(shared_quads);
   const ReductionPlan& plan = p.reduction;
@@ -831,14 +856,14 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     }
     piece.copied_chunks = 0;
   }
-  double sum = 0.0;
+  totals[threadIdx.x] = 0.0;
 #pragma unroll 1
   for (bool more = true; more;) {
     if (threadIdx.x == 0) {
       start_piece<Traits>(p, unit, end, &piece);
     }
     __syncthreads();
-    sum += process_piece<Traits>(p, piece, shared, copied);
+    process_piece<Traits>(p, piece, shared, copied, &totals[threadIdx.x]);
     const int64_t next_unit = unit + (piece.rows.y - piece.rows.x);
     const int64_t next_value = next_unit / plan.units_per_value;
     const int64_t current = value;
@@ -850,8 +875,8 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
       piece.copied_chunks += Traits::chunks(piece.rows.y - piece.rows.x);
     }
     if (plan.value != nullptr && (!more || next_value != current)) {
-      store_partial<Traits::kThreads>(plan, current, sum);
-      sum = 0.0;
+      store_partial<Traits::kThreads>(plan, current, totals[threadIdx.x]);
+      totals[threadIdx.x] = 0.0;
     }
   }
   if (plan.value != nullptr) {

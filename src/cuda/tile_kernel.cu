@@ -28,16 +28,19 @@
 namespace fused_ssim::cuda {
 namespace {
 
-template <StripKind kKind_>
+constexpr int kTileThreads = 512;
+
+template <StripKind kKind_, StripLoader kLoader_>
 struct TileTraits {
   static constexpr StripKind kKind = kKind_;
+  static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
 
-  static constexpr int kThreads = 512;
+  static constexpr int kThreads = kTileThreads;
   static constexpr int kRadius = kDefaultWindowSize / 2;
   // Column m of the moments is image column X0 - kMargin + m; staged column c is image column
   // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
@@ -164,36 +167,28 @@ __device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
   return tile;
 }
 
+template <class Traits>
 __device__ __forceinline__ float4 load_any_quad(const char* plane, const InputImage& image, int y,
                                                 int x, const StripParams& p) {
-  if (y < 0 || y >= p.height || x < 0) {
+  if (static_cast<unsigned>(y) >= static_cast<unsigned>(p.height) || x < 0) {
     return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
-  const char* row = plane + y * image.row;
-  if (p.quads) {
-    return p.dtype == DType::kFloat32
-               ? load_quad<StripLoader::kFloatQuads>(row, image.column, x, p.width, p.dtype)
-               : load_quad<StripLoader::kHalfQuads>(row, image.column, x, p.width, p.dtype);
-  }
-  return load_quad<StripLoader::kWords>(row, image.column, x, p.width, p.dtype);
+  return load_quad<Traits::kLoader>(plane + y * image.row, image.column, x, p.width, p.dtype);
 }
 
+template <class Traits>
 __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* plane, int y, int x,
                                                int right, const float (&value)[4],
                                                const StripParams& p) {
   char* first = plane + y * image.row + x * image.column;
-  if (p.quads) {
-    if (p.dtype == DType::kFloat32) {
-      store_quad<StripLoader::kFloatQuads>(first, value, p.dtype);
-    } else {
-      store_quad<StripLoader::kHalfQuads>(first, value, p.dtype);
-    }
-    return;
-  }
+  if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
+    store_quad<StripLoader::kFloatQuads>(first, value, p.dtype);
+  } else {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (x + i < right) {
-      store_element(first + i * image.column, value[i], p.dtype);
+    for (int i = 0; i < 4; ++i) {
+      if (x + i < right) {
+        store_element(first + i * image.column, value[i], p.dtype);
+      }
     }
   }
 }
@@ -215,8 +210,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
       const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
       if (item < quads) {
-        a[i] = load_any_quad(tile.plane1, p.img1, y, x, p);
-        b[i] = load_any_quad(tile.plane2, p.img2, y, x, p);
+        a[i] = load_any_quad<Traits>(tile.plane1, p.img1, y, x, p);
+        b[i] = load_any_quad<Traits>(tile.plane2, p.img2, y, x, p);
       }
     }
     if (first == 0) {
@@ -290,7 +285,6 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
   // Down the columns: moments, value, partial derivatives.
   float sum = 0.0f;
   const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float sign = p.grad1.data != nullptr ? 1.0f : -1.0f;
 #pragma unroll 1
   for (int item = thread; item < Traits::segments(moment_rows) * Traits::kMapPitch;
        item += Traits::kThreads) {
@@ -348,7 +342,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
           cell[0] = counts ? by.by_mean_s : 0.0f;
           cell[3 * partial_stride] = counts ? by.by_mean_d : 0.0f;
         } else {
-          cell[0] = counts ? fmaf(sign, by.by_mean_d, by.by_mean_s) : 0.0f;
+          cell[0] = counts ? fmaf(p.sign, by.by_mean_d, by.by_mean_s) : 0.0f;
         }
         cell[partial_stride] = counts ? by.by_mean_s2 : 0.0f;
         cell[2 * partial_stride] = counts ? by.by_mean_d2 : 0.0f;
@@ -377,8 +371,6 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
     // Along the rows again, and the gradient.
     constexpr int kOwnQuads = kMaxTileColumns / 4;
-    const OutputImage& out = Traits::kTwo || p.grad1.data != nullptr ? p.grad1 : p.grad2;
-    char* plane1 = Traits::kTwo || p.grad1.data != nullptr ? tile.gradient1 : tile.gradient2;
     const float weight = 4.0f * p.ssim_weight;  // partials are scaled (LeanTerms)
 #pragma unroll 1
     for (int item = thread; item < rows * kOwnQuads; item += Traits::kThreads) {
@@ -412,7 +404,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          first[i] = weight * fmaf(sign * d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+          first[i] = weight * fmaf(p.sign * d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
@@ -429,17 +421,17 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
               first[i] += l1;
               second[i] -= l1;
             } else {
-              first[i] += sign * l1;
+              first[i] += p.sign * l1;
             }
           }
         }
       }
-      if (plane1 != nullptr) {
-        store_any_quad(out, plane1, y, x, tile.right, first, p);
+      if (tile.gradient1 != nullptr) {
+        store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first, p);
       }
       if constexpr (Traits::kTwo) {
         if (tile.gradient2 != nullptr) {
-          store_any_quad(p.grad2, tile.gradient2, y, x, tile.right, second, p);
+          store_any_quad<Traits>(p.grad2, tile.gradient2, y, x, tile.right, second, p);
         }
       }
     }
@@ -478,30 +470,39 @@ struct TileEntry {
   int (*shared_bytes)(int rows);
 };
 
-template <StripKind kKind>
+template <StripKind kKind, StripLoader kLoader>
 constexpr TileEntry entry() {
-  return {tile_kernel<TileTraits<kKind>>, TileTraits<kKind>::shared_bytes};
+  return {tile_kernel<TileTraits<kKind, kLoader>>, TileTraits<kKind, kLoader>::shared_bytes};
 }
 
-// In the order of StripKind.
-constexpr TileEntry kEntries[kStripKinds] = {
-    entry<StripKind::kValue>(),        entry<StripKind::kMap>(),
-    entry<StripKind::kOneGradient>(),  entry<StripKind::kTwoGradients>(),
-    entry<StripKind::kWeighted>(),
+// In the order of StripKind, for aligned float32 and for all others.
+constexpr TileEntry kEntries[kStripKinds][2] = {
+    {entry<StripKind::kValue, StripLoader::kFloatQuads>(),
+     entry<StripKind::kValue, StripLoader::kWords>()},
+    {entry<StripKind::kMap, StripLoader::kFloatQuads>(),
+     entry<StripKind::kMap, StripLoader::kWords>()},
+    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+     entry<StripKind::kOneGradient, StripLoader::kWords>()},
+    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords>()},
+    {entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
+     entry<StripKind::kWeighted, StripLoader::kWords>()},
 };
 
 }  // namespace
 
 int tile_shared_bytes(StripKind kind, int rows) {
-  return kEntries[static_cast<int>(kind)].shared_bytes(rows);
+  return kEntries[static_cast<int>(kind)][0].shared_bytes(rows);
 }
 
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
-                               StripKind kind, int blocks, cudaStream_t stream) {
+                               StripKind kind, StripLoader loader, int blocks,
+                               cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][kStripKinds];
-  const int index = static_cast<int>(kind);
-  const TileEntry& entry = kEntries[index];
+  static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds];
+  const int words = loader == StripLoader::kFloatQuads ? 0 : 1;
+  const int index = 2 * static_cast<int>(kind) + words;
+  const TileEntry& entry = kEntries[static_cast<int>(kind)][words];
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
     const cudaError_t error = cudaFuncSetAttribute(
@@ -514,7 +515,7 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
       prepared[device.index][index].store(true, std::memory_order_release);
     }
   }
-  entry.kernel<<<blocks, TileTraits<StripKind::kValue>::kThreads,
+  entry.kernel<<<blocks, kTileThreads,
                  entry.shared_bytes(params.tile_rows), stream>>>(params);
   return cudaGetLastError();
 }

@@ -13,10 +13,14 @@ constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
   return (four_maps ? 384 : 512) / threads;
 }
 
-// Threads a block, which is the widest strip in columns.
-constexpr int strip_threads(StripKind kind, int capability) {
+// Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns; narrow
+// ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
+// maps of partials leave registers for 12 warps only.
+//   H200, value + gradient, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
+//   256 threads 88, 311, 619; 128 threads 90, 310, 617, before rows were copied in bulk.
+constexpr int strip_threads(StripKind kind, int shared_per_multiprocessor) {
   const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-  return four_maps || capability < 80 ? 128 : 256;
+  return four_maps || shared_per_multiprocessor < 128 * 1024 ? 128 : 256;
 }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below.
