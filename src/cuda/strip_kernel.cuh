@@ -479,32 +479,19 @@ struct ColumnState {
 
 // Bit r is set where row `first` + r lies in [begin, end).
 __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
-  if (first >= begin && first + 8 <= end) {
-    return 0xffu;
-  }
   const int low = min(max(begin - first, 0), 31);
   const int high = min(max(end - first, low), 31);
   return (1u << high) - (1u << low);
 }
 
-// One chunk of the column phase. Returns the sum of SSIM over the own pixels.
-template <class Traits>
-__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                int chunk, float* maps,
-                                                ColumnState<Traits>& state) {
-  const int m = static_cast<int>(threadIdx.x);
-  const int4 columns = read_shared(piece.columns);
-  const int4 rows = read_shared(piece.rows);
-  const int first_moment_row =
-      rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
-  // Bit r: this column's pixel in row r has a value; it is an own one.
-  const unsigned value_rows = m >= columns.x && m < columns.y
-                                  ? row_bits(first_moment_row, p.value_top, p.value_bottom)
-                                  : 0u;
-  const unsigned own_rows =
-      m >= columns.z && m < columns.w ? row_bits(first_moment_row, rows.z, rows.w) : 0u;
-  float* column =
-      maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
+// One column of one chunk of the column phase. Returns the sum of SSIM over its own rows. Unless masked,
+// all rows are own ones and have values; else bits of `value_rows` and `own_rows` say which do.
+template <class Traits, bool kMasked>
+__device__ __forceinline__ float filter_column_rows(const StripParams& p, SharedPiece& piece,
+                                                    int first_moment_row, int map_column,
+                                                    bool own_column, unsigned value_rows,
+                                                    unsigned own_rows, float* column,
+                                                    ColumnState<Traits>& state) {
   const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   const float shift_s = piece.shift_x + piece.shift_y;
   const float shift_d = piece.shift_x - piece.shift_y;
@@ -515,10 +502,10 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
 #pragma unroll
     for (int r = 0; r < Traits::kChunkRows; ++r) {
       weight[r] = 0.0f;
-      if ((value_rows & 1u << r) != 0u) {
+      if (!kMasked || (value_rows & 1u << r) != 0u) {
         weight[r] = __ldg(reinterpret_cast<const float*>(
             piece.weights + (first_moment_row + r - p.value_top) * p.map_gradient.row +
-            (m - columns.x) * p.map_gradient.column));
+            map_column * p.map_gradient.column));
       }
     }
   }
@@ -531,12 +518,12 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
                                     state.moments[2].push(cell[2 * Traits::kMapStride]),
                                     state.moments[3].push(cell[3 * Traits::kMapStride])};
     const LeanTerms<float> terms = lean_terms(moments, shift_s, shift_d, stabilizers);
-    const bool is_own = (own_rows & 1u << r) != 0u;
+    const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
     const float value = lean_value(terms);
     sum += is_own ? value : 0.0f;
     if constexpr (Traits::kMap) {
-      if (is_own) {
-        piece.map[(first_moment_row + r - p.value_top) * p.map_pitch + (m - columns.x)] = value;
+      if (is_own && own_column) {
+        piece.map[(first_moment_row + r - p.value_top) * p.map_pitch + map_column] = value;
       }
     }
     if constexpr (Traits::kGradient) {
@@ -548,7 +535,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
         partials.by_mean_d2 *= weight[r];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
-      const bool counts = (value_rows & 1u << r) != 0u;
+      const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
       if constexpr (Traits::kTwo) {
         cell[0] = state.partials[0].push(counts ? partials.by_mean_s : 0.0f);
         cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
@@ -562,7 +549,41 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
       }
     }
   }
-  return sum;
+  return own_column ? sum : 0.0f;
+}
+
+// One chunk of the column phase. Returns the sum of SSIM over the own pixels.
+template <class Traits>
+__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
+                                                int chunk, float* maps,
+                                                ColumnState<Traits>& state) {
+  const int m = static_cast<int>(threadIdx.x);
+  const int4 columns = read_shared(piece.columns);
+  const int4 rows = read_shared(piece.rows);
+  float* column =
+      maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
+  if (m < columns.x || m >= columns.y) {
+    // Beyond the pixels that have a value: no partials, ever.
+    if constexpr (Traits::kGradient) {
+#pragma unroll
+      for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+        for (int i = 0; i < (Traits::kTwo ? 4 : 3); ++i) {
+          column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
+        }
+      }
+    }
+    return 0.0f;
+  }
+  const bool own_column = m >= columns.z && m < columns.w;
+  const int first = rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
+  if (first >= rows.z && first + Traits::kChunkRows <= rows.w) {
+    return filter_column_rows<Traits, false>(p, piece, first, m - columns.x, own_column, 0u, 0u,
+                                             column, state);
+  }
+  return filter_column_rows<Traits, true>(
+      p, piece, first, m - columns.x, own_column, row_bits(first, p.value_top, p.value_bottom),
+      row_bits(first, rows.z, rows.w), column, state);
 }
 
 // s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.

@@ -3,7 +3,7 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
-//   ./harness test | small | bench
+//   ./harness test | small | huge | bench
 //
 // `small` reaches every kernel and loader with few pixels: for compute-sanitizer.
 #include <cuda_bf16.h>
@@ -213,7 +213,8 @@ struct DeviceImage {
     }
     offset = layout == Layout::kShifted ? 1 : 0;
     storage = offset + (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
-    check(cudaMalloc(&base, storage * fs::size_of(dtype)), "malloc");
+    // Rounded up to words: 16-bit elements may be read by the aligned word that holds them.
+    check(cudaMalloc(&base, (storage * fs::size_of(dtype) + 3) / 4 * 4), "malloc");
     check(cudaMemset(base, 0xff, storage * fs::size_of(dtype)), "poison");  // NaN in every type
   }
   DeviceImage(const DeviceImage&) = delete;
@@ -1076,6 +1077,89 @@ void bench_choices() {
   }
 }
 
+void bench_scale() {
+  std::printf("%-34s", "backward multiply");
+  for (int k = 0; k < kShapeCount; ++k) {
+    const fs::Shape& s = kShapes[k];
+    const int64_t image = s.planes() * s.height * s.width * 4;
+    const int sets = static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (2 * image))));
+    std::vector<DeviceImage*> units, outs;
+    for (int i = 0; i < sets; ++i) {
+      units.push_back(new DeviceImage(s, fs::DType::kFloat32, Layout::kContiguous));
+      outs.push_back(new DeviceImage(s, fs::DType::kFloat32, Layout::kContiguous));
+      fill_noise<<<1024, 256>>>(units[i]->base, units[i]->storage, 2, 1);
+    }
+    DeviceImage up({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
+    fill_noise<<<1, 32>>>(up.base, 1, 2, 1);
+    std::printf("%16.2f", time_launches(sets, [&](int i, cudaStream_t stream) {
+                  fs::ScaleRequest r;
+                  r.shape = s;
+                  r.unit = units[i]->input();
+                  r.out = outs[i]->output();
+                  r.upstream = up.first();
+                  r.planes_per_value = s.planes();
+                  r.factor = 1e-6;
+                  check(fs::cuda::scale(r, stream), "scale");
+                }));
+    for (int i = 0; i < sets; ++i) delete units[i], delete outs[i];
+  }
+  std::printf("\n");
+}
+
+// More than 2^31 elements, and an image whose last rows lie beyond 2^32 bytes: the corner against the
+// reference on a crop.
+void test_huge() {
+  const int64_t h = 46344, w = 46344, crop = 96;
+  const fs::Shape s{1, 1, h, w};
+  DeviceImage a(s, fs::DType::kFloat16, Layout::kContiguous);
+  DeviceImage b(s, fs::DType::kFloat16, Layout::kContiguous);
+  DeviceImage g(s, fs::DType::kFloat16, Layout::kContiguous);
+  fill_noise<<<4096, 256>>>(a.base, a.storage, 0, 1);
+  fill_noise<<<4096, 256>>>(b.base, b.storage, 0, 2);
+  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
+  fs::Problem problem;
+  problem.shape = s;
+  problem.dtype = fs::DType::kFloat16;
+  problem.window = fs::gaussian_taps(11, 1.5);
+  problem.c1 = 1e-4;
+  problem.c2 = 9e-4;
+  problem.img1 = a.input();
+  problem.img2 = b.input();
+  fs::Request request;
+  request.value = value.first();
+  request.grad1 = g.output();
+  void* workspace = nullptr;
+  check(cudaMalloc(&workspace, fs::cuda::workspace_bytes(problem, request) + 256), "workspace");
+  check(fs::cuda::run(problem, request, workspace, nullptr), "run");
+  check(cudaDeviceSynchronize(), "run");
+  const auto corner = [&](const DeviceImage& image) {
+    std::vector<__half> raw(crop * crop);
+    const char* from = image.first() + 2 * ((h - crop) * w + (w - crop));
+    check(cudaMemcpy2D(raw.data(), 2 * crop, from, 2 * w, 2 * crop, crop, cudaMemcpyDeviceToHost),
+          "corner");
+    std::vector<double> out(crop * crop);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = __half2float(raw[i]);
+    return out;
+  };
+  const Reference ref = reference(corner(a), corner(b), 1, crop, crop, 11, 1.5, 1e-4, 9e-4, 0, 1.0,
+                                  0.0, nullptr, true);
+  const auto out = corner(g);
+  double worst = 0;
+  for (int64_t y = 10; y < crop; ++y) {
+    for (int64_t x = 10; x < crop; ++x) {
+      const double error = std::fabs(out[y * crop + x] - ref.grad1[y * crop + x]);
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  bool clean = true;
+  const double mean = value.download(&clean)[0];
+  ++cases_run;
+  // Noise of 2^31 pixels: the mean is that of any large sample.
+  if (!(worst <= 2e-3) || !(std::fabs(mean - 0.0088) < 2e-3)) ++failures;
+  std::printf("huge: gradient at the corner off by %.3g, mean %.6f\n", worst, mean);
+  cudaFree(workspace);
+}
+
 void copy_bandwidth() {
   const size_t bytes = size_t{1} << 30;
   void *a, *b;
@@ -1101,9 +1185,12 @@ int main(int argc, char** argv) {
     test_all();
   } else if (mode == "small") {
     test_small();
+  } else if (mode == "huge") {
+    test_huge();
   } else if (mode == "bench") {
     copy_bandwidth();
     bench_all(true);
+    bench_scale();
   } else if (mode == "quick") {
     bench_all(false);
   } else if (mode == "choices") {
