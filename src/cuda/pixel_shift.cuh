@@ -32,28 +32,41 @@ struct PixelShift {
     }
     return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
   }
-  __device__ __forceinline__ float signed_difference(float px, float py) const {
-    const float equal = difference_if_equal();
-    const float exact = px - py;
-    const float d = exact - (x - y);
-    return d == equal && exact != 0.0f ? neighbour(equal, exact > 0.0f) : d;
-  }
-  __device__ __forceinline__ void apply_exactly(const float4& a, const float4& b,
+  // s, and d that tells the sign of a - b. Nearly always the rounded difference does.
+  __device__ __forceinline__ void apply_exactly(const float4& a, const float4& b, float4* s,
                                                 float4* d) const {
-    d->x = signed_difference(a.x, b.x);
-    d->y = signed_difference(a.y, b.y);
-    d->z = signed_difference(a.z, b.z);
-    d->w = signed_difference(a.w, b.w);
+    const float equal = difference_if_equal();
+    const float exact[4] = {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w};
+    float rounded[4] = {exact[0] + equal, exact[1] + equal, exact[2] + equal, exact[3] + equal};
+    bool lost = false;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      lost = lost || (rounded[i] == equal && exact[i] != 0.0f);
+    }
+    if (lost) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (rounded[i] == equal && exact[i] != 0.0f) {
+          rounded[i] = neighbour(equal, exact[i] > 0.0f);
+        }
+      }
+    }
+    *d = make_float4(rounded[0], rounded[1], rounded[2], rounded[3]);
+    *s = make_float4((a.x - x) + (b.x - y), (a.y - x) + (b.y - y), (a.z - x) + (b.z - y),
+                     (a.w - x) + (b.w - y));
   }
   __device__ __forceinline__ float sign(float d) const {
     const float equal = difference_if_equal();
-    return (d > equal ? 1.0f : 0.0f) - (d < equal ? 1.0f : 0.0f);
+    return d == equal ? 0.0f : copysignf(1.0f, d - equal);
   }
 };
 
 // The sum of |x - y| over the columns of a quad that lie in [left, right).
 __device__ __forceinline__ float absolute_differences(const float4& a, const float4& b, int left,
                                                       int right) {
+  if (left <= 0 && right >= 4) {
+    return (fabsf(a.x - b.x) + fabsf(a.y - b.y)) + (fabsf(a.z - b.z) + fabsf(a.w - b.w));
+  }
   float sum = 0.0f;
   sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
   sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;

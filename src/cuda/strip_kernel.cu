@@ -20,7 +20,7 @@ template <int kThreads, StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kThreads, kKind, kLoader>;
   return {kKind, kLoader, kThreads,
-          strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind, kThreads)>,
+          strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
           Traits::shared_bytes};
 }
 

@@ -264,6 +264,28 @@ struct StagedRow {
   }
 };
 
+// Copies a lane's share of one row, every 32nd column from `first_x`; zeros outside [0, end).
+template <class Traits, bool kDense>
+__device__ __forceinline__ void copy_columns(const char* from, int64_t column_stride, int first_x,
+                                             int end, float* to) {
+  constexpr int kColumns = 4 * Traits::kStagedQuads;
+#pragma unroll
+  for (int j = 0; j < (kColumns + 31) / 32; ++j) {
+    if (32 * j + 32 <= kColumns || 32 * j + static_cast<int>(threadIdx.x % 32) < kColumns) {
+      const int size =
+          static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end) ? 4 : 0;
+      if constexpr (kDense) {
+        copy_async<4>(to + 32 * j, from + 128 * j, size);
+      } else {
+        copy_word(to + 32 * j, from, size);
+      }
+    }
+    if constexpr (!kDense) {
+      from += 32 * column_stride;
+    }
+  }
+}
+
 // Starts the copies of a chunk.
 template <class Traits>
 __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
@@ -306,27 +328,22 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int first_x = piece.first_column - Traits::kStagedBefore + lane;
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
+    const bool dense = p.dtype == DType::kFloat32 && p.img1.column == 4 && p.img2.column == 4;
 #pragma unroll 1
     for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
       const int row = static_cast<int>(threadIdx.x / 32) * Traits::kRowsPerWarp + i;
       const int row_y = first_row + row;
       const bool inside = static_cast<unsigned>(row_y) < static_cast<unsigned>(p.height);
-      const int64_t row1 = row_y * p.img1.row + first_x * p.img1.column;
-      const int64_t row2 = row_y * p.img2.row + first_x * p.img2.column;
-      const char* from1 = piece.plane1 + row1;
-      const char* from2 = piece.plane2 + row2;
+      const char* from1 = piece.plane1 + (row_y * p.img1.row + first_x * p.img1.column);
+      const char* from2 = piece.plane2 + (row_y * p.img2.row + first_x * p.img2.column);
       float* to_s = slot_s + row * Traits::kStagedPitch + lane;
       float* to_d = slot_d + row * Traits::kStagedPitch + lane;
-#pragma unroll
-      for (int j = 0; j < (4 * Traits::kStagedQuads + 31) / 32; ++j) {
-        const int x = first_x + 32 * j;
-        const int size = inside && x >= 0 && x < end_x ? 4 : 0;
-        if (32 * j + 32 <= 4 * Traits::kStagedQuads || 32 * j + lane < 4 * Traits::kStagedQuads) {
-          copy_word(to_s + 32 * j, from1, size);
-          copy_word(to_d + 32 * j, from2, size);
-        }
-        from1 += 32 * p.img1.column;
-        from2 += 32 * p.img2.column;
+      if (dense) {
+        copy_columns<Traits, true>(from1, 4, first_x, inside ? end_x : 0, to_s);
+        copy_columns<Traits, true>(from2, 4, first_x, inside ? end_x : 0, to_d);
+      } else {
+        copy_columns<Traits, false>(from1, p.img1.column, first_x, inside ? end_x : 0, to_s);
+        copy_columns<Traits, false>(from2, p.img2.column, first_x, inside ? end_x : 0, to_d);
       }
     }
   } else {
@@ -400,6 +417,7 @@ __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece&
       }
     }
   }
+  float l1_sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
     if (!quads.has(i)) {
@@ -418,19 +436,23 @@ __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece&
       }
     }
     float4 s, d;
-    shift.apply(a[i], b[i], &s, &d);
     if (__builtin_expect(p.l1, false)) {
-      shift.apply_exactly(a[i], b[i], &d);
+      shift.apply_exactly(a[i], b[i], &s, &d);
       if (y >= piece.rows.z && y < piece.rows.w) {
         const int offset = piece.first_column - Traits::kMargin - x;
         const float l1 =
             absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
                                  min(piece.columns.w, piece.columns.y) + offset);
-        *total = fma(static_cast<double>(p.l1_weight), static_cast<double>(l1), *total);
+        l1_sum += l1;
       }
+    } else {
+      shift.apply(a[i], b[i], &s, &d);
     }
     *reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i)) = s;
     *reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i)) = d;
+  }
+  if (__builtin_expect(p.l1, false)) {
+    *total = fma(static_cast<double>(p.l1_weight), static_cast<double>(l1_sum), *total);
   }
 }
 
@@ -463,10 +485,24 @@ __device__ __forceinline__ void store_gradient_rows(const OutputImage& image, ch
     }
     const float* row = map + (warp_row + i) * Traits::kMapPitch;
     char* first = origin + step * image.row;
+    // 32 columns further is 16 floats further in a split row.
+    const float* value = row + lane / 8 * 4 + lane % 4 + (lane / 4 % 2) * Traits::kMapOdd;
+    if (dtype == DType::kFloat32 && image.column == 4) {
+      float* out = reinterpret_cast<float*>(first) + lane;
+#pragma unroll
+      for (int j = 0; j < Traits::kThreads / 32; ++j) {
+        if (lane + 32 * j < columns) {
+          out[32 * j] = value[16 * j];
+        }
+      }
+    } else {
+      first += lane * image.column;
 #pragma unroll 2
-    for (int column = lane; column < columns; column += 32) {
-      const int offset = column / 8 * 4 + column % 4 + (column / 4 % 2) * Traits::kMapOdd;
-      store_element(first + column * image.column, row[offset], dtype);
+      for (int column = lane; column < columns; column += 32) {
+        store_element(first, *value, dtype);
+        first += 32 * image.column;
+        value += 16;
+      }
     }
   }
 }
@@ -552,18 +588,30 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
   return own_column ? sum : 0.0f;
 }
 
-// One chunk of the column phase. Returns the sum of SSIM over the own pixels.
+// What a thread has to do in a column phase, found out before the barrier that begins it.
+struct ColumnPlan {
+  bool has_value;   // the column's pixels do
+  bool own_column;
+  bool plain;       // so do all rows of the chunk, and they are own ones
+};
+
 template <class Traits>
-__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                int chunk, float* maps,
-                                                ColumnState<Traits>& state) {
+__device__ __forceinline__ ColumnPlan plan_columns(SharedPiece& piece, int chunk) {
   const int m = static_cast<int>(threadIdx.x);
   const int4 columns = read_shared(piece.columns);
   const int4 rows = read_shared(piece.rows);
-  float* column =
-      maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
-  if (m < columns.x || m >= columns.y) {
-    // Beyond the pixels that have a value: no partials, ever.
+  const int first = rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
+  return {m >= columns.x && m < columns.y, m >= columns.z && m < columns.w,
+          first >= rows.z && first + Traits::kChunkRows <= rows.w};
+}
+
+// One chunk of the column phase. Returns the sum of SSIM over the own pixels.
+template <class Traits>
+__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
+                                                const ColumnPlan& plan, int chunk, float* column,
+                                                ColumnState<Traits>& state) {
+  if (!plan.has_value) {
+    // No partials, ever.
     if constexpr (Traits::kGradient) {
 #pragma unroll
       for (int r = 0; r < Traits::kChunkRows; ++r) {
@@ -575,15 +623,20 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     }
     return 0.0f;
   }
-  const bool own_column = m >= columns.z && m < columns.w;
-  const int first = rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
-  if (first >= rows.z && first + Traits::kChunkRows <= rows.w) {
-    return filter_column_rows<Traits, false>(p, piece, first, m - columns.x, own_column, 0u, 0u,
+  // Where the maps of values and of their gradients are touched, their column and first row.
+  int first = 0;
+  int map_column = 0;
+  if (Traits::kMap || Traits::kWeighted || !plan.plain) {
+    first = piece.rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
+    map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
+  }
+  if (plan.plain) {
+    return filter_column_rows<Traits, false>(p, piece, first, map_column, plan.own_column, 0u, 0u,
                                              column, state);
   }
   return filter_column_rows<Traits, true>(
-      p, piece, first, m - columns.x, own_column, row_bits(first, p.value_top, p.value_bottom),
-      row_bits(first, rows.z, rows.w), column, state);
+      p, piece, first, map_column, plan.own_column, row_bits(first, p.value_top, p.value_bottom),
+      row_bits(first, piece.rows.z, piece.rows.w), column, state);
 }
 
 // s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
@@ -608,9 +661,10 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
       const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2.column,
                                                   x + 4 * q, p.width, p.dtype);
       float4 s, d;
-      shift.apply(a, b, &s, &d);
       if (p.l1) {
-        shift.apply_exactly(a, b, &d);
+        shift.apply_exactly(a, b, &s, &d);
+      } else {
+        shift.apply(a, b, &s, &d);
       }
       quad[q] = kWantsS ? s : d;
     }
@@ -668,21 +722,23 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       }
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
+      const PixelShift shift = {piece.shift_x, piece.shift_y};
+      const bool all_have_values = x >= p.value_left && x + 8 <= p.value_right;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if (x + i >= p.value_left && x + i < p.value_right) {
-          float l1 = p.l1_weight * PixelShift{piece.shift_x, piece.shift_y}.sign(own[i]);
-          if constexpr (Traits::kWeighted) {
-            l1 *= __ldg(reinterpret_cast<const float*>(
-                piece.weights + (y - p.value_top) * p.map_gradient.row +
-                (x + i - p.value_left) * p.map_gradient.column));
-          }
-          if constexpr (Traits::kTwo) {
-            first[i] += l1;
-            second[i] -= l1;
-          } else {
-            first[i] = fmaf(p.sign, l1, first[i]);
-          }
+        float l1 = p.l1_weight * shift.sign(own[i]);
+        if (!all_have_values && (x + i < p.value_left || x + i >= p.value_right)) {
+          l1 = 0.0f;
+        } else if constexpr (Traits::kWeighted) {
+          l1 *= __ldg(reinterpret_cast<const float*>(
+              piece.weights + (y - p.value_top) * p.map_gradient.row +
+              (x + i - p.value_left) * p.map_gradient.column));
+        }
+        if constexpr (Traits::kTwo) {
+          first[i] += l1;
+          second[i] -= l1;
+        } else {
+          first[i] = fmaf(p.sign, l1, first[i]);
         }
       }
     }
@@ -775,16 +831,17 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
       store_group<Traits::kMapOdd>(map_row + Traits::kMapStride, mean);
       store_group<Traits::kMapOdd>(map_row + 3 * Traits::kMapStride, square);
     }
+    const ColumnPlan plan = plan_columns<Traits>(piece, chunk);
     __syncthreads();
 
     if (chunk + 1 < chunks) {
       const int next_slot = ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
       copy_chunk<Traits>(p, piece, chunk + 1, staged_s + next_slot, staged_d + next_slot, copied);
     }
+    float* column =
+        maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
     if (chunk == 0) {
       // No window is complete yet.
-      const float* column =
-          maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
 #pragma unroll
       for (int r = 0; r < Traits::kChunkRows; ++r) {
 #pragma unroll
@@ -793,7 +850,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
         }
       }
     } else {
-      const float sum = filter_columns<Traits>(p, piece, chunk, maps, state);
+      const float sum = filter_columns<Traits>(p, piece, plan, chunk, column, state);
       *total = fma(static_cast<double>(p.ssim_weight), static_cast<double>(sum), *total);
     }
     __syncthreads();

@@ -226,9 +226,10 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       const int item = first + i * Traits::kThreads + static_cast<int>(threadIdx.x);
       if (item < quads) {
         float4 s, d;
-        shift.apply(a[i], b[i], &s, &d);
-        if (p.l1) {
-          shift.apply_exactly(a[i], b[i], &d);
+        if (!p.l1) {
+          shift.apply(a[i], b[i], &s, &d);
+        } else {
+          shift.apply_exactly(a[i], b[i], &s, &d);
           const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
           const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {

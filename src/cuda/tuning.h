@@ -7,10 +7,11 @@
 
 namespace fused_ssim::cuda {
 
-// Resident blocks that the compiler limits registers for.
-constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
-  const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-  return (four_maps ? 384 : 512) / threads;
+// Resident blocks that the compiler limits registers for: 512 threads a multiprocessor at up to 128
+// registers, or 384 at up to 168. Narrow strips serve where shared memory holds no more than 384, and
+// four maps of partials, whose filters alone hold 80 registers.
+constexpr int strip_blocks_per_multiprocessor(int threads) {
+  return threads == 128 ? 384 / threads : 512 / threads;
 }
 
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns; narrow
