@@ -98,7 +98,8 @@ enum class StripLoader : int {
   kWords,       // one column at once: any stride and alignment
 };
 
-struct TileParams {
+// Of the kernels for any window and type.
+struct MomentParams {
   InputImage img1;
   InputImage img2;
   OutputImage grad1;
@@ -151,9 +152,8 @@ inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
 inline constexpr int kTileStaticShared = 1024;
 int tile_shared_bytes(StripKind kind, int rows);
-cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
-                               StripKind kind, StripLoader loader, int blocks,
-                               cudaStream_t stream);
+cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
+                               StripLoader loader, int blocks, cudaStream_t stream);
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
@@ -168,7 +168,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
                        cudaStream_t stream);
 
 // Any window, any data type: two passes, with the partial derivatives in memory between them.
-cudaError_t launch_moment_tiles(const TileParams& params, int blocks, cudaStream_t stream);
-cudaError_t launch_gradient_tiles(const TileParams& params, int blocks, cudaStream_t stream);
+cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream);
+cudaError_t launch_gradient_tiles(const MomentParams& params, int blocks, cudaStream_t stream);
 
 }  // namespace fused_ssim::cuda

@@ -33,7 +33,7 @@ struct Tile {
   int64_t top;
 };
 
-__device__ __forceinline__ Tile tile_at(const TileParams& p, int64_t unit) {
+__device__ __forceinline__ Tile tile_at(const MomentParams& p, int64_t unit) {
   const int64_t per_plane = p.tiles_x * p.tiles_y;
   Tile tile;
   tile.plane = unit / per_plane;
@@ -43,12 +43,12 @@ __device__ __forceinline__ Tile tile_at(const TileParams& p, int64_t unit) {
   return tile;
 }
 
-__device__ __forceinline__ bool in_image(const TileParams& p, int64_t x, int64_t y) {
+__device__ __forceinline__ bool in_image(const MomentParams& p, int64_t x, int64_t y) {
   return x >= 0 && x < p.width && y >= 0 && y < p.height;
 }
 
 template <class T>
-__device__ __forceinline__ Shift<T> plane_shift(const TileParams& p, const char* plane1,
+__device__ __forceinline__ Shift<T> plane_shift(const MomentParams& p, const char* plane1,
                                                 const char* plane2) {
   return sample_shift<T>(plane1, plane2, p.img1, p.img2, 0, p.height, 0, p.width, p.dtype);
 }
@@ -59,14 +59,14 @@ struct SharedTaps {
 };
 
 template <class T>
-__device__ __forceinline__ void load_taps(const TileParams& p, SharedTaps<T>* taps) {
+__device__ __forceinline__ void load_taps(const MomentParams& p, SharedTaps<T>* taps) {
   if (threadIdx.x <= 2 * p.radius) {
     taps->tap[threadIdx.x] = static_cast<T>(p.taps[threadIdx.x]);
   }
 }
 
 template <class T>
-__device__ __forceinline__ void filter_column(const TileParams& p, const SharedTaps<T>& taps,
+__device__ __forceinline__ void filter_column(const MomentParams& p, const SharedTaps<T>& taps,
                                               const T* rows, T (&out)[kMaps]) {
   const int pitch = (kTileRows + 2 * p.radius) * kTileColumns;
 #pragma unroll
@@ -84,7 +84,7 @@ __device__ __forceinline__ void filter_column(const TileParams& p, const SharedT
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant__ TileParams p) {
+__global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant__ MomentParams p) {
   extern __shared__ double shared_words[];
   __shared__ SharedTaps<T> taps;
   T* rows = reinterpret_cast<T*>(shared_words);
@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
 
     const int64_t x = tile.left + threadIdx.x % kTileColumns;
     const int64_t y = tile.top + threadIdx.x / kTileColumns;
-    const bool has_value = x >= p.value_left && x < p.value_right && y >= p.value_top &&
-                           y < p.value_bottom;
+    const bool has_value =
+        x >= p.value_left && x < p.value_right && y >= p.value_top && y < p.value_bottom;
     T filtered[kMaps];
     filter_column(p, taps, rows, filtered);
     const Moments<T> moments = {filtered[0], filtered[1], filtered[2], filtered[3]};
@@ -166,9 +166,9 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
       Partials<T> partials = ssim_partials(moments, terms);
       if (p.map_gradient.data != nullptr && has_value) {
         const char* weights = plane_of(p.map_gradient, tile.plane, p.channels);
-        const T weight = *reinterpret_cast<const T*>(weights +
-                                                     (y - p.value_top) * p.map_gradient.row +
-                                                     (x - p.value_left) * p.map_gradient.column);
+        const T weight =
+            *reinterpret_cast<const T*>(weights + (y - p.value_top) * p.map_gradient.row +
+                                        (x - p.value_left) * p.map_gradient.column);
         partials.by_mean_s *= weight;
         partials.by_mean_d *= weight;
         partials.by_mean_s2 *= weight;
@@ -196,7 +196,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constant__ TileParams p) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(const __grid_constant__ MomentParams p) {
   extern __shared__ double shared_words[];
   __shared__ SharedTaps<T> taps;
   T* rows = reinterpret_cast<T*>(shared_words);
@@ -247,8 +248,8 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constan
       const T s = (px - shift.x) + (py - shift.y);
       const T d = (px - shift.x) - (py - shift.y);
       T l1 = T(0);
-      const bool has_value = x >= p.value_left && x < p.value_right && y >= p.value_top &&
-                             y < p.value_bottom;
+      const bool has_value =
+          x >= p.value_left && x < p.value_right && y >= p.value_top && y < p.value_bottom;
       if (p.l1_weight != 0.0 && has_value) {
         l1 = static_cast<T>(p.l1_weight) * ((px > py ? T(1) : T(0)) - (px < py ? T(1) : T(0)));
         if (p.map_gradient.data != nullptr) {
@@ -261,14 +262,14 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constan
       const T by_s = weight * multiply_add(T(2) * s, filtered[2], filtered[0]);
       const T by_d = multiply_add(weight, multiply_add(T(2) * d, filtered[3], filtered[1]), l1);
       if (p.grad1.data != nullptr) {
-        store_element(plane_of(p.grad1, tile.plane, p.channels) + y * p.grad1.row +
-                          x * p.grad1.column,
-                      by_s + by_d, p.dtype);
+        store_element(
+            plane_of(p.grad1, tile.plane, p.channels) + y * p.grad1.row + x * p.grad1.column,
+            by_s + by_d, p.dtype);
       }
       if (p.grad2.data != nullptr) {
-        store_element(plane_of(p.grad2, tile.plane, p.channels) + y * p.grad2.row +
-                          x * p.grad2.column,
-                      by_s - by_d, p.dtype);
+        store_element(
+            plane_of(p.grad2, tile.plane, p.channels) + y * p.grad2.row + x * p.grad2.column,
+            by_s - by_d, p.dtype);
       }
     }
     __syncthreads();
@@ -277,7 +278,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constan
 
 }  // namespace
 
-cudaError_t launch_moment_tiles(const TileParams& params, int blocks, cudaStream_t stream) {
+cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream) {
   if (accumulates_in_double(params.dtype)) {
     moment_kernel<double><<<blocks, kThreads, shared_bytes(params.radius, 8), stream>>>(params);
   } else {
@@ -286,7 +287,7 @@ cudaError_t launch_moment_tiles(const TileParams& params, int blocks, cudaStream
   return cudaGetLastError();
 }
 
-cudaError_t launch_gradient_tiles(const TileParams& params, int blocks, cudaStream_t stream) {
+cudaError_t launch_gradient_tiles(const MomentParams& params, int blocks, cudaStream_t stream) {
   if (accumulates_in_double(params.dtype)) {
     gradient_kernel<double><<<blocks, kThreads, shared_bytes(params.radius, 8), stream>>>(params);
   } else {

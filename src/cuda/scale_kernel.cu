@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(kThreads) scale_strided(const __grid_constant_
     const int64_t y = row_index - plane * p.height;
     const char* unit = plane_of(p.unit, plane, p.channels) + y * p.unit.row + x * p.unit.column;
     char* out = plane_of(p.out, plane, p.channels) + y * p.out.row + x * p.out.column;
-    *reinterpret_cast<T*>(out) = scaled(*reinterpret_cast<const T*>(unit),
-                                        factor_of<T>(p, plane / p.planes_per_value));
+    *reinterpret_cast<T*>(out) =
+        scaled(*reinterpret_cast<const T*>(unit), factor_of<T>(p, plane / p.planes_per_value));
   }
 }
 
@@ -219,7 +219,7 @@ cudaError_t scale(const ScaleRequest& request, cudaStream_t stream) {
   p.width = shape.width;
   p.planes_per_value = request.planes_per_value;
   p.factor = request.factor;
-  const int values_by = request.planes_per_value >= shape.planes()  ? 0
+  const int values_by = request.planes_per_value >= shape.planes()   ? 0
                         : request.planes_per_value == shape.channels ? 1
                         : request.planes_per_value == 1              ? 2
                                                                      : -1;

@@ -1,11 +1,10 @@
 // Chooses the kernels for a request and lays out their work and workspace.
-#include "cuda/ssim_cuda.h"
-
 #include <algorithm>
 #include <atomic>
 #include <climits>
 
 #include "cuda/kernels.h"
+#include "cuda/ssim_cuda.h"
 #include "cuda/tuning.h"
 
 #ifndef FUSED_SSIM_CUDA_ARCHITECTURES
@@ -127,7 +126,7 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
   const int64_t element = size_of(problem.dtype);
   const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
   const Shape& shape = problem.shape;
-  TileParams p;
+  MomentParams p;
   p.img1 = bytes_of(problem.img1, element);
   p.img2 = bytes_of(problem.img2, element);
   p.grad1 = bytes_of(request.grad1, element);
@@ -167,9 +166,8 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
   if (error != cudaSuccess) {
     return error;
   }
-  const auto blocks = static_cast<int>(
-      std::min<int64_t>(p.reduction.total_units,
-                        int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
+  const auto blocks = static_cast<int>(std::min<int64_t>(
+      p.reduction.total_units, int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
   error = launch_moment_tiles(p, blocks, stream);
   if (error == cudaSuccess && request.wants_gradient()) {
     error = launch_gradient_tiles(p, blocks, stream);
@@ -281,8 +279,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int max_width = choice.tile_rows > 0 ? kMaxTileColumns
-                                             : (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
+  const int max_width =
+      choice.tile_rows > 0 ? kMaxTileColumns : (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
   const int columns = p.own_right - p.own_left;
   const int strips = (columns + max_width - 1) / max_width;
   p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
@@ -302,8 +300,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       int64_t{p.strips_per_plane} * (choice.tile_rows > 0 ? p.tiles_down : p.own_rows));
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   if (error == cudaSuccess && choice.tile_rows > 0) {
-    const auto blocks = static_cast<int>(
-        std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
+    const auto blocks =
+        static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
     return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   int capacity = 0;
@@ -314,8 +312,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     return error;
   }
   const int64_t all_strips = int64_t{p.strips_per_plane} * shape.planes();
-  const int blocks = strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows,
-                                  gradient);
+  const int blocks =
+      strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows, gradient);
   return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
 }
 
@@ -335,8 +333,8 @@ int64_t workspace_bytes(const Problem& problem, const Request& request) {
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream) {
   const Shape& shape = problem.shape;
-  if (shape.planes() == 0 || (request.value == nullptr && request.map == nullptr &&
-                              !request.wants_gradient())) {
+  if (shape.planes() == 0 ||
+      (request.value == nullptr && request.map == nullptr && !request.wants_gradient())) {
     return cudaSuccess;
   }
   if (problem.map_height() < 1 || problem.map_width() < 1 || shape.channels > INT_MAX) {
@@ -370,7 +368,8 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   const StripKind kind = request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two                                ? StripKind::kTwoGradients
                                                               : StripKind::kOneGradient;
-  return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace, stream);
+  return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace,
+                    stream);
 }
 
 const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }

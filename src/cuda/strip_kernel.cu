@@ -1,8 +1,7 @@
 // Instantiates and launches the strip kernels.
-#include "cuda/strip_kernel.cuh"
-
 #include <atomic>
 
+#include "cuda/strip_kernel.cuh"
 #include "cuda/tuning.h"
 
 namespace fused_ssim::cuda {
@@ -19,8 +18,7 @@ struct StripEntry {
 template <int kThreads, StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kThreads, kKind, kLoader>;
-  return {kKind, kLoader, kThreads,
-          strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
+  return {kKind, kLoader, kThreads, strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
           Traits::shared_bytes};
 }
 
@@ -103,10 +101,10 @@ cudaError_t find_launch(const DeviceFacts& device, int index, Launch* launch) {
   }
   const cudaError_t error = prepare(kEntries[index], launch);
   if (error == cudaSuccess && cached) {
-    known[device.index][index].store(
-        static_cast<uint64_t>(launch->blocks_per_multiprocessor) << 32 |
-            static_cast<uint64_t>(launch->shared_bytes),
-        std::memory_order_release);
+    known[device.index][index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor)
+                                             << 32 |
+                                         static_cast<uint64_t>(launch->shared_bytes),
+                                     std::memory_order_release);
   }
   return error;
 }

@@ -10,8 +10,8 @@
 //   columns   the same filter over the partials
 //   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
 //
-// The halo makes it compute up to twice as much as it keeps, which is the price of a block on every
-// multiprocessor: with 32 rows a tile, an image of 3 x 256 x 256 is one tile for each of 96.
+// The halo makes it compute up to twice as much as it keeps, which is the price of work for every
+// multiprocessor: with 24 rows a tile, an image of 3 x 256 x 256 has one tile for each of 132.
 //
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
 #include <atomic>
@@ -70,7 +70,8 @@ struct TileTraits {
   }
 };
 
-// Filters `kOutputs` columns out of quads that start `kSkip` columns before the first window.
+// Filters 4 columns, and their squares if wanted, out of quads that start `kSkip` columns before the
+// first window.
 template <int kSkip, bool kSquares>
 __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
                                             float (&square)[4]) {
@@ -266,13 +267,12 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 #pragma unroll 1
   for (int item = thread; item < Traits::staged_rows(rows) * Traits::kMapQuads;
        item += Traits::kThreads) {
-    const int staged = item / Traits::kMapQuads * Traits::kStagedPitch +
-                       4 * (item % Traits::kMapQuads);
+    const int staged =
+        item / Traits::kMapQuads * Traits::kStagedPitch + 4 * (item % Traits::kMapQuads);
     float mean[4];
     float square[4];
     filter_quad<2, true>(staged_s + staged, mean, square);
-    *reinterpret_cast<float4*>(maps + 4 * item) =
-        make_float4(mean[0], mean[1], mean[2], mean[3]);
+    *reinterpret_cast<float4*>(maps + 4 * item) = make_float4(mean[0], mean[1], mean[2], mean[3]);
     *reinterpret_cast<float4*>(maps + 2 * map_stride + 4 * item) =
         make_float4(square[0], square[1], square[2], square[3]);
     filter_quad<2, true>(staged_d + staged, mean, square);
@@ -303,9 +303,9 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         const int y = first_y + r;
         weight[r] = 0.0f;
         if (has_value && y >= p.value_top && y < p.value_bottom) {
-          weight[r] = __ldg(reinterpret_cast<const float*>(
-              tile.weights + (y - p.value_top) * p.map_gradient.row +
-              (x - p.value_left) * p.map_gradient.column));
+          weight[r] = __ldg(
+              reinterpret_cast<const float*>(tile.weights + (y - p.value_top) * p.map_gradient.row +
+                                             (x - p.value_left) * p.map_gradient.column));
         }
       }
     }
@@ -383,8 +383,8 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         continue;
       }
       const float* cell = maps + row * Traits::kMapPitch + 4 * quad;
-      const int staged = (row + Traits::kPixelHalo) * Traits::kStagedPitch +
-                         Traits::kStagedBefore + 4 * quad;
+      const int staged =
+          (row + Traits::kPixelHalo) * Traits::kStagedPitch + Traits::kStagedBefore + 4 * quad;
       const float4 s4 = *reinterpret_cast<const float4*>(staged_s + staged);
       const float4 d4 = *reinterpret_cast<const float4*>(staged_d + staged);
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
@@ -496,9 +496,8 @@ int tile_shared_bytes(StripKind kind, int rows) {
   return kEntries[static_cast<int>(kind)][0].shared_bytes(rows);
 }
 
-cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device,
-                               StripKind kind, StripLoader loader, int blocks,
-                               cudaStream_t stream) {
+cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
+                               StripLoader loader, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
   static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds];
   const int words = loader == StripLoader::kFloatQuads ? 0 : 1;
@@ -506,9 +505,9 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
   const TileEntry& entry = kEntries[static_cast<int>(kind)][words];
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(entry.kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-        device.shared_per_block - kTileStaticShared);
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   device.shared_per_block - kTileStaticShared);
     if (error != cudaSuccess) {
       return error;
     }
@@ -516,8 +515,7 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
       prepared[device.index][index].store(true, std::memory_order_release);
     }
   }
-  entry.kernel<<<blocks, kTileThreads,
-                 entry.shared_bytes(params.tile_rows), stream>>>(params);
+  entry.kernel<<<blocks, kTileThreads, entry.shared_bytes(params.tile_rows), stream>>>(params);
   return cudaGetLastError();
 }
 

@@ -38,9 +38,9 @@ void check(cudaError_t error, const char* what) {
 // ------------------------------------------------------------------------------------ reference
 
 struct Reference {
-  std::vector<double> map;            // [planes, height, width], 0 outside the value region
-  std::vector<double> value;          // [planes]: sum of f
-  std::vector<double> grad1, grad2;   // [planes, height, width]
+  std::vector<double> map;           // [planes, height, width], 0 outside the value region
+  std::vector<double> value;         // [planes]: sum of f
+  std::vector<double> grad1, grad2;  // [planes, height, width]
 };
 
 void parallel(int64_t n, const std::function<void(int64_t)>& body) {
@@ -144,10 +144,10 @@ Reference reference(const std::vector<double>& a, const std::vector<double>& b, 
       const bool has = row >= crop && row < h - crop && column >= crop && column < w - crop;
       const double g = weights ? (*weights)[p * n + i] : 1.0;
       const double sign = has ? (x[i] > y[i]) - (x[i] < y[i]) : 0.0;
-      ref.grad1[p * n + i] = ssim_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) +
-                             l1_weight * g * sign;
-      ref.grad2[p * n + i] = ssim_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) -
-                             l1_weight * g * sign;
+      ref.grad1[p * n + i] =
+          ssim_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) + l1_weight * g * sign;
+      ref.grad2[p * n + i] =
+          ssim_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) - l1_weight * g * sign;
     }
   };
   if (n < kLargePlane && planes > 1 && planes * n > 20000) {
@@ -306,7 +306,18 @@ struct DeviceImage {
   }
 };
 
-enum class Content { kNoise, kPhoto, kPhotos, kFlat, kTexture, kSaturated, kIdentical, kHalves, kDark, kCount };
+enum class Content {
+  kNoise,
+  kPhoto,
+  kPhotos,
+  kFlat,
+  kTexture,
+  kSaturated,
+  kIdentical,
+  kHalves,
+  kDark,
+  kCount
+};
 const char* name_of(Content content) {
   const char* names[] = {"noise",     "photo+noise", "two photos", "flat", "low texture",
                          "saturated", "identical",   "halves",     "dark"};
@@ -406,15 +417,14 @@ void report(const Case& c, const char* what, double error, double limit) {
   if (error <= limit) return;  // NaN fails
   ++failures;
   if (failures > 40) return;
-  std::printf("FAIL %s: %.3g > %.3g  [%lldx%lldx%lldx%lld %s %s->%s %s %s w%d r%d%s%s%s%s%s l1 %g]\n",
-              what, error, limit, static_cast<long long>(c.shape.batch),
-              static_cast<long long>(c.shape.channels), static_cast<long long>(c.shape.height),
-              static_cast<long long>(c.shape.width), name_of(c.dtype), name_of(c.layout),
-              name_of(c.output_layout), name_of(c.content),
-              c.padding == fs::Padding::kSame ? "same" : "valid", c.window,
-              static_cast<int>(c.reduction), c.value ? " value" : "", c.map ? " map" : "",
-              c.grad1 ? " grad1" : "", c.grad2 ? " grad2" : "", c.weighted ? " weighted" : "",
-              c.l1_weight);
+  std::printf(
+      "FAIL %s: %.3g > %.3g  [%lldx%lldx%lldx%lld %s %s->%s %s %s w%d r%d%s%s%s%s%s l1 %g]\n", what,
+      error, limit, static_cast<long long>(c.shape.batch), static_cast<long long>(c.shape.channels),
+      static_cast<long long>(c.shape.height), static_cast<long long>(c.shape.width),
+      name_of(c.dtype), name_of(c.layout), name_of(c.output_layout), name_of(c.content),
+      c.padding == fs::Padding::kSame ? "same" : "valid", c.window, static_cast<int>(c.reduction),
+      c.value ? " value" : "", c.map ? " map" : "", c.grad1 ? " grad1" : "",
+      c.grad2 ? " grad2" : "", c.weighted ? " weighted" : "", c.l1_weight);
 }
 
 struct Errors {
@@ -499,9 +509,9 @@ Errors run_case(const Case& c, unsigned seed) {
   check(cudaStreamSynchronize(stream), "run, executed");
 
   const bool gradient = c.grad1 || c.grad2;
-  const Reference ref = reference(a, b, s.planes(), s.height, s.width, c.window, c.sigma,
-                                  problem.c1, problem.c2, crop, c.ssim_weight, c.l1_weight,
-                                  c.weighted ? &weights : nullptr, gradient);
+  const Reference ref =
+      reference(a, b, s.planes(), s.height, s.width, c.window, c.sigma, problem.c1, problem.c2,
+                crop, c.ssim_weight, c.l1_weight, c.weighted ? &weights : nullptr, gradient);
   bool clean = true;
   const double map_limit = is_double ? 1e-11 : is_photo(c.content) ? 1e-4 : 5e-6;
   if (c.value) {
@@ -543,8 +553,8 @@ Errors run_case(const Case& c, unsigned seed) {
                        : is_double                       ? 1e-9
                                                          : 1e-4;
   // Gradients that vanish up to rounding have no relative error to speak of.
-  const bool vanishing = c.content == Content::kIdentical ||
-                         (c.l1_weight == 0 && c.content == Content::kFlat);
+  const bool vanishing =
+      c.content == Content::kIdentical || (c.l1_weight == 0 && c.content == Content::kFlat);
   for (int i = 0; i < 2; ++i) {
     if (!(i == 0 ? c.grad1 : c.grad2)) continue;
     const std::vector<double> out = (i == 0 ? grad1 : grad2).download(&clean);
@@ -558,7 +568,10 @@ Errors run_case(const Case& c, unsigned seed) {
     }
     if (!(error <= errors.grad)) errors.grad = error;
     report(c, i == 0 ? "grad1" : "grad2", error,
-           vanishing ? (is_double ? 1e-9 : c.dtype == fs::DType::kFloat32 ? 1e-3 : 1.0) : limit);
+           vanishing ? (is_double                        ? 1e-9
+                        : c.dtype == fs::DType::kFloat32 ? 1e-3
+                                                         : 1.0)
+                     : limit);
   }
   report(c, "wrote outside the output", clean ? 0 : 1, 0);
   cudaStreamDestroy(stream);
@@ -572,12 +585,12 @@ void with_outputs(Case c, unsigned* seed, bool few) {
     double l1;
   };
   const Outputs all[] = {
-      {true, false, false, false, false, 0},    {true, false, true, false, false, 0},
-      {false, true, false, false, false, 0},    {true, false, true, true, false, 0},
-      {false, false, true, true, true, 0},      {true, false, true, false, false, 0.8},
-      {true, false, false, true, false, 0},     {true, true, true, true, false, 0.3},
-      {false, false, true, false, true, 0.5},   {false, false, false, true, true, 0},
-      {true, false, false, false, false, 0.7},  {true, true, false, false, false, 0},
+      {true, false, false, false, false, 0},   {true, false, true, false, false, 0},
+      {false, true, false, false, false, 0},   {true, false, true, true, false, 0},
+      {false, false, true, true, true, 0},     {true, false, true, false, false, 0.8},
+      {true, false, false, true, false, 0},    {true, true, true, true, false, 0.3},
+      {false, false, true, false, true, 0.5},  {false, false, false, true, true, 0},
+      {true, false, false, false, false, 0.7}, {true, true, false, false, false, 0},
       {true, false, false, true, false, 0.25},
   };
   const int count = few ? 5 : static_cast<int>(sizeof(all) / sizeof(all[0]));
@@ -632,8 +645,8 @@ void test_all() {
   }
   std::printf("tiny: %d cases, %d failures\n", cases_run, failures);
   // Seams of strips, quads, chunks and segments.
-  const int widths[] = {31, 53, 117, 118, 119, 120, 121, 126, 127, 128, 129, 232, 243, 244, 245, 246,
-                        247, 251, 252, 253, 254, 255, 256, 257, 480, 481, 505, 517};
+  const int widths[] = {31,  53,  117, 118, 119, 120, 121, 126, 127, 128, 129, 232, 243, 244,
+                        245, 246, 247, 251, 252, 253, 254, 255, 256, 257, 480, 481, 505, 517};
   int turn = 0;
   for (const int w : widths) {
     for (const int h : {23, 64, 131}) {
@@ -761,9 +774,8 @@ void test_special() {
   int64_t wrong = 0;
   for (int64_t i = 0; i < s.height * s.width; ++i) {
     const int64_t y = i / s.width, x = i % s.width;
-    const int64_t far =
-        std::min(std::max(std::llabs(y - bad_y), std::llabs(x - bad_x)),
-                 std::max(std::llabs(y - 3), std::llabs(x - 2)));
+    const int64_t far = std::min(std::max(std::llabs(y - bad_y), std::llabs(x - bad_x)),
+                                 std::max(std::llabs(y - 3), std::llabs(x - 2)));
     wrong += std::isnan(values[i]) != (far <= 5);
     wrong += std::isnan(gradient[i]) != (far <= 10);
   }
@@ -795,9 +807,9 @@ void test_special() {
     check(cudaMemset(value.base, 0xff, 4), "poison");
     check(cudaMemset(grad.base, 0xff, grad.storage * 4), "poison");
     check(cudaDeviceSynchronize(), "poison");
-    check(i % 2 ? cudaGraphLaunch(exec, stream)
-                : fs::cuda::run(problem, request, workspace, stream),
-          "run");
+    check(
+        i % 2 ? cudaGraphLaunch(exec, stream) : fs::cuda::run(problem, request, workspace, stream),
+        "run");
     check(cudaStreamSynchronize(stream), "run");
     const double v = value.download(&clean)[0];
     const auto g = grad.download(&clean);
@@ -831,9 +843,9 @@ void test_special() {
           std::vector<double> unit, other;
           fill(Content::kNoise, r.shape, 5, &unit, &other);
           DeviceImage u(r.shape, r.dtype, static_cast<Layout>(layout));
-          DeviceImage o(r.shape, r.dtype,
-                        static_cast<Layout>(reduction == 2 ? Layout::kPadded
-                                                           : static_cast<Layout>(layout)));
+          DeviceImage o(
+              r.shape, r.dtype,
+              static_cast<Layout>(reduction == 2 ? Layout::kPadded : static_cast<Layout>(layout)));
           u.upload(unit);
           const int64_t n = fs::reduced_size(red, r.shape);
           std::vector<double> upstream(n);
@@ -958,7 +970,8 @@ double bench(const fs::Shape& s, const Bench& b, const fs::cuda::StripChoice* ch
   request.ssim_weight = b.l1 ? -0.2 : 1.0;
   request.l1_weight = b.l1 ? 0.8 : 0.0;
   const int64_t image = s.planes() * s.height * s.width * fs::size_of(b.dtype);
-  const int sets = static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (3 * image))));
+  const int sets =
+      static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (3 * image))));
   request.value = reinterpret_cast<void*>(1);
   request.grad1.data = b.grad1 ? reinterpret_cast<void*>(1) : nullptr;
   request.grad2.data = b.grad2 ? reinterpret_cast<void*>(1) : nullptr;
@@ -1006,10 +1019,10 @@ void print_header() {
   std::printf("%-34s", "us");
   for (int i = 0; i < kShapeCount; ++i) {
     char name[64];
-    std::snprintf(name, sizeof name, "%lldx%lldx%lldx%lld", static_cast<long long>(kShapes[i].batch),
-                  static_cast<long long>(kShapes[i].channels),
-                  static_cast<long long>(kShapes[i].height),
-                  static_cast<long long>(kShapes[i].width));
+    std::snprintf(
+        name, sizeof name, "%lldx%lldx%lldx%lld", static_cast<long long>(kShapes[i].batch),
+        static_cast<long long>(kShapes[i].channels), static_cast<long long>(kShapes[i].height),
+        static_cast<long long>(kShapes[i].width));
     std::printf("%16s", name);
   }
   std::printf("\n");
@@ -1082,7 +1095,8 @@ void bench_scale() {
   for (int k = 0; k < kShapeCount; ++k) {
     const fs::Shape& s = kShapes[k];
     const int64_t image = s.planes() * s.height * s.width * 4;
-    const int sets = static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (2 * image))));
+    const int sets =
+        static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (2 * image))));
     std::vector<DeviceImage*> units, outs;
     for (int i = 0; i < sets; ++i) {
       units.push_back(new DeviceImage(s, fs::DType::kFloat32, Layout::kContiguous));
@@ -1197,12 +1211,11 @@ int main(int argc, char** argv) {
     bench_choices();
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
-    for (const Bench& b :
-         {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
-          Bench{"value + gradient channels_last", true, false, false, false, false,
-                fs::DType::kFloat32, Layout::kChannelsLast},
-          Bench{"value + gradient float16", true, false, false, false, false,
-                fs::DType::kFloat16}}) {
+    for (const Bench& b : {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
+                           Bench{"value + gradient channels_last", true, false, false, false, false,
+                                 fs::DType::kFloat32, Layout::kChannelsLast},
+                           Bench{"value + gradient float16", true, false, false, false, false,
+                                 fs::DType::kFloat16}}) {
       std::printf("%-34s", b.name);
       for (int k = 0; k < kShapeCount; ++k) std::printf("%16.2f", bench(kShapes[k], b));
       std::printf("\n");
