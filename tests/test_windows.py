@@ -76,6 +76,25 @@ def test_negative_pixels(device):
     check(device, 2 * x - 1, 2 * y - 1, data_range=2.0)
 
 
+@pytest.mark.parametrize("k", [1e-2, 1e-4, 1e-6, 1e-9])
+@pytest.mark.parametrize("kind", ["flat patches", "two_halves", "page", "blown_out", "opposite"])
+def test_values_stay_in_range(device, kind, k):
+    # A variance that rounding made negative counts for nothing beside C2 = 9e-4, and for everything
+    # beside a tiny one: then the quotient has no bounds.
+    if kind == "flat patches":
+        x = noise(1, 1, 8, 8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        y = noise(1, 1, 8, 8, seed=1).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    else:
+        x, y = pair(kind)
+    x, y = leaf(x.to(device).clone()), leaf(y.to(device).clone())
+    values = ssim(x, y, k1=k, k2=k, reduction="none")
+    assert values.isfinite().all()
+    assert values.max() <= 1
+    assert values.min() >= -1
+    for gradient in torch.autograd.grad(values.mean(), (x, y)):
+        assert gradient.isfinite().all()
+
+
 def test_explicit_default_is_the_default(device):
     x, y = (image.to(device) for image in noise_pair(1, 3, 41, 38))
     explicit = ssim(
