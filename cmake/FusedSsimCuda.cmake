@@ -9,6 +9,9 @@ include(CudaArchitectures)
 
 set(FUSED_SSIM_HAS_CUDA OFF)
 string(TOUPPER "${FUSED_SSIM_CUDA}" _cuda)
+if(_cuda STREQUAL "") # an environment variable that is set to nothing
+  set(_cuda AUTO)
+endif()
 if(_cuda STREQUAL "OFF")
   message(STATUS "fused_ssim: CUDA library: no (FUSED_SSIM_CUDA=OFF)")
   return()

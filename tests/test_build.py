@@ -115,6 +115,17 @@ class TestTorchFinder:
         assert code == 0, said
         assert f"fused_ssim: torch 2.12.3 at {prefix}" in said
 
+    def test_looks_again_where_the_torch_of_the_last_time_is_gone(self, configure, tmp_path):
+        # As under build isolation, whose environment does not outlive the build.
+        first = fake_libtorch(tmp_path / "first", (2, 12, 3))
+        code, said = configure(self.CPU, f"-DCMAKE_PREFIX_PATH={first}")
+        assert code == 0, said
+        shutil.rmtree(first)
+        second = fake_libtorch(tmp_path / "second", (2, 13, 1))
+        code, said = configure(self.CPU, f"-DCMAKE_PREFIX_PATH={second}")
+        assert code == 0, said
+        assert f"fused_ssim: torch 2.13.1 at {second}" in said
+
     def test_refuses_an_old_torch(self, configure, tmp_path):
         prefix = fake_libtorch(tmp_path / "libtorch", (2, 9, 1))
         code, said = configure(self.CPU, f"-DCMAKE_PREFIX_PATH={prefix}")
@@ -149,6 +160,11 @@ class TestCudaSwitch:
         assert "nvcc was not found" in said
         assert "CUDA_HOME" in said
         assert "FUSED_SSIM_CUDA=OFF" in said
+
+    def test_nothing_is_auto(self, configure, without_nvcc):
+        code, said = configure("-DFUSED_SSIM_CUDA=", *without_nvcc, CUDACXX="")
+        assert code == 0, said
+        assert "FUSED_SSIM_CUDA=AUTO" in said
 
     def test_unknown_value(self, configure):
         code, said = configure("-DFUSED_SSIM_CUDA=maybe")

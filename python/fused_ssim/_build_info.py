@@ -167,7 +167,7 @@ def build_info() -> BuildInfo:
         compiler=facts["compiler"],
         torch_built=facts["torch_version"],
         torch_minimum=facts["torch_minimum"],
-        torch_running=torch.__version__,
+        torch_running=str(torch.__version__),
         cpu_levels_compiled=tuple(facts["cpu_levels_compiled"].split()),
         cpu_levels_supported=tuple(facts["cpu_levels_supported"].split()),
         cpu_level=facts["cpu_level_active"],
