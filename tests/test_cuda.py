@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -100,12 +102,14 @@ def test_does_not_wait_for_the_gpu():
     x, y = images()
     step(x, y)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step(x, y)
-        ssim(x, y, reduction="channel", window_size=7)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(x, y)
+            ssim(x, y, reduction="channel", window_size=7)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     # That mode knows torch's own calls only; a long kernel ahead shows the others.
     begin, end = torch.cuda.Event(), torch.cuda.Event()
     begin.record()

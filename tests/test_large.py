@@ -96,8 +96,9 @@ def test_a_dense_batch_beyond_32_bits():
         a, b = x[part], leaf(y.detach()[part].clone())
         alone = ssim(a, b, reduction="image")
         (gradient,) = torch.autograd.grad(alone.sum(), b)
-        assert torch.equal(values[part], alone)
-        assert torch.equal(y.grad[part], gradient)
+        # Not to the bit: the number of planes decides which kernel runs.
+        assert max_error(values[part], alone) <= 1e-6
+        assert relative_error(y.grad[part], gradient) <= 2**-10
 
 
 @pytest.mark.gpu

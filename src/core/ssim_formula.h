@@ -11,13 +11,22 @@
 //
 //   sum  = E[s] + shift_s          difference = E[d] + shift_d
 //   var_s = E[s^2] - E[s]^2        var_d      = E[d^2] - E[d]^2      (both clamped at 0)
-//   luminance = ((sum^2 - difference^2)/2 + C1) / ((sum^2 + difference^2)/2 + C1)
-//             = 1 - difference^2 / luminance_denominator
-//   contrast  = ((var_s - var_d)/2 + C2) / ((var_s + var_d)/2 + C2)
-//             = 1 - var_d / contrast_denominator
+//   luminance = (sum^2 - difference^2 + 2 C1) / (sum^2 + difference^2 + 2 C1)
+//             = 1 - 2 difference^2 / (sum^2 + difference^2 + 2 C1)
+//   contrast  = (var_s - var_d + 2 C2) / (var_s + var_d + 2 C2)
+//             = 1 - 2 var_d / (var_s + var_d + 2 C2)
 //
 // The second form of each is exact where the images agree and never exceeds 1; the shift keeps the
-// squares small, so that the subtraction in the variances loses little.
+// squares small, so that the subtraction in the variances loses little. Where the luminance is small
+// the first form is used, its numerator as (sum - difference) (sum + difference) + 2 C1: the gradient
+// of a bright image against a black one hangs on the last digits of it.
+//
+// Every factor of two stands where it costs nothing: C1 and C2 are passed doubled, the partial
+// derivatives are a quarter (by the means) and half (by the squares) of what they are called. The gradient of a sum of SSIM values follows by
+// filtering them with the same window:
+//
+//   grad_x = 4 (window * by_mean_x + s (window * by_mean_s2) + d (window * by_mean_d2))
+//   grad_y = 4 (window * by_mean_y + s (window * by_mean_s2) - d (window * by_mean_d2))
 #pragma once
 
 #include "core/macros.h"
@@ -51,9 +60,17 @@ FUSED_SSIM_INLINE float reciprocal(float x) {
 }
 FUSED_SSIM_INLINE double reciprocal(double x) { return 1.0 / x; }
 
-// C1 = (k1 data_range)^2 and C2 = (k2 data_range)^2, both positive.
+// Where x < limit `below`, elsewhere (also where x is NaN) `otherwise`.
+FUSED_SSIM_INLINE float select_below(float x, float limit, float below, float otherwise) {
+  return x < limit ? below : otherwise;
+}
+FUSED_SSIM_INLINE double select_below(double x, double limit, double below, double otherwise) {
+  return x < limit ? below : otherwise;
+}
+
+// 2 C1 and 2 C2, where C1 = (k1 data_range)^2 and C2 = (k2 data_range)^2; both positive.
 template <class V>
-struct Stabilizers {
+struct DoubledStabilizers {
   V c1;
   V c2;
 };
@@ -67,124 +84,80 @@ struct Moments {
   V mean_d2;
 };
 
-// d(SSIM)/d(moment), with E[s] and E[d] meant in total, that is through the variances too. The
-// gradient of a sum of SSIM values follows by filtering these maps with the same window:
-//
-//   grad_s = window * by_mean_s + 2 s (window * by_mean_s2)       likewise grad_d
-//   grad_x = grad_s + grad_d                                      grad_y = grad_s - grad_d
-template <class V>
-struct Partials {
-  V by_mean_s;
-  V by_mean_d;
-  V by_mean_s2;
-  V by_mean_d2;
-};
+// Half losses of luminance below this are taken as those of images that agree.
+inline constexpr float kAlike = 0.25f;
 
 template <class V>
 struct SsimTerms {
-  V sum;         // mean_x + mean_y
-  V difference;  // mean_x - mean_y
-  V luminance_reciprocal;
-  V contrast_reciprocal;
-  V luminance_loss;  // 1 - luminance, in [0, 2]
-  V contrast_loss;   // 1 - contrast, in [0, 2]
-};
-
-template <class V>
-FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
-                                          const Stabilizers<V>& k) {
-  SsimTerms<V> t;
-  const V half = V(0.5f);
-  const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
-  const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
-  t.sum = m.mean_s + shift_s;
-  t.difference = m.mean_d + shift_d;
-  const V difference2 = t.difference * t.difference;
-  t.luminance_reciprocal =
-      reciprocal(multiply_add(half, multiply_add(t.sum, t.sum, difference2), k.c1));
-  t.contrast_reciprocal = reciprocal(multiply_add(half, var_s + var_d, k.c2));
-  t.luminance_loss = difference2 * t.luminance_reciprocal;
-  t.contrast_loss = var_d * t.contrast_reciprocal;
-  return t;
-}
-
-template <class V>
-FUSED_SSIM_INLINE V ssim_value(const SsimTerms<V>& t) {
-  return (V(1.0f) - t.luminance_loss) * (V(1.0f) - t.contrast_loss);
-}
-
-template <class V>
-FUSED_SSIM_INLINE Partials<V> ssim_partials(const Moments<V>& m, const SsimTerms<V>& t) {
-  Partials<V> p;
-  const V one = V(1.0f);
-  const V two = V(2.0f);
-  const V luminance = one - t.luminance_loss;
-  const V contrast = one - t.contrast_loss;
-  const V by_variance = (V(0.5f) * luminance) * t.contrast_reciprocal;
-  p.by_mean_s2 = by_variance * t.contrast_loss;
-  p.by_mean_d2 = by_variance * (t.contrast_loss - two);
-  const V by_mean = contrast * t.luminance_reciprocal;
-  p.by_mean_s = multiply_add(by_mean * t.sum, t.luminance_loss, -(two * m.mean_s) * p.by_mean_s2);
-  p.by_mean_d = multiply_add(by_mean * t.difference, t.luminance_loss - two,
-                             -(two * m.mean_d) * p.by_mean_d2);
-  return p;
-}
-
-// The same formula with every factor of two moved to where it costs nothing, for kernels whose time is
-// their instructions: denominators are doubled, losses halved, and the partial derivatives scaled so
-// that
-//
-//   grad_s = 4 (window * by_mean_s + s (window * by_mean_s2))         likewise grad_d
-template <class V>
-struct LeanTerms {
-  V luminance_by_sum;         // sum / (sum^2 + difference^2 + 2 C1)
-  V luminance_by_difference;  // difference / (the same)
-  V contrast_reciprocal;      // 1 / (var_s + var_d + 2 C2)
-  V half_luminance_loss;      // (1 - luminance) / 2
-  V half_contrast_loss;       // (1 - contrast) / 2
+  V sum;                   // mean_x + mean_y
+  V difference;            // mean_x - mean_y
+  V luminance_reciprocal;  // 1 / (sum^2 + difference^2 + 2 C1)
+  V contrast_reciprocal;   // 1 / (var_s + var_d + 2 C2)
+  V half_luminance_loss;   // (1 - luminance) / 2
   V luminance;
+  V half_contrast_loss;  // (1 - contrast) / 2
   V contrast;
 };
 
 template <class V>
-FUSED_SSIM_INLINE LeanTerms<V> lean_terms(const Moments<V>& m, V shift_s, V shift_d,
-                                          const Stabilizers<V>& doubled) {
-  LeanTerms<V> t;
+FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
+                                          const DoubledStabilizers<V>& doubled) {
+  SsimTerms<V> t;
   const V one = V(1.0f);
   const V minus_two = V(-2.0f);
   const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
   const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
-  const V sum = m.mean_s + shift_s;
-  const V difference = m.mean_d + shift_d;
-  const V luminance_reciprocal =
-      reciprocal(multiply_add(sum, sum, multiply_add(difference, difference, doubled.c1)));
+  t.sum = m.mean_s + shift_s;
+  t.difference = m.mean_d + shift_d;
+  t.luminance_reciprocal =
+      reciprocal(multiply_add(t.sum, t.sum, multiply_add(t.difference, t.difference, doubled.c1)));
   t.contrast_reciprocal = reciprocal(var_s + (var_d + doubled.c2));
-  t.luminance_by_sum = sum * luminance_reciprocal;
-  t.luminance_by_difference = difference * luminance_reciprocal;
-  t.half_luminance_loss = difference * t.luminance_by_difference;
+  t.half_luminance_loss = t.difference * (t.difference * t.luminance_reciprocal);
+  const V product = multiply_add(t.sum - t.difference, t.sum + t.difference, doubled.c1);
+  t.luminance = select_below(t.half_luminance_loss, V(kAlike),
+                             multiply_add(minus_two, t.half_luminance_loss, one),
+                             product * t.luminance_reciprocal);
   t.half_contrast_loss = var_d * t.contrast_reciprocal;
-  t.luminance = multiply_add(minus_two, t.half_luminance_loss, one);
   t.contrast = multiply_add(minus_two, t.half_contrast_loss, one);
   return t;
 }
 
 template <class V>
-FUSED_SSIM_INLINE V lean_value(const LeanTerms<V>& t) {
+FUSED_SSIM_INLINE V ssim_value(const SsimTerms<V>& t) {
   return t.luminance * t.contrast;
 }
 
+// Half of d(SSIM)/d(E[s^2]) and of d(SSIM)/d(E[d^2]).
 template <class V>
-FUSED_SSIM_INLINE Partials<V> lean_partials(const Moments<V>& m, const LeanTerms<V>& t) {
-  Partials<V> p;
+struct SquarePartials {
+  V by_mean_s2;
+  V by_mean_d2;
+};
+
+template <class V>
+FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
+  SquarePartials<V> q;
   const V by_variance = t.luminance * t.contrast_reciprocal;
-  p.by_mean_s2 = by_variance * t.half_contrast_loss;
-  p.by_mean_d2 = p.by_mean_s2 - by_variance;
-  const V by_sum = t.contrast * t.luminance_by_sum;
-  const V by_difference = t.contrast * t.luminance_by_difference;
-  p.by_mean_s = multiply_add(-m.mean_s, p.by_mean_s2, by_sum * t.half_luminance_loss);
-  p.by_mean_d = multiply_add(-m.mean_d, p.by_mean_d2,
-                             multiply_add(by_difference, t.half_luminance_loss, -by_difference));
-  return p;
+  q.by_mean_s2 = by_variance * t.half_contrast_loss;
+  q.by_mean_d2 = q.by_mean_s2 - by_variance;
+  return q;
+}
+
+// A quarter of d(SSIM)/d(mean_x) for sign = 1, of d(SSIM)/d(mean_y) for sign = -1: in total, that is
+// through the variances too.
+template <class V>
+FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
+                                 const SquarePartials<V>& q, V sign) {
+  const V signed_difference = sign * t.difference;
+  const V own = t.sum + signed_difference;    // twice the mean of the image itself
+  const V other = t.sum - signed_difference;  // and of the other one
+  // (other - luminance own) / 2; of images that agree, without taking the difference of the two.
+  const V by_luminance = select_below(t.half_luminance_loss, V(kAlike),
+                                      multiply_add(t.half_luminance_loss, own, -signed_difference),
+                                      V(0.5f) * multiply_add(-t.luminance, own, other));
+  const V through_variances =
+      multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
+  return multiply_add(t.contrast * t.luminance_reciprocal, by_luminance, -through_variances);
 }
 
 }  // namespace fused_ssim

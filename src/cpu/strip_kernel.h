@@ -128,8 +128,17 @@ class StripKernel {
 
   template <int kCount, class Load>
   FUSED_SSIM_INLINE void filter(const Taps& taps, Load load, V (&out)[kCount]) const;
-  FUSED_SSIM_INLINE void filter_column(const Taps& taps, V* carry, const V* fresh,
+  FUSED_SSIM_INLINE void filter_column(const Taps& taps, V* carry, const V* fresh, bool centred,
                                        V (&out)[kChunkRows]) const;
+  // An input that each of kCount neighbouring outputs sees. Moments are filtered as what they differ
+  // from it by: in flat windows, the ones where C2 does not hide it, rounding is then that of the
+  // small differences, and the variance loses some two bits less. Other windows do without.
+  template <int kCount>
+  static constexpr int centre() {
+    static_assert(kFixedRadius == 0 || kCount <= 2 * kFixedRadius + 1,
+                  "an input that all outputs see");
+    return kFixedRadius + kCount / 2;
+  }
 
   FUSED_SSIM_INLINE V* ring_chunk(int64_t chunk) const {
     const int64_t slot = ((chunk % ring_chunks_) + ring_chunks_) % ring_chunks_;
@@ -164,7 +173,7 @@ class StripKernel {
   const Request& request_;
   const int radius_;
   Taps taps_;
-  Stabilizers<V> doubled_stabilizers_;
+  DoubledStabilizers<V> doubled_stabilizers_;
 
   // Workspace.
   int64_t bytes_ = 0;
@@ -278,33 +287,44 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::begin_strip(const Task& task) 
   }
 }
 
-// The mean of s and d over a grid of samples of the strip. A sample that is not finite is left out:
-// it must spoil its own windows alone.
+// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may be
+// outliers, and so is what is not finite: it must spoil its own windows alone.
 template <class Arch, class T, int kFixedRadius, int kImages>
 void StripKernel<Arch, T, kFixedRadius, kImages>::choose_shift() {
-  constexpr int kSamples = 6;                                  // along either axis
+  constexpr int kAxisSamples = 6;
+  constexpr int kSamples = kAxisSamples * kAxisSamples;
+  constexpr int kOutliers = 2;                                 // left out at either end
   constexpr T kLargest = sizeof(T) == 4 ? T(1e18) : T(1e150);  // its square is finite
-  T sum_s = 0;
-  T sum_d = 0;
+  T s[kSamples];
+  T d[kSamples];
   int count = 0;
+  const auto insert = [](T* sorted, int size, T value) {
+    for (; size > 0 && sorted[size - 1] > value; --size) {
+      sorted[size] = sorted[size - 1];
+    }
+    sorted[size] = value;
+  };
   const int64_t columns = task_.column_end - task_.column_begin;
-  for (int i = 0; i < kSamples; ++i) {
-    const int64_t row = (2 * i + 1) * problem_.shape.height / (2 * kSamples);
-    for (int k = 0; k < kSamples; ++k) {
-      const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kSamples);
+  for (int i = 0; i < kAxisSamples; ++i) {
+    const int64_t row = (2 * i + 1) * problem_.shape.height / (2 * kAxisSamples);
+    for (int k = 0; k < kAxisSamples; ++k) {
+      const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kAxisSamples);
       const T x = *read_row(problem_.img1, problem_.dtype, row, column, 1, scratch_a_);
       const T y = *read_row(problem_.img2, problem_.dtype, row, column, 1, scratch_b_);
-      const T s = x + y;
-      const T d = x - y;
-      if (s > -kLargest && s < kLargest && d > -kLargest && d < kLargest) {
-        sum_s += s;
-        sum_d += d;
+      if (x > -kLargest && x < kLargest && y > -kLargest && y < kLargest) {
+        insert(s, count, x + y);
+        insert(d, count, x - y);
         ++count;
       }
     }
   }
-  shift_s_ = count > 0 ? sum_s / T(count) : T(0);
-  shift_d_ = count > 0 ? sum_d / T(count) : T(0);
+  const int trim = count > 4 * kOutliers ? kOutliers : 0;
+  shift_s_ = 0;
+  shift_d_ = 0;
+  for (int i = trim; i < count - trim; ++i) {
+    shift_s_ += s[i] / T(count - 2 * trim);
+    shift_d_ += d[i] / T(count - 2 * trim);
+  }
 }
 
 template <class Arch, class T, int kFixedRadius, int kImages>
@@ -579,8 +599,12 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter(const
 // Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
 template <class Arch, class T, int kFixedRadius, int kImages>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter_column(
-    const Taps& taps, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
+    const Taps& taps, V* carry, const V* fresh, bool centred, V (&out)[kChunkRows]) const {
   if constexpr (kFixedRadius > 0) {
+    constexpr int kCentre = centre<kChunkRows>();
+    const V reference = !centred                     ? V(T(0))
+                        : kCentre < 2 * kFixedRadius ? carry[kCentre]
+                                                     : fresh[kCentre - 2 * kFixedRadius];
     filter<kChunkRows>(
         taps,
         [&](int k) __attribute__((always_inline)) {
@@ -588,9 +612,14 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter_colum
           if (k >= kChunkRows) {
             carry[k - kChunkRows] = value;
           }
-          return value;
+          return centred ? value - reference : value;
         },
         out);
+    if (centred) {
+      unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
+        out[decltype(row)::value] = out[decltype(row)::value] + reference;
+      });
+    }
   } else {
     V column[2 * kMaxRadius + kChunkRows];
     for (int k = 0; k < carried(); ++k) {
@@ -615,22 +644,25 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::filter_block(int64_t chunk, in
   for (int row = 0; row < kChunkRows; ++row) {
     for (int image = 0; image < 2; ++image) {
       const V* from = rows + (2 * row + image) * pitch() + j;
-      V out[kCount];
-      filter<kCount>(taps, [&](int k) __attribute__((always_inline)) { return from[k]; }, out);
+      const V reference = kFixedRadius > 0 ? from[centre<kCount>()] : V(T(0));
+      const V reference2 = reference * reference;
       V* to = tile_ + image * kChunkRows + row;
+      V out[kCount];
+      filter<kCount>(
+          taps, [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
       unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
-        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value];
+        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
       });
       filter<kCount>(
           taps,
           [&](int k) __attribute__((always_inline)) {
             const V value = from[k];
-            return value * value;
+            return multiply_add(value, value, -reference2);
           },
           out);
       to += 2 * kChunkRows;
       unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
-        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value];
+        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
       });
     }
   }
@@ -645,13 +677,13 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
   V moments[kMoments][kChunkRows];
   unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
     constexpr int kMap = decltype(map)::value;
-    filter_column(taps, carry_ + (j * kMoments + kMap) * carried(), tile + kMap * kChunkRows,
+    filter_column(taps, carry_ + (j * kMoments + kMap) * carried(), tile + kMap * kChunkRows, true,
                   moments[kMap]);
   });
 
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
-  const Stabilizers<V> doubled = doubled_stabilizers_;
+  const DoubledStabilizers<V> doubled = doubled_stabilizers_;
   const Mask owned = owned_mask_[j];
   const Mask has_value = value_mask_[j];
   const bool keep_map = request_.map != nullptr;
@@ -666,30 +698,28 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
       continue;
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
-    const LeanTerms<V> terms = lean_terms(m, shift_s, shift_d, doubled);
-    const V value = lean_value(terms);
+    const SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
+    const V value = ssim_value(terms);
     column_sum = column_sum + keep(value, owned);
     if (keep_map) {
       map_rows_[row * segment_ + j] = value;
     }
     if constexpr (kImages > 0) {
-      Partials<V> p = lean_partials(m, terms);
-      if (weighted) {
-        const V weight = map_gradient_rows_[row * segment_ + j];
-        p.by_mean_s = p.by_mean_s * weight;
-        p.by_mean_d = p.by_mean_d * weight;
-        p.by_mean_s2 = p.by_mean_s2 * weight;
-        p.by_mean_d2 = p.by_mean_d2 * weight;
+      const SquarePartials<V> by_squares = square_partials(terms);
+      // One map for each image's mean, and the two of the squares: [img1, s^2, d^2, img2].
+      partials[0][row] = mean_partial(m, terms, by_squares, V(T(1)));
+      partials[1][row] = by_squares.by_mean_s2;
+      partials[2][row] = by_squares.by_mean_d2;
+      if constexpr (kImages == 2) {
+        partials[3][row] = mean_partial(m, terms, by_squares, V(T(-1)));
       }
-      if constexpr (kImages == 1) {
-        // For img1 alone both means are filtered and added alike, so one map serves the two.
-        partials[0][row] = keep(p.by_mean_s + p.by_mean_d, has_value);
-      } else {
-        partials[0][row] = keep(p.by_mean_s, has_value);
-        partials[3][row] = keep(p.by_mean_d, has_value);
-      }
-      partials[1][row] = keep(p.by_mean_s2, has_value);
-      partials[2][row] = keep(p.by_mean_d2, has_value);
+      unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
+        V& partial = partials[decltype(map)::value][row];
+        if (weighted) {
+          partial = partial * map_gradient_rows_[row * segment_ + j];
+        }
+        partial = keep(partial, has_value);
+      });
     }
   }
   *sum += __builtin_convertvector(column_sum.v, DoubleLanes);
@@ -698,7 +728,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
     constexpr int kMap = decltype(map)::value;
     V filtered[kChunkRows];
     filter_column(taps, partial_carry_ + (j * kPartialMaps + kMap) * carried(), partials[kMap],
-                  filtered);
+                  false, filtered);
     V* to = partial_rows_ + kMap * pitch() + radius() + j;
     unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
       to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];
@@ -807,14 +837,11 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::combine_block(const V* partial
     constexpr int kI = decltype(i)::value;
     const V s = s_row[radius() + j + kI];
     const V d = d_row[radius() + j + kI];
-    if constexpr (kImages == 1) {
-      gradient_rows_[j + kI] =
-          multiply_add(s, filtered[1][kI], multiply_add(d, filtered[2][kI], filtered[0][kI]));
-    } else if constexpr (kImages == 2) {
-      const V by_s = multiply_add(s, filtered[1][kI], filtered[0][kI]);
-      const V by_d = multiply_add(d, filtered[2][kI], filtered[3][kI]);
-      gradient_rows_[j + kI] = by_s + by_d;
-      gradient_rows_[segment_ + j + kI] = by_s - by_d;
+    const V by_d = d * filtered[2][kI];
+    const V by_s = s * filtered[1][kI];
+    gradient_rows_[j + kI] = filtered[0][kI] + (by_s + by_d);
+    if constexpr (kImages == 2) {
+      gradient_rows_[segment_ + j + kI] = filtered[3][kI] + (by_s - by_d);
     }
   });
 }

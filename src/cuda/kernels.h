@@ -76,8 +76,10 @@ struct StripParams {
   int64_t map_plane = 0;
   float twice_c1 = 0.0f;
   float twice_c2 = 0.0f;
-  float ssim_weight = 1.0f;
-  float l1_weight = 0.0f;
+  double ssim_weight = 1.0;  // in the value
+  double l1_weight = 0.0;
+  float gradient_scale = 4.0f;  // in the gradient; four times ssim_weight, see core/ssim_formula.h
+  float gradient_l1 = 0.0f;
   ReductionPlan reduction;
 };
 

@@ -144,7 +144,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
     T filtered[kMaps];
     filter_column(p, taps, rows, filtered);
     const Moments<T> moments = {filtered[0], filtered[1], filtered[2], filtered[3]};
-    const Stabilizers<T> stabilizers = {static_cast<T>(p.c1), static_cast<T>(p.c2)};
+    const DoubledStabilizers<T> stabilizers = {static_cast<T>(2.0 * p.c1),
+                                               static_cast<T>(2.0 * p.c2)};
     const SsimTerms<T> terms =
         ssim_terms(moments, shift.x + shift.y, shift.x - shift.y, stabilizers);
     const T ssim = ssim_value(terms);
@@ -163,23 +164,25 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
       }
     }
     if (p.partial_maps != nullptr && in_image(p, x, y)) {
-      Partials<T> partials = ssim_partials(moments, terms);
+      SquarePartials<T> by_squares = square_partials(terms);
+      T by_mean1 = mean_partial(moments, terms, by_squares, T(1));
+      T by_mean2 = mean_partial(moments, terms, by_squares, T(-1));
       if (p.map_gradient.data != nullptr && has_value) {
         const char* weights = plane_of(p.map_gradient, tile.plane, p.channels);
         const T weight =
             *reinterpret_cast<const T*>(weights + (y - p.value_top) * p.map_gradient.row +
                                         (x - p.value_left) * p.map_gradient.column);
-        partials.by_mean_s *= weight;
-        partials.by_mean_d *= weight;
-        partials.by_mean_s2 *= weight;
-        partials.by_mean_d2 *= weight;
+        by_mean1 *= weight;
+        by_mean2 *= weight;
+        by_squares.by_mean_s2 *= weight;
+        by_squares.by_mean_d2 *= weight;
       }
       const int64_t map_size = p.planes * p.height * p.width;
       T* out = static_cast<T*>(p.partial_maps) + (tile.plane * p.height + y) * p.width + x;
-      out[0] = has_value ? partials.by_mean_s : T(0);
-      out[map_size] = has_value ? partials.by_mean_d : T(0);
-      out[2 * map_size] = has_value ? partials.by_mean_s2 : T(0);
-      out[3 * map_size] = has_value ? partials.by_mean_d2 : T(0);
+      out[0] = has_value ? by_mean1 : T(0);
+      out[map_size] = has_value ? by_mean2 : T(0);
+      out[2 * map_size] = has_value ? by_squares.by_mean_s2 : T(0);
+      out[3 * map_size] = has_value ? by_squares.by_mean_d2 : T(0);
     }
     __syncthreads();
 
@@ -258,18 +261,18 @@ __global__ void __launch_bounds__(kThreads)
                                             (x - p.value_left) * p.map_gradient.column);
         }
       }
-      const T weight = static_cast<T>(p.ssim_weight);
-      const T by_s = weight * multiply_add(T(2) * s, filtered[2], filtered[0]);
-      const T by_d = multiply_add(weight, multiply_add(T(2) * d, filtered[3], filtered[1]), l1);
+      const T scale = static_cast<T>(4.0 * p.ssim_weight);  // see core/ssim_formula.h
+      const T by_s = s * filtered[2];
+      const T by_d = d * filtered[3];
       if (p.grad1.data != nullptr) {
         store_element(
             plane_of(p.grad1, tile.plane, p.channels) + y * p.grad1.row + x * p.grad1.column,
-            by_s + by_d, p.dtype);
+            multiply_add(scale, filtered[0] + (by_s + by_d), l1), p.dtype);
       }
       if (p.grad2.data != nullptr) {
         store_element(
             plane_of(p.grad2, tile.plane, p.channels) + y * p.grad2.row + x * p.grad2.column,
-            by_s - by_d, p.dtype);
+            multiply_add(scale, filtered[1] + (by_s - by_d), -l1), p.dtype);
       }
     }
     __syncthreads();

@@ -289,8 +289,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.map_plane = problem.map_pixels_per_plane();
   p.twice_c1 = static_cast<float>(2.0 * problem.c1);
   p.twice_c2 = static_cast<float>(2.0 * problem.c2);
-  p.ssim_weight = static_cast<float>(request.ssim_weight);
-  p.l1_weight = static_cast<float>(request.l1_weight);
+  p.ssim_weight = request.ssim_weight;
+  p.l1_weight = request.l1_weight;
+  p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight);
+  p.gradient_l1 = static_cast<float>(request.l1_weight);
   if (choice.tile_rows > 0) {
     p.tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (p.own_rows + p.tiles_down - 1) / p.tiles_down;

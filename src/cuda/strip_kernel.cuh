@@ -455,7 +455,7 @@ __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece&
     *reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i)) = d;
   }
   if (__builtin_expect(p.l1, false)) {
-    *total = fma(static_cast<double>(p.l1_weight), static_cast<double>(l1_sum), *total);
+    *total = fma(p.l1_weight, static_cast<double>(l1_sum), *total);
   }
 }
 
@@ -531,7 +531,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
                                                     bool own_column, unsigned value_rows,
                                                     unsigned own_rows, float* column,
                                                     ColumnState<Traits>& state) {
-  const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   const float shift_s = piece.shift_x + piece.shift_y;
   const float shift_d = piece.shift_x - piece.shift_y;
   float sum = 0.0f;
@@ -556,9 +556,9 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
                                     state.moments[1].push(cell[Traits::kMapStride]),
                                     state.moments[2].push(cell[2 * Traits::kMapStride]),
                                     state.moments[3].push(cell[3 * Traits::kMapStride])};
-    const LeanTerms<float> terms = lean_terms(moments, shift_s, shift_d, stabilizers);
+    const SsimTerms<float> terms = ssim_terms(moments, shift_s, shift_d, stabilizers);
     const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-    const float value = lean_value(terms);
+    const float value = ssim_value(terms);
     sum += is_own ? value : 0.0f;
     if constexpr (Traits::kMap) {
       if (is_own && own_column) {
@@ -566,25 +566,23 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
       }
     }
     if constexpr (Traits::kGradient) {
-      Partials<float> partials = lean_partials(moments, terms);
+      // Of img1 and img2, or of the one image that wants a gradient.
+      SquarePartials<float> by_squares = square_partials(terms);
+      float by_mean = mean_partial(moments, terms, by_squares, Traits::kTwo ? 1.0f : p.sign);
+      float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
       if constexpr (Traits::kWeighted) {
-        partials.by_mean_s *= weight[r];
-        partials.by_mean_d *= weight[r];
-        partials.by_mean_s2 *= weight[r];
-        partials.by_mean_d2 *= weight[r];
+        by_mean *= weight[r];
+        by_mean2 *= weight[r];
+        by_squares.by_mean_s2 *= weight[r];
+        by_squares.by_mean_d2 *= weight[r];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
       const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
+      cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
+      cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
+      cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
       if constexpr (Traits::kTwo) {
-        cell[0] = state.partials[0].push(counts ? partials.by_mean_s : 0.0f);
-        cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
-        cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? partials.by_mean_d2 : 0.0f);
-        cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? partials.by_mean_d : 0.0f);
-      } else {
-        const float by_mean = fmaf(p.sign, partials.by_mean_d, partials.by_mean_s);
-        cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
-        cell[Traits::kMapStride] = state.partials[1].push(counts ? partials.by_mean_s2 : 0.0f);
-        cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? partials.by_mean_d2 : 0.0f);
+        cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
       }
     }
   }
@@ -695,13 +693,19 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   float first[8];
   float second[8];
   if (active) {
-    // Partials are scaled (LeanTerms).
-    const float weight = 4.0f * p.ssim_weight;
+    const float weight = p.gradient_scale;
     float own[8];
     float filtered[8];
     filter_row<Traits::kMapOdd, 0>(map_row, first);
     filter_row<Traits::kMapOdd, 0>(map_row + Traits::kMapStride, filtered);
     own_group<Traits, true>(p, piece, step, y, x, staged_s, own);
+    if constexpr (Traits::kTwo) {
+      filter_row<Traits::kMapOdd, 0>(map_row + 3 * Traits::kMapStride, second);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        second[i] = fmaf(own[i], filtered[i], second[i]);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       first[i] = fmaf(own[i], filtered[i], first[i]);
@@ -709,15 +713,12 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     filter_row<Traits::kMapOdd, 0>(map_row + 2 * Traits::kMapStride, filtered);
     own_group<Traits, false>(p, piece, step, y, x, staged_d, own);
     if constexpr (Traits::kTwo) {
-      filter_row<Traits::kMapOdd, 0>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float by_difference = weight * fmaf(own[i], filtered[i], second[i]);
-        second[i] = fmaf(weight, first[i], -by_difference);
-        first[i] = fmaf(weight, first[i], by_difference);
+        first[i] = weight * fmaf(own[i], filtered[i], first[i]);
+        second[i] = weight * fmaf(-own[i], filtered[i], second[i]);
       }
     } else {
-      // Where the partials of d stand in a sum with those of s, they have their sign already.
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         first[i] = weight * fmaf(p.sign * own[i], filtered[i], first[i]);
@@ -728,7 +729,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       const bool all_have_values = x >= p.value_left && x + 8 <= p.value_right;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        float l1 = p.l1_weight * shift.sign(own[i]);
+        float l1 = p.gradient_l1 * shift.sign(own[i]);
         if (!all_have_values && (x + i < p.value_left || x + i >= p.value_right)) {
           l1 = 0.0f;
         } else if constexpr (Traits::kWeighted) {
@@ -852,7 +853,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
       }
     } else {
       const float sum = filter_columns<Traits>(p, piece, plan, chunk, column, state);
-      *total = fma(static_cast<double>(p.ssim_weight), static_cast<double>(sum), *total);
+      *total = fma(p.ssim_weight, static_cast<double>(sum), *total);
     }
     __syncthreads();
   }

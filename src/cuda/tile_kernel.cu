@@ -285,7 +285,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
   // Down the columns: moments, value, partial derivatives.
   float sum = 0.0f;
-  const Stabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
 #pragma unroll 1
   for (int item = thread; item < Traits::segments(moment_rows) * Traits::kMapPitch;
        item += Traits::kThreads) {
@@ -317,12 +317,12 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 #pragma unroll
     for (int r = 0; r < 8; ++r) {
       const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
-      const LeanTerms<float> terms =
-          lean_terms(moments, shift.x + shift.y, shift.x - shift.y, stabilizers);
+      const SsimTerms<float> terms =
+          ssim_terms(moments, shift.x + shift.y, shift.x - shift.y, stabilizers);
       const int y = first_y + r;
       const bool row_has_value = y >= p.value_top && y < p.value_bottom;
       const bool is_own = own && row_has_value && y >= tile.top && y < tile.bottom;
-      const float value = lean_value(terms);
+      const float value = ssim_value(terms);
       sum += is_own ? value : 0.0f;
       if constexpr (Traits::kMap) {
         if (is_own) {
@@ -330,23 +330,24 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         }
       }
       if constexpr (Traits::kGradient) {
-        Partials<float> by = lean_partials(moments, terms);
+        // Of img1 and img2, or of the one image that wants a gradient.
+        SquarePartials<float> by_squares = square_partials(terms);
+        float by_mean = mean_partial(moments, terms, by_squares, Traits::kTwo ? 1.0f : p.sign);
+        float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
         if constexpr (Traits::kWeighted) {
-          by.by_mean_s *= weight[r];
-          by.by_mean_d *= weight[r];
-          by.by_mean_s2 *= weight[r];
-          by.by_mean_d2 *= weight[r];
+          by_mean *= weight[r];
+          by_mean2 *= weight[r];
+          by_squares.by_mean_s2 *= weight[r];
+          by_squares.by_mean_d2 *= weight[r];
         }
         const bool counts = has_value && row_has_value;
         float* cell = partials + offset + r * Traits::kMapPitch;
+        cell[0] = counts ? by_mean : 0.0f;
+        cell[partial_stride] = counts ? by_squares.by_mean_s2 : 0.0f;
+        cell[2 * partial_stride] = counts ? by_squares.by_mean_d2 : 0.0f;
         if constexpr (Traits::kTwo) {
-          cell[0] = counts ? by.by_mean_s : 0.0f;
-          cell[3 * partial_stride] = counts ? by.by_mean_d : 0.0f;
-        } else {
-          cell[0] = counts ? fmaf(p.sign, by.by_mean_d, by.by_mean_s) : 0.0f;
+          cell[3 * partial_stride] = counts ? by_mean2 : 0.0f;
         }
-        cell[partial_stride] = counts ? by.by_mean_s2 : 0.0f;
-        cell[2 * partial_stride] = counts ? by.by_mean_d2 : 0.0f;
       }
     }
   }
@@ -372,7 +373,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
     // Along the rows again, and the gradient.
     constexpr int kOwnQuads = kMaxTileColumns / 4;
-    const float weight = 4.0f * p.ssim_weight;  // partials are scaled (LeanTerms)
+    const float weight = p.gradient_scale;
 #pragma unroll 1
     for (int item = thread; item < rows * kOwnQuads; item += Traits::kThreads) {
       const int row = item / kOwnQuads;
@@ -397,10 +398,8 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         filter_quad<0, false>(cell + 3 * map_stride, second, unused);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float by_sum = weight * fmaf(s[i], by_s2[i], first[i]);
-          const float by_difference = weight * fmaf(d[i], by_d2[i], second[i]);
-          first[i] = by_sum + by_difference;
-          second[i] = by_sum - by_difference;
+          first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+          second[i] = weight * fmaf(-d[i], by_d2[i], fmaf(s[i], by_s2[i], second[i]));
         }
       } else {
 #pragma unroll
@@ -412,7 +411,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (x + i >= p.value_left && x + i < p.value_right) {
-            float l1 = p.l1_weight * shift.sign(d[i]);
+            float l1 = p.gradient_l1 * shift.sign(d[i]);
             if constexpr (Traits::kWeighted) {
               l1 *= __ldg(reinterpret_cast<const float*>(
                   tile.weights + (y - p.value_top) * p.map_gradient.row +
@@ -437,7 +436,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
   }
-  return static_cast<double>(p.ssim_weight) * sum + static_cast<double>(p.l1_weight) * l1_sum;
+  return p.ssim_weight * sum + p.l1_weight * l1_sum;
 }
 
 template <class Traits>
