@@ -6,6 +6,7 @@ loaded only beside a torch that has CUDA. Nothing here touches a GPU.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import warnings
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import NamedTuple, TypedDict
 
 import torch  # first: the libraries below need libtorch in the process
 
-_MINIMUM_TORCH = (2, 10)
+_MINIMUM_TORCH = "2.10"
 
-if torch.__version__ < _MINIMUM_TORCH:
+if torch.__version__ < _MINIMUM_TORCH:  # a TorchVersion: compares as versions, not as strings
     raise ImportError(
-        f"fused_ssim needs torch >= {'.'.join(map(str, _MINIMUM_TORCH))}, but torch "
-        f"{torch.__version__} is installed: upgrade it with `pip install --upgrade torch`"
+        f"fused_ssim needs torch >= {_MINIMUM_TORCH}, but torch {torch.__version__} is installed: "
+        "upgrade it with `pip install --upgrade torch`"
     )
 
 try:
@@ -69,7 +70,7 @@ def _load_cuda_library() -> CudaLibrary:
     if torch.version.cuda is None:
         return CudaLibrary(False, f"torch {torch.__version__} has no CUDA")
     try:
-        torch.ops.load_library(path)
+        ctypes.CDLL(str(path))  # registers the CUDA kernels
     except OSError as error:
         # A CPU that works is worth more than an import that fails.
         # torch names the file; what the loader said is behind that.
