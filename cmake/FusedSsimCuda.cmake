@@ -28,7 +28,7 @@ if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
     _nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE
   )
   if(_nvcc)
-    set(CMAKE_CUDA_COMPILER "${_nvcc}")
+    set(ENV{CUDACXX} "${_nvcc}") # where both check_language and enable_language look
   endif()
 endif()
 if(CMAKE_CUDA_COMPILER)
@@ -75,7 +75,7 @@ if(_cuda STREQUAL "AUTO")
   if(NOT CMAKE_CUDA_COMPILER)
     message(
       WARNING
-        "fused_ssim: CUDA library: no (FUSED_SSIM_CUDA=AUTO: ${_nvcc} was found but can't compile; \
+        "fused_ssim: CUDA library: no (FUSED_SSIM_CUDA=AUTO: ${_nvcc} was found but does not compile; \
 FUSED_SSIM_CUDA=ON shows why)"
     )
     return()

@@ -161,6 +161,26 @@ class TestCudaSwitch:
         assert "CUDA_HOME" in said
         assert "FUSED_SSIM_CUDA=OFF" in said
 
+    @pytest.mark.parametrize("value", ["AUTO", "ON"])
+    def test_an_nvcc_that_does_not_compile(self, configure, tmp_path, value):
+        nvcc = tmp_path / "toolkit/bin/nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Cuda, release 12.8, V12.8.93"\n')
+        nvcc.chmod(0o755)
+        code, said = configure(
+            f"-DFUSED_SSIM_CUDA={value}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            CUDA_HOME=str(tmp_path / "toolkit"),
+            CUDACXX="",
+        )
+        if value == "AUTO":
+            assert code == 0, said
+            assert f"{nvcc} was found but does not compile" in said
+            assert "FUSED_SSIM_CUDA=ON shows why" in said
+        else:
+            assert code != 0
+            assert str(nvcc) in said
+
     def test_nothing_is_auto(self, configure, without_nvcc):
         code, said = configure("-DFUSED_SSIM_CUDA=", *without_nvcc, CUDACXX="")
         assert code == 0, said
