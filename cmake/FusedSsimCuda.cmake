@@ -22,6 +22,9 @@ endif()
 # ==================================================================================================
 # nvcc
 # ==================================================================================================
+if(NOT CMAKE_CUDA_COMPILER) # what an earlier configuration may have found not to compile
+  unset(CMAKE_CUDA_COMPILER CACHE)
+endif()
 # torch's users point to a toolkit with CUDA_HOME; CMake itself looks at CUDACXX and PATH.
 if(NOT CMAKE_CUDA_COMPILER AND "$ENV{CUDACXX}" STREQUAL "")
   find_program(
