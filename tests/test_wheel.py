@@ -49,7 +49,10 @@ class Environment:
 
     def install(self, *arguments: str | Path, cwd: Path) -> None:
         pip = [sys.executable, "-m", "pip", "--python", self.python]
-        run(*pip, "install", "--no-index", "--no-deps", *arguments, cwd=cwd)
+        # Among the dependencies there may be an installation of this very version, which would do
+        # for pip, and which it must neither take for ours nor remove.
+        options = ["--no-index", "--no-deps", "--ignore-installed"]
+        run(*pip, "install", *options, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,7 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         ".h",
         ".map",
         ".py",
+        ".sh",
         ".pyi",
         ".txt",
         ".typed",

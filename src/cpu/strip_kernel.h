@@ -130,14 +130,19 @@ class StripKernel {
   FUSED_SSIM_INLINE void filter(const Taps& taps, Load load, V (&out)[kCount]) const;
   FUSED_SSIM_INLINE void filter_column(const Taps& taps, V* carry, const V* fresh, bool centred,
                                        V (&out)[kChunkRows]) const;
-  // An input that each of kCount neighbouring outputs sees. Moments are filtered as what they differ
-  // from it by: in flat windows, the ones where C2 does not hide it, rounding is then that of the
-  // small differences, and the variance loses some two bits less. Other windows do without.
-  template <int kCount>
-  static constexpr int centre() {
-    static_assert(kFixedRadius == 0 || kCount <= 2 * kFixedRadius + 1,
-                  "an input that all outputs see");
-    return kFixedRadius + kCount / 2;
+  // The mean of two inputs in the middle, both of which all kCount neighbouring outputs see. Moments
+  // are filtered as what they differ from it by: in flat windows, the ones where C2 does not hide it,
+  // rounding is then that of the small differences. Windows of other sizes do without.
+  template <int kCount, class Load>
+  static FUSED_SSIM_INLINE V reference_of(Load load) {
+    if constexpr (kFixedRadius > 0) {
+      constexpr int kFirst = kFixedRadius + kCount / 2 - 1;
+      static_assert(kFirst >= kCount - 1 && kFirst + 1 <= 2 * kFixedRadius,
+                    "inputs that all outputs see");
+      return V(T(0.5)) * (load(kFirst) + load(kFirst + 1));
+    } else {
+      return V(T(0));
+    }
   }
 
   FUSED_SSIM_INLINE V* ring_chunk(int64_t chunk) const {
@@ -601,14 +606,14 @@ template <class Arch, class T, int kFixedRadius, int kImages>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, kFixedRadius, kImages>::filter_column(
     const Taps& taps, V* carry, const V* fresh, bool centred, V (&out)[kChunkRows]) const {
   if constexpr (kFixedRadius > 0) {
-    constexpr int kCentre = centre<kChunkRows>();
-    const V reference = !centred                     ? V(T(0))
-                        : kCentre < 2 * kFixedRadius ? carry[kCentre]
-                                                     : fresh[kCentre - 2 * kFixedRadius];
+    const auto input = [&](int k) __attribute__((always_inline)) {
+      return k < 2 * kFixedRadius ? carry[k] : fresh[k - 2 * kFixedRadius];
+    };
+    const V reference = centred ? reference_of<kChunkRows>(input) : V(T(0));
     filter<kChunkRows>(
         taps,
         [&](int k) __attribute__((always_inline)) {
-          const V value = k < 2 * kFixedRadius ? carry[k] : fresh[k - 2 * kFixedRadius];
+          const V value = input(k);
           if (k >= kChunkRows) {
             carry[k - kChunkRows] = value;
           }
@@ -644,7 +649,8 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::filter_block(int64_t chunk, in
   for (int row = 0; row < kChunkRows; ++row) {
     for (int image = 0; image < 2; ++image) {
       const V* from = rows + (2 * row + image) * pitch() + j;
-      const V reference = kFixedRadius > 0 ? from[centre<kCount>()] : V(T(0));
+      const V reference =
+          reference_of<kCount>([&](int k) __attribute__((always_inline)) { return from[k]; });
       const V reference2 = reference * reference;
       V* to = tile_ + image * kChunkRows + row;
       V out[kCount];
