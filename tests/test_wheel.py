@@ -117,6 +117,7 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         ".map",
         ".py",
         ".sh",
+        ".toml",
         ".pyi",
         ".txt",
         ".typed",
