@@ -13,7 +13,8 @@ import torch
 
 import fused_ssim
 from elf import device_architectures, dynamic_section, dynamic_symbols
-from fused_ssim._build_info import BuildInfo, GpuInfo, _remedy, covers
+from fused_ssim._build_info import BuildInfo, GpuInfo
+from fused_ssim._verdict import covers
 from installation import (
     COMPILED,
     DEPENDENCIES,
@@ -492,6 +493,7 @@ def test_a_cuda_library_that_does_not_load_is_one_warning(copy):
     pretend = "import torch; torch.version.cuda = '13.0'\n"
     warned = copy.run(pretend + USE).stdout.split("\n")[0]
     assert warned.startswith("1 fused_ssim runs on the CPU only, because libfused_ssim_cuda.so")
+    assert "python -m fused_ssim info" in warned
     done = copy.run(
         pretend
         + "import warnings; warnings.simplefilter('ignore'); import fused_ssim\n"
@@ -591,15 +593,6 @@ def test_an_unknown_cpu_level_is_reported():
 )
 def test_coverage(architectures, capability, expected):
     assert covers(tuple(architectures.split()), capability) is expected
-
-
-def test_remedies():
-    built = ("sm_90", "compute_90")
-    assert _remedy((9, 0), built, "12.8.93", (12, 4)) is None
-    assert _remedy((9, 0), built, "12.8.93", None) is None
-    assert 'TORCH_CUDA_ARCH_LIST="8.6"' in (_remedy((8, 6), built, "12.8.93", (13, 0)) or "")
-    assert "nvcc" in (_remedy((9, 0), (), None, (13, 0)) or "")
-    assert "update the driver" in (_remedy((9, 0), built, "13.0.88", (12, 4)) or "")
 
 
 def test_report_tells_what_to_do_about_a_gpu_that_is_not_covered():

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import re
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fused_ssim import _library
+from fused_ssim._cuda_driver import cuda_driver
+from fused_ssim._verdict import Gpu, Situation, build_problem, verdict
 
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """A GPU of this machine, and whether the CUDA kernels run on it."""
+    """A GPU that torch can use, and whether the CUDA kernels run on it."""
 
     index: int
     name: str
     capability: tuple[int, int]
     covered: bool
     remedy: str | None
-    """What to do where the GPU is not covered; None where it is."""
+    """Why the GPU is not covered and what to do; None where it is."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class BuildInfo:
     gpus: tuple[GpuInfo, ...]
     backends: tuple[str, ...]
     """What runs here: "cpu", and "cuda" where at least one GPU is covered."""
+    verdict: str
+    """One line: whether this build serves this machine, and if not, what to do."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dicts, tuples and strings, for JSON."""
@@ -76,107 +79,75 @@ class BuildInfo:
             major, minor = gpu.capability
             covered = "covered" if gpu.covered else f"not covered: {gpu.remedy}"
             rows.append((f"GPU {gpu.index}", f"{gpu.name}, compute {major}.{minor}, {covered}"))
+        rows.append(("verdict", self.verdict))
         return "\n".join(f"{name:<14} {text}".rstrip() for name, text in rows)
 
 
-def covers(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool:
-    """Whether code for `architectures` runs on a GPU of this compute capability.
-
-    A cubin runs on GPUs of its major version with at least its minor; PTX on anything not older.
-    Names that end in "a" run on exactly that architecture, in "f" on its family.
-    """
-    major, minor = capability
-    for architecture in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
-        if match is None:
-            continue
-        kind, suffix = match[1], match[4]
-        built = (int(match[2]), int(match[3]))
-        if suffix == "a":
-            covered = built == capability
-        elif kind == "sm" or suffix == "f":
-            covered = built[0] == major and built[1] <= minor
-        else:
-            covered = built <= capability
-        if covered:
-            return True
-    return False
-
-
-def _driver_cuda_version() -> tuple[int, int] | None:
-    """The newest CUDA that the installed driver serves; None where there is no driver."""
+def _wheel_index() -> str | None:
+    """The index of released wheels, as pyproject.toml names it; None before the first release."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        version = ctypes.c_int(0)
-        if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-            return None
-    except (OSError, AttributeError):
+        entries = importlib.metadata.metadata("fused-ssim").get_all("Project-URL")
+    except importlib.metadata.PackageNotFoundError:  # the files alone, copied by hand
         return None
-    return version.value // 1000, version.value % 1000 // 10
-
-
-def _remedy(
-    capability: tuple[int, int],
-    architectures: tuple[str, ...],
-    toolkit: str | None,
-    driver: tuple[int, int] | None,
-) -> str | None:
-    """What to do so that CUDA kernels run on such a GPU; None where they do."""
-    number = f"{capability[0]}.{capability[1]}"
-    build = (
-        f'TORCH_CUDA_ARCH_LIST="{number}" FUSED_SSIM_CUDA=ON '
-        "pip install --no-build-isolation --no-binary fused-ssim --force-reinstall --no-deps "
-        "fused-ssim"
-    )
-    if toolkit is None:
-        return f"build fused_ssim where nvcc is installed: {build}"
-    if not covers(architectures, capability):
-        return f"build fused_ssim for this architecture: {build}"
-    if driver is not None and driver[0] < int(toolkit.split(".")[0]):
-        return (
-            f"the driver serves CUDA {driver[0]}.{driver[1]}, the kernels were built with CUDA "
-            f"{toolkit}: update the driver, or build with an older toolkit: {build}"
-        )
+    for entry in entries or ():
+        label, _, url = str(entry).partition(",")
+        if label.strip().lower() == "index":
+            return url.strip()
     return None
 
 
-def _gpus(architectures: tuple[str, ...], toolkit: str | None) -> tuple[GpuInfo, ...]:
+def _torch_gpus() -> tuple[Gpu, ...]:
     if torch.version.cuda is None or not torch.cuda.is_available():
         return ()
-    driver = _driver_cuda_version()
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        capability = (properties.major, properties.minor)
-        remedy = _remedy(capability, architectures, toolkit, driver)
-        gpus.append(GpuInfo(index, properties.name, capability, remedy is None, remedy))
-    return tuple(gpus)
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple(Gpu(i, gpu.name, (gpu.major, gpu.minor)) for i, gpu in enumerate(properties))
 
 
 def build_info() -> BuildInfo:
     """How fused_ssim was built, and what this machine can run of it.
 
-    Asks torch for the machine's GPUs, which importing fused_ssim never does.
+    Asks torch and the driver for the machine's GPUs, which importing fused_ssim never does.
     """
     facts = _library.build_facts
-    architectures = tuple((facts["cuda_architectures"] or "").split())
-    gpus = _gpus(architectures, facts["cuda_toolkit"])
-    usable = _library.cuda_library.loaded and any(gpu.covered for gpu in gpus)
+    situation = Situation(
+        toolkit=facts["cuda_toolkit"],
+        architectures=tuple((facts["cuda_architectures"] or "").split()),
+        loaded=_library.cuda_library.loaded,
+        status=_library.cuda_library.reason,
+        cpu_level=facts["cpu_level_active"],
+        torch=str(torch.__version__),
+        torch_cuda=torch.version.cuda,
+        torch_gpus=_torch_gpus(),
+        driver=cuda_driver(),
+        index=_wheel_index(),
+    )
+    return assemble(situation)
+
+
+def assemble(situation: Situation) -> BuildInfo:
+    """The report on a situation; separate from the machine's own, for tests."""
+    facts = _library.build_facts
+    gpus = []
+    for gpu in situation.torch_gpus:
+        problem = build_problem(situation, gpu.capability)
+        remedy = None if problem is None else f"{problem.reason}: {problem.remedy}"
+        gpus.append(GpuInfo(gpu.index, gpu.name, gpu.capability, problem is None, remedy))
     return BuildInfo(
         version=facts["version"],
         compiler=facts["compiler"],
         torch_built=facts["torch_version"],
         torch_minimum=facts["torch_minimum"],
-        torch_running=str(torch.__version__),
+        torch_running=situation.torch,
         cpu_levels_compiled=tuple(facts["cpu_levels_compiled"].split()),
         cpu_levels_supported=tuple(facts["cpu_levels_supported"].split()),
-        cpu_level=facts["cpu_level_active"],
+        cpu_level=situation.cpu_level,
         cpu_level_error=facts["cpu_level_error"],
-        cuda_built=facts["cuda_toolkit"] is not None,
-        cuda_toolkit=facts["cuda_toolkit"],
-        cuda_architectures=architectures,
-        cuda_loaded=_library.cuda_library.loaded,
-        cuda_status=_library.cuda_library.reason,
-        gpus=gpus,
-        backends=("cpu", "cuda") if usable else ("cpu",),
+        cuda_built=situation.toolkit is not None,
+        cuda_toolkit=situation.toolkit,
+        cuda_architectures=situation.architectures,
+        cuda_loaded=situation.loaded,
+        cuda_status=situation.status,
+        gpus=tuple(gpus),
+        backends=("cpu", "cuda") if any(gpu.covered for gpu in gpus) else ("cpu",),
+        verdict=verdict(situation),
     )

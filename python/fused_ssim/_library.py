@@ -76,7 +76,10 @@ def _load_cuda_library() -> CudaLibrary:
         # torch names the file; what the loader said is behind that.
         reason = f"{path.name} does not load: {error.__cause__ or error}"
         warnings.warn(
-            f"fused_ssim runs on the CPU only, because {reason}", RuntimeWarning, stacklevel=2
+            f"fused_ssim runs on the CPU only, because {reason} (`python -m fused_ssim info` says "
+            "what to do)",
+            RuntimeWarning,
+            stacklevel=2,
         )
         return CudaLibrary(False, reason)
     return CudaLibrary(True, "loaded")
