@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ COMPILED = Path(_C.__file__).parent
 """Where this installation's libraries are; in an editable one, not where the Python files are."""
 PACKAGE = Path(importlib.import_module("fused_ssim").__file__).parent
 DEPENDENCIES = Path(torch.__file__).parent.parent
+(VERSION,) = re.findall('^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+"""The project's version; an installed wheel may have a local part beside it: 0.1.0+cu130."""
 
 
 def libraries(folder: Path = COMPILED) -> dict[str, Path]:

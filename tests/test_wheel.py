@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from installation import DEPENDENCIES, ROOT, environment, project_version, run_python
+from installation import DEPENDENCIES, ROOT, VERSION, environment, run_python
 from test_build import check_libraries
 
-VERSION = project_version()
 VARIABLES = {"FUSED_SSIM_CUDA": "OFF"}
 
 
@@ -126,6 +125,36 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in suffixes and "__pycache__" not in path.parts:
                 assert path.relative_to(ROOT).as_posix() in names
+
+
+def metadata(folder: Path, local: str) -> subprocess.CompletedProcess[str]:
+    """What the build backend says of a wheel, without building it."""
+    code = "import sys; from scikit_build_core.build import prepare_metadata_for_build_wheel as f; "
+    return subprocess.run(
+        [sys.executable, "-c", code + "f(sys.argv[1])", folder],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(FUSED_SSIM_LOCAL_VERSION=local),
+    )
+
+
+@pytest.mark.parametrize(("local", "version"), [("", VERSION), ("cu130", f"{VERSION}+cu130")])
+def test_local_version(tmp_path, local, version):
+    done = metadata(tmp_path, local)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == f"fused_ssim-{version}.dist-info"
+    assert f"\nVersion: {version}\n" in (folder / "METADATA").read_text()
+
+
+@pytest.mark.parametrize("local", ["CU130", "cu13.", "cu_130", "13 0"])
+def test_refuses_what_is_no_local_version(tmp_path, local):
+    done = metadata(tmp_path, local)
+    assert done.returncode != 0
+    assert "FUSED_SSIM_LOCAL_VERSION" in done.stderr
+    assert repr(local) in done.stderr
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):

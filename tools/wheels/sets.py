@@ -133,6 +133,9 @@ def environment(table: Table, wheels: WheelSet, target: Platform) -> dict[str, s
         "TorchStable_ROOT": f"{libtorch}/torch",
         "TORCH_CUDA_ARCH_LIST": wheels.torch_arch_list,
     }
+    if target.cibuildwheel == "linux":
+        build["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
+        build["CMAKE_CUDA_COMPILER_LAUNCHER"] = "ccache"
     variables = {
         "CIBW_PLATFORM": target.cibuildwheel,
         "CIBW_ARCHS": target.arch,
