@@ -31,8 +31,8 @@ def dynamic_symbols(library: Path, which: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def device_architectures(library: Path) -> set[str]:
-    """The GPU code in a library: {"sm_90", "compute_90"}.
+def device_code(library: Path) -> dict[str, int]:
+    """The GPU code in a library, in bytes as it is stored: {"sm_90": 81920, "compute_90": 20480}.
 
     Reads the headers of the fat binaries that nvcc embeds, as `cuobjdump --list-elf --list-ptx`
     does: a header of magic number, version, its own size and the size of what follows; then entries,
@@ -40,7 +40,7 @@ def device_architectures(library: Path) -> set[str]:
     """
     data = library.read_bytes()
     magic = struct.pack("<IH", 0xBA55ED50, 1)
-    found = set()
+    found: dict[str, int] = {}
     start = data.find(magic)
     while start >= 0:
         header_size, size = struct.unpack_from("<HQ", data, start + 6)
@@ -48,7 +48,13 @@ def device_architectures(library: Path) -> set[str]:
         while position < end:
             kind, _, entry_header, payload = struct.unpack_from("<HHIQ", data, position)
             (architecture,) = struct.unpack_from("<I", data, position + 28)
-            found.add({1: "compute", 2: "sm"}[kind] + f"_{architecture}")
+            name = {1: "compute", 2: "sm"}[kind] + f"_{architecture}"
+            found[name] = found.get(name, 0) + payload
             position += entry_header + payload
         start = data.find(magic, end)
     return found
+
+
+def device_architectures(library: Path) -> set[str]:
+    """The GPU code in a library: {"sm_90", "compute_90"}."""
+    return set(device_code(library))

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Checks that wheels are what their set promises: tag, libraries, symbols, GPU code, size.
+
+    check.py SET WHEEL...
+
+Prints a report of each wheel and exits with 1 if anything does not hold. `auditwheel show` must agree
+with the platform tag, which must be the one of sets.toml; FUSED_SSIM_PLATFORM_TAG is another regular
+expression for it, for wheels that were built elsewhere than in the image of the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tests")]
+import sets
+
+import elf
+
+MEGABYTE = 1 << 20
+LARGEST = 10 * MEGABYTE
+# "manylinux_2_28": the newest versions of symbols that this policy allows stand in auditwheel.
+SYSTEM = re.compile(
+    r"(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux-[a-z0-9-]+)\.so(\.\d+)*"
+)
+TORCH = "libtorch.so"
+"""All that is needed of torch: an empty library that brings libtorch_cpu, and libtorch_cuda."""
+
+
+def libraries_of(wheels: sets.WheelSet) -> dict[str, set[str]]:
+    """Library -> what it needs beside the system."""
+    needed = {
+        "_C": {"libfused_ssim.so"},
+        "libfused_ssim": {TORCH},
+    }
+    if wheels.toolkit:
+        needed["libfused_ssim_cuda"] = {"libfused_ssim.so", TORCH}  # the CUDA runtime is inside
+    return needed
+
+
+def check_library(path: Path, needed: set[str], ours: set[str]) -> Iterator[str]:
+    section = elf.dynamic_section(path)
+    foreign = {name for name in section["NEEDED"] if not SYSTEM.fullmatch(name)}
+    if foreign != needed:
+        yield f"expected to need {sorted(needed)} beside the system, needs {sorted(foreign)}"
+    expected = (
+        ["$ORIGIN:$ORIGIN/../torch/lib"] if TORCH in needed or not foreign else section["RUNPATH"]
+    )
+    if section["RUNPATH"] != expected or section["RPATH"]:
+        yield f"expected RUNPATH {expected} and no RPATH, got {section['RUNPATH']}, {section['RPATH']}"
+
+    defined = set(elf.dynamic_symbols(path, "defined"))
+    module = path.name.startswith("_C.")
+    public = "PyInit__C" if module else "fused_ssim_.*"
+    strangers = {symbol for symbol in defined if not re.fullmatch(public, symbol)}
+    if strangers:
+        yield f"expected to export {public} alone, exports {sorted(strangers)[:8]}"
+
+    # Symbols of the system carry a version, those of torch and ours none.
+    missing = {
+        symbol
+        for symbol, letter in elf.dynamic_symbols(path, "undefined").items()
+        if letter == "U" and "@" not in symbol
+    }
+    allowed = "_?Py.*" if module else "(aoti_torch|torch)_.*"
+    strangers = {s for s in missing if not re.fullmatch(allowed, s)} - ours
+    if strangers:
+        yield f"expected to need {allowed} and our own symbols, needs {sorted(strangers)[:8]}"
+
+
+def glibc_versions(paths: list[Path]) -> dict[str, str]:
+    """The newest version of each family of system symbols: {"GLIBC": "2.17", ...}."""
+    newest: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        for symbol in elf.dynamic_symbols(path, "undefined"):
+            match = re.search(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_(\d+(?:\.\d+)*)$", symbol)
+            if match:
+                version = tuple(map(int, match[2].split(".")))
+                newest[match[1]] = max(newest.get(match[1], ()), version)
+    return {family: ".".join(map(str, version)) for family, version in sorted(newest.items())}
+
+
+def audit(path: Path) -> str:
+    """The platform tag that auditwheel would give: "manylinux_2_28_x86_64"."""
+    done = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", "--json", str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return str(json.loads(done.stdout)["overall"])
+
+
+def check(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]:
+    match = re.fullmatch(r"fused_ssim-([^-]+)-cp(\d+)-cp\2-(.+)\.whl", path.name)
+    if match is None:
+        yield f"expected fused_ssim-VERSION-cpXY-cpXY-PLATFORM.whl, got {path.name}"
+        return
+    version, _, tags = match.groups()
+    platform = next(
+        (p for p in table.platforms.values() if re.search(rf"_{p.arch.lower()}$", tags)), None
+    )
+    if platform is None or platform.name not in wheels.platforms:
+        yield f"expected a platform of {wheels.platforms}, got {tags}"
+        return
+    local = wheels.local_version(platform.name)
+    if version.partition("+")[2] != local:
+        yield f"expected the local version {local or '(none)'}, got {version}"
+    if path.stat().st_size > LARGEST:
+        yield f"expected at most {LARGEST / MEGABYTE:.0f} MB, got {path.stat().st_size / MEGABYTE:.1f}"
+
+    expected = os.environ.get("FUSED_SSIM_PLATFORM_TAG") or platform.tag
+    if not re.fullmatch(expected, tags):
+        yield f"expected a platform tag like {expected}, got {tags}"
+    if platform.cibuildwheel == "linux":
+        proven = audit(path)
+        if proven not in tags.split("."):
+            yield f"the tag says {tags}, auditwheel {proven}"
+
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+        metadata = next(Path(folder).glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
+        if "\nRequires-Dist: torch>=2.10\n" not in metadata:
+            yield "expected Requires-Dist: torch>=2.10, any torch and any CUDA of torch"
+        sizes = {i.filename: (i.compress_size, i.file_size) for i in archive.infolist()}
+        yield from check_contents(wheels, Path(folder), sizes)
+
+
+def check_contents(
+    wheels: sets.WheelSet, folder: Path, sizes: dict[str, tuple[int, int]]
+) -> Iterator[str]:
+    found = {p.name.split(".")[0]: p for p in sorted(folder.rglob("*.so*"))}
+    expected = libraries_of(wheels)
+    if set(found) != set(expected):
+        yield f"expected the libraries {sorted(expected)}, got {sorted(found)}"
+    own = {s for p in found.values() for s in elf.dynamic_symbols(p, "defined")}
+    for name, library in found.items():
+        packed, size = sizes[library.relative_to(folder).as_posix()]
+        print(f"    {library.name}: {size / 1024:.0f} KiB, {packed / 1024:.0f} KiB in the wheel")
+        for problem in check_library(library, expected.get(name, set()), own):
+            yield f"{library.name}: {problem}"
+    print(f"    symbols of the system: {glibc_versions(list(found.values()))}")
+
+    code = {name: elf.device_code(path) for name, path in found.items()}
+    architectures = {entry for sizes_of in code.values() for entry in sizes_of}
+    if architectures != wheels.architectures:
+        yield f"expected GPU code for {sorted(wheels.architectures)}, got {sorted(architectures)}"
+    for name, sizes_of in code.items():
+        if sizes_of:
+            listed = ", ".join(f"{a} {n / 1024:.0f}" for a, n in sorted(sizes_of.items()))
+            print(f"    GPU code in {name}, KiB: {listed}")
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    table = sets.read()
+    wheels = sets.find_set(table, arguments[0])
+    failed = False
+    for path in map(Path, arguments[1:]):
+        print(f"{path.name}: {path.stat().st_size / MEGABYTE:.2f} MB", flush=True)
+        for problem in check(wheels, table, path):
+            failed = True
+            print(f"    FAILED: {problem}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
