@@ -103,7 +103,7 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "PKG-INFO", "README.md"}
     files.add("pyproject.toml")
-    folders = {"cmake", "include", "python", "src", "tests", "tools"}
+    folders = {"cmake", "include", "index", "python", "src", "tests", "tools"}
     assert {name for name in names if "/" not in name} <= files | folders
     assert files <= names
     suffixes = {Path(name).suffix for name in names if "/" in name}
