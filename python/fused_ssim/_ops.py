@@ -57,8 +57,6 @@ def ssim(
     _refuse_forward_mode(img1, img2)
     differentiable = torch.is_grad_enabled() and (img1.requires_grad or img2.requires_grad)
     arguments = (
-        img1,
-        img2,
         *definition,
         REDUCTIONS.index(reduction),
         ssim_weight,
@@ -68,11 +66,11 @@ def ssim(
         train and differentiable and img2.requires_grad,
     )
     if torch.compiler.is_compiling():
-        value = _ops.ssim.default(*arguments)[0]
+        value = _ops.ssim.default(img1, img2, *arguments)[0]
     elif differentiable:
-        value = _SsimFunction.apply(*arguments)[0]
+        value = _SsimFunction.apply(img1, img2, arguments)[0]
     else:
-        value = _below_autograd(_ops.ssim.default, *arguments)[0]
+        value = _below_autograd(_ops.ssim.default, img1, img2, *arguments)[0]
     return value  # type: ignore[no-any-return]
 
 
@@ -82,20 +80,25 @@ def ssim_map(img1: torch.Tensor, img2: torch.Tensor, definition: Definition) -> 
     return _ops.ssim_map.default(img1, img2, *definition)  # type: ignore[no-any-return]
 
 
-class _WithoutGradient(torch.autograd.Function):
+class _Refuse(torch.autograd.Function):
+    """A result as it is, whose derivative by any of `inputs` is an error with this message."""
+
     @staticmethod
-    def forward(ctx: _Context, result: torch.Tensor, *images: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: _Context, message: str, result: torch.Tensor, *inputs: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.message = message
         return result.view_as(result)
 
     @staticmethod
     def backward(ctx: _Context, *_: Any) -> Any:
-        raise RuntimeError(_NO_GRADIENT)
+        raise RuntimeError(ctx.message)
 
 
 def without_gradient(result: torch.Tensor, *images: torch.Tensor) -> torch.Tensor:
     """`result`, refusing a backward pass to `images` instead of passing for a constant."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        result = _WithoutGradient.apply(result, *images)
+        result = _Refuse.apply(_NO_GRADIENT, result, *images)
     return result
 
 
@@ -216,6 +219,17 @@ def _below_autograd(operator: Any, *arguments: Any) -> Any:
         return operator(*arguments)
 
 
+def _divisor(shape: torch.Size, window_size: int, valid: bool, reduction: int) -> int:
+    """What `reduction` divides the sum of a value's pixels by."""
+    kind = REDUCTIONS[reduction]
+    if kind == "sum":
+        return 1
+    batch, channels, height, width = shape
+    crop = window_size - 1 if valid else 0
+    planes = {"mean": batch * channels, "image": channels, "channel": 1}[kind]
+    return planes * (height - crop) * (width - crop)
+
+
 def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
     img1, _, _, _, window_size, _, valid, reduction = inputs[:8]
     # Without this autograd would fill whole images with zeros for the gradients of the unit
@@ -225,16 +239,7 @@ def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> 
     ctx.save_for_backward(*output[1:])
     ctx.wanted = inputs[11:13]
     ctx.reduction = reduction
-    kind = REDUCTIONS[reduction]
-    crop = window_size - 1 if valid else 0
-    batch, channels, height, width = img1.shape
-    pixels = (height - crop) * (width - crop)
-    ctx.divisor = {
-        "mean": batch * channels * pixels,
-        "image": channels * pixels,
-        "channel": pixels,
-        "sum": 1,
-    }[kind]
+    ctx.factor = 1.0 / _divisor(img1.shape, window_size, valid, reduction)
 
 
 def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -242,24 +247,11 @@ def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tup
     if upstream is not None:
         upstream = upstream.contiguous()
         for i, unit in enumerate(ctx.saved_tensors):
-            if not ctx.needs_input_grad[i]:
-                continue
-            if not ctx.wanted[i]:
-                raise RuntimeError(_NO_GRADIENT)
-            # The unit gradient becomes the gradient in place where nobody can ask for it again;
-            # tracers (subclasses of Tensor) are given the plain form.
-            in_place = (
-                type(unit) is torch.Tensor and not torch.is_grad_enabled() and not _graph_is_kept()
-            )
-            if in_place:
-                unit = unit.detach()
-                _below_autograd(
-                    _ops.scale_gradient_.default, unit, upstream, ctx.reduction, 1.0 / ctx.divisor
-                )
-                gradients[i] = unit
-            else:
+            if ctx.needs_input_grad[i]:
+                if not ctx.wanted[i]:
+                    raise RuntimeError(_NO_GRADIENT)
                 gradients[i] = _ops.scale_gradient.default(
-                    unit, upstream, ctx.reduction, 1.0 / ctx.divisor
+                    unit, upstream, ctx.reduction, ctx.factor
                 )
     return (*gradients, *[None] * 11)
 
@@ -293,14 +285,47 @@ class _SsimFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: _Context, *arguments: Any) -> Any:
-        output = _below_autograd(_ops.ssim.default, *arguments)
-        _ssim_setup_context(ctx, arguments, output)
-        return output
+    def forward(
+        ctx: _Context, img1: torch.Tensor, img2: torch.Tensor, arguments: tuple[Any, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        _, _, window_size, _, valid, reduction, *_, wanted1, wanted2 = arguments
+        value, unit1, unit2 = _below_autograd(_ops.ssim.default, img1, img2, *arguments)
+        # The unit gradients are saved but no outputs, which spares autograd's bookkeeping of them.
+        # One empty output is left for gradients made with create_graph=True: it connects them to
+        # the images, so that differentiating them is refused, and they don't pass for constants.
+        link = unit1 if not wanted1 else unit2 if not wanted2 else value.new_empty([0])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(unit1 if wanted1 else None, unit2 if wanted2 else None, link)
+        ctx.reduction = reduction
+        ctx.factor = 1.0 / _divisor(img1.shape, window_size, valid, reduction)
+        return value, link
 
     @staticmethod
-    def backward(ctx: _Context, *upstream: torch.Tensor | None) -> Any:
-        return _ssim_backward(ctx, *upstream)
+    def backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> Any:
+        gradients: list[torch.Tensor | None] = [None, None]
+        if upstream is None:
+            return None, None, None
+        upstream = upstream.contiguous()
+        *units, link = ctx.saved_tensors
+        creates_graph = torch.is_grad_enabled()
+        may_overwrite = not creates_graph and not _graph_is_kept()
+        for i, unit in enumerate(units):
+            if not ctx.needs_input_grad[i]:
+                continue
+            if unit is None:
+                raise RuntimeError(_NO_GRADIENT)
+            arguments = unit, upstream, ctx.reduction, ctx.factor
+            # The unit gradient becomes the gradient in place where nobody can ask for it again;
+            # tracers (subclasses of Tensor) are given the plain form.
+            if may_overwrite and type(unit) is torch.Tensor:
+                _below_autograd(_ops.scale_gradient_.default, *arguments)
+                gradient = unit
+            else:
+                gradient = _below_autograd(_ops.scale_gradient.default, *arguments)
+            if creates_graph:
+                gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+            gradients[i] = gradient
+        return *gradients, None
 
 
 torch.library.register_autograd(

@@ -88,8 +88,11 @@ def _check_real(name: str, value: Any, hint: str) -> None:
 
 def check_images(img1: Any, img2: Any, names: tuple[str, str] = ("img1", "img2")) -> None:
     """Two dense floating-point image batches [B, C, H, W] of one shape, dtype and device."""
-    for name, image in zip(names, (img1, img2), strict=True):
-        _check_image(name, image)
+    _check_image(names[0], img1)
+    _check_dense(names[1], img2)
+    if img1.shape == img2.shape and img1.dtype == img2.dtype and img1.device == img2.device:
+        return  # so what holds of the first holds of the second
+    _check_image(names[1], img2)
     pair = f"{names[0]} and {names[1]}"
     if img1.shape != img2.shape:
         raise ValueError(
@@ -101,23 +104,21 @@ def check_images(img1: Any, img2: Any, names: tuple[str, str] = ("img1", "img2")
             f"{pair}: expected one dtype, got {img1.dtype} and {img2.dtype}; convert one with "
             ".to(other.dtype)"
         )
-    if img1.device != img2.device:
-        raise ValueError(
-            f"{pair}: expected one device, got {img1.device} and {img2.device}; move one with "
-            ".to(other.device)"
-        )
+    raise ValueError(
+        f"{pair}: expected one device, got {img1.device} and {img2.device}; move one with "
+        ".to(other.device)"
+    )
 
 
 def check_window_fits(image: torch.Tensor, window_size: int, padding: str) -> None:
-    height, width = image.shape[-2:]
-    if padding == "valid" and (height < window_size or width < window_size):
+    if padding == "valid" and min(image.shape[-2:]) < window_size:
         raise ValueError(
             f'padding="valid": expected height and width of at least window_size={window_size}, '
             f'got {_shape(image)}; use padding="same" or a smaller window'
         )
 
 
-def _check_image(name: str, image: Any) -> None:
+def _check_dense(name: str, image: Any) -> None:
     if not isinstance(image, torch.Tensor):
         raise TypeError(
             f"{name}: expected a torch.Tensor, got {type(image).__name__}; "
@@ -129,6 +130,10 @@ def _check_image(name: str, image: Any) -> None:
         raise TypeError(f"{name}: expected a dense tensor, got {kind}; use {remedy}")
     if image.is_nested:
         raise TypeError(f"{name}: expected a dense tensor, got a nested one; pass image by image")
+
+
+def _check_image(name: str, image: Any) -> None:
+    _check_dense(name, image)
     if image.device.type not in DEVICE_TYPES:
         raise NotImplementedError(
             f"{name}: expected a tensor on cpu or cuda, got device {image.device}; move the images "
