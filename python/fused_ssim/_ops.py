@@ -309,8 +309,9 @@ class _SsimFunction(torch.autograd.Function):
         *units, link = ctx.saved_tensors
         creates_graph = torch.is_grad_enabled()
         may_overwrite = not creates_graph and not _graph_is_kept()
+        needed = ctx.needs_input_grad
         for i, unit in enumerate(units):
-            if not ctx.needs_input_grad[i]:
+            if not needed[i]:
                 continue
             if unit is None:
                 raise RuntimeError(_NO_GRADIENT)

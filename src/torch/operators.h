@@ -5,11 +5,15 @@
 //   static void scale(const ScaleRequest&, const Tensor& on_device);
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <sstream>
@@ -43,6 +47,14 @@ inline std::string shape_text(const Tensor& tensor) {
   }
   text << "]";
   return text.str();
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  bool same = a.dim() == b.dim();
+  for (int64_t i = 0; same && i < a.dim(); ++i) {
+    same = a.size(i) == b.size(i);
+  }
+  return same;
 }
 
 inline DType dtype_of(const Tensor& image) {
@@ -101,7 +113,7 @@ inline Problem make_problem(const Tensor& img1, const Tensor& img2, double c1, d
                             int64_t window_size, double sigma, bool valid) {
   Problem problem;
   problem.shape = shape_of(img1);
-  if (shape_text(img1) != shape_text(img2)) {
+  if (!same_shape(img1, img2)) {
     fail("expected images of one shape, got ", shape_text(img1), " and ", shape_text(img2));
   }
   problem.dtype = dtype_of(img1);
@@ -151,9 +163,44 @@ inline Reduction reduction_of(int64_t code) {
   return static_cast<Reduction>(code);
 }
 
+inline int32_t shim_dtype(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    default:
+      fail("expected to allocate floating-point numbers or bytes, got scalar type number ",
+           static_cast<int>(dtype));
+  }
+}
+
+// Uninitialised, contiguous, on the device of `like`. Straight to torch's allocator: on a small image
+// the way through the dispatcher, three or four times a call, is time that one can measure.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes,
                         ScalarType dtype) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes), dtype);
+  constexpr std::size_t kMaxDimensions = 4;
+  std::array<int64_t, kMaxDimensions> strides{};
+  int64_t stride = 1;
+  for (std::size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(1, sizes.begin()[i]);
+  }
+  int32_t device_type = 0;
+  int32_t device_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(),
+                                                  strides.data(), shim_dtype(dtype), device_type,
+                                                  device_index, &handle));
+  return Tensor(handle);
 }
 
 // [], [], [B] or [B, C].
@@ -169,12 +216,20 @@ inline Tensor new_value(const Tensor& like, Reduction reduction, const Problem& 
   }
 }
 
+// Memory in the layout of the image.
+inline Tensor new_like(const Tensor& image) {
+  return image.is_contiguous()
+             ? new_empty(image, {image.size(0), image.size(1), image.size(2), image.size(3)},
+                         image.scalar_type())
+             : torch::stable::empty_like(image);
+}
+
 // Memory for a gradient in the layout of the image, or an empty tensor where none is wanted.
 inline Tensor new_gradient(const Tensor& image, bool wanted, MutableImage* out) {
   if (!wanted) {
     return new_empty(image, {0}, image.scalar_type());
   }
-  Tensor gradient = torch::stable::empty_like(image);
+  Tensor gradient = new_like(image);
   *out = mutable_image(gradient);
   return gradient;
 }
@@ -240,7 +295,8 @@ struct Operators {
 
   static Tensor scale_gradient(const Tensor& unit, const Tensor& upstream, int64_t reduction,
                                double factor) {
-    Tensor out = torch::stable::empty_like(unit);
+    shape_of(unit);  // four dimensions, or an error
+    Tensor out = new_like(unit);
     scale_into(unit, upstream, reduction, factor, out);
     return out;
   }
