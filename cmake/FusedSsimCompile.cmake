@@ -1,7 +1,8 @@
 # Compiler options that every target of the project shares, and those of the CPU kernels.
 #
 #   fused_ssim_compile_options(target)   C++17, hidden symbols, warnings, sanitizers
-#   fused_ssim_torch_library(target)     a shared library over libtorch's stable ABI
+#   fused_ssim_export_c_functions(target)  a shared library that exports fused_ssim_* alone
+#   fused_ssim_torch_library(target)     such a library over libtorch's stable ABI
 #   FUSED_SSIM_KERNEL_OPTIONS            options of every CPU kernel file
 #   FUSED_SSIM_CPU_LEVELS                levels above the baseline in this build: avx2, avx512
 #   FUSED_SSIM_<LEVEL>_OPTIONS           instruction-set options of a level
@@ -73,14 +74,7 @@ else()
   set(CMAKE_CXX_LINK_LIBRARY_USING_always_needed "<LINK_ITEM>")
 endif()
 
-function(fused_ssim_torch_library target)
-  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000) # 2.10
-  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-    # libtorch exports copies of some functions of the standard library; named first, the standard
-    # library itself provides them.
-    target_link_libraries(${target} PRIVATE stdc++)
-  endif()
-  target_link_libraries(${target} PRIVATE "$<LINK_LIBRARY:always_needed,TorchStable::torch>")
+function(fused_ssim_export_c_functions target)
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     # Templates of the standard library are visible whatever -fvisibility says; the version script
     # leaves only the project's C functions.
@@ -89,9 +83,21 @@ function(fused_ssim_torch_library target)
       ${target} PRIVATE "LINKER:--version-script=${exports}" "LINKER:--exclude-libs,ALL"
     )
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${exports}")
-  else()
+  endif()
+endfunction()
+
+function(fused_ssim_torch_library target)
+  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000) # 2.10
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    # libtorch exports copies of some functions of the standard library; named first, the standard
+    # library itself provides them.
+    target_link_libraries(${target} PRIVATE stdc++)
+  endif()
+  target_link_libraries(${target} PRIVATE "$<LINK_LIBRARY:always_needed,TorchStable::torch>")
+  if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
     target_link_libraries(${target} PRIVATE TorchStable::torch_cpu) # every symbol must resolve
   endif()
+  fused_ssim_export_c_functions(${target})
 endfunction()
 
 # ==================================================================================================

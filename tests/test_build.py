@@ -337,6 +337,10 @@ class TestLayers:
             ("src/core/a.h", '#include "cpu/levels.h"'),
             ("src/cpu/a.cpp", "#include <cuda_runtime.h>"),
             ("src/cpu/a.cpp", "#include <thread>"),
+            ("src/torch/a.cpp", "#include <cuda_runtime_api.h>"),
+            ("src/torch/a.cpp", '#include "cuda/ssim_cuda.h"'),
+            ("src/torch/a.cpp", '#include "fused_ssim/fused_ssim.h"'),
+            ("src/cpu/a.cpp", '#include "fused_ssim/kernels.h"'),
             ("src/other/a.cpp", "int x;"),
         ],
     )
@@ -351,7 +355,8 @@ class TestLayers:
         ("file", "line"),
         [
             ("src/torch/a.cpp", "#include <torch/csrc/stable/tensor.h>"),
-            ("src/torch/a.cpp", '#include "cuda/ssim_cuda.h"'),
+            ("src/torch/a.cpp", '#include "fused_ssim/kernels.h"'),
+            ("src/c_api/a.cpp", '#include "cuda/ssim_cuda.h"'),
             ("src/cuda/a.cu", "kernel<<<1, 1>>>();"),
             ("src/cpu/a.cpp", "int x;  // unlike kernel<<<1, 1>>>()"),
         ],
@@ -367,34 +372,72 @@ class TestLayers:
 # The libraries as they are installed
 # ==================================================================================================
 
-SYSTEM = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6", "ld-linux-x86-64.so.2"}
+SYSTEM = {
+    "ld-linux-x86-64.so.2",
+    "libc.so.6",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "libstdc++.so.6",
+    # Parts of libc.so.6 since glibc 2.34.
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+}
 TORCH = {"libtorch.so"}  # which brings libtorch_cpu, and libtorch_cuda where there is one
 NEEDED = {
-    "libfused_ssim": TORCH,
-    "libfused_ssim_cuda": {"libfused_ssim.so", *TORCH},  # no libcudart: it is inside
+    "libfused_ssim_kernels": set(),
+    "libfused_ssim_cuda_kernels": set(),  # no libcudart: it is inside
+    "libfused_ssim": {"libfused_ssim_kernels.so", *TORCH},
+    "libfused_ssim_cuda": {
+        "libfused_ssim.so",
+        "libfused_ssim_kernels.so",
+        "libfused_ssim_cuda_kernels.so",
+        *TORCH,
+    },
     "_C": {"libfused_ssim.so"},
 }
+CPU_LIBRARIES = {"libfused_ssim_kernels", "libfused_ssim", "_C"}
+CUDA_LIBRARIES = {"libfused_ssim_cuda_kernels", "libfused_ssim_cuda"}
+
+
+def declared_functions() -> dict[str, set[str]]:
+    """What each library exports: the functions that the public headers declare, and no others."""
+    header = (ROOT / "include/fused_ssim/kernels.h").read_text()
+    kernels = set(re.findall(r"^FUSED_SSIM_API [^(]*?(fused_ssim_\w+)\(", header, re.MULTILINE))
+    cuda = {name for name in kernels if name.startswith("fused_ssim_cuda_")}
+    assert len(cuda) >= 5
+    assert len(kernels - cuda) >= 10
+    return {
+        "libfused_ssim_kernels": kernels - cuda,
+        "libfused_ssim_cuda_kernels": cuda,
+        "libfused_ssim": {"fused_ssim_build_facts"},
+        "libfused_ssim_cuda": set(),
+    }
 
 
 def check_libraries(folder: Path, *, cuda: bool) -> None:
     """Everything that must hold of the libraries of an installation on Linux."""
     found = libraries(folder)
-    expected = {"libfused_ssim", "_C"} | ({"libfused_ssim_cuda"} if cuda else set())
-    assert set(found) == expected
+    assert set(found) == CPU_LIBRARIES | (CUDA_LIBRARIES if cuda else set())
+    exported = declared_functions()
     for name, path in found.items():
         section = dynamic_section(path)
         assert set(section["NEEDED"]) - SYSTEM == NEEDED[name], name
-        assert section["RUNPATH"] == ["$ORIGIN:$ORIGIN/../torch/lib"], name
+        runpath = [] if name.endswith("_kernels") else ["$ORIGIN:$ORIGIN/../torch/lib"]
+        assert section["RUNPATH"] == runpath, name
         assert section["RPATH"] == [], name
 
-        # Nothing but the stable ABI, whose functions are C. Symbols of the system carry a version.
+        # Nothing but the stable ABI, whose functions are C; nothing of torch in the kernels. Symbols
+        # of the system carry a version.
         missing = {
             symbol
             for symbol, letter in dynamic_symbols(path, "undefined").items()
             if letter == "U" and "@" not in symbol
         }
-        ours = {symbol for symbol in missing if symbol.startswith("fused_ssim_")}
+        if name.endswith("_kernels"):
+            assert missing == set(), name
         allowed = "_?Py.*" if name == "_C" else "(aoti_torch|torch)_.*"
+        ours = set().union(*exported.values())
         strangers = {symbol for symbol in missing - ours if not re.fullmatch(allowed, symbol)}
         assert strangers == set(), name
 
@@ -403,8 +446,7 @@ def check_libraries(folder: Path, *, cuda: bool) -> None:
             assert "PyInit__C" in defined
         else:
             # Nothing that another library in the process might pick up.
-            assert {s for s in defined if not s.startswith("fused_ssim_")} == set(), name
-            assert ours <= set(dynamic_symbols(found["libfused_ssim"], "defined")), name
+            assert defined == exported[name], name
 
 
 def test_libraries_of_this_installation():
@@ -413,7 +455,7 @@ def test_libraries_of_this_installation():
 
 def test_gpu_code_is_what_build_info_says():
     info = fused_ssim.build_info()
-    path = libraries().get("libfused_ssim_cuda")
+    path = libraries().get("libfused_ssim_cuda_kernels")
     found = device_architectures(path) if path is not None else set()
     assert found == {re.sub("[af]$", "", name) for name in info.cuda_architectures}
 

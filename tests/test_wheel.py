@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from installation import DEPENDENCIES, ROOT, VERSION, environment, run_python
-from test_build import check_libraries
+from test_build import CPU_LIBRARIES, check_libraries
 
 VARIABLES = {"FUSED_SSIM_CUDA": "OFF"}
 
@@ -113,6 +113,7 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         ".cu",
         ".cuh",
         ".h",
+        ".in",
         ".map",
         ".py",
         ".sh",
@@ -163,7 +164,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         metadata = archive.read(f"fused_ssim-{VERSION}.dist-info/METADATA").decode()
     package = {name for name in names if name.startswith("fused_ssim/")}
     libraries = {name for name in package if name.endswith(".so")}
-    assert {Path(name).name.split(".")[0] for name in libraries} == {"_C", "libfused_ssim"}
+    assert {Path(name).name.split(".")[0] for name in libraries} == CPU_LIBRARIES
     headers = {name for name in package if name.startswith("fused_ssim/include/fused_ssim/")}
     assert package - libraries - headers == set(python_files(ROOT))
     assert all(name.startswith(f"fused_ssim-{VERSION}.dist-info/") for name in set(names) - package)

@@ -18,8 +18,15 @@ ARROWS = {
     "core": {"core"},
     "cpu": {"core", "cpu"},
     "cuda": {"core", "cuda"},
-    "torch": {"core", "cpu", "cuda", "torch"},
-    "python": set(),  # reaches src/torch/build_facts.h through its include path
+    "c_api": {"core", "cpu", "cuda", "c_api"},
+    "torch": {"torch"},  # reaches the kernels through the public C interface
+    "python": set(),
+}
+# Folder of src/ -> public headers (include/fused_ssim) that it may include.
+PUBLIC_HEADERS = {
+    "c_api": {"kernels.h", "version.h"},
+    "torch": {"kernels.h", "version.h", "build_facts.h"},
+    "python": {"build_facts.h"},
 }
 # The stable ABI. A library that uses anything else of torch breaks with the next torch.
 STABLE_HEADERS = (
@@ -45,15 +52,18 @@ def violations_in_line(folder: str, line: str) -> Iterator[str]:
     if own:
         if top not in ARROWS[folder]:
             yield f"src/{folder} may not include {header} (src/{top})"
+    elif top == "fused_ssim":
+        if header.removeprefix("fused_ssim/") not in PUBLIC_HEADERS.get(folder, set()):
+            yield f"src/{folder} may not include {header}"
     elif top in {"torch", "ATen", "c10"}:
         if folder != "torch":
             yield f"{header}: torch's headers belong in src/torch"
         elif not header.startswith(STABLE_HEADERS):
             yield f"{header} is not of the stable ABI ({', '.join(STABLE_HEADERS)})"
-    elif top.startswith("cuda") and folder not in {"cuda", "torch"}:
-        yield f"{header}: CUDA's headers belong in src/cuda and src/torch"
+    elif top.startswith("cuda") and folder not in {"cuda", "c_api"}:
+        yield f"{header}: CUDA's headers belong in src/cuda and src/c_api"
     elif header in {"thread", "mutex", "future", "omp.h"} and folder in {"core", "cpu", "cuda"}:
-        yield f"{header}: threads belong in src/torch"
+        yield f"{header}: threads belong in src/c_api and src/torch"
 
 
 def violations(root: Path) -> Iterator[str]:

@@ -33,7 +33,7 @@ except ImportError as error:
 
 
 class BuildFacts(TypedDict):
-    """What `_C.build_facts()` returns; src/torch/build_facts.h explains the fields."""
+    """What `_C.build_facts()` returns; fused_ssim/build_facts.h explains the fields."""
 
     version: str
     compiler: str

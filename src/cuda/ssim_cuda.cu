@@ -319,17 +319,18 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
 }
 
-int64_t workspace_bytes(const Problem& problem, const Request& request) {
+cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes) {
   DeviceFacts device;
-  if (current_device(&device) != cudaSuccess) {
-    return 0;  // `run` reports the error
+  const cudaError_t error = current_device(&device);
+  if (error != cudaSuccess) {
+    return error;
   }
-  int64_t bytes = partials_bytes(problem, request, device);
+  *bytes = partials_bytes(problem, request, device);
   if (!strips_serve(problem) && request.wants_gradient()) {
     const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
-    bytes += 4 * accumulator * problem.shape.planes() * problem.shape.height * problem.shape.width;
+    *bytes += 4 * accumulator * problem.shape.planes() * problem.shape.height * problem.shape.width;
   }
-  return bytes;
+  return cudaSuccess;
 }
 
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,

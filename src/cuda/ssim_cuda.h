@@ -13,7 +13,7 @@ namespace fused_ssim::cuda {
 // Bytes of device memory that `run` needs beside the request's outputs, on the current device: a few
 // kilobytes of partial sums; for float64 and for windows other than 11 taps of sigma 1.5 with a
 // gradient, also four maps of the accumulation type.
-int64_t workspace_bytes(const Problem& problem, const Request& request);
+cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
 // beside a gradient, and where the workspace holds four maps). Pointers are device pointers of it;

@@ -3,7 +3,7 @@
 // serves every torch that libfused_ssim serves.
 #include <pybind11/pybind11.h>
 
-#include "build_facts.h"
+#include "fused_ssim/build_facts.h"
 
 namespace py = pybind11;
 

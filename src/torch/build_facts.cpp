@@ -1,28 +1,13 @@
-#include "torch/build_facts.h"
+#include "fused_ssim/build_facts.h"
 
 #include <torch/csrc/stable/version.h>
 
 #include <string>
 
-#include "cpu/levels.h"
+#include "fused_ssim/kernels.h"
+#include "fused_ssim/version.h"
 
-namespace fused_ssim {
 namespace {
-
-using cpu::Level;
-
-constexpr Level kLevels[] = {Level::kBaseline, Level::kAvx2, Level::kAvx512};
-
-std::string names_of_levels(bool (*wanted)(Level)) {
-  std::string names;
-  for (const Level level : kLevels) {
-    if (wanted(level)) {
-      names += names.empty() ? "" : " ";
-      names += cpu::level_name(level);
-    }
-  }
-  return names;
-}
 
 // "2.10" from torch's encoding of a version: one byte for major, minor, patch, from the top.
 std::string version_of(unsigned long long encoded) {
@@ -31,17 +16,17 @@ std::string version_of(unsigned long long encoded) {
 
 FusedSsimBuildFacts collect() {
   static const std::string torch_minimum = version_of(TORCH_FEATURE_VERSION);
-  static const std::string compiled = names_of_levels(cpu::level_compiled);
-  static const std::string supported = names_of_levels(cpu::level_supported);
+  const FusedSsimCpuInfo& cpu = *fused_ssim_cpu_info();
 
   FusedSsimBuildFacts facts = {};
   facts.version = FUSED_SSIM_VERSION;
   facts.compiler = FUSED_SSIM_COMPILER;
   facts.torch_version = TORCH_VERSION;
   facts.torch_minimum = torch_minimum.c_str();
-  facts.cpu_levels_compiled = compiled.c_str();
-  facts.cpu_levels_supported = supported.c_str();
-  facts.cpu_level_active = cpu::level_name(cpu::active_level(&facts.cpu_level_error));
+  facts.cpu_levels_compiled = cpu.levels_compiled;
+  facts.cpu_levels_supported = cpu.levels_supported;
+  facts.cpu_level_active = cpu.level_active;
+  facts.cpu_level_error = cpu.level_error;
 #if defined(FUSED_SSIM_CUDA_TOOLKIT)
   facts.cuda_toolkit = FUSED_SSIM_CUDA_TOOLKIT;
   facts.cuda_architectures = FUSED_SSIM_CUDA_ARCHITECTURES;
@@ -50,9 +35,8 @@ FusedSsimBuildFacts collect() {
 }
 
 }  // namespace
-}  // namespace fused_ssim
 
 const FusedSsimBuildFacts* fused_ssim_build_facts() {
-  static const FusedSsimBuildFacts facts = fused_ssim::collect();
+  static const FusedSsimBuildFacts facts = collect();
   return &facts;
 }

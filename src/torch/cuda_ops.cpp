@@ -4,45 +4,39 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cuda/ssim_cuda.h"
+#include "fused_ssim/kernels.h"
 #include "torch/operators.h"
 
 namespace fused_ssim::torch_ops {
 namespace {
 
-cudaStream_t current_stream(const Tensor& tensor) {
+CUstream_st* current_stream(const Tensor& tensor) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
+  return static_cast<CUstream_st*>(stream);
 }
 
-void check_launch(cudaError_t error, const char* what, const Shape& shape) {
-  if (error == cudaSuccess) {
-    return;
+void check_launch(FusedSsimStatus status) {
+  if (status == FUSED_SSIM_NO_GPU_CODE) {
+    fail(fused_ssim_cuda_last_error(), "; `python -m fused_ssim info` says what to do");
   }
-  cudaGetLastError();  // not left behind for the next caller, where it can be cleared
-  if (error == cudaErrorNoKernelImageForDevice) {
-    fail(what, ": this GPU's architecture is not in the build (", cuda::architectures(),
-         "); `python -m fused_ssim info` says what to do");
-  }
-  fail(what, " failed for images [", shape.batch, ", ", shape.channels, ", ", shape.height, ", ",
-       shape.width, "]: ", cudaGetErrorString(error));
+  kernels::check_cuda(status);
 }
 
 struct CudaBackend {
-  static void run(const Problem& problem, const Request& request, const Tensor& on_device) {
+  static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
+                  const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
-    const int64_t bytes = cuda::workspace_bytes(problem, request);
+    int64_t bytes = 0;
+    check_launch(fused_ssim_cuda_workspace_bytes(&problem, &request, &bytes));
     const Tensor workspace = new_empty(on_device, {bytes}, ScalarType::Byte);
-    check_launch(
-        cuda::run(problem, request, workspace.mutable_data_ptr(), current_stream(on_device)),
-        "the SSIM kernel", problem.shape);
+    check_launch(fused_ssim_cuda_run(&problem, &request, workspace.mutable_data_ptr(), bytes,
+                                     current_stream(on_device)));
   }
 
-  static void scale(const ScaleRequest& request, const Tensor& on_device) {
+  static void scale(const FusedSsimScaleRequest& request, const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
-    check_launch(cuda::scale(request, current_stream(on_device)), "the gradient's scaling",
-                 request.shape);
+    check_launch(fused_ssim_cuda_scale(&request, current_stream(on_device)));
   }
 };
 

@@ -1,8 +1,10 @@
-// The operators on tensors: the one place that checks, allocates, and turns tensors into problems.
+// The operators on tensors: the one place that allocates and turns tensors into the structures of
+// fused_ssim/kernels.h. What concerns tensors (rank, dtype, device, agreement) is checked here, the
+// numbers are checked by the libraries behind that interface.
 //
 // Operators<Backend> serves every device; a backend supplies
-//   static void run(const Problem&, const Request&, const Tensor& on_device);
-//   static void scale(const ScaleRequest&, const Tensor& on_device);
+//   static void run(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
+//   static void scale(const FusedSsimScaleRequest&, const Tensor& on_device);
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -12,7 +14,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -21,8 +22,7 @@
 #include <string>
 #include <tuple>
 
-#include "core/gaussian_window.h"
-#include "core/problem.h"
+#include "fused_ssim/kernels.h"
 
 namespace fused_ssim::torch_ops {
 
@@ -37,6 +37,14 @@ template <class... Parts>
   message << "fused_ssim: ";
   (message << ... << parts);
   throw std::runtime_error(message.str());
+}
+
+// Schemas know integers of 64 bits only.
+inline int32_t narrow(int64_t value, const char* name) {
+  if (value < INT32_MIN || value > INT32_MAX) {
+    fail("expected a ", name, " of 32 bits, got ", value);
+  }
+  return static_cast<int32_t>(value);
 }
 
 inline std::string shape_text(const Tensor& tensor) {
@@ -57,16 +65,16 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return same;
 }
 
-inline DType dtype_of(const Tensor& image) {
+inline int32_t dtype_of(const Tensor& image) {
   switch (image.scalar_type()) {
     case ScalarType::Half:
-      return DType::kFloat16;
+      return FUSED_SSIM_FLOAT16;
     case ScalarType::BFloat16:
-      return DType::kBFloat16;
+      return FUSED_SSIM_BFLOAT16;
     case ScalarType::Float:
-      return DType::kFloat32;
+      return FUSED_SSIM_FLOAT32;
     case ScalarType::Double:
-      return DType::kFloat64;
+      return FUSED_SSIM_FLOAT64;
     default:
       fail(
           "expected images of dtype float16, bfloat16, float32 or float64, got scalar type number ",
@@ -74,25 +82,19 @@ inline DType dtype_of(const Tensor& image) {
   }
 }
 
-inline ScalarType accumulation_type(DType dtype) {
-  return accumulates_in_double(dtype) ? ScalarType::Double : ScalarType::Float;
+inline ScalarType accumulation_type(int32_t dtype) {
+  return dtype == FUSED_SSIM_FLOAT64 ? ScalarType::Double : ScalarType::Float;
 }
 
 template <class Image, class Pointer>
 Image image_of(const Tensor& tensor, Pointer data) {
-  Image image;
-  image.data = data;
-  image.stride_batch = tensor.stride(0);
-  image.stride_channel = tensor.stride(1);
-  image.stride_row = tensor.stride(2);
-  image.stride_column = tensor.stride(3);
-  return image;
+  return {data, tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
 }
-inline ConstImage const_image(const Tensor& tensor) {
-  return image_of<ConstImage>(tensor, tensor.const_data_ptr());
+inline FusedSsimImage const_image(const Tensor& tensor) {
+  return image_of<FusedSsimImage>(tensor, tensor.const_data_ptr());
 }
-inline MutableImage mutable_image(const Tensor& tensor) {
-  return image_of<MutableImage>(tensor, tensor.mutable_data_ptr());
+inline FusedSsimOutput mutable_image(const Tensor& tensor) {
+  return image_of<FusedSsimOutput>(tensor, tensor.mutable_data_ptr());
 }
 
 inline void check_same_device(const Tensor& a, const Tensor& b, const char* a_name,
@@ -102,65 +104,47 @@ inline void check_same_device(const Tensor& a, const Tensor& b, const char* a_na
   }
 }
 
-inline Shape shape_of(const Tensor& image) {
+inline void check_rank(const Tensor& image) {
   if (image.dim() != 4) {
     fail("expected images of shape [B, C, H, W], got ", shape_text(image));
   }
-  return {image.size(0), image.size(1), image.size(2), image.size(3)};
 }
 
-inline Problem make_problem(const Tensor& img1, const Tensor& img2, double c1, double c2,
-                            int64_t window_size, double sigma, bool valid) {
-  Problem problem;
-  problem.shape = shape_of(img1);
+// A problem and the size of its map.
+struct Sized {
+  FusedSsimProblem problem;
+  int64_t map_height = 0;
+  int64_t map_width = 0;
+};
+
+inline Sized make_problem(const Tensor& img1, const Tensor& img2, double c1, double c2,
+                          int64_t window_size, double sigma, bool valid) {
+  check_rank(img1);
   if (!same_shape(img1, img2)) {
     fail("expected images of one shape, got ", shape_text(img1), " and ", shape_text(img2));
   }
-  problem.dtype = dtype_of(img1);
-  if (dtype_of(img2) != problem.dtype) {
+  const int32_t dtype = dtype_of(img1);
+  if (dtype_of(img2) != dtype) {
     fail("expected images of one dtype; convert one with .to(other.dtype)");
   }
   check_same_device(img1, img2, "img1", "img2");
-  if (img1.numel() == 0) {
-    fail("expected images with at least one pixel, got ", shape_text(img1));
-  }
-  // A tensor may expand over strides of zero to more elements than 64 bits count.
-  int64_t product = 1;
-  for (int64_t i = 0; i < 4; ++i) {
-    if (!checked_multiply(product, img1.size(i), &product)) {
-      fail("expected fewer than 2^63 elements, got ", shape_text(img1));
-    }
-  }
-  if (window_size < kMinWindowSize || window_size > kMaxWindowSize || window_size % 2 == 0) {
-    fail("expected an odd window_size from ", kMinWindowSize, " to ", kMaxWindowSize, ", got ",
-         window_size);
-  }
-  if (!(sigma > 0.0) || !std::isfinite(sigma)) {
-    fail("expected a positive, finite sigma, got ", sigma);
-  }
-  if (!(c1 > 0.0) || !std::isfinite(c1) || !(c2 > 0.0) || !std::isfinite(c2)) {
-    fail("expected positive, finite C1 and C2, got ", c1, " and ", c2);
-  }
-  if (valid && (problem.shape.height < window_size || problem.shape.width < window_size)) {
-    fail("expected height and width of at least the window's ", window_size,
-         " with padding \"valid\", got ", shape_text(img1), "; use \"same\" or a smaller window");
-  }
-  problem.img1 = const_image(img1);
-  problem.img2 = const_image(img2);
-  problem.padding = valid ? Padding::kValid : Padding::kSame;
-  problem.window = gaussian_taps(static_cast<int>(window_size), sigma);
-  problem.sigma = sigma;
-  problem.c1 = c1;
-  problem.c2 = c2;
-  return problem;
+  Sized sized;
+  sized.problem = fused_ssim_problem(img1.size(0), img1.size(1), img1.size(2), img1.size(3),
+                                     const_image(img1), const_image(img2));
+  sized.problem.dtype = dtype;
+  sized.problem.padding = valid ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
+  sized.problem.window_size = narrow(window_size, "window_size");
+  sized.problem.sigma = sigma;
+  sized.problem.c1 = c1;
+  sized.problem.c2 = c2;
+  kernels::check(fused_ssim_map_size(&sized.problem, &sized.map_height, &sized.map_width));
+  return sized;
 }
 
-inline Reduction reduction_of(int64_t code) {
-  if (code < 0 || code > static_cast<int64_t>(Reduction::kChannel)) {
-    fail("expected a reduction from 0 to ", static_cast<int>(Reduction::kChannel),
-         " (mean, sum, image, channel), got ", code);
-  }
-  return static_cast<Reduction>(code);
+inline int64_t value_count(const Tensor& image, int32_t reduction) {
+  int64_t count = 0;
+  kernels::check(fused_ssim_value_count(image.size(0), image.size(1), reduction, &count));
+  return count;
 }
 
 inline int32_t shim_dtype(ScalarType dtype) {
@@ -204,15 +188,14 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes
 }
 
 // [], [], [B] or [B, C].
-inline Tensor new_value(const Tensor& like, Reduction reduction, const Problem& problem) {
-  const ScalarType dtype = accumulation_type(problem.dtype);
+inline Tensor new_value(const Tensor& image, int32_t reduction, int32_t dtype) {
   switch (reduction) {
-    case Reduction::kImage:
-      return new_empty(like, {problem.shape.batch}, dtype);
-    case Reduction::kChannel:
-      return new_empty(like, {problem.shape.batch, problem.shape.channels}, dtype);
+    case FUSED_SSIM_IMAGE:
+      return new_empty(image, {image.size(0)}, accumulation_type(dtype));
+    case FUSED_SSIM_CHANNEL:
+      return new_empty(image, {image.size(0), image.size(1)}, accumulation_type(dtype));
     default:
-      return new_empty(like, {}, dtype);
+      return new_empty(image, {}, accumulation_type(dtype));
   }
 }
 
@@ -225,7 +208,7 @@ inline Tensor new_like(const Tensor& image) {
 }
 
 // Memory for a gradient in the layout of the image, or an empty tensor where none is wanted.
-inline Tensor new_gradient(const Tensor& image, bool wanted, MutableImage* out) {
+inline Tensor new_gradient(const Tensor& image, bool wanted, FusedSsimOutput* out) {
   if (!wanted) {
     return new_empty(image, {0}, image.scalar_type());
   }
@@ -241,13 +224,15 @@ struct Operators {
                                                  bool valid, int64_t reduction, double ssim_weight,
                                                  double l1_weight, double offset, bool gradient1,
                                                  bool gradient2) {
-    const Problem problem = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
-    Request request;
-    request.reduction = reduction_of(reduction);
+    const FusedSsimProblem problem =
+        make_problem(img1, img2, c1, c2, window_size, sigma, valid).problem;
+    FusedSsimRequest request = fused_ssim_request();
+    request.reduction = narrow(reduction, "reduction");
+    value_count(img1, request.reduction);  // checks the reduction
     request.ssim_weight = ssim_weight;
     request.l1_weight = l1_weight;
     request.offset = offset;
-    Tensor value = new_value(img1, request.reduction, problem);
+    Tensor value = new_value(img1, request.reduction, problem.dtype);
     request.value = value.mutable_data_ptr();
     Tensor unit1 = new_gradient(img1, gradient1, &request.grad1);
     Tensor unit2 = new_gradient(img2, gradient2, &request.grad2);
@@ -257,14 +242,12 @@ struct Operators {
 
   static Tensor ssim_map(const Tensor& img1, const Tensor& img2, double c1, double c2,
                          int64_t window_size, double sigma, bool valid) {
-    const Problem problem = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
-    Tensor map = new_empty(
-        img1,
-        {problem.shape.batch, problem.shape.channels, problem.map_height(), problem.map_width()},
-        accumulation_type(problem.dtype));
-    Request request;
+    const Sized sized = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
+    Tensor map = new_empty(img1, {img1.size(0), img1.size(1), sized.map_height, sized.map_width},
+                           accumulation_type(sized.problem.dtype));
+    FusedSsimRequest request = fused_ssim_request();
     request.map = map.mutable_data_ptr();
-    Backend::run(problem, request, img1);
+    Backend::run(sized.problem, request, img1);
     return map;
   }
 
@@ -273,29 +256,29 @@ struct Operators {
                                                       double c1, double c2, int64_t window_size,
                                                       double sigma, bool valid, bool gradient1,
                                                       bool gradient2) {
-    const Problem problem = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
+    const Sized sized = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
     check_same_device(img1, map_gradient, "the images", "map_gradient");
-    const Shape shape = shape_of(map_gradient);
-    if (shape.batch != problem.shape.batch || shape.channels != problem.shape.channels ||
-        shape.height != problem.map_height() || shape.width != problem.map_width() ||
-        map_gradient.scalar_type() != accumulation_type(problem.dtype)) {
-      fail("expected map_gradient of the map's shape and dtype, [", problem.shape.batch, ", ",
-           problem.shape.channels, ", ", problem.map_height(), ", ", problem.map_width(), "], got ",
+    check_rank(map_gradient);
+    if (map_gradient.size(0) != img1.size(0) || map_gradient.size(1) != img1.size(1) ||
+        map_gradient.size(2) != sized.map_height || map_gradient.size(3) != sized.map_width ||
+        map_gradient.scalar_type() != accumulation_type(sized.problem.dtype)) {
+      fail("expected map_gradient of the map's shape and dtype, [", img1.size(0), ", ",
+           img1.size(1), ", ", sized.map_height, ", ", sized.map_width, "], got ",
            shape_text(map_gradient));
     }
-    Request request;
+    FusedSsimRequest request = fused_ssim_request();
     request.map_gradient = const_image(map_gradient);
     Tensor grad1 = new_gradient(img1, gradient1, &request.grad1);
     Tensor grad2 = new_gradient(img2, gradient2, &request.grad2);
-    if (request.wants_gradient()) {
-      Backend::run(problem, request, img1);
+    if (gradient1 || gradient2) {
+      Backend::run(sized.problem, request, img1);
     }
     return {grad1, grad2};
   }
 
   static Tensor scale_gradient(const Tensor& unit, const Tensor& upstream, int64_t reduction,
                                double factor) {
-    shape_of(unit);  // four dimensions, or an error
+    check_rank(unit);
     Tensor out = new_like(unit);
     scale_into(unit, upstream, reduction, factor, out);
     return out;
@@ -309,24 +292,27 @@ struct Operators {
  private:
   static void scale_into(const Tensor& unit, const Tensor& upstream, int64_t reduction,
                          double factor, const Tensor& out) {
-    ScaleRequest request;
-    request.shape = shape_of(unit);
-    request.dtype = dtype_of(unit);
+    check_rank(unit);
+    const int32_t dtype = dtype_of(unit);
     check_same_device(unit, upstream, "unit", "upstream");
-    const Reduction kind = reduction_of(reduction);
-    if (upstream.numel() != reduced_size(kind, request.shape) ||
-        upstream.scalar_type() != accumulation_type(request.dtype) || !upstream.is_contiguous()) {
-      fail("expected a contiguous upstream gradient of ", reduced_size(kind, request.shape),
+    const int32_t kind = narrow(reduction, "reduction");
+    const int64_t values = value_count(unit, kind);
+    if (upstream.numel() != values || upstream.scalar_type() != accumulation_type(dtype) ||
+        !upstream.is_contiguous()) {
+      fail("expected a contiguous upstream gradient of ", values,
            " elements in the value's dtype, got ", shape_text(upstream));
     }
-    request.unit = const_image(unit);
-    request.out = mutable_image(out);
-    request.upstream = upstream.const_data_ptr();
-    request.planes_per_value = planes_per_value(kind, request.shape);
-    request.factor = factor;
-    if (unit.numel() > 0) {
-      Backend::scale(request, unit);
+    if (unit.numel() == 0) {
+      return;
     }
+    FusedSsimScaleRequest request =
+        fused_ssim_scale_request(unit.size(0), unit.size(1), unit.size(2), unit.size(3),
+                                 mutable_image(out), upstream.const_data_ptr());
+    request.dtype = dtype;
+    request.reduction = kind;
+    request.unit = const_image(unit);
+    request.factor = factor;
+    Backend::scale(request, unit);
   }
 };
 

@@ -35,6 +35,12 @@ void check(cudaError_t error, const char* what) {
   }
 }
 
+int64_t workspace_bytes(const fs::Problem& problem, const fs::Request& request) {
+  int64_t bytes = 0;
+  check(fs::cuda::workspace_bytes(problem, request, &bytes), "the workspace's size");
+  return bytes;
+}
+
 // ------------------------------------------------------------------------------------ reference
 
 struct Reference {
@@ -498,7 +504,7 @@ Errors run_case(const Case& c, unsigned seed) {
     request.map_gradient = weight_image.input();
   }
 
-  const int64_t bytes = fs::cuda::workspace_bytes(problem, request);
+  const int64_t bytes = workspace_bytes(problem, request);
   void* workspace = nullptr;
   check(cudaMalloc(&workspace, std::max<int64_t>(bytes, 256)), "workspace");
   check(cudaMemset(workspace, 0xff, std::max<int64_t>(bytes, 256)), "poison");
@@ -975,7 +981,7 @@ double bench(const fs::Shape& s, const Bench& b, const fs::cuda::StripChoice* ch
   request.value = reinterpret_cast<void*>(1);
   request.grad1.data = b.grad1 ? reinterpret_cast<void*>(1) : nullptr;
   request.grad2.data = b.grad2 ? reinterpret_cast<void*>(1) : nullptr;
-  const int64_t extra = fs::cuda::workspace_bytes(problem, request);
+  const int64_t extra = workspace_bytes(problem, request);
   std::vector<BenchSet*> buffers;
   for (int i = 0; i < sets; ++i) {
     buffers.push_back(new BenchSet(s, b.dtype, b.layout, b.layout, b.grad2, b.weighted, extra));
@@ -1143,7 +1149,7 @@ void test_huge() {
   request.value = value.first();
   request.grad1 = g.output();
   void* workspace = nullptr;
-  check(cudaMalloc(&workspace, fs::cuda::workspace_bytes(problem, request) + 256), "workspace");
+  check(cudaMalloc(&workspace, workspace_bytes(problem, request) + 256), "workspace");
   check(fs::cuda::run(problem, request, workspace, nullptr), "run");
   check(cudaDeviceSynchronize(), "run");
   const auto corner = [&](const DeviceImage& image) {
