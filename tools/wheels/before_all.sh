@@ -21,9 +21,9 @@ fi
 # But for _C the libraries are the same for every interpreter: with ccache they are compiled once.
 # CMake is told to use it (sets.py), so where it cannot be had something must stand in its place.
 if [[ $(uname) == Linux ]] && ! command -v ccache >/dev/null; then
-  dnf install --quiet --assumeyes epel-release && dnf install --quiet --assumeyes ccache || {
+  if ! { dnf install --quiet --assumeyes epel-release && dnf install --quiet --assumeyes ccache; }; then
     echo "no ccache here: the libraries are compiled for each interpreter"
     printf '#!/bin/sh\nexec "$@"\n' >/usr/local/bin/ccache
     chmod +x /usr/local/bin/ccache
-  }
+  fi
 fi

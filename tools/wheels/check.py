@@ -28,12 +28,13 @@ import elf
 
 MEGABYTE = 1 << 20
 LARGEST = 10 * MEGABYTE
-# "manylinux_2_28": the newest versions of symbols that this policy allows stand in auditwheel.
 SYSTEM = re.compile(
     r"(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux-[a-z0-9-]+)\.so(\.\d+)*"
 )
 TORCH = "libtorch.so"
 """All that is needed of torch: an empty library that brings libtorch_cpu, and libtorch_cuda."""
+
+RUNPATH = ["$ORIGIN:$ORIGIN/../torch/lib"]
 
 
 def libraries_of(wheels: sets.WheelSet) -> dict[str, set[str]]:
@@ -89,43 +90,52 @@ def glibc_versions(paths: list[Path]) -> dict[str, str]:
     return {family: ".".join(map(str, version)) for family, version in sorted(newest.items())}
 
 
-def audit(path: Path) -> str:
-    """The platform tag that auditwheel would give: "manylinux_2_28_x86_64"."""
+def audit(path: Path) -> tuple[str, set[str]]:
+    """What auditwheel says: the tag that the symbols allow, and the libraries that are not inside.
+
+    Its own overall tag is linux_x86_64 for as long as there are such libraries, which is right for all
+    but the one that the user brings.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "auditwheel", "show", "--json", str(path)],
         check=True,
         capture_output=True,
         text=True,
     )
-    return str(json.loads(done.stdout)["overall"])
+    said = json.loads(done.stdout)
+    return str(said["sym_tag"]), set(said["external_libs"])
 
 
-def check(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]:
+def check_name(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]:
     match = re.fullmatch(r"fused_ssim-([^-]+)-cp(\d+)-cp\2-(.+)\.whl", path.name)
     if match is None:
         yield f"expected fused_ssim-VERSION-cpXY-cpXY-PLATFORM.whl, got {path.name}"
         return
     version, _, tags = match.groups()
-    platform = next(
-        (p for p in table.platforms.values() if re.search(rf"_{p.arch.lower()}$", tags)), None
-    )
-    if platform is None or platform.name not in wheels.platforms:
+    platforms = [table.platforms[name] for name in wheels.platforms]
+    found = [p for p in platforms if tags.endswith(f"_{p.arch.lower()}")]
+    if not found:
         yield f"expected a platform of {wheels.platforms}, got {tags}"
         return
-    local = wheels.local_version(platform.name)
+    local = wheels.local_version(found[0].name)
     if version.partition("+")[2] != local:
         yield f"expected the local version {local or '(none)'}, got {version}"
-    if path.stat().st_size > LARGEST:
-        yield f"expected at most {LARGEST / MEGABYTE:.0f} MB, got {path.stat().st_size / MEGABYTE:.1f}"
-
-    expected = os.environ.get("FUSED_SSIM_PLATFORM_TAG") or platform.tag
+    expected = os.environ.get("FUSED_SSIM_PLATFORM_TAG") or found[0].tag
     if not re.fullmatch(expected, tags):
         yield f"expected a platform tag like {expected}, got {tags}"
-    if platform.cibuildwheel == "linux":
-        proven = audit(path)
+    if found[0].cibuildwheel == "linux":
+        proven, outside = audit(path)
         if proven not in tags.split("."):
             yield f"the tag says {tags}, auditwheel {proven}"
+        if outside != {TORCH}:
+            yield f"expected {TORCH} alone to be left outside, auditwheel says {sorted(outside)}"
 
+
+def check(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]:
+    yield from check_name(wheels, table, path)
+    if path.stat().st_size > LARGEST:
+        size = path.stat().st_size / MEGABYTE
+        yield f"expected at most {LARGEST / MEGABYTE:.0f} MB, got {size:.1f}"
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
         metadata = next(Path(folder).glob("*.dist-info/METADATA")).read_text(encoding="utf-8")

@@ -125,6 +125,7 @@ def test(python: Path, wheel: Path, suite: str, workers: str, folder: Path) -> d
     return {
         **found,
         "wheel": wheel.name,
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "device": "cpu",
         "suite": suite,
@@ -132,6 +133,13 @@ def test(python: Path, wheel: Path, suite: str, workers: str, folder: Path) -> d
         "failed": failed,
         "skipped": skipped,
     }
+
+
+def commit() -> str:
+    """The commit of the tests that are run; "+" where the tree has other changes."""
+    git = ["git", "-C", str(ROOT)]
+    done = run([*git, "describe", "--always", "--dirty=+"], check=False, stdout=subprocess.PIPE)
+    return done.stdout.strip()
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -196,15 +204,15 @@ def page(rows: list[dict[str, Any]]) -> str:
         "tests that build wheels themselves, *quick* a small set of numeric tests that reaches every kind",
         "of kernel. What is not listed was not run.",
         "",
-        "| wheel | Python | CUDA toolkit of the wheel | built against torch | run with torch | CUDA of that torch | device | suite | passed | failed | date |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| wheel | Python | CUDA toolkit of the wheel | built against torch | run with torch | CUDA of that torch | device | suite | passed | failed | commit | date |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=order):
         lines.append(
             f"| {row['version']} | {row['python']} | {row['toolkit'] or 'none'} | {row['against']} "
             f"| {row['torch']} | {row['torch_cuda'] or 'none'} "
             f"| {', '.join(row['gpus']) or 'CPU' if row['device'] == 'cuda' else 'CPU'} "
-            f"| {row['suite']} | {row['passed']} | {row['failed']} | {row['date']} |"
+            f"| {row['suite']} | {row['passed']} | {row['failed']} | {row['commit']} | {row['date']} |"
         )
     if not any(row["device"] == "cuda" for row in rows):
         lines += ["", "On GPUs: not yet run with these wheels."]
