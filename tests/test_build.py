@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fused_ssim
-from elf import device_architectures, dynamic_section, dynamic_symbols
+from elf import device_architectures
 from fused_ssim._build_info import BuildInfo, GpuInfo
 from fused_ssim._verdict import covers
 from installation import (
@@ -26,6 +26,7 @@ from installation import (
     project_version,
     run_python,
 )
+from library_rules import problems
 
 # ==================================================================================================
 # CMake
@@ -372,81 +373,10 @@ class TestLayers:
 # The libraries as they are installed
 # ==================================================================================================
 
-SYSTEM = {
-    "ld-linux-x86-64.so.2",
-    "libc.so.6",
-    "libgcc_s.so.1",
-    "libm.so.6",
-    "libstdc++.so.6",
-    # Parts of libc.so.6 since glibc 2.34.
-    "libdl.so.2",
-    "libpthread.so.0",
-    "librt.so.1",
-}
-TORCH = {"libtorch.so"}  # which brings libtorch_cpu, and libtorch_cuda where there is one
-NEEDED = {
-    "libfused_ssim_kernels": set(),
-    "libfused_ssim_cuda_kernels": set(),  # no libcudart: it is inside
-    "libfused_ssim": {"libfused_ssim_kernels.so", *TORCH},
-    "libfused_ssim_cuda": {
-        "libfused_ssim.so",
-        "libfused_ssim_kernels.so",
-        "libfused_ssim_cuda_kernels.so",
-        *TORCH,
-    },
-    "_C": {"libfused_ssim.so"},
-}
-CPU_LIBRARIES = {"libfused_ssim_kernels", "libfused_ssim", "_C"}
-CUDA_LIBRARIES = {"libfused_ssim_cuda_kernels", "libfused_ssim_cuda"}
-
-
-def declared_functions() -> dict[str, set[str]]:
-    """What each library exports: the functions that the public headers declare, and no others."""
-    header = (ROOT / "include/fused_ssim/kernels.h").read_text()
-    kernels = set(re.findall(r"^FUSED_SSIM_API [^(]*?(fused_ssim_\w+)\(", header, re.MULTILINE))
-    cuda = {name for name in kernels if name.startswith("fused_ssim_cuda_")}
-    assert len(cuda) >= 5
-    assert len(kernels - cuda) >= 10
-    return {
-        "libfused_ssim_kernels": kernels - cuda,
-        "libfused_ssim_cuda_kernels": cuda,
-        "libfused_ssim": {"fused_ssim_build_facts"},
-        "libfused_ssim_cuda": set(),
-    }
-
 
 def check_libraries(folder: Path, *, cuda: bool) -> None:
     """Everything that must hold of the libraries of an installation on Linux."""
-    found = libraries(folder)
-    assert set(found) == CPU_LIBRARIES | (CUDA_LIBRARIES if cuda else set())
-    exported = declared_functions()
-    for name, path in found.items():
-        section = dynamic_section(path)
-        assert set(section["NEEDED"]) - SYSTEM == NEEDED[name], name
-        runpath = [] if name.endswith("_kernels") else ["$ORIGIN:$ORIGIN/../torch/lib"]
-        assert section["RUNPATH"] == runpath, name
-        assert section["RPATH"] == [], name
-
-        # Nothing but the stable ABI, whose functions are C; nothing of torch in the kernels. Symbols
-        # of the system carry a version.
-        missing = {
-            symbol
-            for symbol, letter in dynamic_symbols(path, "undefined").items()
-            if letter == "U" and "@" not in symbol
-        }
-        if name.endswith("_kernels"):
-            assert missing == set(), name
-        allowed = "_?Py.*" if name == "_C" else "(aoti_torch|torch)_.*"
-        ours = set().union(*exported.values())
-        strangers = {symbol for symbol in missing - ours if not re.fullmatch(allowed, symbol)}
-        assert strangers == set(), name
-
-        defined = set(dynamic_symbols(path, "defined"))
-        if name == "_C":
-            assert "PyInit__C" in defined
-        else:
-            # Nothing that another library in the process might pick up.
-            assert defined == exported[name], name
+    assert list(problems(libraries(folder), cuda=cuda)) == []
 
 
 def test_libraries_of_this_installation():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import library_rules
 from installation import ROOT
 
 SCRIPTS = ROOT / "tools/wheels"
@@ -19,7 +20,6 @@ import matrix
 import sets
 
 TABLE = sets.read()
-TORCH = {check.TORCH}
 
 
 @pytest.fixture
@@ -32,9 +32,11 @@ def library(tmp_path):
         subprocess.run([*command, str(tmp_path / "source.c"), *options], check=True)
         return tmp_path / name
 
-    compile_c("libtorch.so", "int torch_function(void) { return 0; }", "-Wl,-soname,libtorch.so")
-    compile_c("libcudart.so", "int cuda(void) { return 0; }", "-Wl,-soname,libcudart.so.13")
-    linked = [f"-L{tmp_path}", "-Wl,--no-as-needed", "-ltorch"]
+    for name in ("libtorch", "libfused_ssim_kernels", "libcudart"):
+        compile_c(
+            f"{name}.so", f"int {name}_function(void) {{ return 0; }}", f"-Wl,-soname,{name}.so"
+        )
+    linked = [f"-L{tmp_path}", "-Wl,--no-as-needed", "-ltorch", "-lfused_ssim_kernels"]
 
     def make(source: str, *options: str, rpath: str = "$ORIGIN:$ORIGIN/../torch/lib") -> Path:
         path = [f"-Wl,-rpath,{rpath}"] if rpath else []
@@ -43,11 +45,11 @@ def library(tmp_path):
     return make
 
 
-GOOD = "int torch_function(void); int fused_ssim_call(void) { return torch_function(); }"
+GOOD = "void torch_function(void); void fused_ssim_build_facts(void) { torch_function(); }"
 
 
 def problems(path: Path) -> str:
-    return "\n".join(check.check_library(path, TORCH, set()))
+    return "\n".join(library_rules.library_problems("libfused_ssim", path))
 
 
 def test_accepts_a_library_as_ours_are(library):
@@ -55,16 +57,20 @@ def test_accepts_a_library_as_ours_are(library):
 
 
 def test_sees_symbols_that_others_might_pick_up(library):
-    assert "exports ['helper']" in problems(library(GOOD + " int helper(void) { return 1; }"))
+    assert "beside it ['helper']" in problems(library(GOOD + " void helper(void) {}"))
 
 
 def test_sees_symbols_outside_the_stable_abi(library):
-    source = GOOD + " void _ZN2at5emptyEv(void); void fused_ssim_b(void) { _ZN2at5emptyEv(); }"
-    assert "needs ['_ZN2at5emptyEv']" in problems(library(source))
+    source = GOOD.replace("torch_function", "_ZN2at5emptyEv")
+    assert "outside the stable ABI: ['_ZN2at5emptyEv']" in problems(library(source))
+
+
+def test_sees_that_a_declared_function_is_missing(library):
+    assert "without ['fused_ssim_build_facts']" in problems(library("static int nothing;"))
 
 
 def test_sees_a_cuda_runtime_that_is_not_inside(library):
-    assert "needs ['libcudart.so.13', 'libtorch.so']" in problems(library(GOOD, "-lcudart"))
+    assert "'libcudart.so'" in problems(library(GOOD, "-lcudart"))
 
 
 @pytest.mark.parametrize("rpath", ["", "/opt/build/torch/lib", "$ORIGIN"])
@@ -73,7 +79,7 @@ def test_sees_another_run_path(library, rpath):
 
 
 def test_reports_the_newest_version_of_system_symbols(library):
-    path = library("#include <math.h>\ndouble fused_ssim_f(double x) { return exp(x); }", "-lm")
+    path = library("#include <math.h>\ndouble f(double x) { return exp(x); }", "-lm")
     version = tuple(map(int, check.glibc_versions([path])["GLIBC"].split(".")))
     assert version >= (2, 29)  # when exp last changed
 
@@ -90,7 +96,7 @@ def test_reports_the_newest_version_of_system_symbols(library):
     ],
 )  # fmt: skip
 def test_sees_a_wrong_name(wheels, name, expected, monkeypatch):
-    monkeypatch.setattr(check, "audit", lambda path: ("linux_x86_64", {check.TORCH}))
+    monkeypatch.setattr(check, "audit", lambda path: ("linux_x86_64", {library_rules.TORCH}))
     found = check.check_name(TABLE.sets[wheels], TABLE, Path(name))
     assert expected in "\n".join(found)
 

@@ -25,57 +25,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tests")]
 import sets
 
 import elf
+import library_rules
 
 MEGABYTE = 1 << 20
 LARGEST = 10 * MEGABYTE
-SYSTEM = re.compile(
-    r"(libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+|ld-linux-[a-z0-9-]+)\.so(\.\d+)*"
-)
-TORCH = "libtorch.so"
-"""All that is needed of torch: an empty library that brings libtorch_cpu, and libtorch_cuda."""
-
-RUNPATH = ["$ORIGIN:$ORIGIN/../torch/lib"]
-
-
-def libraries_of(wheels: sets.WheelSet) -> dict[str, set[str]]:
-    """Library -> what it needs beside the system."""
-    needed = {
-        "_C": {"libfused_ssim.so"},
-        "libfused_ssim": {TORCH},
-    }
-    if wheels.toolkit:
-        needed["libfused_ssim_cuda"] = {"libfused_ssim.so", TORCH}  # the CUDA runtime is inside
-    return needed
-
-
-def check_library(path: Path, needed: set[str], ours: set[str]) -> Iterator[str]:
-    section = elf.dynamic_section(path)
-    foreign = {name for name in section["NEEDED"] if not SYSTEM.fullmatch(name)}
-    if foreign != needed:
-        yield f"expected to need {sorted(needed)} beside the system, needs {sorted(foreign)}"
-    expected = (
-        ["$ORIGIN:$ORIGIN/../torch/lib"] if TORCH in needed or not foreign else section["RUNPATH"]
-    )
-    if section["RUNPATH"] != expected or section["RPATH"]:
-        yield f"expected RUNPATH {expected} and no RPATH, got {section['RUNPATH']}, {section['RPATH']}"
-
-    defined = set(elf.dynamic_symbols(path, "defined"))
-    module = path.name.startswith("_C.")
-    public = "PyInit__C" if module else "fused_ssim_.*"
-    strangers = {symbol for symbol in defined if not re.fullmatch(public, symbol)}
-    if strangers:
-        yield f"expected to export {public} alone, exports {sorted(strangers)[:8]}"
-
-    # Symbols of the system carry a version, those of torch and ours none.
-    missing = {
-        symbol
-        for symbol, letter in elf.dynamic_symbols(path, "undefined").items()
-        if letter == "U" and "@" not in symbol
-    }
-    allowed = "_?Py.*" if module else "(aoti_torch|torch)_.*"
-    strangers = {s for s in missing if not re.fullmatch(allowed, s)} - ours
-    if strangers:
-        yield f"expected to need {allowed} and our own symbols, needs {sorted(strangers)[:8]}"
 
 
 def glibc_versions(paths: list[Path]) -> dict[str, str]:
@@ -127,8 +80,8 @@ def check_name(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator
         proven, outside = audit(path)
         if proven not in tags.split("."):
             yield f"the tag says {tags}, auditwheel {proven}"
-        if outside != {TORCH}:
-            yield f"expected {TORCH} alone to be left outside, auditwheel says {sorted(outside)}"
+        if outside != {library_rules.TORCH}:
+            yield f"expected {library_rules.TORCH} alone to be left outside, auditwheel says {sorted(outside)}"
 
 
 def check(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]:
@@ -149,15 +102,10 @@ def check_contents(
     wheels: sets.WheelSet, folder: Path, sizes: dict[str, tuple[int, int]]
 ) -> Iterator[str]:
     found = {p.name.split(".")[0]: p for p in sorted(folder.rglob("*.so*"))}
-    expected = libraries_of(wheels)
-    if set(found) != set(expected):
-        yield f"expected the libraries {sorted(expected)}, got {sorted(found)}"
-    own = {s for p in found.values() for s in elf.dynamic_symbols(p, "defined")}
-    for name, library in found.items():
+    for library in found.values():
         packed, size = sizes[library.relative_to(folder).as_posix()]
         print(f"    {library.name}: {size / 1024:.0f} KiB, {packed / 1024:.0f} KiB in the wheel")
-        for problem in check_library(library, expected.get(name, set()), own):
-            yield f"{library.name}: {problem}"
+    yield from library_rules.problems(found, cuda=bool(wheels.toolkit))
     print(f"    symbols of the system: {glibc_versions(list(found.values()))}")
 
     code = {name: elf.device_code(path) for name, path in found.items()}
