@@ -103,7 +103,8 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "PKG-INFO", "README.md"}
     files.add("pyproject.toml")
-    folders = {"cmake", "include", "index", "python", "src", "tests", "tools"}
+    folders = {"benchmarks", "cmake", "conda", "docs", "include", "index", "python", "src", "tests"}
+    folders.add("tools")
     assert {name for name in names if "/" not in name} <= files | folders
     assert files <= names
     suffixes = {Path(name).suffix for name in names if "/" in name}
@@ -123,6 +124,7 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         ".pyi",
         ".txt",
         ".typed",
+        ".yaml",
     }
     for folder in ("cmake", "python", "src"):
         for path in (ROOT / folder).rglob("*"):

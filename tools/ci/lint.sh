@@ -15,7 +15,7 @@ folders() { # those of the arguments that there are
 ruff check
 ruff format --check
 mypy
-mapfile -t sources < <(folders src include tests examples)
+mapfile -t sources < <(folders src include tests examples conda)
 find "${sources[@]}" \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
   xargs -0 clang-format --dry-run --Werror
 python tools/check_layers.py
@@ -24,6 +24,8 @@ mapfile -t scripts < <(folders tools conda examples)
 # SC2015: `a && b || c` stands here only where c is right after either.
 find "${scripts[@]}" -name '*.sh' -print0 | xargs -0 shellcheck --exclude=SC2015 .ci/run
 hadolint docker/Dockerfile
+python tools/ci/check_recipe.py
+python tools/ci/check_docs.py
 
 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
