@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from installation import DEPENDENCIES, ROOT, VERSION, environment, run_python
-from test_build import CPU_LIBRARIES, check_libraries
+from library_rules import CPU_LIBRARIES
+from test_build import check_libraries
 
 VARIABLES = {"FUSED_SSIM_CUDA": "OFF"}
 
