@@ -39,6 +39,16 @@ function(fused_ssim_compile_options target)
               $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${FUSED_SSIM_WERROR}>>:-Werror>
     )
   endif()
+  if(NOT MSVC)
+    # Error messages of torch's headers name the file they stand in: not with a path of this machine.
+    foreach(folder IN ITEMS "${PROJECT_SOURCE_DIR}" "${TorchStable_INCLUDE_DIR}")
+      if(folder)
+        target_compile_options(
+          ${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${folder}/=>"
+        )
+      endif()
+    endforeach()
+  endif()
   if(FUSED_SSIM_SANITIZE)
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${FUSED_SSIM_SANITIZE_OPTIONS}>)
     target_link_options(${target} PUBLIC ${FUSED_SSIM_SANITIZE_OPTIONS})

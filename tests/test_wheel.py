@@ -104,12 +104,13 @@ def test_sdist_holds_what_it_needs_and_nothing_else(sdist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "PKG-INFO", "README.md"}
     files.add("pyproject.toml")
-    folders = {"benchmarks", "cmake", "conda", "docs", "include", "index", "python", "src", "tests"}
-    folders.add("tools")
+    folders = {"benchmarks", "cmake", "conda", "docs", "examples", "include", "index", "python"}
+    folders |= {"src", "tests", "tools"}
     assert {name for name in names if "/" not in name} <= files | folders
     assert files <= names
     suffixes = {Path(name).suffix for name in names if "/" in name}
     assert suffixes <= {
+        ".c",
         ".cmake",
         ".cpp",
         ".cu",
@@ -167,11 +168,16 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(f"fused_ssim-{VERSION}.dist-info/METADATA").decode()
+        entry_points = archive.read(f"fused_ssim-{VERSION}.dist-info/entry_points.txt").decode()
     package = {name for name in names if name.startswith("fused_ssim/")}
     libraries = {name for name in package if name.endswith(".so")}
     assert {Path(name).name.split(".")[0] for name in libraries} == CPU_LIBRARIES
     headers = {name for name in package if name.startswith("fused_ssim/include/fused_ssim/")}
-    assert package - libraries - headers == set(python_files(ROOT))
+    cmake = {name for name in package if name.startswith("fused_ssim/lib/cmake/fused_ssim/")}
+    assert len(headers) == 4
+    assert {Path(name).suffix for name in cmake} == {".cmake"}
+    assert package - libraries - headers - cmake == set(python_files(ROOT))
+    assert "[cmake.prefix]\nfused_ssim = fused_ssim\n" in entry_points
     assert all(name.startswith(f"fused_ssim-{VERSION}.dist-info/") for name in set(names) - package)
     assert "Requires-Dist: torch>=2.10\n" in metadata
     assert "License-Expression: MIT\n" in metadata

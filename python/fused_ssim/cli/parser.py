@@ -81,11 +81,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"{PROGRAM} {fused_ssim.__version__}"
     )
+    parser.add_argument(
+        "--cmake-dir",
+        action=_PrintCMakeDir,
+        nargs=0,
+        help="show the folder to put on CMAKE_PREFIX_PATH for find_package(fused_ssim), and exit",
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_info(commands)
     _add_compare(commands)
     _add_demo(commands)
     return parser
+
+
+class _PrintCMakeDir(argparse.Action):
+    """Prints the folder that holds the libraries, the headers and the CMake package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        # Beside `_C`, which in an editable install does not lie beside the Python files.
+        print(Path(fused_ssim._C.__file__).parent)
+        parser.exit()
 
 
 def _add_info(commands: _Commands) -> None:

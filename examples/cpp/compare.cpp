@@ -1,0 +1,82 @@
+// SSIM of two pictures, without torch.
+//
+//   compare A.ppm B.ppm [MAP.ppm]
+//
+// Prints the mean SSIM, that of each channel, and optionally writes the map, averaged over channels:
+// white where the pictures agree.
+#include <fused_ssim/kernels.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <vector>
+
+#include "ppm.h"
+
+namespace {
+
+constexpr int64_t kChannels = 3;
+
+std::vector<float> to_floats(const ppm::Picture& picture) {
+  std::vector<float> pixels(picture.pixels.size());
+  std::transform(picture.pixels.begin(), picture.pixels.end(), pixels.begin(),
+                 [](uint8_t value) { return static_cast<float>(value) / 255.0f; });
+  return pixels;
+}
+
+int compare(int argc, char** argv) {
+  const ppm::Picture a = ppm::read(argv[1]);
+  const ppm::Picture b = ppm::read(argv[2]);
+  if (a.height != b.height || a.width != b.width) {
+    throw std::runtime_error("expected pictures of one size, got " + std::to_string(a.width) + "x" +
+                             std::to_string(a.height) + " and " + std::to_string(b.width) + "x" +
+                             std::to_string(b.height));
+  }
+  const std::vector<float> x = to_floats(a);
+  const std::vector<float> y = to_floats(b);
+
+  // The pixels as they lie, [height, width, channels]; the strides say so.
+  FusedSsimProblem problem =
+      fused_ssim_problem(/*batch=*/1, kChannels, a.height, a.width,
+                         fused_ssim_interleaved(x.data(), kChannels, a.height, a.width),
+                         fused_ssim_interleaved(y.data(), kChannels, a.height, a.width));
+  std::array<float, kChannels> channels = {};
+  std::vector<float> map(x.size());  // [channels, height, width]
+  FusedSsimRequest request = fused_ssim_request();
+  request.value = channels.data();
+  request.reduction = FUSED_SSIM_CHANNEL;
+  request.map = argc > 3 ? map.data() : nullptr;
+  fused_ssim::kernels::run(problem, request);
+
+  std::printf("SSIM %.6f (red %.6f, green %.6f, blue %.6f)\n",
+              (channels[0] + channels[1] + channels[2]) / 3, channels[0], channels[1], channels[2]);
+  if (argc > 3) {
+    ppm::Picture shown = a;
+    const std::size_t plane = map.size() / kChannels;
+    for (std::size_t i = 0; i < plane; ++i) {
+      const float mean = (map[i] + map[plane + i] + map[2 * plane + i]) / 3;
+      const auto grey = static_cast<uint8_t>(std::lround(255 * std::clamp(mean, 0.0f, 1.0f)));
+      std::fill_n(shown.pixels.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, grey);
+    }
+    ppm::write(argv[3], shown);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 3 || argc > 4) {
+    std::fprintf(stderr, "usage: compare A.ppm B.ppm [MAP.ppm]\n");
+    return 2;
+  }
+  try {
+    return compare(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "compare: %s\n", error.what());
+    return 2;
+  }
+}

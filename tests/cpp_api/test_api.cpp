@@ -1,0 +1,372 @@
+// fused_ssim.h on libtorch: values, gradients and errors equal Python's on the same tensors; finite
+// differences; what autograd may and may not do; layouts.
+//
+//   test_api PART FILE    one part of main()'s list; FILE is what make_reference.py wrote
+//
+// and a TorchScript program that calls the operators.
+#include <fused_ssim/fused_ssim.h>
+#include <torch/autograd.h>
+#include <torch/script.h>
+#include <torch/serialize.h>
+
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "../cpp/check.h"
+
+namespace {
+
+using fused_ssim::SSIMOptions;
+using Pair = std::pair<at::Tensor, at::Tensor>;
+using Function = std::function<at::Tensor(const at::Tensor&, const at::Tensor&)>;
+
+// ---- the reference ------------------------------------------------------------------------------
+
+class Reference {
+ public:
+  explicit Reference(const std::string& path) : path_(path) {
+    std::ifstream file(path, std::ios::binary);
+    const std::vector<char> bytes((std::istreambuf_iterator<char>(file)),
+                                  std::istreambuf_iterator<char>());
+    for (const auto& item : torch::pickle_load(bytes).toGenericDict()) {
+      if (item.value().isTensor()) {
+        tensors_[item.key().toStringRef()] = item.value().toTensor();
+      } else {
+        messages_[item.key().toStringRef()] = item.value().toStringRef();
+      }
+    }
+  }
+  at::Tensor tensor(const std::string& name) const { return tensors_.at(name); }
+  const std::map<std::string, std::string>& messages() const { return messages_; }
+  const std::string& path() const { return path_; }
+  std::size_t cases() const { return tensors_.size() / 6; }
+
+ private:
+  std::string path_;
+  std::map<std::string, at::Tensor> tensors_;
+  std::map<std::string, std::string> messages_;
+};
+
+at::Tensor leaf(const at::Tensor& image) { return image.detach().clone().requires_grad_(); }
+
+SSIMOptions with(const std::function<void(SSIMOptions&)>& change) {
+  SSIMOptions options;
+  change(options);
+  return options;
+}
+
+// ---- values -------------------------------------------------------------------------------------
+
+void test_values(const Reference& reference) {
+  namespace fs = fused_ssim;
+  const std::map<std::string, Function> cases = {
+      {"fused_ssim", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"fused_ssim valid", [](auto& x, auto& y) { return fs::fused_ssim(x, y, "valid"); }},
+      {"float16", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"bfloat16", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"float64", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"channels_last", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"defaults", [](auto& x, auto& y) { return fs::ssim(x, y); }},
+      {"sum",
+       [](auto& x, auto& y) { return fs::ssim(x, y, with([](auto& o) { o.reduction = "sum"; })); }},
+      {"image",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([](auto& o) { o.reduction = "image"; }));
+       }},
+      {"channel",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([](auto& o) {
+                           o.reduction = "channel";
+                           o.padding = "valid";
+                         }));
+       }},
+      {"none",
+       [](auto& x, auto& y) {
+         return fs::ssim_map(x, y, with([](auto& o) { o.padding = "valid"; }));
+       }},
+      {"options",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([](auto& o) {
+                           o.data_range = 2.0;
+                           o.window_size = 7;
+                           o.sigma = 1.1;
+                           o.k1 = 0.02;
+                           o.k2 = 0.05;
+                         }));
+       }},
+      {"l1_ssim_loss", [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y); }},
+      {"l1_ssim_loss 0.7 valid",
+       [](auto& x, auto& y) { return fs::fused_l1_ssim_loss(x, y, 0.7, "valid"); }},
+      {"FusedSSIMMap",
+       [](auto& x, auto& y) { return fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "valid"); }},
+  };
+  EXPECT(cases.size() == reference.cases(), "the cases of make_reference.py");
+  for (const auto& [name, function] : cases) {
+    const auto x = leaf(reference.tensor(name + "/img1"));
+    const auto y = leaf(reference.tensor(name + "/img2"));
+    const auto value = function(x, y);
+    EXPECT(at::equal(value, reference.tensor(name + "/value")), name);
+    EXPECT(value.dtype() == reference.tensor(name + "/value").dtype(), name);
+    value.backward(reference.tensor(name + "/weight"));
+    EXPECT(at::equal(x.grad(), reference.tensor(name + "/grad1")), name);
+    EXPECT(at::equal(y.grad(), reference.tensor(name + "/grad2")), name);
+    const at::NoGradGuard no_grad;
+    EXPECT(at::equal(function(x, y), reference.tensor(name + "/value")), name + " without grad");
+  }
+  EXPECT(fused_ssim::build_facts().version == std::string(FUSED_SSIM_VERSION), "the version");
+}
+
+// ---- errors -------------------------------------------------------------------------------------
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const c10::NotImplementedError& error) {
+    return "NotImplementedError: " + error.msg();
+  } catch (const c10::ValueError& error) {
+    return "ValueError: " + error.msg();
+  } catch (const c10::TypeError& error) {
+    return "TypeError: " + error.msg();
+  } catch (const c10::Error& error) {
+    return "RuntimeError: " + error.msg();
+  }
+  return "no error";
+}
+
+void second_derivative(const Function& function, const at::Tensor& image, const at::Tensor& other) {
+  const auto x = leaf(image);
+  const auto gradient = torch::autograd::grad({function(x, other)}, {x}, {}, /*retain_graph=*/true,
+                                              /*create_graph=*/true)[0];
+  gradient.square().sum().backward();
+}
+
+void test_errors(const Reference& reference) {
+  namespace fs = fused_ssim;
+  const auto x = reference.tensor("defaults/img1");
+  const auto y = reference.tensor("defaults/img2");
+  const auto changed = [&](const std::function<void(SSIMOptions&)>& change) {
+    return [&x, &y, change] { fs::ssim(x, y, with(change)); };
+  };
+  using at::indexing::Ellipsis;
+  using at::indexing::None;
+  using at::indexing::Slice;
+  const std::map<std::string, std::function<void()>> calls = {
+      {"rank", [&] { fs::ssim(x[0], y); }},
+      {"rank of the second", [&] { fs::ssim(x, y[0]); }},
+      {"shapes", [&] { fs::ssim(x, y.index({Ellipsis, Slice(1, None)})); }},
+      {"dtypes", [&] { fs::ssim(x, y.to(at::kDouble)); }},
+      {"integers", [&] { fs::ssim((255 * x).to(at::kByte), y); }},
+      {"complex", [&] { fs::ssim(x.to(at::kComplexFloat), y); }},
+      {"empty", [&] { fs::ssim(x.index({Slice(None, 0)}), y.index({Slice(None, 0)})); }},
+      {"sparse", [&] { fs::ssim(x.to_sparse(), y); }},
+      {"device", [&] { fs::ssim(x.to(at::kMeta), y.to(at::kMeta)); }},
+      {"padding", [&] { fs::fused_ssim(x, y, "reflect"); }},
+      {"padding of ssim", changed([](auto& o) { o.padding = ""; })},
+      {"reduction", changed([](auto& o) { o.reduction = "median"; })},
+      {"window of 12", changed([](auto& o) { o.window_size = 12; })},
+      {"window of 35", changed([](auto& o) { o.window_size = 35; })},
+      {"small image",
+       [&] {
+         const auto narrow = [](const at::Tensor& image) {
+           return image.index({Ellipsis, Slice(None, 10)});
+         };
+         fs::ssim(narrow(x), narrow(y), with([](auto& o) { o.padding = "valid"; }));
+       }},
+      {"sigma", changed([](auto& o) { o.sigma = 0.0; })},
+      {"data_range", changed([](auto& o) { o.data_range = -1.0; })},
+      {"data_range nan", changed([](auto& o) { o.data_range = std::nan(""); })},
+      {"k1", changed([](auto& o) { o.k1 = INFINITY; })},
+      {"k2", changed([](auto& o) { o.k2 = -0.03; })},
+      {"stabilizer", changed([](auto& o) { o.data_range = 1e-17; })},
+      {"large stabilizer", changed([](auto& o) { o.data_range = 123456789.0e16; })},
+      {"weight", [&] { fs::l1_ssim_loss(x, y, 1.5); }},
+      {"names of the loss", [&] { fs::l1_ssim_loss(x, y[0]); }},
+      {"C1", [&] { fs::FusedSSIMMap::apply(0.0, 9e-4, x, y); }},
+      {"spatial_dims 3", [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); }},
+      {"spatial_dims 4", [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 4); }},
+      {"without gradient", [&] { fs::fused_ssim(leaf(x), y, "same", false).backward(); }},
+      {"map without gradient",
+       [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, leaf(x), y, "same", false).sum().backward(); }},
+      {"second derivative",
+       [&] { second_derivative([](auto& a, auto& b) { return fs::fused_ssim(a, b); }, x, y); }},
+      {"second derivative of the map",
+       [&] {
+         second_derivative([](auto& a, auto& b) { return fs::ssim_map(a, b).mean(); }, x, y);
+       }},
+  };
+  EXPECT(calls.size() == reference.messages().size(), "the errors of make_reference.py");
+  for (const auto& [name, call] : calls) {
+    const std::string said = message_of(call);
+    const std::string& expected = reference.messages().at("error: " + name);
+    EXPECT(said == expected, name + "\n  C++:    " + said + "\n  Python: " + expected);
+  }
+  // What Python has no equivalent of.
+  const auto expect_said = [](const std::function<void()>& call, const std::string& kind,
+                              const std::string& words) {
+    const std::string said = message_of(call);
+    EXPECT(said.rfind(kind, 0) == 0 && said.find(words) != std::string::npos, said);
+  };
+  expect_said([&] { fs::ssim(at::Tensor(), y); }, "TypeError", "undefined");
+  expect_said(changed([](auto& o) { o.layout = "CWH"; }), "ValueError", "layout: expected");
+  expect_said(changed([](auto& o) { o.layout = "HWC"; }), "ValueError", "expected 3 dimensions");
+  expect_said([&] { fs::detail::find_operator<void()>("fused_ssim::missing"); },
+              "NotImplementedError", "--no-as-needed");
+}
+
+// ---- gradients ----------------------------------------------------------------------------------
+
+void test_gradients(const Reference&) {
+  at::manual_seed(5);
+  const auto x = at::rand({1, 2, 15, 13}, at::kDouble);
+  const auto y = at::rand({1, 2, 15, 13}, at::kDouble);
+  const std::map<std::string, Function> functions = {
+      {"fused_ssim", [](auto& a, auto& b) { return fused_ssim::fused_ssim(a, b); }},
+      {"fused_ssim valid", [](auto& a, auto& b) { return fused_ssim::fused_ssim(a, b, "valid"); }},
+      {"map", [](auto& a, auto& b) { return fused_ssim::ssim_map(a, b).square().sum(); }},
+      {"images",
+       [](auto& a, auto& b) {
+         return fused_ssim::ssim(a, b, with([](auto& o) { o.reduction = "image"; })).sum();
+       }},
+      {"l1_ssim_loss", [](auto& a, auto& b) { return fused_ssim::l1_ssim_loss(a, b, 0.4); }},
+  };
+  for (const auto& [name, function] : functions) {
+    const auto a = leaf(x);
+    const auto b = leaf(y);
+    function(a, b).backward();
+    for (int trial = 0; trial < 4; ++trial) {
+      const double step = 1e-6;
+      const auto direction = at::randn_like(x);
+      const double along1 =
+          (function(x + step * direction, y) - function(x - step * direction, y)).item<double>() /
+          (2 * step);
+      const double along2 =
+          (function(x, y + step * direction) - function(x, y - step * direction)).item<double>() /
+          (2 * step);
+      const double expected1 = (a.grad() * direction).sum().item<double>();
+      const double expected2 = (b.grad() * direction).sum().item<double>();
+      EXPECT(std::abs(along1 - expected1) < 1e-6 * (1 + std::abs(expected1)),
+             name + ": " + std::to_string(along1) + " " + std::to_string(expected1));
+      EXPECT(std::abs(along2 - expected2) < 1e-6 * (1 + std::abs(expected2)),
+             name + ": " + std::to_string(along2) + " " + std::to_string(expected2));
+    }
+  }
+}
+
+// ---- autograd -----------------------------------------------------------------------------------
+
+void test_autograd(const Reference& reference) {
+  const auto x = reference.tensor("defaults/img1");
+  const auto y = reference.tensor("defaults/img2");
+  const auto truth = [&] {
+    const auto a = leaf(x);
+    fused_ssim::fused_ssim(a, y).backward();
+    return a.grad();
+  }();
+
+  {  // a second pass through the same graph gets the same gradient, not an overwritten one
+    const auto a = leaf(x);
+    const auto value = fused_ssim::fused_ssim(a, y);
+    value.backward({}, /*retain_graph=*/true);
+    EXPECT(at::equal(a.grad(), truth), "the first pass");
+    value.backward({}, /*retain_graph=*/true);
+    value.backward();
+    EXPECT(at::allclose(a.grad(), 3 * truth), "three passes");
+  }
+  {  // one image alone, either of them
+    const auto b = leaf(y);
+    fused_ssim::fused_ssim(x, b).backward();
+    EXPECT(b.grad().defined() && !x.grad().defined(), "the second image alone");
+    const auto exchanged = leaf(y);
+    fused_ssim::fused_ssim(exchanged, x).backward();
+    EXPECT(at::equal(exchanged.grad(), b.grad()), "SSIM is symmetric");
+  }
+  {  // gradients made with create_graph are right, as long as nobody differentiates them
+    const auto a = leaf(x);
+    const auto gradient =
+        torch::autograd::grad({fused_ssim::fused_ssim(a, y)}, {a}, {}, true, true)[0];
+    EXPECT(at::equal(gradient, truth) && gradient.requires_grad(), "create_graph");
+  }
+  {  // nothing to differentiate
+    EXPECT(!fused_ssim::fused_ssim(x, y).requires_grad(), "constant images");
+    const auto a = leaf(x);
+    const at::NoGradGuard no_grad;
+    EXPECT(!fused_ssim::fused_ssim(a, y).requires_grad(), "at::NoGradGuard");
+    EXPECT(!fused_ssim::ssim_map(a, y).requires_grad(), "at::NoGradGuard");
+  }
+  {  // part of a larger graph, both images from one leaf
+    const auto a = leaf(x);
+    const auto loss = 1 - fused_ssim::fused_ssim(a * 0.9, (a * a).permute({0, 1, 2, 3}));
+    loss.backward();
+    EXPECT(a.grad().abs().sum().item<float>() > 0, "one leaf in both images");
+  }
+  {  // an unused value of the graph
+    const auto a = leaf(x);
+    const auto per_image = fused_ssim::ssim(a, y, with([](auto& o) { o.reduction = "image"; }));
+    per_image[0].backward();
+    EXPECT(a.grad()[0].abs().sum().item<float>() > 0, "the image that counts");
+    EXPECT(a.grad()[1].abs().sum().item<float>() == 0, "the image that does not");
+  }
+}
+
+// ---- layouts ------------------------------------------------------------------------------------
+
+void test_layouts(const Reference& reference) {
+  const auto x = reference.tensor("defaults/img1").index({at::indexing::Slice(0, 1)});
+  const auto y = reference.tensor("defaults/img2").index({at::indexing::Slice(0, 1)});
+  const auto value = fused_ssim::fused_ssim(x, y);
+  const auto map = fused_ssim::ssim_map(x, y);
+  const auto gradient = [&] {
+    const auto a = leaf(x);
+    fused_ssim::fused_ssim(a, y).backward();
+    return a.grad();
+  }();
+  const auto to = [](const at::Tensor& image, const std::string& layout) {
+    const auto changed = layout == "BHWC"  ? image.permute({0, 2, 3, 1})
+                         : layout == "HWC" ? image[0].permute({1, 2, 0})
+                         : layout == "CHW" ? image[0]
+                                           : image;
+    return changed.contiguous();
+  };
+  for (const std::string layout : {"BCHW", "BHWC", "CHW", "HWC"}) {
+    const auto a = leaf(to(x, layout));
+    const auto b = to(y, layout);
+    const auto options = with([&](auto& o) { o.layout = layout; });
+    const auto other = fused_ssim::fused_ssim(a, b, "same", true, layout);
+    EXPECT(at::allclose(other, value, 0, 1e-6), layout);
+    EXPECT(at::equal(fused_ssim::ssim(a, b, options), other), layout);
+    other.backward();
+    EXPECT(at::allclose(a.grad(), to(gradient, layout), 1e-4, 1e-9), layout);
+    EXPECT(at::allclose(fused_ssim::ssim_map(a, b, options), to(map, layout), 0, 1e-5), layout);
+    EXPECT(at::allclose(fused_ssim::l1_ssim_loss(a, b, 1.0, "same", layout), 1 - value, 0, 1e-6),
+           layout);
+  }
+}
+
+// ---- TorchScript --------------------------------------------------------------------------------
+
+void test_script(const Reference& reference) {
+  auto program = torch::jit::load(reference.path() + ".script");
+  const auto value =
+      program.forward({reference.tensor("defaults/img1"), reference.tensor("defaults/img2")});
+  EXPECT(at::equal(value.toTensor(), reference.tensor("defaults/value")), "a loaded program");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::map<std::string, void (*)(const Reference&)> parts = {
+      {"values", test_values},     {"errors", test_errors},   {"gradients", test_gradients},
+      {"autograd", test_autograd}, {"layouts", test_layouts}, {"script", test_script},
+  };
+  if (argc != 3 || parts.count(argv[1]) == 0) {
+    std::printf("usage: test_api PART FILE\n");
+    return 2;
+  }
+  parts.at(argv[1])(Reference(argv[2]));
+  return check::report();
+}
