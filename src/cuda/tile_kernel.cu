@@ -38,6 +38,8 @@ struct TileTraits {
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
+  // A map shows the error of each single window; in sums and gradients errors average out.
+  static constexpr bool kCentred = kMap;
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
 
   static constexpr int kThreads = kTileThreads;
@@ -71,10 +73,19 @@ struct TileTraits {
 };
 
 // Filters 4 columns, and their squares if wanted, out of quads that start `kSkip` columns before the
-// first window.
-template <int kSkip, bool kSquares>
+// first window. Centred, it filters what the inputs differ by from the mean of the two that all four
+// windows see: rounding is then that of local contrast (docs/decisions/0006).
+template <int kSkip, bool kSquares, bool kCentred>
 __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
                                             float (&square)[4]) {
+  float centre = 0.0f;
+  float centre2 = 0.0f;
+  if constexpr (kCentred) {
+    const float first = quads[kSkip + 6];
+    const float second = quads[kSkip + 7];
+    centre = 0.5f * (first + second);
+    centre2 = 0.5f * (first * first + second * second);
+  }
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
@@ -85,17 +96,18 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
       if (i < 0 || i >= 14) {
         continue;
       }
-      const float value2 = value[e] * value[e];
+      const float value1 = kCentred ? value[e] - centre : value[e];
+      const float value2 = kCentred ? value[e] * value[e] - centre2 : value[e] * value[e];
 #pragma unroll
       for (int o = 0; o < 4; ++o) {
         const int k = i - o;
         if (k == 0) {
-          mean[o] = value[e] * default_tap(0);
+          mean[o] = value1 * default_tap(0);
           if (kSquares) {
             square[o] = value2 * default_tap(0);
           }
         } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = fmaf(value[e], default_tap(k), mean[o]);
+          mean[o] = fmaf(value1, default_tap(k), mean[o]);
           if (kSquares) {
             square[o] = fmaf(value2, default_tap(k), square[o]);
           }
@@ -103,14 +115,24 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
       }
     }
   }
+  if constexpr (kCentred) {
+#pragma unroll
+    for (int o = 0; o < 4; ++o) {
+      mean[o] += centre;
+      if (kSquares) {
+        square[o] += centre2;
+      }
+    }
+  }
 }
 
-// Filters 8 rows of one column out of 18.
-template <int kPitch>
+// Filters 8 rows of one column out of 18; centred as above.
+template <int kPitch, bool kCentred>
 __device__ __forceinline__ void filter_column(const float* column, float (&out)[8]) {
+  const float centre = kCentred ? 0.5f * (column[8 * kPitch] + column[9 * kPitch]) : 0.0f;
 #pragma unroll
   for (int i = 0; i < 18; ++i) {
-    const float value = column[i * kPitch];
+    const float value = kCentred ? column[i * kPitch] - centre : column[i * kPitch];
 #pragma unroll
     for (int o = 0; o < 8; ++o) {
       const int k = i - o;
@@ -119,6 +141,12 @@ __device__ __forceinline__ void filter_column(const float* column, float (&out)[
       } else if (k > 0 && k < kDefaultWindowSize) {
         out[o] = fmaf(value, default_tap(k), out[o]);
       }
+    }
+  }
+  if constexpr (kCentred) {
+#pragma unroll
+    for (int o = 0; o < 8; ++o) {
+      out[o] += centre;
     }
   }
 }
@@ -271,11 +299,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         item / Traits::kMapQuads * Traits::kStagedPitch + 4 * (item % Traits::kMapQuads);
     float mean[4];
     float square[4];
-    filter_quad<2, true>(staged_s + staged, mean, square);
+    filter_quad<2, true, Traits::kCentred>(staged_s + staged, mean, square);
     *reinterpret_cast<float4*>(maps + 4 * item) = make_float4(mean[0], mean[1], mean[2], mean[3]);
     *reinterpret_cast<float4*>(maps + 2 * map_stride + 4 * item) =
         make_float4(square[0], square[1], square[2], square[3]);
-    filter_quad<2, true>(staged_d + staged, mean, square);
+    filter_quad<2, true, Traits::kCentred>(staged_d + staged, mean, square);
     *reinterpret_cast<float4*>(maps + map_stride + 4 * item) =
         make_float4(mean[0], mean[1], mean[2], mean[3]);
     *reinterpret_cast<float4*>(maps + 3 * map_stride + 4 * item) =
@@ -310,10 +338,10 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
     float mean_s[8], mean_d[8], mean_s2[8], mean_d2[8];
-    filter_column<Traits::kMapPitch>(maps + offset, mean_s);
-    filter_column<Traits::kMapPitch>(maps + map_stride + offset, mean_d);
-    filter_column<Traits::kMapPitch>(maps + 2 * map_stride + offset, mean_s2);
-    filter_column<Traits::kMapPitch>(maps + 3 * map_stride + offset, mean_d2);
+    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + offset, mean_s);
+    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + map_stride + offset, mean_d);
+    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 2 * map_stride + offset, mean_s2);
+    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 3 * map_stride + offset, mean_d2);
 #pragma unroll
     for (int r = 0; r < 8; ++r) {
       const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
@@ -363,7 +391,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       const int segment = in_map / Traits::kMapPitch;
       const int offset = 8 * segment * Traits::kMapPitch + in_map - segment * Traits::kMapPitch;
       float filtered[8];
-      filter_column<Traits::kMapPitch>(partials + map * partial_stride + offset, filtered);
+      filter_column<Traits::kMapPitch, false>(partials + map * partial_stride + offset, filtered);
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
         maps[map * map_stride + offset + r * Traits::kMapPitch] = filtered[r];
@@ -391,11 +419,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
       const float d[4] = {d4.x, d4.y, d4.z, d4.w};
       float first[4], second[4], by_s2[4], by_d2[4], unused[4];
-      filter_quad<0, false>(cell, first, unused);
-      filter_quad<0, false>(cell + map_stride, by_s2, unused);
-      filter_quad<0, false>(cell + 2 * map_stride, by_d2, unused);
+      filter_quad<0, false, false>(cell, first, unused);
+      filter_quad<0, false, false>(cell + map_stride, by_s2, unused);
+      filter_quad<0, false, false>(cell + 2 * map_stride, by_d2, unused);
       if constexpr (Traits::kTwo) {
-        filter_quad<0, false>(cell + 3 * map_stride, second, unused);
+        filter_quad<0, false, false>(cell + 3 * map_stride, second, unused);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
