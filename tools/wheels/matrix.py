@@ -36,15 +36,12 @@ PAGE = ROOT / "docs/compatibility.md"
 # Where nothing else is said: the oldest torch that is promised, a build of torch without CUDA, and the
 # torch that wheels are built against.
 VERSIONS = ["2.10.0", "2.13.0+cpu", sets.read().torch]
-# tests/test_wheel.py builds a wheel of its own, against the torch that is to be run here, and
-# tests/test_wheel_sets.py looks at files of the source tree.
+# What is not about an installed wheel: tests that build packages themselves, against the torch that is to
+# be run here, and tests of the repository's own scripts.
+REPOSITORY = ["check_spills", "conda", "index", "release", "wheel", "wheel_checks", "wheel_sets"]
 SUITES = {
     "quick": ["-m", "reduced"],
-    "full": [
-        "--ignore=tests/test_wheel.py",
-        "--ignore=tests/test_wheel_sets.py",
-        "--ignore=tests/test_wheel_checks.py",
-    ],
+    "full": [f"--ignore=tests/test_{name}.py" for name in REPOSITORY],
 }
 TREE = ["CMakeLists.txt", "LICENSE", "README.md", "benchmarks", "cmake", "docs", "include"]
 TREE += ["pyproject.toml", "src", "tests", "tools"]
