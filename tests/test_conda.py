@@ -89,7 +89,8 @@ def package(libraries) -> Prefix:
 def test_the_libraries_and_headers_are_in_the_prefix(libraries):
     assert {path.name for path in (libraries.folder / "lib").glob("libfused_ssim*")} == LIBRARIES
     headers = {path.name for path in (libraries.folder / "include/fused_ssim").iterdir()}
-    assert {"kernels.h", "version.h"} <= headers
+    assert {"fused_ssim.h", "kernels.h", "version.h"} <= headers
+    assert (libraries.folder / "lib/cmake/fused_ssim/fused_ssimConfig.cmake").is_file()
 
 
 def test_a_cpp_program_of_the_prefix(libraries, tmp_path):
