@@ -16,6 +16,7 @@ import pytest
 
 import fused_ssim
 from elf import dynamic_section
+from fused_ssim.cli import main
 from installation import COMPILED, DEPENDENCIES, ROOT, environment
 
 HEADERS = {"build_facts.h", "fused_ssim.h", "kernels.h", "version.h"}
@@ -45,6 +46,15 @@ def test_the_command_line_tells_where_it_is():
     assert code == 0, said
     assert Path(said) == COMPILED
     assert (COMPILED / "lib/cmake/fused_ssim/fused_ssimConfig.cmake").is_file()
+
+
+def test_the_command_line_says_where_it_is_not(tmp_path, monkeypatch, capsys):
+    # As where the C++ libraries are a package of their own.
+    monkeypatch.setattr(fused_ssim._C, "__file__", str(tmp_path / "_C.so"))
+    with pytest.raises(SystemExit) as ended:
+        main(["--cmake-dir"])
+    assert ended.value.code == 2
+    assert "CMAKE_PREFIX_PATH" in capsys.readouterr().err
 
 
 def test_headers():

@@ -2,8 +2,8 @@
 # Builds the tests of the C++ API and the examples as a user's projects, and runs them on the CPU:
 #
 #   1. against the fused_ssim of the Python that is active (an installed wheel), torch elsewhere
-#   2. against a prefix of `cmake --install`, torch elsewhere
-#   3. against a prefix that holds torch too, as conda's does
+#   2. against a prefix of `cmake --install`, torch elsewhere: the examples
+#   3. against a prefix that holds torch too, as conda's does: the examples
 #
 #   tools/ci/cpp_api.sh LIBTORCH BUILD
 #     LIBTORCH  folder with include/, lib/ and share/cmake/Torch of a torch without CUDA (2.10 or
@@ -25,16 +25,13 @@ configure_and_build() { # SOURCE BUILD PREFIXES [OPTION...]
   cmake --build "$folder" --parallel "$(nproc)"
 }
 
-echo "--- 1. an installed wheel: tests"
+echo "--- 1. an installed wheel: tests and examples"
 installed=$(cd "$scratch" && python -m fused_ssim --cmake-dir)
 python tests/cpp_api/make_reference.py "$scratch/reference.pt"
 configure_and_build tests/cpp_api "$scratch/tests" "$installed;$libtorch" \
   "-DFUSED_SSIM_REFERENCE=$scratch/reference.pt"
 ctest --test-dir "$scratch/tests" --output-on-failure
-
-echo "--- 2. a prefix of its own: examples"
-cmake --install "$build" --strip --prefix "$scratch/prefix" >"$scratch/install.log"
-configure_and_build examples/cpp "$scratch/examples" "$scratch/prefix;$libtorch"
+configure_and_build examples/cpp "$scratch/examples" "$installed;$libtorch"
 python - "$scratch/photo.ppm" <<'PY'
 import sys
 import skimage.data
@@ -66,6 +63,12 @@ assert abs(value - printed) < 2e-6, (value, printed)
 assert value > 0.8, value
 PY
 
+echo "--- 2. a prefix of its own"
+cmake --install "$build" --strip --prefix "$scratch/prefix" >"$scratch/install.log"
+configure_and_build examples/cpp "$scratch/apart" "$scratch/prefix;$libtorch"
+"$scratch/apart/fit" "$scratch/photo.ppm" "$scratch/fitted.ppm" 2
+"$scratch/apart/compare" "$scratch/photo.ppm" "$scratch/fitted.ppm"
+
 echo "--- 3. one prefix with torch, moved after it was made"
 mkdir "$scratch/made"
 for folder in include lib share; do
@@ -73,8 +76,8 @@ for folder in include lib share; do
 done
 cmake --install "$build" --strip --prefix "$scratch/made" >"$scratch/install.log"
 mv "$scratch/made" "$scratch/moved"
-configure_and_build examples/cpp "$scratch/conda" "$scratch/moved"
-"$scratch/conda/fit" "$scratch/photo.ppm" "$scratch/fitted.ppm" 2
+configure_and_build examples/cpp "$scratch/together" "$scratch/moved"
+"$scratch/together/fit" "$scratch/photo.ppm" "$scratch/fitted.ppm" 2
 
 echo "--- no file that is installed names a folder of this machine"
 for tree in "$installed" "$scratch/prefix"; do

@@ -99,7 +99,13 @@ class _PrintCMakeDir(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         # Beside `_C`, which in an editable install does not lie beside the Python files.
-        print(Path(fused_ssim._C.__file__).parent)
+        folder = Path(fused_ssim._C.__file__).parent
+        if not (folder / "lib/cmake/fused_ssim").is_dir():
+            parser.error(
+                f"expected the CMake package in {folder}, which has none; where the C++ libraries "
+                "are a package of their own, as conda's, their prefix is what CMAKE_PREFIX_PATH needs"
+            )
+        print(folder)
         parser.exit()
 
 
