@@ -28,13 +28,15 @@ MAIN = (
     "tile_kernel kOneGradient kFloatQuads",
     "tile_kernel kTwoGradients kFloatQuads",
 )
-# Bytes of spill stores a thread that are known of, of each variant of a kernel the most; all others
-# have none. A smaller number is progress: lower the limit with it.
+# Bytes of spill stores a thread, of each kernel the variant with the most; all others have none. What
+# nvcc 13.0.88 made of commit f2b97d4: a state to go on from, not one that was found to be harmless. Where
+# a change lowers a number, lower it here.
 LIMITS = {
-    ("strip_kernel kOneGradient kFloatQuads", "sm_80"): 96,
+    ("strip_kernel kOneGradient kFloatQuads", "sm_80"): 100,
     ("strip_kernel kOneGradient kFloatQuads", "sm_86"): 96,
-    ("strip_kernel kOneGradient kFloatQuads", "sm_90"): 8,
-    ("tile_kernel kOneGradient kFloatQuads", "sm_90"): 8,
+    ("tile_kernel kTwoGradients kFloatQuads", "sm_80"): 8,
+    ("tile_kernel kTwoGradients kFloatQuads", "sm_86"): 4,
+    ("tile_kernel kTwoGradients kFloatQuads", "sm_90"): 8,
 }
 KINDS = ("kValue", "kMap", "kOneGradient", "kTwoGradients", "kWeighted")
 LOADERS = ("kFloatQuads", "kHalfQuads", "kWords")
