@@ -2,13 +2,15 @@
 """Tests wheels under several versions of torch, and keeps the record in docs/compatibility.md.
 
     matrix.py run [--torch V]... [--tests quick|full] [--work FOLDER] [--record] [WHEEL...]
+    matrix.py run --python PYTHON --device cuda [--tests quick|full] [--record] WHEEL...
     matrix.py document [--check]        docs/compatibility.md from the record
 
 For each version of torch `run` makes a new environment with that torch, installs one wheel after the
 other there, and runs the tests on the CPU in a copy of the sources, so that nothing but the wheel can
 answer to `import fused_ssim`. Without a wheel it first builds one, against the torch of sets.toml and
-without CUDA unless FUSED_SSIM_CUDA says otherwise. It exits with 1 if any test fails. --record adds
-what was run to docs/compatibility.json, from which `document` makes the page.
+without CUDA unless FUSED_SSIM_CUDA says otherwise. With --python it takes an environment that is there,
+torch and test dependencies included, and installs the wheels into it. It exits with 1 if any test fails.
+--record adds what was run to docs/compatibility.json, from which `document` makes the page.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def facts(python: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def test(python: Path, wheel: Path, suite: str, workers: str, folder: Path) -> dict[str, Any]:
+def test(python: Path, wheel: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Installs the wheel, runs the tests, and says what came of it."""
     run(
         [python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel],
@@ -107,9 +109,11 @@ def test(python: Path, wheel: Path, suite: str, workers: str, folder: Path) -> d
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
     path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
-    options = ["--device=cpu", "-q", "--no-showlocals", f"--numprocesses={workers}"]
+    options = [f"--device={arguments.device}", "-q", "--no-showlocals"]
+    if arguments.workers != "1":
+        options.append(f"--numprocesses={arguments.workers}")
     done = run(
-        [python, "-m", "pytest", *options, f"--junit-xml={report}", *SUITES[suite]],
+        [python, "-m", "pytest", *options, f"--junit-xml={report}", *SUITES[arguments.tests]],
         check=False,
         cwd=tree,
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
@@ -124,8 +128,8 @@ def test(python: Path, wheel: Path, suite: str, workers: str, folder: Path) -> d
         "wheel": wheel.name,
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "device": "cpu",
-        "suite": suite,
+        "device": arguments.device,
+        "suite": arguments.tests,
         "passed": total - skipped - failed,
         "failed": failed,
         "skipped": skipped,
@@ -162,21 +166,25 @@ def matrix(arguments: argparse.Namespace) -> int:
         work = Path(arguments.work or temporary).resolve()
         work.mkdir(parents=True, exist_ok=True)
         wheels = [Path(wheel).resolve() for wheel in arguments.wheels] or [build(work)]
-        for version in arguments.torch or VERSIONS:
+        versions = [""] if arguments.python else arguments.torch or VERSIONS
+        for version in versions:
             environment = work / f"torch-{version}"
-            requirement = f"fused-ssim[test] @ {wheels[0].as_uri()}"
-            python = new_environment(
-                environment, [f"torch=={version}", "pytest-xdist", requirement]
-            )
+            if arguments.python:
+                python = Path(arguments.python).absolute()
+            else:
+                requirement = f"fused-ssim[test] @ {wheels[0].as_uri()}"
+                python = new_environment(
+                    environment, [f"torch=={version}", "pytest-xdist", requirement]
+                )
             for wheel in wheels:
-                row = test(python, wheel, arguments.tests, arguments.workers, work)
+                row = test(python, wheel, arguments, work)
                 if not row["torch"].startswith(version):
                     raise SystemExit(f"expected torch {version}, found {row['torch']}")
                 rows.append(row)
                 print(f"=== {summary(row)}", flush=True)
                 if arguments.record:
                     record([row])
-            if not arguments.work:
+            if not arguments.work and not arguments.python:
                 shutil.rmtree(environment)
     print("\n".join(["===", *map(summary, rows)]))
     return int(any(row["failed"] or not row["passed"] for row in rows))
@@ -237,7 +245,11 @@ def main(given: list[str]) -> int:
     command.add_argument("wheels", nargs="*", metavar="WHEEL")
     command.add_argument("--torch", action="append", help=f"default: {', '.join(VERSIONS)}")
     command.add_argument("--tests", choices=SUITES, default="full")
-    command.add_argument("--workers", default="auto", help="processes of pytest-xdist")
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    command.add_argument("--python", help="of an environment to use as it is")
+    command.add_argument(
+        "--workers", default="auto", help="processes of pytest-xdist; 1: none, without pytest-xdist"
+    )
     command.add_argument("--work", help="where environments are made and kept")
     command.add_argument("--record", action="store_true", help="add to docs/compatibility.json")
     command.set_defaults(call=matrix)
