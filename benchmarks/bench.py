@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import re
 import shlex
 import sys
 from pathlib import Path
 
 import torch
-from machine import commit, describe, measure_ceilings
+from machine import commit, describe, file_name, measure_ceilings
 from memory import cpu_peak, cuda_peak
 from peers import KINDS, NAMES, Library, load
 from report import Results, Row, tables
@@ -223,11 +222,8 @@ def _draw(results: Results, path: Path) -> int:
 
 
 def _default_name(results: Results, arguments: argparse.Namespace) -> str:
-    machine = results.machine
-    processor = str(machine.get("gpu") or f"{machine['processor']} {machine['threads']}t")
     preset = "sizes" if arguments.sizes else arguments.preset
-    name = f"{results.device} {processor} {results.dtype} {preset}"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return file_name(results.machine, results.device, results.dtype, preset)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import commit, describe
+from machine import commit, describe, file_name
 from peers import Library
 from report import format_table
 from timing import Timing, cpu_times, cuda_kernel_time
@@ -66,9 +65,8 @@ def main() -> int:
     print(f"{arguments.size} float32\n{format_table(header, map(cells, _WINDOWS))}")
 
     machine = describe(device)
-    processor = machine.get("gpu") or f"{machine['processor']} {machine['threads']}t"
-    name = re.sub(r"[^a-z0-9]+", "-", f"windows {device.type} {processor}".lower()).strip("-")
-    path = arguments.out / f"{arguments.name or name}.json"
+    name = arguments.name or file_name(machine, device.type, "windows")
+    path = arguments.out / f"{name}.json"
     contents = {
         "command": shlex.join(["python", "benchmarks/windows.py", *sys.argv[1:]]),
         "commit": commit(),

@@ -171,3 +171,12 @@ def test_wrong_upstream_is_refused(device):
     ):
         with pytest.raises((RuntimeError, ValueError), match="expected"):
             ops.scale_gradient(x, bad, IMAGE, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 14, 15), (1, 3, 1, 15), (1, 3, 14, 1)])
+def test_opcheck_of_strides_that_do_not_matter(device, shape):
+    # Contiguous and channels_last at once: the gradient may have either's strides, the fake too.
+    x = torch.rand(*shape, device=device).to(memory_format=torch.channels_last).requires_grad_()
+    y = torch.rand(*shape, device=device)
+    arguments = (x, y, 1e-4, 9e-4, 11, 1.5, False, 0, 1.0, 0.0, 0.0, True, False)
+    torch.library.opcheck(torch.ops.fused_ssim.ssim.default, arguments)

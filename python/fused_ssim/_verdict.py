@@ -127,6 +127,18 @@ def _other_torch(at: Situation) -> str:
     return f"run `pip install --force-reinstall torch --index-url {page}`"
 
 
+def _driver_problem(at: Situation, what: str, cuda: str, other: str) -> Problem | None:
+    """Why the driver does not serve `what`, which was built with this CUDA; None where it does."""
+    major = int(cuda.split(".")[0])
+    if at.driver is None or at.driver.cuda[0] >= major or major not in MINIMUM_DRIVER:
+        return None
+    remedy = f"update the driver to {MINIMUM_DRIVER[major]} or newer"
+    if at.driver.cuda[0] >= min(MINIMUM_DRIVER):
+        remedy += f", or {other}"
+    reason = f"{what} built with CUDA {cuda}, and the driver serves CUDA {_dotted(at.driver.cuda)}"
+    return Problem(reason, remedy)
+
+
 def build_problem(at: Situation, capability: tuple[int, int]) -> Problem | None:
     """Why this build's kernels do not run on a GPU of this capability; None where they do."""
     if at.toolkit is None:
@@ -137,16 +149,11 @@ def build_problem(at: Situation, capability: tuple[int, int]) -> Problem | None:
             f"capability {_dotted(capability)}",
             _other_build(at, capability),
         )
-    major = int(at.toolkit.split(".")[0])
-    if at.driver is not None and at.driver.cuda[0] < major:
-        remedy = f"update the driver to {MINIMUM_DRIVER[major]} or newer"
-        if at.driver.cuda[0] >= min(MINIMUM_DRIVER):
-            remedy += f", or {_other_build(at, capability)}"
-        return Problem(
-            f"its kernels were built with CUDA {at.toolkit}, and the driver serves CUDA "
-            f"{_dotted(at.driver.cuda)}",
-            remedy,
-        )
+    driver_problem = _driver_problem(
+        at, "its kernels were", at.toolkit, _other_build(at, capability)
+    )
+    if driver_problem is not None:
+        return driver_problem
     if at.torch_cuda is not None and not at.loaded:
         return Problem(at.status, _other_build(at, capability))
     return None
@@ -157,16 +164,9 @@ def _torch_problem(at: Situation) -> Problem | None:
         return Problem(f"torch {at.torch} has no CUDA", _other_torch(at))
     if at.torch_gpus:
         return None
-    major = int(at.torch_cuda.split(".")[0])
-    if at.driver is not None and at.driver.cuda[0] < major and major in MINIMUM_DRIVER:
-        remedy = f"update the driver to {MINIMUM_DRIVER[major]} or newer"
-        if at.driver.cuda[0] >= min(MINIMUM_DRIVER):
-            remedy += f", or {_other_torch(at)}"
-        return Problem(
-            f"torch {at.torch} was built with CUDA {at.torch_cuda}, and the driver serves CUDA "
-            f"{_dotted(at.driver.cuda)}",
-            remedy,
-        )
+    driver_problem = _driver_problem(at, f"torch {at.torch} was", at.torch_cuda, _other_torch(at))
+    if driver_problem is not None:
+        return driver_problem
     return Problem(
         f"torch {at.torch} sees no GPU",
         '`python -c "import torch; torch.cuda.init()"` says why',
