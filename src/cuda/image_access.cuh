@@ -62,6 +62,20 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// Whether this thread is the one of its warp that acts for it. Unlike a test of the thread's index it
+// tells the compiler that there is one, so that what it does needs no loop over threads.
+__device__ __forceinline__ bool is_elected() {
+  unsigned elected = 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred one;\n"
+      "elect.sync _|one, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, one;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // By one thread, before the others use `counter`.
 __device__ __forceinline__ void start_counting_copies(uint64_t* counter) {
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(counter)) : "memory");
@@ -104,6 +118,7 @@ __device__ __forceinline__ void order_before_bulk() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 #else
+__device__ __forceinline__ bool is_elected() { return false; }
 __device__ __forceinline__ void start_counting_copies(uint64_t*) {}
 __device__ __forceinline__ void expect_copies(uint64_t*, unsigned) {}
 __device__ __forceinline__ void copy_bulk(void*, const void*, unsigned, uint64_t*) {}

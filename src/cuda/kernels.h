@@ -34,9 +34,17 @@ struct ReductionPlan {
   int64_t values = 0;
   int64_t units_per_value = 0;
   int64_t total_units = 0;
+  int64_t units_per_block = 0;  // set by share_among()
+  unsigned units_left = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
+
+  // `blocks` is that of the launch, at most 65536: products of two below it fit 32 bits.
+  void share_among(int blocks) {
+    units_per_block = total_units / blocks;
+    units_left = static_cast<unsigned>(total_units % blocks);
+  }
 };
 
 // Counters of finished blocks live in device memory, start at zero and return to it, so that no
@@ -47,9 +55,8 @@ inline constexpr unsigned kCounterSlots = 32768;
 struct StripParams {
   InputImage img1;
   InputImage img2;
-  OutputImage grad1;  // kOneGradient: that of either image
+  OutputImage grad1;  // kOneGradient: that of img1
   OutputImage grad2;
-  float sign = 1.0f;  // of d in grad1: -1 where it is the gradient of img2
   InputImage map_gradient;
   float* map = nullptr;  // [planes, map rows, map columns]
   DType dtype = DType::kFloat32;

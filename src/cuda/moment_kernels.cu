@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
   __syncthreads();
 
   const ReductionPlan& plan = p.reduction;
-  int64_t unit = unit_begin(plan, blockIdx.x, gridDim.x);
-  const int64_t end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
+  int64_t unit = unit_begin(plan, blockIdx.x);
+  const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t value_index = unit / plan.units_per_value;
   double sum = 0.0;
 #pragma unroll 1
@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kThreads)
 
   const ReductionPlan& plan = p.reduction;
   const int64_t map_size = p.planes * p.height * p.width;
-  const int64_t end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
+  const int64_t end = unit_begin(plan, blockIdx.x + 1);
 #pragma unroll 1
-  for (int64_t unit = unit_begin(plan, blockIdx.x, gridDim.x); unit < end; ++unit) {
+  for (int64_t unit = unit_begin(plan, blockIdx.x); unit < end; ++unit) {
     const Tile tile = tile_at(p, unit);
     const char* plane1 = plane_of(p.img1, tile.plane, p.channels);
     const char* plane2 = plane_of(p.img2, tile.plane, p.channels);

@@ -7,16 +7,15 @@ namespace fused_ssim::cuda {
 
 static __device__ unsigned finished_blocks[2 * kCounterSlots];
 
-// The units of block `block` out of `blocks`: [unit_begin(block), unit_begin(block + 1)).
-__device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, int64_t block,
-                                              int64_t blocks) {
-  return plan.total_units * block / blocks;
+// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), total_units * block / blocks
+// by a division of 32 bits.
+__device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigned block) {
+  return block * plan.units_per_block + block * plan.units_left / gridDim.x;
 }
 
 // The block that works on `unit`.
-__device__ __forceinline__ int64_t block_of_unit(const ReductionPlan& plan, int64_t unit,
-                                                 int64_t blocks) {
-  return ((unit + 1) * blocks - 1) / plan.total_units;
+__device__ __forceinline__ int64_t block_of_unit(const ReductionPlan& plan, int64_t unit) {
+  return ((unit + 1) * gridDim.x - 1) / plan.total_units;
 }
 
 __device__ __forceinline__ double warp_sum(double sum) {
@@ -77,10 +76,10 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   __threadfence();
   const int64_t blocks = gridDim.x;
   const auto first_partial = [&](int64_t value) {
-    return value + block_of_unit(plan, value * plan.units_per_value, blocks);
+    return value + block_of_unit(plan, value * plan.units_per_value);
   };
   const auto last_partial = [&](int64_t value) {
-    return value + block_of_unit(plan, (value + 1) * plan.units_per_value - 1, blocks);
+    return value + block_of_unit(plan, (value + 1) * plan.units_per_value - 1);
   };
   if (plan.values == 1) {
     double sum = 0.0;

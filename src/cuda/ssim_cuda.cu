@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <utility>
 
 #include "cuda/kernels.h"
 #include "cuda/ssim_cuda.h"
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kMaxDevices = 64;
 // No kernel here has more resident blocks a multiprocessor.
-constexpr int kMaxBlocksPerMultiprocessor = 16;
+constexpr int kMaxBlocksPerMultiprocessor = 32;
 constexpr int kMomentBlocksPerMultiprocessor = 8;
 constexpr int64_t kMomentTileColumns = 32;
 constexpr int64_t kMomentTileRows = 8;
@@ -168,6 +169,7 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
   }
   const auto blocks = static_cast<int>(std::min<int64_t>(
       p.reduction.total_units, int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
+  p.reduction.share_among(blocks);
   error = launch_moment_tiles(p, blocks, stream);
   if (error == cudaSuccess && request.wants_gradient()) {
     error = launch_gradient_tiles(p, blocks, stream);
@@ -254,9 +256,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
             (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
     p.map_gradient = bytes_of(request.map_gradient, 4);
     if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
-      p.grad1 = p.grad2;
-      p.grad2 = {};
-      p.sign = -1.0f;
+      // f is symmetric.
+      std::swap(p.img1, p.img2);
+      std::swap(p.grad1, p.grad2);
     }
   } else {
     p.map = static_cast<float*>(request.map);
@@ -279,9 +281,11 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int max_width =
-      choice.tile_rows > 0 ? kMaxTileColumns : (choice.threads - (gradient ? 10 : 1)) / 4 * 4;
-  const int columns = p.own_right - p.own_left;
+  const int max_width = choice.tile_rows > 0 ? kMaxTileColumns
+                        : gradient           ? (choice.threads - 10) / 4 * 4
+                                             : choice.threads;
+  // Strips of values begin one column before own_left.
+  const int columns = p.own_right - p.own_left + (choice.tile_rows == 0 && !gradient ? 1 : 0);
   const int strips = (columns + max_width - 1) / max_width;
   p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
   p.strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
@@ -304,6 +308,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (error == cudaSuccess && choice.tile_rows > 0) {
     const auto blocks =
         static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
+    p.reduction.share_among(blocks);
     return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   int capacity = 0;
@@ -316,6 +321,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int64_t all_strips = int64_t{p.strips_per_plane} * shape.planes();
   const int blocks =
       strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows, gradient);
+  p.reduction.share_among(blocks);
   return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
 }
 

@@ -19,7 +19,9 @@ template <int kThreads, StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kThreads, kKind, kLoader>;
   return {kKind, kLoader, kThreads, strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
-          Traits::shared_bytes};
+          [](int architecture) {
+            return static_cast<int>(sizeof(StripShared<Traits>)) + Traits::staged_bytes(architecture);
+          }};
 }
 
 constexpr StripEntry kEntries[] = {
@@ -32,6 +34,8 @@ constexpr StripEntry kEntries[] = {
     entry<256, StripKind::kOneGradient, StripLoader::kHalfQuads>(),
     entry<256, StripKind::kOneGradient, StripLoader::kWords>(),
     entry<128, StripKind::kValue, StripLoader::kFloatQuads>(),
+    entry<64, StripKind::kValue, StripLoader::kFloatQuads>(),
+    entry<32, StripKind::kValue, StripLoader::kFloatQuads>(),
     entry<128, StripKind::kValue, StripLoader::kWords>(),
     entry<128, StripKind::kMap, StripLoader::kWords>(),
     entry<128, StripKind::kOneGradient, StripLoader::kFloatQuads>(),

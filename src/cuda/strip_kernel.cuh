@@ -4,7 +4,7 @@
 // s = x + y - shift and d = x - y - shift (core/ssim_formula.h), a chunk goes through
 //
 //   load    global -> shared memory, asynchronously, while the column phase of the chunk above runs;
-//           at the start of the row phase each warp turns the pixels of its rows into s and d, in place.
+//           at its end each warp turns the pixels of its rows into s and d, in place.
 //   rows    thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row: 18 values of each
 //           serve 8 outputs. 16-byte shared loads and stores.
 //   columns thread = one column. Filters the four maps down the column in transposed form,
@@ -57,7 +57,8 @@ struct StripTraits {
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  static constexpr bool kBulk = kLoader == StripLoader::kFloatQuads;
+  // Bulk copies are by rows: narrow strips have too many.
+  static constexpr bool kBulk = kLoader == StripLoader::kFloatQuads && kThreads_ >= 128;
 #else
   static constexpr bool kBulk = false;
 #endif
@@ -80,8 +81,8 @@ struct StripTraits {
   static constexpr int kMargin = kGradient ? kRadius : 1;
   static constexpr int kStagedBefore = kMargin + kRadius + 2;
   static_assert(kStagedBefore % 4 == 0, "staged quads are aligned");
-  static constexpr int kMaxStripWidth =
-      (kGradient ? kThreads - 2 * kRadius : kThreads - kMargin) / 4 * 4;
+  // Own columns: from X0 on where a gradient needs partials before them, else all.
+  static constexpr int kFirstOwn = kGradient ? kMargin : 0;
 
   // Image rows read before the first own row; the moments of an own row's window lag by kRadius.
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
@@ -94,13 +95,17 @@ struct StripTraits {
     const int even_columns = (quads + 1) / 2 * 4;
     return (even_columns + 15) / 32 * 32 + 16;
   }
+  // Where eight lanes touch two rows at once, the second lies 16 banks further.
+  static constexpr int pitch(int columns) {
+    return kGroups == 4 ? (columns + 15) / 32 * 32 + 16 : columns;
+  }
   static constexpr int kStagedQuads = kThreads / 4 + 3;
   static constexpr int kStagedOdd = odd_offset(kStagedQuads);
-  static constexpr int kStagedPitch = kStagedOdd + kStagedQuads / 2 * 4;
+  static constexpr int kStagedPitch = pitch(kStagedOdd + kStagedQuads / 2 * 4);
   static constexpr int kMapQuads =
       kThreads / 4 + 1;  // the last group of the gradient reads one more
   static constexpr int kMapOdd = odd_offset(kMapQuads);
-  static constexpr int kMapPitch = kMapOdd + kMapQuads / 2 * 4;
+  static constexpr int kMapPitch = pitch(kMapOdd + kMapQuads / 2 * 4);
   static_assert(kStagedOdd % 32 == 16 && kMapOdd % 32 == 16, "odd quads lie 16 banks further");
   static_assert(kStagedOdd >= (kStagedQuads + 1) / 2 * 4 && kMapOdd >= (kMapQuads + 1) / 2 * 4,
                 "even quads fit before the odd ones");
@@ -122,8 +127,9 @@ struct StripTraits {
 #else
   static constexpr int kStagedRows = 0;
 #endif
-  static constexpr int shared_bytes(int architecture) {
-    return 4 * (kMaps * kMapStride + 2 * staged_rows(architecture) * kStagedPitch);
+  // Of the staged rows.
+  static constexpr int staged_bytes(int architecture) {
+    return 4 * 2 * staged_rows(architecture) * kStagedPitch;
   }
 
   static constexpr int kQuadsPerThread = (kStagedQuads + kGroups - 1) / kGroups;
@@ -219,28 +225,49 @@ struct StripPiece {
   float* map;
   int first_column;  // X0
   int end_column;    // of the own columns
-  // Bulk copies: from where in the first row, to where in a staged row, how much.
-  const char* source1;
-  const char* source2;
-  int copy_offset;
-  int copy_bytes;
-  bool columns_inside;     // no staged column that is needed lies outside the image
-  unsigned copied_chunks;  // before this piece
-  float shift_x;
-  float shift_y;
+  // Chunks from the first on, that many: their rows in the column phase are all own ones and have
+  // values.
+  int first_plain;
+  int plain_chunks;
+  struct alignas(16) Target {
+    int first_row;
+    int rows;
+    int columns;
+    int first_column;
+  } target;  // of the gradient: the own pixels
+  struct alignas(16) Conversion {
+    float shift_x;
+    float shift_y;
+    unsigned copied_chunks;  // before this piece
+    int columns_inside;      // no staged column that is needed lies outside the image
+  } conversion;
 };
 using SharedPiece = const volatile StripPiece;
 
-__device__ __forceinline__ int4 read_shared(const volatile int4& from) {
-  int4 value;
-  const auto address =
-      static_cast<unsigned>(__cvta_generic_to_shared(const_cast<const int4*>(&from)));
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+// 16 bytes of the piece at once.
+template <class T>
+__device__ __forceinline__ T read_shared(const volatile T& from) {
+  static_assert(sizeof(T) == 16 && alignof(T) == 16, "one access");
+  union {
+    T value;
+    unsigned words[4];
+  } read;
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(const_cast<const T*>(&from)));
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(read.words[0]), "=r"(read.words[1]), "=r"(read.words[2]), "=r"(read.words[3])
                : "r"(address)
                : "memory");
-  return value;
+  return read.value;
 }
+
+// The bulk copies that a warp issues next: its first row of a chunk.
+struct alignas(16) RowCopy {
+  const char* source1;
+  const char* source2;
+  unsigned bytes;
+  int offset;  // in a staged row, of the first column copied
+  int y;
+};
 
 // The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and those
 // of img2 where d will be. Later each warp converts its own rows in place. So copies need no registers
@@ -289,36 +316,72 @@ __device__ __forceinline__ void copy_columns(const char* from, int64_t column_st
   }
 }
 
-// Starts the copies of a chunk.
+// Bulk copies: what a warp copies first, from row `first_row` of the image on.
 template <class Traits>
-__device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
-                                           float* slot_s, float* slot_d, uint64_t* copied) {
-  if constexpr (Traits::kBulk) {
-    // Each warp issues its own rows: a bulk copy is an instruction of one thread, and eight of them in
-    // one warp would hold up the block.
-    if (threadIdx.x % 32 == 0) {
-      const int warp = static_cast<int>(threadIdx.x / 32);
-      const int first_row = piece.rows.x - Traits::kLeadRows;
-      const unsigned bytes = piece.copy_bytes;
-      const int64_t first = chunk * Traits::kChunkRows + warp * Traits::kRowsPerWarp;
-      const char* source1 = piece.source1 + first * p.img1.row;
-      const char* source2 = piece.source2 + first * p.img2.row;
-      const int to = warp * Traits::kRowsPerWarp * Traits::kStagedPitch + piece.copy_offset;
-      const int y = first_row + static_cast<int>(first);
-      const int begin = max(-y, 0);
-      const int end = min(p.height - y, Traits::kRowsPerWarp);
-      order_before_bulk();  // what was stored before where the copies go
-      expect_copies(&copied[warp], 2 * max(end - begin, 0) * bytes);
+__device__ __forceinline__ void start_row_copies(const StripParams& p, SharedPiece& piece,
+                                                 RowCopy* copies) {
+  if (is_elected()) {
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    const int first_column = piece.first_column;
+    const int staged_column = first_column - Traits::kStagedBefore;
+    const int begin = max(staged_column, 0);
+    const int end = min((piece.end_column + Traits::kLeadRows + 3) / 4 * 4, p.width);
+    const int y = piece.rows.x - Traits::kLeadRows + warp * Traits::kRowsPerWarp;
+    RowCopy& copy = copies[warp];
+    copy.source1 = piece.plane1 + y * p.img1.row + 4 * static_cast<int64_t>(begin);
+    copy.source2 = piece.plane2 + y * p.img2.row + 4 * static_cast<int64_t>(begin);
+    copy.bytes = 4 * (end - begin);
+    copy.offset = begin - staged_column;
+    copy.y = y;
+  }
+}
+
+// Issues the copies of a warp's rows of the next chunk. Each warp does so for its own: a bulk copy is an
+// instruction of one thread, and those of eight rows in one warp would hold up the block.
+template <class Traits>
+__device__ __forceinline__ void copy_rows_in_bulk(const StripParams& p, float* slot_s,
+                                                  float* slot_d, RowCopy* copies,
+                                                  uint64_t* copied) {
+  if (is_elected()) {
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    RowCopy copy = copies[warp];
+    uint64_t* counter = &copied[warp];
+    const int to = warp * Traits::kRowsPerWarp * Traits::kStagedPitch + copy.offset;
+    order_before_bulk();  // what was stored before where the copies go
+    if constexpr (Traits::kRowsPerWarp == 1) {
+      const bool inside = static_cast<unsigned>(copy.y) < static_cast<unsigned>(p.height);
+      expect_copies(counter, inside ? 2 * copy.bytes : 0);
+      if (inside) {
+        copy_bulk(slot_s + to, copy.source1, copy.bytes, counter);
+        copy_bulk(slot_d + to, copy.source2, copy.bytes, counter);
+      }
+    } else {
+      const int begin = max(-copy.y, 0);
+      const int end = min(p.height - copy.y, Traits::kRowsPerWarp);
+      expect_copies(counter, 2 * max(end - begin, 0) * copy.bytes);
 #pragma unroll
       for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
         if (i >= begin && i < end) {
-          copy_bulk(slot_s + to + i * Traits::kStagedPitch, source1 + i * p.img1.row, bytes,
-                    &copied[warp]);
-          copy_bulk(slot_d + to + i * Traits::kStagedPitch, source2 + i * p.img2.row, bytes,
-                    &copied[warp]);
+          copy_bulk(slot_s + to + i * Traits::kStagedPitch, copy.source1 + i * p.img1.row,
+                    copy.bytes, counter);
+          copy_bulk(slot_d + to + i * Traits::kStagedPitch, copy.source2 + i * p.img2.row,
+                    copy.bytes, counter);
         }
       }
     }
+    copies[warp].source1 = copy.source1 + Traits::kChunkRows * p.img1.row;
+    copies[warp].source2 = copy.source2 + Traits::kChunkRows * p.img2.row;
+    copies[warp].y = copy.y + Traits::kChunkRows;
+  }
+}
+
+// Starts the copies of a chunk.
+template <class Traits>
+__device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
+                                           float* slot_s, float* slot_d, RowCopy* copies,
+                                           uint64_t* copied) {
+  if constexpr (Traits::kBulk) {
+    copy_rows_in_bulk<Traits>(p, slot_s, slot_d, copies, copied);
     return;
   }
   const int first_row = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows;
@@ -367,62 +430,71 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
   }
 }
 
-// Waits for the copies of a chunk and makes them s and d. Adds the L1 term of the own pixels among them
-// to this thread's `total`, where it is wanted. `parity` alternates from chunk to chunk.
-template <class Traits>
-__device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece& piece, int chunk,
-                                              float* slot_s, float* slot_d, uint64_t* copied,
-                                              unsigned parity, double* total) {
-  const PixelShift shift = {piece.shift_x, piece.shift_y};
-  const StagedRow<Traits> quads(piece.first_column);
-  const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows +
-                static_cast<int>(threadIdx.x / Traits::kGroups);
-  float4 a[Traits::kQuadsPerThread];
-  float4 b[Traits::kQuadsPerThread];
+// Makes the pixels of this thread's part of a row s and d; returns the L1 term of the own ones.
+template <class Traits, bool kL1>
+__device__ __forceinline__ float convert_row(const StripParams& p, SharedPiece& piece, int y,
+                                             const StripPiece::Conversion& facts, float* slot_s,
+                                             float* slot_d) {
+  // Quads that all threads of a row have, and what remains of the row.
+  constexpr int kFullQuads = Traits::kStagedQuads / Traits::kGroups;
+  // The rest is taken by columns where that is less work.
+  constexpr int kRestColumns = 4 * (Traits::kStagedQuads - kFullQuads * Traits::kGroups);
+  constexpr bool kColumns = Traits::kBulk && !kL1 && kRestColumns <= Traits::kGroups;
+  constexpr int kQuads = kColumns ? kFullQuads : Traits::kQuadsPerThread;
+  const PixelShift shift = {facts.shift_x, facts.shift_y};
+  const StagedRow<Traits> quads(kL1 || !Traits::kBulk ? piece.first_column : 0);
+  const int group = threadIdx.x % Traits::kGroups;
+  const int pitched = threadIdx.x / Traits::kGroups * Traits::kStagedPitch;
+  const int rest = 4 * kFullQuads * Traits::kGroups + group;
+  float4 a[kQuads];
+  float4 b[kQuads];
+  float rest_a = 0.0f;
+  float rest_b = 0.0f;
   if constexpr (Traits::kBulk || Traits::kLoader == StripLoader::kWords) {
     // These copies leave rows unsplit.
-    const int first =
-        threadIdx.x / Traits::kGroups * Traits::kStagedPitch + threadIdx.x % Traits::kGroups * 4;
-    if constexpr (Traits::kBulk) {
-      wait_for_bulk(&copied[threadIdx.x / 32], parity);
-    } else {
-      wait_for_copies();
-      __syncwarp();
-    }
+    const int first = pitched + 4 * group;
 #pragma unroll
-    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+    for (int i = 0; i < kQuads; ++i) {
       if (quads.has(i)) {
         a[i] = *reinterpret_cast<const float4*>(slot_s + first + quads.columns(i));
         b[i] = *reinterpret_cast<const float4*>(slot_d + first + quads.columns(i));
       }
     }
+    if (kColumns && group < kRestColumns) {
+      rest_a = slot_s[pitched + rest];
+      rest_b = slot_d[pitched + rest];
+    }
     // Bulk copies leave unwritten what lies outside the image.
     const bool row_inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
-    const bool plain = !Traits::kBulk || (row_inside && piece.columns_inside);
+    const bool plain = !Traits::kBulk || (row_inside && facts.columns_inside != 0);
     if (!plain) {
+      const int first_x = StagedRow<Traits>(piece.first_column).x;
 #pragma unroll
-      for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
-        const int x = quads.x + quads.columns(i);
+      for (int i = 0; i < kQuads; ++i) {
+        const int x = first_x + quads.columns(i);
         if (!row_inside || x < 0 || x >= p.width) {
           a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
           b[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
       }
+      if (!row_inside || first_x - 3 * group + 4 * kFullQuads * Traits::kGroups >= p.width) {
+        rest_a = 0.0f;
+        rest_b = 0.0f;
+      }
     }
     __syncwarp();
   } else {
-    wait_for_copies();
 #pragma unroll
-    for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+    for (int i = 0; i < kQuads; ++i) {
       if (quads.has(i)) {
         a[i] = *reinterpret_cast<const float4*>(slot_s + quads.offset + quads.floats(i));
         b[i] = *reinterpret_cast<const float4*>(slot_d + quads.offset + quads.floats(i));
       }
     }
   }
-  float l1_sum = 0.0f;
+  float l1 = 0.0f;
 #pragma unroll
-  for (int i = 0; i < Traits::kQuadsPerThread; ++i) {
+  for (int i = 0; i < kQuads; ++i) {
     if (!quads.has(i)) {
       continue;
     }
@@ -439,14 +511,12 @@ __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece&
       }
     }
     float4 s, d;
-    if (__builtin_expect(p.l1, false)) {
+    if constexpr (kL1) {
       shift.apply_exactly(a[i], b[i], &s, &d);
       if (y >= piece.rows.z && y < piece.rows.w) {
         const int offset = piece.first_column - Traits::kMargin - x;
-        const float l1 =
-            absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
-                                 min(piece.columns.w, piece.columns.y) + offset);
-        l1_sum += l1;
+        l1 += absolute_differences(a[i], b[i], max(piece.columns.z, piece.columns.x) + offset,
+                                   min(piece.columns.w, piece.columns.y) + offset);
       }
     } else {
       shift.apply(a[i], b[i], &s, &d);
@@ -454,8 +524,36 @@ __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece&
     *reinterpret_cast<float4*>(slot_s + quads.offset + quads.floats(i)) = s;
     *reinterpret_cast<float4*>(slot_d + quads.offset + quads.floats(i)) = d;
   }
+  if (kColumns && group < kRestColumns) {
+    float s, d;
+    shift.apply(rest_a, rest_b, &s, &d);
+    const int to = pitched + rest / 8 * 4 + rest % 4 + rest / 4 % 2 * Traits::kStagedOdd;
+    slot_s[to] = s;
+    slot_d[to] = d;
+  }
+  return l1;
+}
+
+// Waits for the copies of a chunk and makes them s and d. Adds the L1 term of the own pixels among them
+// to this thread's `total`, where it is wanted.
+template <class Traits>
+__device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece& piece, int chunk,
+                                              float* slot_s, float* slot_d, uint64_t* copied,
+                                              double* total) {
+  const StripPiece::Conversion facts = read_shared(piece.conversion);
+  const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows +
+                static_cast<int>(threadIdx.x / Traits::kGroups);
+  if constexpr (Traits::kBulk) {
+    wait_for_bulk(&copied[threadIdx.x / 32], (facts.copied_chunks + chunk) & 1u);
+  } else {
+    wait_for_copies();
+    __syncwarp();
+  }
   if (__builtin_expect(p.l1, false)) {
-    *total = fma(p.l1_weight, static_cast<double>(l1_sum), *total);
+    const float l1 = convert_row<Traits, true>(p, piece, y, facts, slot_s, slot_d);
+    *total = fma(p.l1_weight, static_cast<double>(l1), *total);
+  } else {
+    convert_row<Traits, false>(p, piece, y, facts, slot_s, slot_d);
   }
 }
 
@@ -532,8 +630,8 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
                                                     unsigned own_rows, float* column,
                                                     ColumnState<Traits>& state) {
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float shift_s = piece.shift_x + piece.shift_y;
-  const float shift_d = piece.shift_x - piece.shift_y;
+  const float shift_s = piece.conversion.shift_x + piece.conversion.shift_y;
+  const float shift_d = piece.conversion.shift_x - piece.conversion.shift_y;
   float sum = 0.0f;
 
   float weight[Traits::kChunkRows];
@@ -568,7 +666,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
     if constexpr (Traits::kGradient) {
       // Of img1 and img2, or of the one image that wants a gradient.
       SquarePartials<float> by_squares = square_partials(terms);
-      float by_mean = mean_partial(moments, terms, by_squares, Traits::kTwo ? 1.0f : p.sign);
+      float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
       float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
       if constexpr (Traits::kWeighted) {
         by_mean *= weight[r];
@@ -589,28 +687,17 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
   return own_column ? sum : 0.0f;
 }
 
-// What a thread has to do in a column phase, found out before the barrier that begins it.
+// What a thread's column is in a piece.
 struct ColumnPlan {
   bool has_value;  // the column's pixels do
   bool own_column;
-  bool plain;  // so do all rows of the chunk, and they are own ones
 };
-
-template <class Traits>
-__device__ __forceinline__ ColumnPlan plan_columns(SharedPiece& piece, int chunk) {
-  const int m = static_cast<int>(threadIdx.x);
-  const int4 columns = read_shared(piece.columns);
-  const int4 rows = read_shared(piece.rows);
-  const int first = rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
-  return {m >= columns.x && m < columns.y, m >= columns.z && m < columns.w,
-          first >= rows.z && first + Traits::kChunkRows <= rows.w};
-}
 
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                const ColumnPlan& plan, int chunk, float* column,
-                                                ColumnState<Traits>& state) {
+                                                const ColumnPlan& plan, bool plain, int chunk,
+                                                float* column, ColumnState<Traits>& state) {
   if (!plan.has_value) {
     // No partials, ever.
     if constexpr (Traits::kGradient) {
@@ -627,11 +714,11 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
   // Where the maps of values and of their gradients are touched, their column and first row.
   int first = 0;
   int map_column = 0;
-  if (Traits::kMap || Traits::kWeighted || !plan.plain) {
+  if (Traits::kMap || Traits::kWeighted || !plain) {
     first = piece.rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
     map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
   }
-  if (plan.plain) {
+  if (plain) {
     return filter_column_rows<Traits, false>(p, piece, first, map_column, plan.own_column, 0u, 0u,
                                              column, state);
   }
@@ -653,7 +740,7 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
     quad[0] = *reinterpret_cast<const float4*>(staged + offset + Traits::kStagedOdd + 4);
     quad[1] = *reinterpret_cast<const float4*>(staged + offset + 8);
   } else {
-    const PixelShift shift = {piece.shift_x, piece.shift_y};
+    const PixelShift shift = {piece.conversion.shift_x, piece.conversion.shift_y};
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
@@ -681,13 +768,13 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
   const int step = chunk * Traits::kChunkRows + row;
-  const int4 rows = read_shared(piece.rows);
-  const int columns = piece.end_column - piece.first_column;
+  const StripPiece::Target target = read_shared(piece.target);
+  const int columns = target.columns;
   const bool active = static_cast<unsigned>(step - 2 * Traits::kGradientLag) <
-                          static_cast<unsigned>(rows.y - rows.x) &&
+                          static_cast<unsigned>(target.rows) &&
                       8 * group < columns;
-  const int y = rows.x - 2 * Traits::kGradientLag + step;
-  const int x = piece.first_column + 8 * group;
+  const int y = target.first_row - 2 * Traits::kGradientLag + step;
+  const int x = target.first_column + 8 * group;
   float* map_row = maps + row * Traits::kMapPitch + group * 4;
 
   float first[8];
@@ -721,11 +808,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        first[i] = weight * fmaf(p.sign * own[i], filtered[i], first[i]);
+        first[i] = weight * fmaf(own[i], filtered[i], first[i]);
       }
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
-      const PixelShift shift = {piece.shift_x, piece.shift_y};
+      const PixelShift shift = {piece.conversion.shift_x, piece.conversion.shift_y};
       const bool all_have_values = x >= p.value_left && x + 8 <= p.value_right;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -741,7 +828,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
           first[i] += l1;
           second[i] -= l1;
         } else {
-          first[i] = fmaf(p.sign, l1, first[i]);
+          first[i] += l1;
         }
       }
     }
@@ -780,33 +867,58 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   }
 }
 
-// Runs one piece; adds this thread's share of the sum of f to its `total`.
+// What a block keeps in shared memory, but for the staged rows, which follow it.
 template <class Traits>
-__device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& piece,
-                                              float* shared, uint64_t* copied, double* total) {
-  float* maps = shared;
-  float* staged_s = maps + Traits::kMaps * Traits::kMapStride;
+struct StripShared {
+  StripPiece piece;
+  int64_t unit, end, value;
+  double totals[Traits::kThreads];
+  RowCopy copies[Traits::kThreads / 32];
+  uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
+  alignas(16) float maps[Traits::kMaps * Traits::kMapStride];
+};
+
+// Runs one piece; adds this thread's share of the sum of f to its total.
+template <class Traits>
+__device__ __forceinline__ void process_piece(const StripParams& p, StripShared<Traits>& shared,
+                                              float* staged_s) {
+  StripPiece& piece = shared.piece;
+  float* maps = shared.maps;
   float* staged_d = staged_s + Traits::kStagedRows * Traits::kStagedPitch;
-  constexpr int kSlotMask = Traits::kStagedRows - 1;
+  double* total = &shared.totals[threadIdx.x];
+  const auto slot = [](int chunk) {
+    return (chunk * Traits::kChunkRows & (Traits::kStagedRows - 1)) * Traits::kStagedPitch;
+  };
   const int chunks = Traits::chunks(piece.rows.y - piece.rows.x);
 
-  copy_chunk<Traits>(p, piece, 0, staged_s, staged_d, copied);
+  if constexpr (Traits::kBulk) {
+    start_row_copies<Traits>(p, piece, shared.copies);
+    __syncwarp();
+  }
+  copy_chunk<Traits>(p, piece, 0, staged_s, staged_d, shared.copies, shared.copied);
   const Shift<float> means = sample_shift<float>(
       piece.plane1, piece.plane2, p.img1, p.img2, max(0, piece.rows.x - Traits::kRadius),
       min(p.height, piece.rows.y + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
       min(p.width, piece.end_column + Traits::kRadius), p.dtype);
   // Every warp has come to the same means, and waits for all here.
   if (threadIdx.x == 0) {
-    piece.shift_x = means.x;
-    piece.shift_y = means.y;
+    piece.conversion.shift_x = means.x;
+    piece.conversion.shift_y = means.y;
   }
+  const int column_of_moments = static_cast<int>(threadIdx.x);
+  const ColumnPlan plan = {
+      column_of_moments >= piece.columns.x && column_of_moments < piece.columns.y,
+      column_of_moments >= piece.columns.z && column_of_moments < piece.columns.w};
   __syncthreads();
+  convert_chunk<Traits>(p, piece, 0, staged_s, staged_d, shared.copied, total);
 
   ColumnState<Traits> state;
   const int group = threadIdx.x % Traits::kGroups;
   const int row = threadIdx.x / Traits::kGroups;
+  float sum = 0.0f;  // over the chunk above
 #pragma unroll 1
   for (int chunk = 0;; ++chunk) {
+    __syncwarp();
     if constexpr (Traits::kGradient) {
       // The gradient of the chunk above; its first rows come out of step 20.
       if (chunk > 2) {
@@ -814,15 +926,14 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
         __syncwarp();
       }
     }
+    *total = fma(p.ssim_weight, static_cast<double>(sum), *total);
     if (chunk == chunks) {
       break;
     }
+    const bool plain = static_cast<unsigned>(chunk - piece.first_plain) <
+                       static_cast<unsigned>(piece.plain_chunks);
     {
-      const int slot = (chunk * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-      convert_chunk<Traits>(p, piece, chunk, staged_s + slot, staged_d + slot, copied,
-                            (piece.copied_chunks + chunk) & 1u, total);
-      __syncwarp();
-      const int offset = slot + row * Traits::kStagedPitch + 4 * group;
+      const int offset = slot(chunk) + row * Traits::kStagedPitch + 4 * group;
       float* map_row = maps + row * Traits::kMapPitch + 4 * group;
       float mean[8];
       float square[8];
@@ -833,12 +944,12 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
       store_group<Traits::kMapOdd>(map_row + Traits::kMapStride, mean);
       store_group<Traits::kMapOdd>(map_row + 3 * Traits::kMapStride, square);
     }
-    const ColumnPlan plan = plan_columns<Traits>(piece, chunk);
     __syncthreads();
 
-    if (chunk + 1 < chunks) {
-      const int next_slot = ((chunk + 1) * Traits::kChunkRows & kSlotMask) * Traits::kStagedPitch;
-      copy_chunk<Traits>(p, piece, chunk + 1, staged_s + next_slot, staged_d + next_slot, copied);
+    const bool more = chunk + 1 < chunks;
+    if (more) {
+      copy_chunk<Traits>(p, piece, chunk + 1, staged_s + slot(chunk + 1), staged_d + slot(chunk + 1),
+                         shared.copies, shared.copied);
     }
     float* column =
         maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
@@ -852,8 +963,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripPiece& 
         }
       }
     } else {
-      const float sum = filter_columns<Traits>(p, piece, plan, chunk, column, state);
-      *total = fma(p.ssim_weight, static_cast<double>(sum), *total);
+      sum = filter_columns<Traits>(p, piece, plan, plain, chunk, column, state);
+    }
+    if (more) {
+      convert_chunk<Traits>(p, piece, chunk + 1, staged_s + slot(chunk + 1),
+                            staged_d + slot(chunk + 1), shared.copied, total);
     }
     __syncthreads();
   }
@@ -869,33 +983,33 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
   const int rows = static_cast<int>(min(end - unit, static_cast<int64_t>(p.own_rows - first)));
   const int first_column =
       p.own_left + static_cast<int>(strip - plane * p.strips_per_plane) * p.strip_width;
-  const int end_column = min(first_column + p.strip_width, p.own_right);
-  const int first_row = p.own_top + first;
   const int first_moment = first_column - Traits::kMargin;
+  const int first_own = first_moment + Traits::kFirstOwn;
+  const int end_column = min(first_own + p.strip_width, p.own_right);
+  const int first_row = p.own_top + first;
   piece->first_column = first_column;
   piece->end_column = end_column;
   piece->columns = make_int4(p.value_left - first_moment, p.value_right - first_moment,
-                             max(first_column, p.value_left) - first_moment,
+                             max(first_own, p.value_left) - first_moment,
                              min(end_column, p.value_right) - first_moment);
   piece->rows = make_int4(first_row, first_row + rows, max(first_row, p.value_top),
                           min(first_row + rows, p.value_bottom));
+  const int first_moment_row = first_row - Traits::kLeadRows - Traits::kRadius;
+  piece->first_plain =
+      (piece->rows.z - first_moment_row + Traits::kChunkRows - 1) / Traits::kChunkRows;
+  piece->plain_chunks =
+      max((piece->rows.w - first_moment_row) / Traits::kChunkRows - piece->first_plain, 0);
   const int64_t batch = plane / p.channels;
   const int64_t channel = plane - batch * p.channels;
   piece->plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
   piece->plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
   if constexpr (Traits::kBulk) {
-    const int staged_column = first_column - Traits::kStagedBefore;
-    const int end_needed = end_column + 2 * Traits::kRadius + 2;
-    const int copy_begin = max(staged_column, 0);
-    const int copy_end = min(end_needed, p.width);
-    const int64_t top = first_row - Traits::kLeadRows;
-    piece->copy_offset = copy_begin - staged_column;
-    piece->copy_bytes = 4 * (copy_end - copy_begin);
-    piece->columns_inside = staged_column >= 0 && end_needed <= p.width;
-    piece->source1 = piece->plane1 + top * p.img1.row + 4 * static_cast<int64_t>(copy_begin);
-    piece->source2 = piece->plane2 + top * p.img2.row + 4 * static_cast<int64_t>(copy_begin);
+    piece->conversion.columns_inside =
+        first_column >= Traits::kStagedBefore &&
+        (end_column + Traits::kLeadRows + 3) / 4 * 4 <= p.width;
   }
   if constexpr (Traits::kGradient) {
+    piece->target = {first_row, rows, end_column - first_column, first_column};
     const int64_t top = first_row - 2 * Traits::kGradientLag;
     piece->gradient1 = p.grad1.data == nullptr
                            ? nullptr
@@ -919,44 +1033,42 @@ template <class Traits, int kBlocksPerMultiprocessor>
 __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     strip_kernel(const __grid_constant__ StripParams p) {
   extern __shared__ float4 shared_quads[];
-  __shared__ StripPiece piece;
-  __shared__ int64_t unit, end, value;
-  __shared__ double totals[Traits::kThreads];
-  __shared__ uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
-  float* shared = reinterpret_cast<float*>(shared_quads);
+  auto& shared = *reinterpret_cast<StripShared<Traits>*>(shared_quads);
+  float* staged = reinterpret_cast<float*>(&shared + 1);
+  StripPiece& piece = shared.piece;
   const ReductionPlan& plan = p.reduction;
   if (threadIdx.x == 0) {
-    unit = unit_begin(plan, blockIdx.x, gridDim.x);
-    end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
-    value = unit / plan.units_per_value;
+    shared.unit = unit_begin(plan, blockIdx.x);
+    shared.end = unit_begin(plan, blockIdx.x + 1);
+    shared.value = plan.values == 1 ? 0 : shared.unit / plan.units_per_value;
     if constexpr (Traits::kBulk) {
-      for (uint64_t& counter : copied) {
+      for (uint64_t& counter : shared.copied) {
         start_counting_copies(&counter);
       }
     }
-    piece.copied_chunks = 0;
+    piece.conversion.copied_chunks = 0;
   }
-  totals[threadIdx.x] = 0.0;
+  shared.totals[threadIdx.x] = 0.0;
 #pragma unroll 1
   for (bool more = true; more;) {
     if (threadIdx.x == 0) {
-      start_piece<Traits>(p, unit, end, &piece);
+      start_piece<Traits>(p, shared.unit, shared.end, &piece);
     }
     __syncthreads();
-    process_piece<Traits>(p, piece, shared, copied, &totals[threadIdx.x]);
-    const int64_t next_unit = unit + (piece.rows.y - piece.rows.x);
-    const int64_t next_value = next_unit / plan.units_per_value;
-    const int64_t current = value;
-    more = next_unit < end;
+    process_piece<Traits>(p, shared, staged);
+    const int64_t next_unit = shared.unit + (piece.rows.y - piece.rows.x);
+    const int64_t current = shared.value;
+    const int64_t next_value = plan.values == 1 ? 0 : next_unit / plan.units_per_value;
+    more = next_unit < shared.end;
     __syncthreads();
     if (threadIdx.x == 0) {
-      unit = next_unit;
-      value = next_value;
-      piece.copied_chunks += Traits::chunks(piece.rows.y - piece.rows.x);
+      shared.unit = next_unit;
+      shared.value = next_value;
+      piece.conversion.copied_chunks += Traits::chunks(piece.rows.y - piece.rows.x);
     }
     if (plan.value != nullptr && (!more || next_value != current)) {
-      store_partial<Traits::kThreads>(plan, current, totals[threadIdx.x]);
-      totals[threadIdx.x] = 0.0;
+      store_partial<Traits::kThreads>(plan, current, shared.totals[threadIdx.x]);
+      shared.totals[threadIdx.x] = 0.0;
     }
   }
   if (plan.value != nullptr) {

@@ -360,7 +360,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       if constexpr (Traits::kGradient) {
         // Of img1 and img2, or of the one image that wants a gradient.
         SquarePartials<float> by_squares = square_partials(terms);
-        float by_mean = mean_partial(moments, terms, by_squares, Traits::kTwo ? 1.0f : p.sign);
+        float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
         float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
         if constexpr (Traits::kWeighted) {
           by_mean *= weight[r];
@@ -432,7 +432,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          first[i] = weight * fmaf(p.sign * d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+          first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
@@ -449,7 +449,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
               first[i] += l1;
               second[i] -= l1;
             } else {
-              first[i] += p.sign * l1;
+              first[i] += l1;
             }
           }
         }
@@ -472,8 +472,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     tile_kernel(const __grid_constant__ StripParams p) {
   extern __shared__ float4 shared_quads[];
   const ReductionPlan& plan = p.reduction;
-  int64_t unit = unit_begin(plan, blockIdx.x, gridDim.x);
-  const int64_t end = unit_begin(plan, blockIdx.x + 1, gridDim.x);
+  int64_t unit = unit_begin(plan, blockIdx.x);
+  const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t value = unit / plan.units_per_value;
   double sum = 0.0;
 #pragma unroll 1

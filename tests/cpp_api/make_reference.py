@@ -1,6 +1,6 @@
 """What the Python package computes and says: test_api.cpp does the same and compares.
 
-    python tests/cpp_api/make_reference.py FILE
+    python tests/cpp_api/make_reference.py FILE [DEVICE]
 
 Writes one dictionary with torch.save(): for each case of CASES its images, value and gradients, for
 each case of ERRORS the message. The cases have the same names in test_api.cpp. And writes a program
@@ -18,13 +18,15 @@ import fused_ssim
 from fused_ssim import FusedSSIMMap, l1_ssim_loss, ssim
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+FILE = sys.argv[1]
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
 
 
 def pair(dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (2, 3, 37, 29)) -> Pair:
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(shape, generator=generator)
     y = 0.6 * x + 0.4 * torch.rand(shape, generator=generator)
-    return x.to(dtype), y.to(dtype)
+    return x.to(DEVICE, dtype), y.to(DEVICE, dtype)
 
 
 def channels_last(images: Pair) -> Pair:
@@ -60,12 +62,12 @@ def results() -> dict[str, torch.Tensor]:
         x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
         value = function(x, y)
         # Every element of the result gets a weight of its own.
-        weight = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)
+        weight = torch.linspace(0.5, 1.5, value.numel()).to(value).view(value.shape)
         value.backward(weight)
         found[f"{name}/img1"], found[f"{name}/img2"] = x.detach(), y.detach()
         found[f"{name}/value"], found[f"{name}/weight"] = value.detach(), weight
         found[f"{name}/grad1"], found[f"{name}/grad2"] = x.grad, y.grad
-    return found
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 X, Y = pair()
@@ -144,6 +146,5 @@ class Scripted(torch.nn.Module):
 
 
 if __name__ == "__main__":
-    (file,) = sys.argv[1:]
-    torch.save({**results(), **messages()}, file)
-    torch.jit.script(Scripted()).save(f"{file}.script")
+    torch.save({**results(), **messages()}, FILE)
+    torch.jit.script(Scripted()).save(f"{FILE}.script")

@@ -1,9 +1,10 @@
 // fused_ssim.h on libtorch: values, gradients and errors equal Python's on the same tensors; finite
 // differences; what autograd may and may not do; layouts.
 //
-//   test_api PART FILE    one part of main()'s list; FILE is what make_reference.py wrote
-//
 // and a TorchScript program that calls the operators.
+//
+//   test_api PART FILE [DEVICE]    one part of main()'s list; FILE is what make_reference.py wrote,
+//                                  on the same DEVICE: cpu, cuda
 #include <fused_ssim/fused_ssim.h>
 #include <torch/autograd.h>
 #include <torch/script.h>
@@ -29,13 +30,14 @@ using Function = std::function<at::Tensor(const at::Tensor&, const at::Tensor&)>
 
 class Reference {
  public:
-  explicit Reference(const std::string& path) : path_(path) {
+  Reference(const std::string& path, const at::Device& device) : path_(path), device_(device) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> bytes((std::istreambuf_iterator<char>(file)),
                                   std::istreambuf_iterator<char>());
     for (const auto& item : torch::pickle_load(bytes).toGenericDict()) {
       if (item.value().isTensor()) {
-        tensors_[item.key().toStringRef()] = item.value().toTensor();
+        // Moving to a GPU keeps strides.
+        tensors_[item.key().toStringRef()] = item.value().toTensor().to(device);
       } else {
         messages_[item.key().toStringRef()] = item.value().toStringRef();
       }
@@ -44,10 +46,12 @@ class Reference {
   at::Tensor tensor(const std::string& name) const { return tensors_.at(name); }
   const std::map<std::string, std::string>& messages() const { return messages_; }
   const std::string& path() const { return path_; }
+  const at::Device& device() const { return device_; }
   std::size_t cases() const { return tensors_.size() / 6; }
 
  private:
   std::string path_;
+  at::Device device_;
   std::map<std::string, at::Tensor> tensors_;
   std::map<std::string, std::string> messages_;
 };
@@ -220,10 +224,11 @@ void test_errors(const Reference& reference) {
 
 // ---- gradients ----------------------------------------------------------------------------------
 
-void test_gradients(const Reference&) {
+void test_gradients(const Reference& reference) {
   at::manual_seed(5);
-  const auto x = at::rand({1, 2, 15, 13}, at::kDouble);
-  const auto y = at::rand({1, 2, 15, 13}, at::kDouble);
+  const auto doubles = at::TensorOptions(at::kDouble).device(reference.device());
+  const auto x = at::rand({1, 2, 15, 13}, doubles);
+  const auto y = at::rand({1, 2, 15, 13}, doubles);
   const std::map<std::string, Function> functions = {
       {"fused_ssim", [](auto& a, auto& b) { return fused_ssim::fused_ssim(a, b); }},
       {"fused_ssim valid", [](auto& a, auto& b) { return fused_ssim::fused_ssim(a, b, "valid"); }},
@@ -363,10 +368,10 @@ int main(int argc, char** argv) {
       {"values", test_values},     {"errors", test_errors},   {"gradients", test_gradients},
       {"autograd", test_autograd}, {"layouts", test_layouts}, {"script", test_script},
   };
-  if (argc != 3 || parts.count(argv[1]) == 0) {
-    std::printf("usage: test_api PART FILE\n");
+  if (argc < 3 || argc > 4 || parts.count(argv[1]) == 0) {
+    std::printf("usage: test_api PART FILE [DEVICE]\n");
     return 2;
   }
-  parts.at(argv[1])(Reference(argv[2]));
+  parts.at(argv[1])(Reference(argv[2], at::Device(argc > 3 ? argv[3] : "cpu")));
   return check::report();
 }

@@ -1228,6 +1228,8 @@ int main(int argc, char** argv) {
     }
   } else if (mode == "profile") {  // for a profiler: the launches of `quick` at one size
     bench(kShapes[2], {"", true, false, false, false, false});
+  } else if (mode == "profile_tiles") {
+    bench(kShapes[1], {"", true, false, false, false, false});
   } else if (mode == "profile_value") {
     bench(kShapes[2], {"", false, false, false, false, false});
   }
