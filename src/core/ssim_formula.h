@@ -114,13 +114,9 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shif
   t.contrast_reciprocal = reciprocal(var_s + (var_d + doubled.c2));
   t.half_luminance_loss = t.difference * (t.difference * t.luminance_reciprocal);
   const V product = multiply_add(t.sum - t.difference, t.sum + t.difference, doubled.c1);
-#ifdef EXP_SIMPLE
-  t.luminance = multiply_add(minus_two, t.half_luminance_loss, one);
-#else
   t.luminance = select_below(t.half_luminance_loss, V(kAlike),
                              multiply_add(minus_two, t.half_luminance_loss, one),
                              product * t.luminance_reciprocal);
-#endif
   t.half_contrast_loss = var_d * t.contrast_reciprocal;
   t.contrast = multiply_add(minus_two, t.half_contrast_loss, one);
   return t;
@@ -156,13 +152,9 @@ FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
   const V own = t.sum + signed_difference;    // twice the mean of the image itself
   const V other = t.sum - signed_difference;  // and of the other one
   // (other - luminance own) / 2; of images that agree, without taking the difference of the two.
-#ifdef EXP_SIMPLE
-  const V by_luminance = multiply_add(t.half_luminance_loss, own, -signed_difference);
-#else
   const V by_luminance = select_below(t.half_luminance_loss, V(kAlike),
                                       multiply_add(t.half_luminance_loss, own, -signed_difference),
                                       V(0.5f) * multiply_add(-t.luminance, own, other));
-#endif
   const V through_variances =
       multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
   return multiply_add(t.contrast * t.luminance_reciprocal, by_luminance, -through_variances);

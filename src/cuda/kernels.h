@@ -34,16 +34,19 @@ struct ReductionPlan {
   int64_t values = 0;
   int64_t units_per_value = 0;
   int64_t total_units = 0;
-  int64_t units_per_block = 0;  // set by share_among()
+  // Set by share_among(): the blocks have `shared_units` in equal parts.
+  unsigned sharing_blocks = 1;
   unsigned units_left = 0;
+  int64_t units_per_block = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
 
-  // `blocks` is that of the launch, at most 65536: products of two below it fit 32 bits.
-  void share_among(int blocks) {
-    units_per_block = total_units / blocks;
-    units_left = static_cast<unsigned>(total_units % blocks);
+  // At most 65536 blocks: products of two numbers below that fit 32 bits.
+  void share_among(int blocks, int64_t shared_units) {
+    sharing_blocks = static_cast<unsigned>(blocks);
+    units_per_block = shared_units / blocks;
+    units_left = static_cast<unsigned>(shared_units % blocks);
   }
 };
 
@@ -76,6 +79,9 @@ struct StripParams {
   int own_right = 0;
   int strips_per_plane = 0;
   int strip_width = 0;
+  // Strips only: so many neighbouring blocks work on the same rows, each on a channel of its own. All
+  // channels, or 1: then a block's range of rows crosses from plane to plane.
+  int channels_together = 1;
   // Tiles only.
   int tiles_down = 0;
   int tile_rows = 0;

@@ -7,10 +7,10 @@ namespace fused_ssim::cuda {
 
 static __device__ unsigned finished_blocks[2 * kCounterSlots];
 
-// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), total_units * block / blocks
+// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block / blocks
 // by a division of 32 bits.
 __device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigned block) {
-  return block * plan.units_per_block + block * plan.units_left / gridDim.x;
+  return block * plan.units_per_block + block * plan.units_left / plan.sharing_blocks;
 }
 
 // The block that works on `unit`.

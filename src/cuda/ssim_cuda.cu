@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMaxDevices = 64;
 // No kernel here has more resident blocks a multiprocessor.
-constexpr int kMaxBlocksPerMultiprocessor = 32;
+constexpr int kMaxBlocksPerMultiprocessor = 16;
 constexpr int kMomentBlocksPerMultiprocessor = 8;
 constexpr int64_t kMomentTileColumns = 32;
 constexpr int64_t kMomentTileRows = 8;
@@ -169,7 +169,7 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
   }
   const auto blocks = static_cast<int>(std::min<int64_t>(
       p.reduction.total_units, int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
-  p.reduction.share_among(blocks);
+  p.reduction.share_among(blocks, p.reduction.total_units);
   error = launch_moment_tiles(p, blocks, stream);
   if (error == cudaSuccess && request.wants_gradient()) {
     error = launch_gradient_tiles(p, blocks, stream);
@@ -308,7 +308,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (error == cudaSuccess && choice.tile_rows > 0) {
     const auto blocks =
         static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
-    p.reduction.share_among(blocks);
+    p.reduction.share_among(blocks, p.reduction.total_units);
     return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   int capacity = 0;
@@ -318,10 +318,22 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (error != cudaSuccess) {
     return error;
   }
+  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that work on
+  // them at the same time find it in L2.
+  const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
+  const int channels_together =
+      interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
   const int64_t all_strips = int64_t{p.strips_per_plane} * shape.planes();
   const int blocks =
       strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows, gradient);
-  p.reduction.share_among(blocks);
+  if (channels_together > 1 && blocks >= channels_together) {
+    p.channels_together = channels_together;
+    const int sharing = blocks / channels_together;
+    p.reduction.share_among(sharing, p.reduction.total_units / channels_together);
+    return launch_strips(p, device, kind, loader, choice.threads, sharing * channels_together,
+                         stream);
+  }
+  p.reduction.share_among(blocks, p.reduction.total_units);
   return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
 }
 

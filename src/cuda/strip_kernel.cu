@@ -34,8 +34,6 @@ constexpr StripEntry kEntries[] = {
     entry<256, StripKind::kOneGradient, StripLoader::kHalfQuads>(),
     entry<256, StripKind::kOneGradient, StripLoader::kWords>(),
     entry<128, StripKind::kValue, StripLoader::kFloatQuads>(),
-    entry<64, StripKind::kValue, StripLoader::kFloatQuads>(),
-    entry<32, StripKind::kValue, StripLoader::kFloatQuads>(),
     entry<128, StripKind::kValue, StripLoader::kWords>(),
     entry<128, StripKind::kMap, StripLoader::kWords>(),
     entry<128, StripKind::kOneGradient, StripLoader::kFloatQuads>(),

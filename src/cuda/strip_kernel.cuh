@@ -95,9 +95,9 @@ struct StripTraits {
     const int even_columns = (quads + 1) / 2 * 4;
     return (even_columns + 15) / 32 * 32 + 16;
   }
-  // Where eight lanes touch two rows at once, the second lies 16 banks further.
+  // Where eight lanes touch two rows at once, four apart, the second lies 16 banks further.
   static constexpr int pitch(int columns) {
-    return kGroups == 4 ? (columns + 15) / 32 * 32 + 16 : columns;
+    return kGradient ? columns : (columns + 3) / 8 * 8 + 4;
   }
   static constexpr int kStagedQuads = kThreads / 4 + 3;
   static constexpr int kStagedOdd = odd_offset(kStagedQuads);
@@ -120,7 +120,9 @@ struct StripTraits {
   static_assert(kKeptRows >= 2 * kChunkRows + kGradientLag, "rows stay until they are used");
 
   static constexpr int staged_rows(int architecture) {
-    return kGradient && strip_keeps_rows(architecture) ? kKeptRows : kChunkRows;
+    return !kGradient                       ? 2 * kChunkRows
+           : strip_keeps_rows(architecture) ? kKeptRows
+                                            : kChunkRows;
   }
 #if defined(__CUDA_ARCH__)
   static constexpr int kStagedRows = staged_rows(__CUDA_ARCH__ / 10);
@@ -296,7 +298,8 @@ struct StagedRow {
 };
 
 // Copies a lane's share of one row, every 32nd column from `first_x`; zeros outside [0, end).
-template <class Traits, bool kDense>
+// kStride: of float32 columns, in bytes, where it is known.
+template <class Traits, int kStride>
 __device__ __forceinline__ void copy_columns(const char* from, int64_t column_stride, int first_x,
                                              int end, float* to) {
   constexpr int kColumns = 4 * Traits::kStagedQuads;
@@ -304,15 +307,28 @@ __device__ __forceinline__ void copy_columns(const char* from, int64_t column_st
   for (int j = 0; j < (kColumns + 31) / 32; ++j) {
     if (32 * j + 32 <= kColumns || 32 * j + static_cast<int>(threadIdx.x % 32) < kColumns) {
       const int size = static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end) ? 4 : 0;
-      if constexpr (kDense) {
-        copy_async<4>(to + 32 * j, from + 128 * j, size);
+      if constexpr (kStride != 0) {
+        copy_async<4>(to + 32 * j, from + 32 * kStride * j, size);
       } else {
         copy_word(to + 32 * j, from, size);
       }
     }
-    if constexpr (!kDense) {
+    if constexpr (kStride == 0) {
       from += 32 * column_stride;
     }
+  }
+}
+
+// One row of one image: planar float32, of three interleaved channels, or any.
+template <class Traits>
+__device__ __forceinline__ void copy_row(const InputImage& image, DType dtype, const char* from,
+                                         int first_x, int end, float* to) {
+  if (dtype == DType::kFloat32 && image.column == 4) {
+    copy_columns<Traits, 4>(from, 0, first_x, end, to);
+  } else if (dtype == DType::kFloat32 && image.column == 12) {
+    copy_columns<Traits, 12>(from, 0, first_x, end, to);
+  } else {
+    copy_columns<Traits, 0>(from, image.column, first_x, end, to);
   }
 }
 
@@ -394,7 +410,6 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int first_x = piece.first_column - Traits::kStagedBefore + lane;
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
-    const bool dense = p.dtype == DType::kFloat32 && p.img1.column == 4 && p.img2.column == 4;
 #pragma unroll 1
     for (int i = 0; i < Traits::kRowsPerWarp; ++i) {
       const int row = static_cast<int>(threadIdx.x / 32) * Traits::kRowsPerWarp + i;
@@ -404,13 +419,8 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
       const char* from2 = piece.plane2 + (row_y * p.img2.row + first_x * p.img2.column);
       float* to_s = slot_s + row * Traits::kStagedPitch + lane;
       float* to_d = slot_d + row * Traits::kStagedPitch + lane;
-      if (dense) {
-        copy_columns<Traits, true>(from1, 4, first_x, inside ? end_x : 0, to_s);
-        copy_columns<Traits, true>(from2, 4, first_x, inside ? end_x : 0, to_d);
-      } else {
-        copy_columns<Traits, false>(from1, p.img1.column, first_x, inside ? end_x : 0, to_s);
-        copy_columns<Traits, false>(from2, p.img2.column, first_x, inside ? end_x : 0, to_d);
-      }
+      copy_row<Traits>(p.img1, p.dtype, from1, first_x, inside ? end_x : 0, to_s);
+      copy_row<Traits>(p.img2, p.dtype, from2, first_x, inside ? end_x : 0, to_d);
     }
   } else {
     constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
@@ -687,7 +697,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
   return own_column ? sum : 0.0f;
 }
 
-// What a thread's column is in a piece.
+// What a thread's column is in a piece. Kept in shared memory: registers are short.
 struct ColumnPlan {
   bool has_value;  // the column's pixels do
   bool own_column;
@@ -696,7 +706,7 @@ struct ColumnPlan {
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                const ColumnPlan& plan, bool plain, int chunk,
+                                                const volatile ColumnPlan& plan, bool plain, int chunk,
                                                 float* column, ColumnState<Traits>& state) {
   if (!plan.has_value) {
     // No partials, ever.
@@ -873,6 +883,7 @@ struct StripShared {
   StripPiece piece;
   int64_t unit, end, value;
   double totals[Traits::kThreads];
+  ColumnPlan columns[Traits::kThreads];
   RowCopy copies[Traits::kThreads / 32];
   uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
   alignas(16) float maps[Traits::kMaps * Traits::kMapStride];
@@ -905,21 +916,32 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     piece.conversion.shift_x = means.x;
     piece.conversion.shift_y = means.y;
   }
-  const int column_of_moments = static_cast<int>(threadIdx.x);
-  const ColumnPlan plan = {
-      column_of_moments >= piece.columns.x && column_of_moments < piece.columns.y,
-      column_of_moments >= piece.columns.z && column_of_moments < piece.columns.w};
+  const volatile ColumnPlan& plan = shared.columns[threadIdx.x];
+  {
+    const int column = static_cast<int>(threadIdx.x);
+    shared.columns[threadIdx.x] = {column >= piece.columns.x && column < piece.columns.y,
+                                   column >= piece.columns.z && column < piece.columns.w};
+  }
   __syncthreads();
   convert_chunk<Traits>(p, piece, 0, staged_s, staged_d, shared.copied, total);
+  if constexpr (!Traits::kGradient) {
+    __syncthreads();
+  }
 
   ColumnState<Traits> state;
-  const int group = threadIdx.x % Traits::kGroups;
-  const int row = threadIdx.x / Traits::kGroups;
+  int group = threadIdx.x % Traits::kGroups;
+  int row = threadIdx.x / Traits::kGroups;
+  if constexpr (!Traits::kGradient) {
+    // Each warp filters the rows of its own columns.
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    row = lane / 4 % 2 * 4 + lane / 8;
+    group = static_cast<int>(threadIdx.x / 32) * 4 + lane % 4;
+  }
   float sum = 0.0f;  // over the chunk above
 #pragma unroll 1
   for (int chunk = 0;; ++chunk) {
-    __syncwarp();
     if constexpr (Traits::kGradient) {
+      __syncwarp();
       // The gradient of the chunk above; its first rows come out of step 20.
       if (chunk > 2) {
         gradient_rows<Traits>(p, piece, chunk - 1, staged_s, staged_d, maps);
@@ -944,7 +966,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       store_group<Traits::kMapOdd>(map_row + Traits::kMapStride, mean);
       store_group<Traits::kMapOdd>(map_row + 3 * Traits::kMapStride, square);
     }
-    __syncthreads();
+    if constexpr (Traits::kGradient) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
 
     const bool more = chunk + 1 < chunks;
     if (more) {
@@ -999,8 +1025,10 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
       (piece->rows.z - first_moment_row + Traits::kChunkRows - 1) / Traits::kChunkRows;
   piece->plain_chunks =
       max((piece->rows.w - first_moment_row) / Traits::kChunkRows - piece->first_plain, 0);
-  const int64_t batch = plane / p.channels;
-  const int64_t channel = plane - batch * p.channels;
+  const bool together = p.channels_together > 1;
+  const int64_t batch = together ? plane : plane / p.channels;
+  const int64_t channel =
+      together ? blockIdx.x % p.channels_together : plane - batch * p.channels;
   piece->plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
   piece->plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
   if constexpr (Traits::kBulk) {
@@ -1025,7 +1053,8 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
         p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
   }
   if constexpr (Traits::kMap) {
-    piece->map = p.map == nullptr ? nullptr : p.map + plane * p.map_plane;
+    piece->map =
+        p.map == nullptr ? nullptr : p.map + (batch * p.channels + channel) * p.map_plane;
   }
 }
 
@@ -1038,8 +1067,9 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   StripPiece& piece = shared.piece;
   const ReductionPlan& plan = p.reduction;
   if (threadIdx.x == 0) {
-    shared.unit = unit_begin(plan, blockIdx.x);
-    shared.end = unit_begin(plan, blockIdx.x + 1);
+    const unsigned sharing = blockIdx.x / p.channels_together;
+    shared.unit = unit_begin(plan, sharing);
+    shared.end = unit_begin(plan, sharing + 1);
     shared.value = plan.values == 1 ? 0 : shared.unit / plan.units_per_value;
     if constexpr (Traits::kBulk) {
       for (uint64_t& counter : shared.copied) {

@@ -222,28 +222,34 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
   }
 }
 
-// Loads the tile and stores it as s and d. Returns the shift, and the sum of |x - y| where wanted.
+// Loads the tile and stores it as s and d. Returns the shift, and the sum of |x - y| where wanted. A
+// thread has one quad of columns, and every kRowsPerPass-th row of it.
 template <class Traits>
 __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Tile& tile,
                                                  float* staged_s, float* staged_d, float* l1_sum) {
   constexpr int kBatch = 3;  // quads of a thread whose loads are under way together
-  const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
+  constexpr int kRowsPerPass = Traits::kThreads / Traits::kStagedQuads;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int first_row = thread / Traits::kStagedQuads;
+  const int quad = thread - first_row * Traits::kStagedQuads;
+  const int x = tile.left - Traits::kStagedBefore + 4 * quad;
+  const int first_y = tile.top - Traits::kPixelHalo + first_row;
+  const int rows = first_row < kRowsPerPass ? Traits::staged_rows(tile.bottom - tile.top) : 0;
   PixelShift shift = {0.0f, 0.0f};
 #pragma unroll 1
-  for (int first = 0; first < quads; first += kBatch * Traits::kThreads) {
+  for (int pass = 0; pass * kRowsPerPass < Traits::staged_rows(tile.bottom - tile.top);
+       pass += kBatch) {
     float4 a[kBatch];
     float4 b[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int item = first + i * Traits::kThreads + static_cast<int>(threadIdx.x);
-      const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
-      const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
-      if (item < quads) {
-        a[i] = load_any_quad<Traits>(tile.plane1, p.img1, y, x, p);
-        b[i] = load_any_quad<Traits>(tile.plane2, p.img2, y, x, p);
+      const int row = (pass + i) * kRowsPerPass;
+      if (first_row + row < rows) {
+        a[i] = load_any_quad<Traits>(tile.plane1, p.img1, first_y + row, x, p);
+        b[i] = load_any_quad<Traits>(tile.plane2, p.img2, first_y + row, x, p);
       }
     }
-    if (first == 0) {
+    if (pass == 0) {
       const Shift<float> means = sample_shift<float>(
           tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
           min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
@@ -252,22 +258,22 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int item = first + i * Traits::kThreads + static_cast<int>(threadIdx.x);
-      if (item < quads) {
+      const int row = (pass + i) * kRowsPerPass;
+      if (first_row + row < rows) {
         float4 s, d;
         if (!p.l1) {
           shift.apply(a[i], b[i], &s, &d);
         } else {
           shift.apply_exactly(a[i], b[i], &s, &d);
-          const int y = tile.top - Traits::kPixelHalo + item / Traits::kStagedQuads;
-          const int x = tile.left - Traits::kStagedBefore + 4 * (item % Traits::kStagedQuads);
+          const int y = first_y + row;
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
             *l1_sum += absolute_differences(a[i], b[i], max(tile.left, p.value_left) - x,
                                             min(tile.right, p.value_right) - x);
           }
         }
-        *reinterpret_cast<float4*>(staged_s + 4 * item) = s;
-        *reinterpret_cast<float4*>(staged_d + 4 * item) = d;
+        const int to = (first_row + row) * Traits::kStagedPitch + 4 * quad;
+        *reinterpret_cast<float4*>(staged_s + to) = s;
+        *reinterpret_cast<float4*>(staged_d + to) = d;
       }
     }
   }

@@ -11,9 +11,6 @@ namespace fused_ssim::cuda {
 // registers, or 384 at up to 168. Narrow strips serve where shared memory holds no more than 384, and
 // four maps of partials, whose filters alone hold 80 registers.
 constexpr int strip_blocks_per_multiprocessor(int threads) {
-#ifdef EXP_BLOCKS32
-  if (threads == 32) return EXP_BLOCKS32;
-#endif
   return threads == 128 ? 384 / threads : 512 / threads;
 }
 
@@ -24,9 +21,6 @@ constexpr int strip_blocks_per_multiprocessor(int threads) {
 //   256 threads 88, 311, 619; 128 threads 90, 310, 617, before rows were copied in bulk.
 constexpr int strip_threads(StripKind kind, int shared_per_multiprocessor) {
   const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-#ifdef EXP_VALUE_THREADS
-  if (kind == StripKind::kValue) return EXP_VALUE_THREADS;
-#endif
   return four_maps || shared_per_multiprocessor < 128 * 1024 ? 128 : 256;
 }
 
