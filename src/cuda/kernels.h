@@ -112,6 +112,7 @@ enum class StripLoader : int {
   kHalfQuads,   // the same for 16-bit types
   kWords,       // one column at once: any stride and alignment
 };
+inline constexpr int kStripLoaders = 3;
 
 // Of the kernels for any window and type.
 struct MomentParams {

@@ -38,12 +38,10 @@ struct PixelShift {
     const float equal = difference_if_equal();
     const float exact[4] = {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w};
     float rounded[4] = {exact[0] + equal, exact[1] + equal, exact[2] + equal, exact[3] + equal};
-    bool lost = false;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      lost = lost || (rounded[i] == equal && exact[i] != 0.0f);
-    }
-    if (lost) {
+    // Rounding loses only what is below half a unit in the last place of `equal`.
+    const float smallest =
+        fminf(fminf(fabsf(exact[0]), fabsf(exact[1])), fminf(fabsf(exact[2]), fabsf(exact[3])));
+    if (smallest < 1.2e-7f * fabsf(equal)) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (rounded[i] == equal && exact[i] != 0.0f) {

@@ -20,7 +20,8 @@ constexpr StripEntry entry() {
   using Traits = StripTraits<kThreads, kKind, kLoader>;
   return {kKind, kLoader, kThreads, strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
           [](int architecture) {
-            return static_cast<int>(sizeof(StripShared<Traits>)) + Traits::staged_bytes(architecture);
+            return static_cast<int>(sizeof(StripShared<Traits>)) +
+                   Traits::staged_bytes(architecture);
           }};
 }
 

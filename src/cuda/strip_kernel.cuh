@@ -16,7 +16,8 @@
 //
 // All that a warp touches in a row phase are its own rows; all that a thread touches in a column
 // phase is its own column. So two block barriers a chunk suffice, and one buffer serves moments and
-// partials in turn.
+// partials in turn. Without a gradient a warp filters the rows of its own 32 columns instead, and one
+// barrier remains: before rows that other warps have loaded.
 //
 // Rows in shared memory are split: even quads of columns first, then odd quads, the latter at an
 // offset of 16 banks. Then lanes that read every second quad (row phase) and lanes that read single
@@ -120,9 +121,7 @@ struct StripTraits {
   static_assert(kKeptRows >= 2 * kChunkRows + kGradientLag, "rows stay until they are used");
 
   static constexpr int staged_rows(int architecture) {
-    return !kGradient                       ? 2 * kChunkRows
-           : strip_keeps_rows(architecture) ? kKeptRows
-                                            : kChunkRows;
+    return !kGradient ? 2 * kChunkRows : strip_keeps_rows(architecture) ? kKeptRows : kChunkRows;
   }
 #if defined(__CUDA_ARCH__)
   static constexpr int kStagedRows = staged_rows(__CUDA_ARCH__ / 10);
@@ -231,6 +230,7 @@ struct StripPiece {
   // values.
   int first_plain;
   int plain_chunks;
+  int chunks;
   struct alignas(16) Target {
     int first_row;
     int rows;
@@ -447,11 +447,17 @@ __device__ __forceinline__ float convert_row(const StripParams& p, SharedPiece& 
                                              float* slot_d) {
   // Quads that all threads of a row have, and what remains of the row.
   constexpr int kFullQuads = Traits::kStagedQuads / Traits::kGroups;
-  // The rest is taken by columns where that is less work.
+  // The rest is taken by columns where that is less work, and where none of them is an own one if that
+  // matters.
   constexpr int kRestColumns = 4 * (Traits::kStagedQuads - kFullQuads * Traits::kGroups);
-  constexpr bool kColumns = Traits::kBulk && !kL1 && kRestColumns <= Traits::kGroups;
+  constexpr bool kColumns =
+      Traits::kBulk && kRestColumns <= Traits::kGroups && (!kL1 || Traits::kGradient);
   constexpr int kQuads = kColumns ? kFullQuads : Traits::kQuadsPerThread;
   const PixelShift shift = {facts.shift_x, facts.shift_y};
+  static_assert(!kColumns || !Traits::kGradient ||
+                    4 * kFullQuads * Traits::kGroups - Traits::kStagedBefore >=
+                        Traits::kThreads - 2 * Traits::kRadius - 3,
+                "own columns come before the rest");
   const StagedRow<Traits> quads(kL1 || !Traits::kBulk ? piece.first_column : 0);
   const int group = threadIdx.x % Traits::kGroups;
   const int pitched = threadIdx.x / Traits::kGroups * Traits::kStagedPitch;
@@ -698,17 +704,15 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
 }
 
 // What a thread's column is in a piece. Kept in shared memory: registers are short.
-struct ColumnPlan {
-  bool has_value;  // the column's pixels do
-  bool own_column;
-};
+constexpr unsigned kHasValue = 1;  // the column's pixels do
+constexpr unsigned kIsOwn = 2;
 
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                const volatile ColumnPlan& plan, bool plain, int chunk,
+                                                unsigned flags, bool plain, int chunk,
                                                 float* column, ColumnState<Traits>& state) {
-  if (!plan.has_value) {
+  if ((flags & kHasValue) == 0) {
     // No partials, ever.
     if constexpr (Traits::kGradient) {
 #pragma unroll
@@ -729,12 +733,13 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
   }
   if (plain) {
-    return filter_column_rows<Traits, false>(p, piece, first, map_column, plan.own_column, 0u, 0u,
-                                             column, state);
+    return filter_column_rows<Traits, false>(p, piece, first, map_column, (flags & kIsOwn) != 0, 0u,
+                                             0u, column, state);
   }
-  return filter_column_rows<Traits, true>(
-      p, piece, first, map_column, plan.own_column, row_bits(first, p.value_top, p.value_bottom),
-      row_bits(first, piece.rows.z, piece.rows.w), column, state);
+  return filter_column_rows<Traits, true>(p, piece, first, map_column, (flags & kIsOwn) != 0,
+                                          row_bits(first, p.value_top, p.value_bottom),
+                                          row_bits(first, piece.rows.z, piece.rows.w), column,
+                                          state);
 }
 
 // s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
@@ -780,9 +785,9 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   const int step = chunk * Traits::kChunkRows + row;
   const StripPiece::Target target = read_shared(piece.target);
   const int columns = target.columns;
-  const bool active = static_cast<unsigned>(step - 2 * Traits::kGradientLag) <
-                          static_cast<unsigned>(target.rows) &&
-                      8 * group < columns;
+  const bool active =
+      static_cast<unsigned>(step - 2 * Traits::kGradientLag) < static_cast<unsigned>(target.rows) &&
+      8 * group < columns;
   const int y = target.first_row - 2 * Traits::kGradientLag + step;
   const int x = target.first_column + 8 * group;
   float* map_row = maps + row * Traits::kMapPitch + group * 4;
@@ -883,7 +888,7 @@ struct StripShared {
   StripPiece piece;
   int64_t unit, end, value;
   double totals[Traits::kThreads];
-  ColumnPlan columns[Traits::kThreads];
+  unsigned char columns[Traits::kThreads];
   RowCopy copies[Traits::kThreads / 32];
   uint64_t copied[Traits::kThreads / 32];  // mbarriers of the warps' bulk copies
   alignas(16) float maps[Traits::kMaps * Traits::kMapStride];
@@ -900,7 +905,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
   const auto slot = [](int chunk) {
     return (chunk * Traits::kChunkRows & (Traits::kStagedRows - 1)) * Traits::kStagedPitch;
   };
-  const int chunks = Traits::chunks(piece.rows.y - piece.rows.x);
+  const volatile int& chunks = piece.chunks;
 
   if constexpr (Traits::kBulk) {
     start_row_copies<Traits>(p, piece, shared.copies);
@@ -916,11 +921,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     piece.conversion.shift_x = means.x;
     piece.conversion.shift_y = means.y;
   }
-  const volatile ColumnPlan& plan = shared.columns[threadIdx.x];
   {
     const int column = static_cast<int>(threadIdx.x);
-    shared.columns[threadIdx.x] = {column >= piece.columns.x && column < piece.columns.y,
-                                   column >= piece.columns.z && column < piece.columns.w};
+    shared.columns[threadIdx.x] =
+        (column >= piece.columns.x && column < piece.columns.y ? kHasValue : 0u) |
+        (column >= piece.columns.z && column < piece.columns.w ? kIsOwn : 0u);
   }
   __syncthreads();
   convert_chunk<Traits>(p, piece, 0, staged_s, staged_d, shared.copied, total);
@@ -972,10 +977,10 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       __syncwarp();
     }
 
-    const bool more = chunk + 1 < chunks;
-    if (more) {
-      copy_chunk<Traits>(p, piece, chunk + 1, staged_s + slot(chunk + 1), staged_d + slot(chunk + 1),
-                         shared.copies, shared.copied);
+    const unsigned flags = shared.columns[threadIdx.x];
+    if (chunk + 1 < chunks) {
+      copy_chunk<Traits>(p, piece, chunk + 1, staged_s + slot(chunk + 1),
+                         staged_d + slot(chunk + 1), shared.copies, shared.copied);
     }
     float* column =
         maps + threadIdx.x / 8 * 4 + threadIdx.x % 4 + (threadIdx.x / 4 % 2) * Traits::kMapOdd;
@@ -989,9 +994,9 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
         }
       }
     } else {
-      sum = filter_columns<Traits>(p, piece, plan, plain, chunk, column, state);
+      sum = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }
-    if (more) {
+    if (chunk + 1 < chunks) {
       convert_chunk<Traits>(p, piece, chunk + 1, staged_s + slot(chunk + 1),
                             staged_d + slot(chunk + 1), shared.copied, total);
     }
@@ -1023,18 +1028,17 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
   const int first_moment_row = first_row - Traits::kLeadRows - Traits::kRadius;
   piece->first_plain =
       (piece->rows.z - first_moment_row + Traits::kChunkRows - 1) / Traits::kChunkRows;
+  piece->chunks = Traits::chunks(rows);
   piece->plain_chunks =
       max((piece->rows.w - first_moment_row) / Traits::kChunkRows - piece->first_plain, 0);
   const bool together = p.channels_together > 1;
   const int64_t batch = together ? plane : plane / p.channels;
-  const int64_t channel =
-      together ? blockIdx.x % p.channels_together : plane - batch * p.channels;
+  const int64_t channel = together ? blockIdx.x % p.channels_together : plane - batch * p.channels;
   piece->plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
   piece->plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
   if constexpr (Traits::kBulk) {
-    piece->conversion.columns_inside =
-        first_column >= Traits::kStagedBefore &&
-        (end_column + Traits::kLeadRows + 3) / 4 * 4 <= p.width;
+    piece->conversion.columns_inside = first_column >= Traits::kStagedBefore &&
+                                       (end_column + Traits::kLeadRows + 3) / 4 * 4 <= p.width;
   }
   if constexpr (Traits::kGradient) {
     piece->target = {first_row, rows, end_column - first_column, first_column};
@@ -1053,8 +1057,7 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
         p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
   }
   if constexpr (Traits::kMap) {
-    piece->map =
-        p.map == nullptr ? nullptr : p.map + (batch * p.channels + channel) * p.map_plane;
+    piece->map = p.map == nullptr ? nullptr : p.map + (batch * p.channels + channel) * p.map_plane;
   }
 }
 
@@ -1094,7 +1097,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
     if (threadIdx.x == 0) {
       shared.unit = next_unit;
       shared.value = next_value;
-      piece.conversion.copied_chunks += Traits::chunks(piece.rows.y - piece.rows.x);
+      piece.conversion.copied_chunks += piece.chunks;
     }
     if (plan.value != nullptr && (!more || next_value != current)) {
       store_partial<Traits::kThreads>(plan, current, shared.totals[threadIdx.x]);

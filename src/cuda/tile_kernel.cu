@@ -210,8 +210,8 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
                                                int right, const float (&value)[4],
                                                const StripParams& p) {
   char* first = plane + y * image.row + x * image.column;
-  if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
-    store_quad<StripLoader::kFloatQuads>(first, value, p.dtype);
+  if constexpr (Traits::kLoader != StripLoader::kWords) {
+    store_quad<Traits::kLoader>(first, value, p.dtype);
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -509,17 +509,21 @@ constexpr TileEntry entry() {
   return {tile_kernel<TileTraits<kKind, kLoader>>, TileTraits<kKind, kLoader>::shared_bytes};
 }
 
-// In the order of StripKind, for aligned float32 and for all others.
-constexpr TileEntry kEntries[kStripKinds][2] = {
+// In the order of StripKind and of StripLoader.
+constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
     {entry<StripKind::kValue, StripLoader::kFloatQuads>(),
+     entry<StripKind::kValue, StripLoader::kHalfQuads>(),
      entry<StripKind::kValue, StripLoader::kWords>()},
     {entry<StripKind::kMap, StripLoader::kFloatQuads>(),
-     entry<StripKind::kMap, StripLoader::kWords>()},
+     entry<StripKind::kMap, StripLoader::kWords>(), entry<StripKind::kMap, StripLoader::kWords>()},
     {entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+     entry<StripKind::kOneGradient, StripLoader::kHalfQuads>(),
      entry<StripKind::kOneGradient, StripLoader::kWords>()},
     {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords>(),
      entry<StripKind::kTwoGradients, StripLoader::kWords>()},
     {entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
+     entry<StripKind::kWeighted, StripLoader::kWords>(),
      entry<StripKind::kWeighted, StripLoader::kWords>()},
 };
 
@@ -532,10 +536,9 @@ int tile_shared_bytes(StripKind kind, int rows) {
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
                                StripLoader loader, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds];
-  const int words = loader == StripLoader::kFloatQuads ? 0 : 1;
-  const int index = 2 * static_cast<int>(kind) + words;
-  const TileEntry& entry = kEntries[static_cast<int>(kind)][words];
+  static std::atomic<bool> prepared[kMaxDevices][kStripKinds * kStripLoaders];
+  const int index = kStripLoaders * static_cast<int>(kind) + static_cast<int>(loader);
+  const TileEntry& entry = kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),
