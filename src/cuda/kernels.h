@@ -183,6 +183,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
                        const StripChoice& choice, StripKind kind, void* workspace,
                        cudaStream_t stream);
 
+// run() of ssim_cuda.h; without `tiles`, strips serve small images too: for tests.
+cudaError_t run(const Problem& problem, const Request& request, void* workspace,
+                cudaStream_t stream, bool tiles);
+
 // Any window, any data type: two passes, with the partial derivatives in memory between them.
 cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream);
 cudaError_t launch_gradient_tiles(const MomentParams& params, int blocks, cudaStream_t stream);

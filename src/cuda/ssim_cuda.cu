@@ -352,7 +352,7 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
 }
 
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
-                cudaStream_t stream) {
+                cudaStream_t stream, bool tiles) {
   const Shape& shape = problem.shape;
   if (shape.planes() == 0 ||
       (request.value == nullptr && request.map == nullptr && !request.wants_gradient())) {
@@ -369,18 +369,21 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   if (!strips_serve(problem)) {
     return run_tiles(problem, request, device, workspace, stream);
   }
+  const auto run_kind = [&](const Request& part, StripKind kind) {
+    StripChoice choice = choose_strips(device, kind, shape);
+    choice.tile_rows = tiles ? choice.tile_rows : 0;
+    return run_strips(problem, part, device, choice, kind, workspace, stream);
+  };
   if (!request.wants_gradient()) {
     const StripKind kind = request.map != nullptr ? StripKind::kMap : StripKind::kValue;
-    return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace,
-                      stream);
+    return run_kind(request, kind);
   }
   if (request.map != nullptr) {
     Request map_only = request;
     map_only.value = nullptr;
     map_only.grad1 = {};
     map_only.grad2 = {};
-    error = run_strips(problem, map_only, device, choose_strips(device, StripKind::kMap, shape),
-                       StripKind::kMap, workspace, stream);
+    error = run_kind(map_only, StripKind::kMap);
     if (error != cudaSuccess) {
       return error;
     }
@@ -389,8 +392,12 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   const StripKind kind = request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two                                ? StripKind::kTwoGradients
                                                               : StripKind::kOneGradient;
-  return run_strips(problem, request, device, choose_strips(device, kind, shape), kind, workspace,
-                    stream);
+  return run_kind(request, kind);
+}
+
+cudaError_t run(const Problem& problem, const Request& request, void* workspace,
+                cudaStream_t stream) {
+  return run(problem, request, workspace, stream, /*tiles=*/true);
 }
 
 const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }
