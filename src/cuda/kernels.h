@@ -145,7 +145,7 @@ struct MomentParams {
 
 struct DeviceFacts {
   int index = 0;
-  int capability = 0;  // 90 for 9.0
+  int architecture = 0;  // of the code that runs there: 90 for 9.0
   int multiprocessors = 0;
   int shared_per_multiprocessor = 0;
   int shared_per_block = 0;  // with opt-in
@@ -156,6 +156,9 @@ cudaError_t current_device(DeviceFacts* facts);
 
 // The next free counter slot for a launch on `stream`.
 cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
+
+// The architecture of the code that runs on the current device.
+cudaError_t compiled_architecture(int* architecture);
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,

@@ -193,19 +193,17 @@ cudaError_t current_device(DeviceFacts* facts) {
     return cudaSuccess;
   }
   facts->index = index;
-  int major = 0;
-  int minor = 0;
   const auto ask = [&](int* result, cudaDeviceAttr attribute) {
     if (error == cudaSuccess) {
       error = cudaDeviceGetAttribute(result, attribute, index);
     }
   };
-  ask(&major, cudaDevAttrComputeCapabilityMajor);
-  ask(&minor, cudaDevAttrComputeCapabilityMinor);
   ask(&facts->multiprocessors, cudaDevAttrMultiProcessorCount);
   ask(&facts->shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   ask(&facts->shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  facts->capability = 10 * major + minor;
+  if (error == cudaSuccess) {
+    error = compiled_architecture(&facts->architecture);
+  }
   if (error == cudaSuccess && cached) {
     int unknown = 0;
     if (state[index].compare_exchange_strong(unknown, 1)) {
@@ -232,7 +230,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
-  choice.threads = strip_threads(kind, device.shared_per_multiprocessor);
+  choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
   choice.tile_rows = best_tile_rows(device, kind, shape);
   return choice;

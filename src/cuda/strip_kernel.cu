@@ -70,16 +70,11 @@ struct Launch {
   int shared_bytes = 0;
 };
 
-cudaError_t prepare(const StripEntry& entry, Launch* launch) {
+cudaError_t prepare(const StripEntry& entry, int architecture, Launch* launch) {
   const auto* kernel = reinterpret_cast<const void*>(entry.kernel);
-  cudaFuncAttributes attributes;
-  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-  if (error != cudaSuccess) {
-    return error;
-  }
-  launch->shared_bytes = entry.shared_bytes(attributes.ptxVersion);
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               launch->shared_bytes);
+  launch->shared_bytes = entry.shared_bytes(architecture);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           launch->shared_bytes);
   if (error == cudaSuccess) {
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
         &launch->blocks_per_multiprocessor, kernel, entry.threads, launch->shared_bytes);
@@ -102,7 +97,7 @@ cudaError_t find_launch(const DeviceFacts& device, int index, Launch* launch) {
       return cudaSuccess;
     }
   }
-  const cudaError_t error = prepare(kEntries[index], launch);
+  const cudaError_t error = prepare(kEntries[index], device.architecture, launch);
   if (error == cudaSuccess && cached) {
     known[device.index][index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor)
                                              << 32 |
@@ -113,6 +108,14 @@ cudaError_t find_launch(const DeviceFacts& device, int index, Launch* launch) {
 }
 
 }  // namespace
+
+cudaError_t compiled_architecture(int* architecture) {
+  cudaFuncAttributes attributes = {};
+  const cudaError_t error =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kEntries[0].kernel));
+  *architecture = attributes.ptxVersion;
+  return error;
+}
 
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
                            int threads, int* blocks) {

@@ -40,6 +40,7 @@
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
+#include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
@@ -125,8 +126,11 @@ struct StripTraits {
   }
 #if defined(__CUDA_ARCH__)
   static constexpr int kStagedRows = staged_rows(__CUDA_ARCH__ / 10);
+  // Elsewhere the kernel is empty.
+  static constexpr bool kLaunched = kThreads < 256 || has_wide_strips(__CUDA_ARCH__ / 10);
 #else
   static constexpr int kStagedRows = 0;
+  static constexpr bool kLaunched = false;
 #endif
   // Of the staged rows.
   static constexpr int staged_bytes(int architecture) {
@@ -1061,9 +1065,9 @@ __device__ __forceinline__ void start_piece(const StripParams& p, int64_t unit, 
   }
 }
 
-template <class Traits, int kBlocksPerMultiprocessor>
-__global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
-    strip_kernel(const __grid_constant__ StripParams p) {
+// All pieces of a block, and its part of the sums.
+template <class Traits>
+__device__ __forceinline__ void run_pieces(const StripParams& p) {
   extern __shared__ float4 shared_quads[];
   auto& shared = *reinterpret_cast<StripShared<Traits>*>(shared_quads);
   float* staged = reinterpret_cast<float*>(&shared + 1);
@@ -1106,6 +1110,14 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   }
   if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float>(plan);
+  }
+}
+
+template <class Traits, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
+    strip_kernel(const __grid_constant__ StripParams p) {
+  if constexpr (Traits::kLaunched) {
+    run_pieces<Traits>(p);
   }
 }
 

@@ -14,14 +14,20 @@ constexpr int strip_blocks_per_multiprocessor(int threads) {
   return threads == 128 ? 384 / threads : 512 / threads;
 }
 
+// Whether code for `architecture` (10 x major + minor) has the kernels of 256 threads. Before Hopper,
+// where copies take instructions of every thread, 128 registers are too few for them.
+constexpr bool has_wide_strips(int architecture) { return architecture >= 90; }
+
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns; narrow
 // ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
 // maps of partials leave registers for 12 warps only.
 //   H200, value + gradient, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
-//   256 threads 88, 311, 619; 128 threads 90, 310, 617, before rows were copied in bulk.
-constexpr int strip_threads(StripKind kind, int shared_per_multiprocessor) {
+//   256 threads 77, 266, 528; 128 threads 90, 291, 588.
+constexpr int strip_threads(StripKind kind, int architecture, int shared_per_multiprocessor) {
   const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-  return four_maps || shared_per_multiprocessor < 128 * 1024 ? 128 : 256;
+  return four_maps || !has_wide_strips(architecture) || shared_per_multiprocessor < 128 * 1024
+             ? 128
+             : 256;
 }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
@@ -35,8 +41,8 @@ constexpr int kStripMinRows = 16;
 constexpr double strip_change_rows(bool gradient) { return gradient ? 20.0 : 14.0; }
 
 // Pixels up to which tiles are faster than strips. H200, us, tiles against strips of 256 columns:
-//   value + gradient  10.4 / 18.2 at 1x3x256x256, 24.6 / 29.3 at 1x3x512x512
-//   value              7.9 / 12.4,                15.3 / 24.0
+//   value + gradient  10.6 / 19.0 at 1x3x256x256, 24.9 / 28.2 at 1x3x512x512
+//   value              8.4 / 12.7,                16.4 / 18.2
 constexpr int64_t kMaxTiledPixels = 1500000;
 constexpr int kMaxTileRows = 96;
 

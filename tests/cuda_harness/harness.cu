@@ -1105,6 +1105,26 @@ void bench_choices() {
   }
 }
 
+// Squares around the size from which strips take over from tiles.
+void bench_crossover() {
+  fs::cuda::DeviceFacts device;
+  check(fs::cuda::current_device(&device), "device");
+  std::printf("us, tiles and strips%14s%16s%16s%16s\n", "value", "", "value+gradient", "");
+  for (const int side : {320, 384, 448, 512, 576, 640, 704, 768}) {
+    const fs::Shape shape = {1, 3, side, side};
+    std::printf("1x3x%dx%d %10s", side, side, "");
+    for (const bool gradient : {false, true}) {
+      const auto kind = gradient ? fs::cuda::StripKind::kOneGradient : fs::cuda::StripKind::kValue;
+      fs::cuda::StripChoice choice = fs::cuda::choose_strips(device, kind, shape);
+      for (const int rows : {choice.tile_rows, 0}) {
+        choice.tile_rows = rows;
+        std::printf("%16.2f", bench(shape, {"", gradient, false, false, false, false}, &choice));
+      }
+    }
+    std::printf("\n");
+  }
+}
+
 void bench_scale() {
   std::printf("%-34s", "backward multiply");
   for (int k = 0; k < kShapeCount; ++k) {
@@ -1224,6 +1244,8 @@ int main(int argc, char** argv) {
     bench_all(false);
   } else if (mode == "choices") {
     bench_choices();
+  } else if (mode == "crossover") {
+    bench_crossover();
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
     for (const Bench& b : {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
