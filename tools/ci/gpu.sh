@@ -2,10 +2,10 @@
 # On a machine with a GPU and the CUDA toolkit: build, the test-suite on the GPU, the kernels under
 # compute-sanitizer, the benchmark.
 #
-#   tools/ci/gpu.sh OUTPUT_FOLDER [STEP...]     STEP: build harness tests sanitizer benchmark (all)
+#   tools/ci/gpu.sh OUTPUT_FOLDER [STEP...]     STEP: build spills harness tests sanitizer benchmark (all)
 #
-# OUTPUT_FOLDER keeps the environment, the harness and the benchmark's results. The steps `build` and
-# `harness` need no GPU. TORCH_CUDA_ARCH_LIST: what to compile for; by default, this machine's GPUs.
+# OUTPUT_FOLDER keeps the environment, the harness and the benchmark's results. The steps `build`,
+# `spills` and `harness` need no GPU. TORCH_CUDA_ARCH_LIST: what to compile for; by default, this machine's GPUs.
 # PYTHON: python3.
 set -euo pipefail
 
@@ -17,7 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 steps=("$@")
 if [[ ${#steps[@]} -eq 0 ]]; then
-  steps=(build harness tests sanitizer benchmark)
+  steps=(build spills harness tests sanitizer benchmark)
 fi
 
 if [[ -z ${TORCH_CUDA_ARCH_LIST:-} ]]; then
@@ -33,6 +33,10 @@ build() {
   PATH=$output/env/bin:$PATH FUSED_SSIM_CUDA=ON \
     "$output/env/bin/pip" install --no-build-isolation '.[test,bench]'
   (cd "$output" && env/bin/python -m fused_ssim info)
+}
+
+spills() {
+  tools/ci/spills.sh
 }
 
 harness() {
@@ -65,9 +69,9 @@ benchmark() {
 
 for step in "${steps[@]}"; do
   case $step in
-    build | harness | tests | sanitizer | benchmark) ;;
+    build | spills | harness | tests | sanitizer | benchmark) ;;
     *)
-      echo "gpu.sh: expected build, harness, tests, sanitizer or benchmark, got '$step'" >&2
+      echo "gpu.sh: expected build, spills, harness, tests, sanitizer or benchmark, got '$step'" >&2
       exit 2
       ;;
   esac
