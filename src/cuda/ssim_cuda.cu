@@ -72,7 +72,7 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
 int best_tile_rows(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
   const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
-  if (shape.planes() * shape.height * shape.width > kMaxTiledPixels) {
+  if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind)) {
     return 0;
   }
   int best = 0;

@@ -40,10 +40,15 @@ constexpr int kStripMinRows = 16;
 // from strip to strip, 53.8 us with whole ranges.
 constexpr double strip_change_rows(bool gradient) { return gradient ? 20.0 : 14.0; }
 
-// Pixels up to which tiles are faster than strips. H200, us, tiles against strips of 256 columns:
-//   value + gradient  10.6 / 19.0 at 1x3x256x256, 24.9 / 28.2 at 1x3x512x512
-//   value              8.4 / 12.7,                16.4 / 18.2
-constexpr int64_t kMaxTiledPixels = 1500000;
+// Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
+//                      1x3x256x256  1x3x448x448  1x3x512x512  1x3x576x576  1x3x640x640
+//   value + gradient   10.6 / 19.0  21.9 / 27.9  25.2 / 28.5  33.8 / 28.7  38.9 / 33.4
+//   value               8.4 / 12.7  12.8 / 18.2  16.3 / 18.8  19.3 / 18.9  21.7 / 21.7
+// Maps are more accurate by tiles (docs/decisions/0006), so those stay with them for longer; kernels with
+// four maps of partials, whose strips are narrow, have not been compared.
+constexpr int64_t max_tiled_pixels(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kOneGradient ? 900000 : 1500000;
+}
 constexpr int kMaxTileRows = 96;
 
 // What a tile of `rows` rows costs: instructions a column, and a constant for loads and barriers. It

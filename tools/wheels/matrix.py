@@ -208,17 +208,18 @@ def page(rows: list[dict[str, Any]]) -> str:
         "the number of tests given, from a copy of the tests alone. *full* is the whole suite but for the",
         "tests that build wheels themselves (on a GPU, for all that build something), *quick* a small set",
         "of numeric tests that reaches every kind of kernel. What is not listed was not run. The commit is",
-        "that of the tests, + where the tree had other changes.",
+        "that of the tests, + where the tree had other changes. Notes are written by hand, into the record.",
         "",
-        "| wheel | Python | CUDA toolkit of the wheel | built against torch | run with torch | CUDA of that torch | device | suite | passed | failed | commit | date |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| wheel | Python | CUDA toolkit of the wheel | built against torch | run with torch | CUDA of that torch | device | suite | passed | failed | commit | date | note |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=order):
         lines.append(
             f"| {row['version']} | {row['python']} | {row['toolkit'] or 'none'} | {row['against']} "
             f"| {row['torch']} | {row['torch_cuda'] or 'none'} "
             f"| {', '.join(row['gpus']) or 'CPU' if row['device'] == 'cuda' else 'CPU'} "
-            f"| {row['suite']} | {row['passed']} | {row['failed']} | {row['commit']} | {row['date']} |"
+            f"| {row['suite']} | {row['passed']} | {row['failed']} | {row['commit']} | {row['date']} "
+            f"| {row.get('note', '')} |"
         )
     if not any(row["device"] == "cuda" for row in rows):
         lines += ["", "On GPUs: not yet run with these wheels."]
