@@ -15,8 +15,11 @@ constexpr int strip_blocks_per_multiprocessor(int threads) {
 }
 
 // Whether code for `architecture` (10 x major + minor) has the kernels of 256 threads. Before Hopper,
-// where copies take instructions of every thread, 128 registers are too few for them.
-constexpr bool has_wide_strips(int architecture) { return architecture >= 90; }
+// where copies take instructions of every thread, 128 registers are too few for them; from 12.0 on a
+// multiprocessor has too little shared memory.
+constexpr bool has_wide_strips(int architecture) {
+  return architecture >= 90 && architecture < 120;
+}
 
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns; narrow
 // ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
