@@ -59,8 +59,7 @@ struct StripTraits {
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  // Bulk copies are by rows: narrow strips have too many.
-  static constexpr bool kBulk = kLoader == StripLoader::kFloatQuads && kThreads_ >= 128;
+  static constexpr bool kBulk = kLoader == StripLoader::kFloatQuads;
 #else
   static constexpr bool kBulk = false;
 #endif
@@ -336,7 +335,7 @@ __device__ __forceinline__ void copy_row(const InputImage& image, DType dtype, c
   }
 }
 
-// Bulk copies: what a warp copies first, from row `first_row` of the image on.
+// Bulk copies: what a warp copies first in a piece.
 template <class Traits>
 __device__ __forceinline__ void start_row_copies(const StripParams& p, SharedPiece& piece,
                                                  RowCopy* copies) {
