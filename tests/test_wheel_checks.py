@@ -109,7 +109,9 @@ def test_sees_a_wrong_name(wheels, name, expected, monkeypatch):
 def test_the_page_is_what_its_record_says():
     rows = json.loads(matrix.RECORD.read_text(encoding="utf-8"))
     assert matrix.PAGE.read_text(encoding="utf-8") == matrix.page(rows)
-    assert all(row["passed"] > 0 and row["failed"] == 0 for row in rows)
+    # A failure stands in the record only with its reason, and none on a CPU, where all can be installed.
+    assert all(row["passed"] > 0 for row in rows)
+    assert all(row["failed"] == 0 or (row["note"] and row["device"] == "cuda") for row in rows)
 
 
 def test_a_newer_run_takes_the_place_of_the_old(tmp_path, monkeypatch):
