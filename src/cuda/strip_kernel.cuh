@@ -239,7 +239,7 @@ struct StripPiece {
     int rows;
     int columns;
     int first_column;
-  } target;  // of the gradient: the own pixels
+  } target;  // of the gradient: the own pixels, together for one read
   struct alignas(16) Conversion {
     float shift_x;
     float shift_y;

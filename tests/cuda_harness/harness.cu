@@ -3,7 +3,7 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
-//   ./harness test | small | huge | bench
+//   ./harness test | small | huge | bench | crossover
 //
 // `small` reaches every kernel and loader with few pixels: for compute-sanitizer.
 #include <cuda_bf16.h>
