@@ -55,8 +55,9 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// Bulk copies (Hopper and later): contiguous bytes from global to shared memory by one thread, counted
-// by an mbarrier, whose phase ends when the expected bytes have arrived.
+// Boxes of pixels (Hopper and later): a tensor map describes an image in global memory, one thread has a
+// box of it copied to shared memory, with zeros outside the image, and an mbarrier counts the bytes: its
+// phase ends when those expected have arrived.
 #if __CUDA_ARCH__ >= 900
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
@@ -76,29 +77,41 @@ __device__ __forceinline__ bool is_elected() {
   return elected != 0;
 }
 
-// By one thread, before the others use `counter`.
-__device__ __forceinline__ void start_counting_copies(uint64_t* counter) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(counter)) : "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+// By one thread, before the others use `counter`. A phase ends when so many have arrived.
+__device__ __forceinline__ void start_counting(uint64_t* counter, unsigned arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(counter)), "r"(arrivals)
+               : "memory");
 }
 
-__device__ __forceinline__ void expect_copies(uint64_t* counter, unsigned bytes) {
+// After that, by the same thread: makes the counters known to the copy engine.
+__device__ __forceinline__ void order_counters() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Arrives; the phase ends when these bytes have come, too.
+__device__ __forceinline__ void expect_bytes(uint64_t* counter, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(counter)),
                "r"(bytes)
                : "memory");
 }
 
-// Addresses and size are multiples of 16 bytes.
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, unsigned bytes,
-                                          uint64_t* counter) {
+// Orders ordinary accesses to shared memory, by this thread or before a barrier, before later boxes.
+__device__ __forceinline__ void order_before_boxes() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// `first`: column, row, channel and batch. `to` is aligned to 128 bytes.
+__device__ __forceinline__ void load_box(float* to, const TensorMap& image, const int4& first,
+                                         uint64_t* counter) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(counter))
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to)),
+      "l"(&image.words), "r"(first.x), "r"(first.y), "r"(first.z), "r"(first.w),
+      "r"(shared_address(counter))
       : "memory");
 }
 
-__device__ __forceinline__ void wait_for_bulk(uint64_t* counter, unsigned parity) {
+__device__ __forceinline__ void wait_for_phase(uint64_t* counter, unsigned parity) {
   unsigned done = 0;
   while (done == 0) {
     asm volatile(
@@ -112,18 +125,14 @@ __device__ __forceinline__ void wait_for_bulk(uint64_t* counter, unsigned parity
         : "memory");
   }
 }
-
-// Orders this thread's ordinary accesses to shared memory before later bulk copies.
-__device__ __forceinline__ void order_before_bulk() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 #else
 __device__ __forceinline__ bool is_elected() { return false; }
-__device__ __forceinline__ void start_counting_copies(uint64_t*) {}
-__device__ __forceinline__ void expect_copies(uint64_t*, unsigned) {}
-__device__ __forceinline__ void copy_bulk(void*, const void*, unsigned, uint64_t*) {}
-__device__ __forceinline__ void wait_for_bulk(uint64_t*, unsigned) {}
-__device__ __forceinline__ void order_before_bulk() {}
+__device__ __forceinline__ void start_counting(uint64_t*, unsigned) {}
+__device__ __forceinline__ void order_counters() {}
+__device__ __forceinline__ void expect_bytes(uint64_t*, unsigned) {}
+__device__ __forceinline__ void order_before_boxes() {}
+__device__ __forceinline__ void load_box(float*, const TensorMap&, const int4&, uint64_t*) {}
+__device__ __forceinline__ void wait_for_phase(uint64_t*, unsigned) {}
 #endif
 
 // Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two elements

@@ -22,6 +22,23 @@ struct ByteImage {
 using InputImage = ByteImage<const char>;
 using OutputImage = ByteImage<char>;
 
+// Division by a number that the host knows: a multiplication and a shift for dividends below 2^31 (Granlund
+// and Montgomery, "Division by invariant integers using multiplication", PLDI 1994).
+struct Divisor {
+  unsigned divisor = 1;
+  unsigned multiplier = 1;
+  unsigned shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t d) : divisor(static_cast<unsigned>(d)) {
+    while ((uint64_t{1} << shift) < divisor) {
+      ++shift;
+    }
+    multiplier = static_cast<unsigned>(
+        (uint64_t{1} << 32) * ((uint64_t{1} << shift) - divisor) / divisor + 1);
+  }
+};
+
 // How sums over units of work (rows of a strip, or tiles) become the requested values.
 //
 // Units are numbered so that those of one value are contiguous; each block takes one contiguous
@@ -34,17 +51,21 @@ struct ReductionPlan {
   int64_t values = 0;
   int64_t units_per_value = 0;
   int64_t total_units = 0;
-  // Set by share_among(): the blocks have `shared_units` in equal parts.
-  unsigned sharing_blocks = 1;
-  unsigned units_left = 0;
-  int64_t units_per_block = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
+  // Where there is one value, and its sum has a bound: blocks add multiples of 1 / fixed_point to one word
+  // instead of leaving partials. 0: they leave partials.
+  double fixed_point = 0.0;
+
+  // Set by share_among(): equal parts of `shared_units`.
+  Divisor sharing_blocks;
+  unsigned units_left = 0;
+  int64_t units_per_block = 0;
 
   // At most 65536 blocks: products of two numbers below that fit 32 bits.
   void share_among(int blocks, int64_t shared_units) {
-    sharing_blocks = static_cast<unsigned>(blocks);
+    sharing_blocks = Divisor(blocks);
     units_per_block = shared_units / blocks;
     units_left = static_cast<unsigned>(shared_units % blocks);
   }
@@ -55,9 +76,19 @@ struct ReductionPlan {
 // launches, the upper half those captured in graphs, which keep their slot as long as they live.
 inline constexpr unsigned kCounterSlots = 32768;
 
+// A float32 image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
+// channels, batches. A dimension of which all entries are the same memory counts as one entry.
+struct TensorMap {
+  alignas(64) uint64_t words[16] = {};
+  int channels = 0;
+  int batches = 0;
+};
+
 struct StripParams {
   InputImage img1;
   InputImage img2;
+  TensorMap tensor1;  // where boxes of pixels are loaded
+  TensorMap tensor2;
   OutputImage grad1;  // kOneGradient: that of img1
   OutputImage grad2;
   InputImage map_gradient;
@@ -66,7 +97,7 @@ struct StripParams {
   bool l1 = false;
   int height = 0;
   int width = 0;
-  int channels = 0;
+  Divisor channels;
   // The pixels that have a value: rows [value_top, value_bottom), columns likewise.
   int value_top = 0;
   int value_bottom = 0;
@@ -77,13 +108,14 @@ struct StripParams {
   int own_rows = 0;
   int own_left = 0;  // a multiple of 4, at or before the first of them
   int own_right = 0;
-  int strips_per_plane = 0;
+  Divisor rows_per_strip;
+  Divisor strips_per_plane;
   int strip_width = 0;
   // Strips only: so many neighbouring blocks work on the same rows, each on a channel of its own. All
   // channels, or 1: then a block's range of rows crosses from plane to plane.
   int channels_together = 1;
   // Tiles only.
-  int tiles_down = 0;
+  Divisor tiles_per_plane;
   int tile_rows = 0;
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
@@ -159,6 +191,19 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
 
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
+
+// Whether code for `architecture` loads float32 quads in boxes, which need tensor maps.
+constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
+// Columns of values that a strip computes before its first own one, where threads copy its pixels.
+inline constexpr int kValueMargin = 1;
+// The boxes of the strip kernel.
+constexpr int box_columns(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kMap ? 148 : 140;
+}
+inline constexpr int kBoxRows = 8;
+// Describes a float32 image whose quads are aligned. False where the driver can't, or won't for these
+// strides: then other loaders serve.
+bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, TensorMap* map);
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,

@@ -2,20 +2,38 @@
 #pragma once
 
 #include "cuda/kernels.h"
+#include "cuda/thread.cuh"
 
 namespace fused_ssim::cuda {
 
-static __device__ unsigned finished_blocks[2 * kCounterSlots];
+// Of a launch: the blocks that have finished, and where the plan says so their sum (add_to_sum).
+static __device__ unsigned long long finished_blocks[2 * kCounterSlots];
 
-// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block / blocks
-// by a division of 32 bits.
+// A division of 32 bits where that will do: one of 64 takes five times as long.
+__device__ __forceinline__ int64_t quotient(int64_t dividend, int64_t divisor) {
+  if (((dividend | divisor) >> 32) == 0) {
+    return static_cast<unsigned>(dividend) / static_cast<unsigned>(divisor);
+  }
+  return dividend / divisor;
+}
+
+__device__ __forceinline__ int64_t quotient(int64_t dividend, const Divisor& by) {
+  if ((dividend >> 31) == 0) {
+    const auto small = static_cast<unsigned>(dividend);
+    return (__umulhi(small, by.multiplier) + small) >> by.shift;
+  }
+  return dividend / by.divisor;
+}
+
+// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block / blocks.
 __device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigned block) {
-  return block * plan.units_per_block + block * plan.units_left / plan.sharing_blocks;
+  return block * plan.units_per_block +
+         quotient(int64_t{block} * plan.units_left, plan.sharing_blocks);
 }
 
 // The block that works on `unit`.
 __device__ __forceinline__ int64_t block_of_unit(const ReductionPlan& plan, int64_t unit) {
-  return ((unit + 1) * gridDim.x - 1) / plan.total_units;
+  return quotient((unit + 1) * gridDim.x - 1, plan.total_units);
 }
 
 __device__ __forceinline__ double warp_sum(double sum) {
@@ -26,21 +44,25 @@ __device__ __forceinline__ double warp_sum(double sum) {
   return sum;
 }
 
-// The sum over the block's threads, in thread 0. Every thread of the block calls it.
+// The sum over the block's threads, in the first warp. Every thread of the block calls it.
 template <int kThreads>
 __device__ __forceinline__ double block_sum(double sum) {
   __shared__ double warp_sums[kThreads / 32];
+  static_assert(kThreads % 32 == 0 && kThreads <= 1024, "one lane a warp");
   sum = warp_sum(sum);
   __syncthreads();  // the previous use of warp_sums is over
-  if (threadIdx.x % 32 == 0) {
+  if (lane_index() == 0) {
     warp_sums[threadIdx.x / 32] = sum;
   }
   __syncthreads();
   double total = 0.0;
-  if (threadIdx.x == 0) {
+  if (threadIdx.x < 32) {
+    total = threadIdx.x < kThreads / 32 ? warp_sums[threadIdx.x] : 0.0;
 #pragma unroll
-    for (int i = 0; i < kThreads / 32; ++i) {
-      total += warp_sums[i];
+    for (int distance = 16; distance > 0; distance >>= 1) {
+      if (distance < kThreads / 32) {
+        total += __shfl_xor_sync(0xffffffffu, total, distance);
+      }
     }
   }
   return total;
@@ -60,14 +82,41 @@ __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t v
   static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * sum);
 }
 
+// Called by every thread of every block instead, where the plan has a fixed point: integers have the same
+// sum in any order. The word counts blocks in its lowest 11 bits and those whose sum is no number in the
+// next 11; the others hold the sum. So one atomic operation tells the last block all that it has to know.
+inline constexpr int kCountBits = 11;
+template <int kThreads, class T>
+__device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, double thread_sum) {
+  const double sum = block_sum<kThreads>(thread_sum);
+  if (threadIdx.x != 0) {
+    return;
+  }
+  constexpr unsigned kCount = (1u << kCountBits) - 1;
+  unsigned long long part = 1ull << kCountBits | 1ull;
+  if (isfinite(sum)) {
+    part = static_cast<unsigned long long>(__double2ll_rn(sum * plan.fixed_point))
+               << 2 * kCountBits |
+           1ull;
+  }
+  unsigned long long* word = &finished_blocks[plan.counter_slot];
+  const unsigned long long all = atomicAdd(word, part) + part;
+  if ((all & kCount) == gridDim.x) {
+    *word = 0;
+    const double whole = static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits);
+    const bool is_number = (all >> kCountBits & kCount) == 0;
+    write_value<T>(plan, 0, is_number ? whole / plan.fixed_point : static_cast<double>(NAN));
+  }
+}
+
 // Called by every thread of every block after its partials: the last block writes the values.
 template <int kThreads, class T>
 __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   __shared__ bool is_last;
   if (threadIdx.x == 0) {
     __threadfence();
-    const unsigned before = atomicInc(&finished_blocks[plan.counter_slot], gridDim.x - 1);
-    is_last = before == gridDim.x - 1;
+    auto* count = reinterpret_cast<unsigned*>(&finished_blocks[plan.counter_slot]);
+    is_last = atomicInc(count, gridDim.x - 1) == gridDim.x - 1;
   }
   __syncthreads();
   if (!is_last) {
@@ -83,6 +132,7 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   };
   if (plan.values == 1) {
     double sum = 0.0;
+#pragma unroll 4
     for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
       sum += __ldcg(plan.partials + i);
     }
@@ -93,11 +143,11 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   } else if (blocks > 4 * plan.values) {
     for (int64_t value = threadIdx.x / 32; value < plan.values; value += kThreads / 32) {
       double sum = 0.0;
-      for (int64_t i = first_partial(value) + threadIdx.x % 32; i <= last_partial(value); i += 32) {
+      for (int64_t i = first_partial(value) + lane_index(); i <= last_partial(value); i += 32) {
         sum += __ldcg(plan.partials + i);
       }
       sum = warp_sum(sum);
-      if (threadIdx.x % 32 == 0) {
+      if (lane_index() == 0) {
         write_value<T>(plan, value, sum);
       }
     }

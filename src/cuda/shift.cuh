@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/image_access.cuh"
+#include "cuda/thread.cuh"
 
 namespace fused_ssim::cuda {
 
@@ -12,51 +13,81 @@ struct Shift {
   T y;
 };
 
-// The mean over the warp of the lanes that are `usable`, without its smallest and its largest value:
-// one outlier, a firefly of a renderer, must not take the shift away from all others.
+// A lane's samples of both images.
 template <class T>
-__device__ __forceinline__ T trimmed_mean(T value, bool usable) {
-  constexpr unsigned kAll = 0xffffffffu;
-  T smallest = usable ? value : T(INFINITY);
-  T largest = usable ? value : -T(INFINITY);
-#pragma unroll
-  for (int distance = 16; distance > 0; distance >>= 1) {
-    smallest = min(smallest, __shfl_xor_sync(kAll, smallest, distance));
-    largest = max(largest, __shfl_xor_sync(kAll, largest, distance));
-  }
-  unsigned kept = __ballot_sync(kAll, usable);
-  const unsigned lowest = __ballot_sync(kAll, usable && value == smallest);
-  const unsigned highest = __ballot_sync(kAll, usable && value == largest);
-  if (smallest < largest && __popc(kept) > 4) {
-    kept &= ~(lowest & (0u - lowest)) & ~(highest & (0u - highest));
-  }
-  T sum = (kept >> threadIdx.x % 32 & 1u) != 0u ? value : T(0);
-#pragma unroll
-  for (int distance = 16; distance > 0; distance >>= 1) {
-    sum += __shfl_xor_sync(kAll, sum, distance);
-  }
-  return kept != 0u ? sum / T(__popc(kept)) : T(0);
+struct Samples {
+  T x;
+  T y;
+};
+
+// Loads one of 4 x 8 samples a lane from rows [top, bottom) and columns [left, right), none empty.
+template <class T>
+__device__ __forceinline__ Samples<T> load_samples(const char* plane1, const char* plane2,
+                                                   const InputImage& img1, const InputImage& img2,
+                                                   int64_t top, int64_t bottom, int64_t left,
+                                                   int64_t right, DType dtype) {
+  const int lane = lane_index();
+  const int64_t y = top + (bottom - top) * (2 * (lane / 8) + 1) / 8;
+  const int64_t x = left + (right - left) * (2 * (lane % 8) + 1) / 16;
+  return {load_element<T>(plane1 + y * img1.row + x * img1.column, dtype),
+          load_element<T>(plane2 + y * img2.row + x * img2.column, dtype)};
 }
 
-// Samples a 4 x 8 grid over rows [top, bottom) and columns [left, right), none empty. Each warp takes
-// the same samples and comes to the same result, so no barrier is needed. Samples that are not finite
-// do not count: a NaN in the image must not spread to the windows that don't see it.
+// The means over the warp, each without its smallest and its largest sample: one outlier, a firefly of
+// a renderer, must not take the shift away from all others. Samples that are not finite do not count: a
+// NaN in the image must not spread to the windows that don't see it.
+template <class T>
+__device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const T value[2] = {samples.x, samples.y};
+  const bool usable = isfinite(value[0]) && isfinite(value[1]);
+  T smallest[2], largest[2], sum[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    smallest[i] = usable ? value[i] : T(INFINITY);
+    largest[i] = usable ? value[i] : -T(INFINITY);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance >>= 1) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      smallest[i] = min(smallest[i], __shfl_xor_sync(kAll, smallest[i], distance));
+      largest[i] = max(largest[i], __shfl_xor_sync(kAll, largest[i], distance));
+    }
+  }
+  const unsigned all_usable = __ballot_sync(kAll, usable);
+  unsigned kept[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const unsigned lowest = __ballot_sync(kAll, usable && value[i] == smallest[i]);
+    const unsigned highest = __ballot_sync(kAll, usable && value[i] == largest[i]);
+    kept[i] = all_usable;
+    if (smallest[i] < largest[i] && __popc(all_usable) > 4) {
+      kept[i] &= ~(lowest & (0u - lowest)) & ~(highest & (0u - highest));
+    }
+    sum[i] = (kept[i] >> lane_index() & 1u) != 0u ? value[i] : T(0);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance >>= 1) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i] += __shfl_xor_sync(kAll, sum[i], distance);
+    }
+  }
+  const Shift<T> means = {kept[0] != 0u ? sum[0] / T(__popc(kept[0])) : T(0),
+                          kept[1] != 0u ? sum[1] / T(__popc(kept[1])) : T(0)};
+  const bool finite = isfinite(means.x) && isfinite(means.y);
+  return {finite ? means.x : T(0), finite ? means.y : T(0)};
+}
+
+// Both at once. Each warp takes the same samples and comes to the same result, so no barrier is needed.
 template <class T>
 __device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char* plane2,
                                                  const InputImage& img1, const InputImage& img2,
                                                  int64_t top, int64_t bottom, int64_t left,
                                                  int64_t right, DType dtype) {
-  const int lane = threadIdx.x % 32;
-  const int64_t y = top + (bottom - top) * (2 * (lane / 8) + 1) / 8;
-  const int64_t x = left + (right - left) * (2 * (lane % 8) + 1) / 16;
-  T value1 = load_element<T>(plane1 + y * img1.row + x * img1.column, dtype);
-  T value2 = load_element<T>(plane2 + y * img2.row + x * img2.column, dtype);
-  const bool usable = isfinite(value1) && isfinite(value2);
-  Shift<T> shift = {trimmed_mean(value1, usable), trimmed_mean(value2, usable)};
-  if (!isfinite(shift.x) || !isfinite(shift.y)) {
-    shift = {T(0), T(0)};
-  }
-  return shift;
+  return trimmed_means(
+      load_samples<T>(plane1, plane2, img1, img2, top, bottom, left, right, dtype));
 }
 
 }  // namespace fused_ssim::cuda

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <cmath>
 #include <utility>
 
 #include "cuda/kernels.h"
@@ -93,18 +94,36 @@ int best_tile_rows(const DeviceFacts& device, StripKind kind, const Shape& shape
   return best;
 }
 
+// What makes the sum of all values an integer of 42 bits, for blocks to add (reduction.cuh); 0 where it has
+// no bound.
+double fixed_point(const Problem& problem, const Request& request) {
+  if (request.value == nullptr || request.l1_weight != 0.0 || request.ssim_weight == 0.0) {
+    return 0.0;
+  }
+  const double values = static_cast<double>(problem.shape.planes()) *
+                        static_cast<double>(problem.map_pixels_per_plane());
+  return std::exp2(40.0 - std::ceil(std::log2(values * std::abs(request.ssim_weight))));
+}
+constexpr int kMaxCountedBlocks = 2047;
+
 // How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
 // whole blocks to a strip spare each of them a change of strip.
-int strip_blocks(int64_t units, int64_t strips, int capacity, int min_rows, bool gradient) {
+int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
+                 bool gradient) {
   const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
   const int64_t per_strip = limit / strips;
   if (per_strip < 1) {
     return static_cast<int>(limit);
   }
-  const double change = strip_change_rows(gradient);
-  const double shared = static_cast<double>(units) / static_cast<double>(limit) + change;
-  const double whole = static_cast<double>(units) / static_cast<double>(strips * per_strip);
-  return static_cast<int>(whole <= shared ? strips * per_strip : limit);
+  // Chunks of the multiprocessor that has most to do: they all share its time.
+  const auto chunks = [&](int64_t blocks) {
+    const int64_t rows = (units + blocks - 1) / blocks;
+    return (blocks + multiprocessors - 1) / multiprocessors * strip_chunks(rows, gradient);
+  };
+  const int64_t changes = (strips + multiprocessors - 1) / multiprocessors;
+  const int64_t whole = strips * per_strip;
+  return static_cast<int>(
+      chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
 }
 
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device) {
@@ -230,7 +249,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
-  choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
+  choice.threads = strip_threads(kind, device.architecture);
   choice.min_rows = kStripMinRows;
   choice.tile_rows = best_tile_rows(device, kind, shape);
   return choice;
@@ -261,6 +280,13 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   } else {
     p.map = static_cast<float*>(request.map);
   }
+  const bool strips = choice.tile_rows == 0;
+  bool boxes = quads && element == 4 && strips && loads_boxes(device.architecture);
+  if (boxes) {
+    boxes = make_tensor_map(p.img1, shape, box_columns(kind), &p.tensor1) &&
+            make_tensor_map(p.img2, shape, box_columns(kind), &p.tensor2);
+    quads = boxes;
+  }
   const StripLoader loader = !quads         ? StripLoader::kWords
                              : element == 4 ? StripLoader::kFloatQuads
                                             : StripLoader::kHalfQuads;
@@ -268,7 +294,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.l1 = request.l1_weight != 0.0;
   p.height = static_cast<int>(shape.height);
   p.width = static_cast<int>(shape.width);
-  p.channels = static_cast<int>(shape.channels);
+  p.channels = Divisor(shape.channels);
   const int crop = problem.crop();
   p.value_top = crop;
   p.value_bottom = p.height - crop;
@@ -279,14 +305,16 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int max_width = choice.tile_rows > 0 ? kMaxTileColumns
-                        : gradient           ? (choice.threads - 10) / 4 * 4
-                                             : choice.threads;
-  // Strips of values begin one column before own_left.
-  const int columns = p.own_right - p.own_left + (choice.tile_rows == 0 && !gradient ? 1 : 0);
-  const int strips = (columns + max_width - 1) / max_width;
-  p.strip_width = static_cast<int>(round_up((columns + strips - 1) / strips, 4));
-  p.strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
+  const int max_width = !strips    ? kMaxTileColumns
+                        : gradient ? (choice.threads - 10) / 4 * 4
+                                   : choice.threads;
+  const int margin = strips && !gradient && !boxes ? kValueMargin : 0;
+  const int columns = p.own_right - p.own_left + margin;
+  const int strips_wanted = (columns + max_width - 1) / max_width;
+  p.strip_width = static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, 4));
+  const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
+  p.strips_per_plane = Divisor(strips_per_plane);
+  p.rows_per_strip = Divisor(p.own_rows);
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
   p.twice_c1 = static_cast<float>(2.0 * problem.c1);
@@ -295,18 +323,20 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.l1_weight = request.l1_weight;
   p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight);
   p.gradient_l1 = static_cast<float>(request.l1_weight);
-  if (choice.tile_rows > 0) {
-    p.tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
-    p.tile_rows = (p.own_rows + p.tiles_down - 1) / p.tiles_down;
+  if (!strips) {
+    const int tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
+    p.tile_rows = (p.own_rows + tiles_down - 1) / tiles_down;
+    p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
   }
   p.reduction = plan_reduction(
       problem, request, workspace,
-      int64_t{p.strips_per_plane} * (choice.tile_rows > 0 ? p.tiles_down : p.own_rows));
+      strips ? int64_t{strips_per_plane} * p.own_rows : int64_t{p.tiles_per_plane.divisor});
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
-  if (error == cudaSuccess && choice.tile_rows > 0) {
+  if (error == cudaSuccess && !strips) {
     const auto blocks =
         static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
     p.reduction.share_among(blocks, p.reduction.total_units);
+    p.reduction.fixed_point = p.reduction.values == 1 ? fixed_point(problem, request) : 0.0;
     return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   int capacity = 0;
@@ -321,9 +351,12 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
   const int channels_together =
       interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
-  const int64_t all_strips = int64_t{p.strips_per_plane} * shape.planes();
-  const int blocks =
-      strip_blocks(p.reduction.total_units, all_strips, capacity, choice.min_rows, gradient);
+  const int64_t all_strips = strips_per_plane * shape.planes();
+  const int blocks = strip_blocks(p.reduction.total_units, all_strips, capacity,
+                                  device.multiprocessors, choice.min_rows, gradient);
+  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
+    p.reduction.fixed_point = fixed_point(problem, request);
+  }
   if (channels_together > 1 && blocks >= channels_together) {
     p.channels_together = channels_together;
     const int sharing = blocks / channels_together;

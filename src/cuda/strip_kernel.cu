@@ -18,25 +18,22 @@ struct StripEntry {
 template <int kThreads, StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kThreads, kKind, kLoader>;
-  return {kKind, kLoader, kThreads, strip_kernel<Traits, strip_blocks_per_multiprocessor(kThreads)>,
-          [](int architecture) {
-            return static_cast<int>(sizeof(StripShared<Traits>)) +
-                   Traits::staged_bytes(architecture);
-          }};
+  return {
+      kKind, kLoader, kThreads,
+      strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind, kThreads)>, [](int architecture) {
+        return static_cast<int>(sizeof(StripShared<Traits>)) + Traits::staged_bytes(architecture);
+      }};
 }
 
 constexpr StripEntry kEntries[] = {
-    entry<256, StripKind::kValue, StripLoader::kFloatQuads>(),
-    entry<256, StripKind::kValue, StripLoader::kHalfQuads>(),
-    entry<256, StripKind::kValue, StripLoader::kWords>(),
-    entry<256, StripKind::kMap, StripLoader::kFloatQuads>(),
-    entry<256, StripKind::kMap, StripLoader::kWords>(),
+    entry<128, StripKind::kValue, StripLoader::kFloatQuads>(),
+    entry<128, StripKind::kValue, StripLoader::kHalfQuads>(),
+    entry<128, StripKind::kValue, StripLoader::kWords>(),
+    entry<128, StripKind::kMap, StripLoader::kFloatQuads>(),
+    entry<128, StripKind::kMap, StripLoader::kWords>(),
     entry<256, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
     entry<256, StripKind::kOneGradient, StripLoader::kHalfQuads>(),
     entry<256, StripKind::kOneGradient, StripLoader::kWords>(),
-    entry<128, StripKind::kValue, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kValue, StripLoader::kWords>(),
-    entry<128, StripKind::kMap, StripLoader::kWords>(),
     entry<128, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
     entry<128, StripKind::kOneGradient, StripLoader::kWords>(),
     entry<128, StripKind::kTwoGradients, StripLoader::kFloatQuads>(),

@@ -166,15 +166,17 @@ struct Tile {
 
 template <class Traits>
 __device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
-  const int64_t per_plane = static_cast<int64_t>(p.strips_per_plane) * p.tiles_down;
-  const int64_t plane = unit / per_plane;
-  const int in_plane = static_cast<int>(unit - plane * per_plane);
-  const int64_t batch = plane / p.channels;
-  const int64_t channel = plane - batch * p.channels;
+  const int64_t plane = quotient(unit, p.tiles_per_plane);
+  const int64_t in_plane = unit - plane * p.tiles_per_plane.divisor;
+  const auto down = static_cast<int>(quotient(in_plane, p.strips_per_plane));
+  const int across =
+      static_cast<int>(in_plane) - down * static_cast<int>(p.strips_per_plane.divisor);
+  const int64_t batch = quotient(plane, p.channels);
+  const int64_t channel = plane - batch * p.channels.divisor;
   Tile tile = {};
-  tile.left = p.own_left + in_plane % p.strips_per_plane * p.strip_width;
+  tile.left = p.own_left + across * p.strip_width;
   tile.right = min(tile.left + p.strip_width, p.own_right);
-  tile.top = p.own_top + in_plane / p.strips_per_plane * p.tile_rows;
+  tile.top = p.own_top + down * p.tile_rows;
   tile.bottom = min(tile.top + p.tile_rows, p.own_top + p.own_rows);
   tile.plane1 = p.img1.data + batch * p.img1.batch + channel * p.img1.channel;
   tile.plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
@@ -480,21 +482,23 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const ReductionPlan& plan = p.reduction;
   int64_t unit = unit_begin(plan, blockIdx.x);
   const int64_t end = unit_begin(plan, blockIdx.x + 1);
-  int64_t value = unit / plan.units_per_value;
+  int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
   double sum = 0.0;
 #pragma unroll 1
   for (; unit < end; ++unit) {
     const Tile tile = tile_at<Traits>(p, unit);
     sum += process_tile<Traits>(p, tile, reinterpret_cast<float*>(shared_quads));
     __syncthreads();
-    const int64_t next = (unit + 1) / plan.units_per_value;
-    if (plan.value != nullptr && (next != value || unit + 1 == end)) {
+    const int64_t next = plan.values == 1 ? 0 : quotient(unit + 1, plan.units_per_value);
+    if (plan.value != nullptr && plan.fixed_point == 0.0 && (next != value || unit + 1 == end)) {
       store_partial<Traits::kThreads>(plan, value, sum);
       sum = 0.0;
       value = next;
     }
   }
-  if (plan.value != nullptr) {
+  if (plan.fixed_point != 0.0) {
+    add_to_sum<Traits::kThreads, float>(plan, sum);
+  } else if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float>(plan);
   }
 }

@@ -7,11 +7,14 @@
 
 namespace fused_ssim::cuda {
 
-// Resident blocks that the compiler limits registers for: 512 threads a multiprocessor at up to 128
-// registers, or 384 at up to 168. Narrow strips serve where shared memory holds no more than 384, and
-// four maps of partials, whose filters alone hold 80 registers.
-constexpr int strip_blocks_per_multiprocessor(int threads) {
-  return threads == 128 ? 384 / threads : 512 / threads;
+// Resident blocks that the compiler limits registers for: 16 warps a multiprocessor at up to 128
+// registers, or 12 at up to 168: where the strip is narrow and a gradient wanted, the column filters alone
+// hold 70 or 80 of them.
+//   H200, values by 128 threads, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920: 4 blocks 42.1, 136.7,
+//   274.9; 5 blocks 42.6, 138.2, 276.4. By 256 threads, 2 blocks: 45.0, 147.7, 307.6.
+constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
+  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  return (threads == 128 && gradient ? 384 : 512) / threads;
 }
 
 // Whether code for `architecture` (10 x major + minor) has the kernels of 256 threads. Before Hopper,
@@ -21,16 +24,13 @@ constexpr bool has_wide_strips(int architecture) {
   return architecture >= 90 && architecture < 120;
 }
 
-// Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns; narrow
-// ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
+// Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns for a gradient;
+// narrow ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
 // maps of partials leave registers for 12 warps only.
 //   H200, value + gradient, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
-//   256 threads 77, 266, 528; 128 threads 90, 291, 588.
-constexpr int strip_threads(StripKind kind, int architecture, int shared_per_multiprocessor) {
-  const bool four_maps = kind == StripKind::kTwoGradients || kind == StripKind::kWeighted;
-  return four_maps || !has_wide_strips(architecture) || shared_per_multiprocessor < 128 * 1024
-             ? 128
-             : 256;
+//   256 threads 74.2, 264, 524; 128 threads 89.7, 282, 564 (3 blocks) or 88.1, 289, 573 (4 blocks).
+constexpr int strip_threads(StripKind kind, int architecture) {
+  return kind == StripKind::kOneGradient && has_wide_strips(architecture) ? 256 : 128;
 }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
@@ -38,19 +38,24 @@ constexpr int strip_threads(StripKind kind, int architecture, int shared_per_mul
 // version of the kernel: 22.0, 21.9, 18.8, 30.6.
 constexpr int kStripMinRows = 16;
 
-// What beginning another strip costs a block, in rows: the halo, and the wait for the first rows.
-// H200, value at 1x3x1080x1920 with three blocks a multiprocessor: 65.5 us where ranges of rows cross
-// from strip to strip, 53.8 us with whole ranges.
-constexpr double strip_change_rows(bool gradient) { return gradient ? 20.0 : 14.0; }
+// How many blocks share the strips is decided by counting chunks. H200, value at 1x3x1080x1920: 42.2 us with
+// ranges of rows that end with their strip, 45.7 us where they cross; at 1x3x2160x3840 141.8 and 137.5 us.
+// Chunks of 8 rows that a block goes through for `rows` own ones.
+constexpr int64_t strip_chunks(int64_t rows, bool gradient) {
+  return (rows + (gradient ? 20 : 10) + 7) / 8;
+}
+
+// What beginning another strip costs a block, in chunks: the halo, and the wait for the first rows.
+constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
-//                      1x3x256x256  1x3x448x448  1x3x512x512  1x3x576x576  1x3x640x640
-//   value + gradient   10.6 / 19.0  21.9 / 27.9  25.2 / 28.5  33.8 / 28.7  38.9 / 33.4
-//   value               8.4 / 12.7  12.8 / 18.2  16.3 / 18.8  19.3 / 18.9  21.7 / 21.7
+//                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512  1x3x576x576
+//   value + gradient   11.6 / 17.3  14.5 / 25.1  19.8 / 25.7  23.1 / 25.6  33.8 / 26.0
+//   value               7.2 / 10.3   8.7 / 10.8  10.9 / 13.4  14.0 / 13.5
 // Maps are more accurate by tiles (docs/decisions/0006), so those stay with them for longer; kernels with
 // four maps of partials, whose strips are narrow, have not been compared.
 constexpr int64_t max_tiled_pixels(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kOneGradient ? 900000 : 1500000;
+  return kind == StripKind::kValue ? 750000 : kind == StripKind::kOneGradient ? 900000 : 1500000;
 }
 constexpr int kMaxTileRows = 96;
 

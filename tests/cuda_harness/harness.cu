@@ -1084,7 +1084,7 @@ void bench_choices() {
   print_header();
   for (const bool gradient : {true, false}) {
     const Bench b = {"", gradient, false, false, false, false};
-    for (const int threads : gradient ? std::vector<int>{256, 128} : std::vector<int>{256}) {
+    for (const int threads : gradient ? std::vector<int>{256, 128} : std::vector<int>{128}) {
       std::printf("%-34s", gradient ? (threads == 256 ? "v+g strips 256" : "v+g strips 128") : "v");
       for (int k = 0; k < kShapeCount; ++k) {
         fs::cuda::StripChoice choice;

@@ -1,0 +1,60 @@
+// Tensor maps: what the copy engine of Hopper and later must know of an image to load boxes of it.
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "cuda/kernels.h"
+
+namespace fused_ssim::cuda {
+namespace {
+
+static_assert(sizeof(CUtensorMap) == sizeof(TensorMap::words), "one map");
+
+using Encoder = decltype(&cuTensorMapEncodeTiled);
+
+// From the driver at run time: no link against it, so that the library loads where there is none.
+Encoder find_encoder() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                             12000, cudaEnableDefault, &found);
+#else
+  const cudaError_t error =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+  return error == cudaSuccess && found == cudaDriverEntryPointSuccess
+             ? reinterpret_cast<Encoder>(function)
+             : nullptr;
+}
+
+}  // namespace
+
+bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, TensorMap* map) {
+  static const Encoder encode = find_encoder();
+  if (encode == nullptr) {
+    return false;
+  }
+  map->channels = image.channel == 0 ? 1 : static_cast<int>(shape.channels);
+  map->batches = image.batch == 0 ? 1 : static_cast<int>(shape.batch);
+  const cuuint64_t extents[4] = {
+      static_cast<cuuint64_t>(shape.width), static_cast<cuuint64_t>(shape.height),
+      static_cast<cuuint64_t>(map->channels), static_cast<cuuint64_t>(map->batches)};
+  // The stride of a single entry means nothing, and must be valid.
+  const auto stride = [](int64_t bytes, cuuint64_t extent) {
+    return extent == 1 ? cuuint64_t{16} : static_cast<cuuint64_t>(bytes);
+  };
+  const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
+                                 stride(image.batch, extents[3])};
+  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns), kBoxRows, 1, 1};
+  constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
+  CUtensorMap encoded;
+  const CUresult result =
+      encode(&encoded, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, const_cast<char*>(image.data), extents,
+             strides, box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  std::copy_n(reinterpret_cast<const uint64_t*>(&encoded), 16, map->words);
+  return result == CUDA_SUCCESS;
+}
+
+}  // namespace fused_ssim::cuda
