@@ -571,7 +571,10 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
     }
   }
 
-#pragma unroll
+  // Rolled up where the copies' arithmetic leaves too few registers else.
+  constexpr int kUnrolled =
+      kMasked && Traits::kLoader == StripLoader::kHalfQuads ? 1 : Traits::kChunkRows;
+#pragma unroll kUnrolled
   for (int r = 0; r < Traits::kChunkRows; ++r) {
     float* cell = column + r * Traits::kMapPitch;
     const Moments<float> moments = {state.moments[0].push(cell[0]),
