@@ -142,3 +142,28 @@ def test_bright_outlier_harms_only_its_windows(device):
             values = ssim(outlier, y, reduction="none")[0, 0]
             reach = ((rows - row).abs() <= 5)[:, None] & ((columns - column).abs() <= 5)[None, :]
             assert max_error(values[~reach], expected[~reach]) <= 5e-6
+
+
+@pytest.mark.parametrize("height, width", [(61, 87), (1100, 1204)])
+def test_nothing_stays_behind(device, height, width):
+    # Blocks of a GPU add up one value together: one that has no number takes the value, and no later one.
+    x, y = (image.to(device) for image in noise_pair(1, 1, height, width))
+    before = ssim(x, y)
+    everywhere = torch.full_like(x, torch.nan)
+    somewhere = x.clone()
+    somewhere[0, 0, height // 2, width - 1] = torch.inf
+    for poisoned in (everywhere, somewhere):
+        assert ssim(poisoned, y).isnan()
+        assert l1_ssim_loss(poisoned, y).item() != l1_ssim_loss(x, y).item()
+        assert torch.equal(ssim(x, y), before)
+
+
+def test_means_add_up(device):
+    # A mean of all, and the mean of means by image, are summed in different ways.
+    x, y = (image.to(device) for image in noise_pair(4, 2, 301, 508))
+    for weight in (1.0, -1.0):
+        b = weight * y
+        assert abs(ssim(x, b).item() - ssim(x, b, reduction="image").mean().item()) <= 1e-7
+    negative = ssim(x, 1 - x)  # every covariance below zero
+    assert negative < 0
+    assert abs(negative.item() - oracle.ssim(x, 1 - x).item()) <= 1e-6

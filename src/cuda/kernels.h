@@ -75,6 +75,9 @@ struct ReductionPlan {
 // launch has to clear them. A launch takes the next slot of a pool: the lower half serves eager
 // launches, the upper half those captured in graphs, which keep their slot as long as they live.
 inline constexpr unsigned kCounterSlots = 32768;
+// Bits of such a counter where blocks add their sums, too (ReductionPlan::fixed_point).
+inline constexpr int kCountBits = 11;
+inline constexpr int kMaxCountedBlocks = (1 << kCountBits) - 1;
 
 // A float32 image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
 // channels, batches. A dimension of which all entries are the same memory counts as one entry.

@@ -83,9 +83,8 @@ __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t v
 }
 
 // Called by every thread of every block instead, where the plan has a fixed point: integers have the same
-// sum in any order. The word counts blocks in its lowest 11 bits and those whose sum is no number in the
-// next 11; the others hold the sum. So one atomic operation tells the last block all that it has to know.
-inline constexpr int kCountBits = 11;
+// sum in any order. The word counts blocks in its lowest kCountBits bits and those whose sum is no number in
+// the next; the others hold the sum. So one atomic operation tells the last block all that it has to know.
 template <int kThreads, class T>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, double thread_sum) {
   const double sum = block_sum<kThreads>(thread_sum);

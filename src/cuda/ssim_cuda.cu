@@ -94,17 +94,18 @@ int best_tile_rows(const DeviceFacts& device, StripKind kind, const Shape& shape
   return best;
 }
 
-// What makes the sum of all values an integer of 42 bits, for blocks to add (reduction.cuh); 0 where it has
-// no bound.
+// What makes the sum of all values an integer that fits beside two counts in 64 bits, with a bit to spare
+// (reduction.cuh); 0 where the sum has no bound.
 double fixed_point(const Problem& problem, const Request& request) {
   if (request.value == nullptr || request.l1_weight != 0.0 || request.ssim_weight == 0.0) {
     return 0.0;
   }
-  const double values = static_cast<double>(problem.shape.planes()) *
-                        static_cast<double>(problem.map_pixels_per_plane());
-  return std::exp2(40.0 - std::ceil(std::log2(values * std::abs(request.ssim_weight))));
+  const double largest = static_cast<double>(problem.shape.planes()) *
+                         static_cast<double>(problem.map_pixels_per_plane()) *
+                         std::abs(request.ssim_weight);
+  constexpr double kSumBits = 64 - 2 * kCountBits - 2;
+  return std::exp2(kSumBits - std::ceil(std::log2(largest)));
 }
-constexpr int kMaxCountedBlocks = 2047;
 
 // How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
 // whole blocks to a strip spare each of them a change of strip.
