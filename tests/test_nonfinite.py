@@ -144,7 +144,7 @@ def test_bright_outlier_harms_only_its_windows(device):
             assert max_error(values[~reach], expected[~reach]) <= 5e-6
 
 
-@pytest.mark.parametrize("height, width", [(61, 87), (1100, 1204)])
+@pytest.mark.parametrize(("height", "width"), [(61, 87), (1100, 1204)])
 def test_nothing_stays_behind(device, height, width):
     # Blocks of a GPU add up one value together: one that has no number takes the value, and no later one.
     x, y = (image.to(device) for image in noise_pair(1, 1, height, width))
