@@ -137,7 +137,7 @@ struct StripTraits {
     return 4 * 2 * kParts * staged_rows(architecture) * staged_pitch(architecture);
   }
 
-  // Copies by threads: 16 have a row of a part, each every 16th quad of it.
+  // Of words: 16 threads have a row of a part, each every 16th quad of it.
   static constexpr int kCopiers = 16;
   static constexpr int kQuadsPerThread = (kStagedQuads + kCopiers - 1) / kCopiers;
   static_assert(kQuadsPerThread * kPartColumns >= kChunkRows * kStagedQuads, "all of a box");
@@ -270,10 +270,12 @@ __device__ __forceinline__ T read_shared(const volatile T& from) {
   return read.value;
 }
 
-// The loader: the pixels of both images are copied straight into shared memory, a chunk ahead.
+// The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and those of
+// img2 where d will be. Later the threads convert them in place. So loads need no registers while they are
+// under way, and no barrier of the block.
 //   kFloatQuads on Hopper and later: by tensor maps, a few instructions of one thread.
-//   Else: each thread copies its own quads or words, by cp.async, or through registers before Ampere.
-//   Pixels of 16 bits are made float32 in place, by the threads that have copied them.
+//   Else: each thread copies by cp.async, or through registers before Ampere, what it (or, of words, its
+//   warp) converts.
 
 // The i-th quad of a chunk that a thread copies, and makes s and d. Copies of words are by rows of a warp,
 // so there 16 threads have a row of a part; else neighbouring threads have neighbouring quads.
