@@ -77,10 +77,9 @@ __device__ __forceinline__ bool is_elected() {
   return elected != 0;
 }
 
-// By one thread, before the others use `counter`. A phase ends when so many have arrived.
-__device__ __forceinline__ void start_counting(uint64_t* counter, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(counter)), "r"(arrivals)
-               : "memory");
+// By one thread, before the others use `counter`.
+__device__ __forceinline__ void start_counting(uint64_t* counter) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(counter)) : "memory");
 }
 
 // After that, by the same thread: makes the counters known to the copy engine.
@@ -127,7 +126,7 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* counter, unsigned parit
 }
 #else
 __device__ __forceinline__ bool is_elected() { return false; }
-__device__ __forceinline__ void start_counting(uint64_t*, unsigned) {}
+__device__ __forceinline__ void start_counting(uint64_t*) {}
 __device__ __forceinline__ void order_counters() {}
 __device__ __forceinline__ void expect_bytes(uint64_t*, unsigned) {}
 __device__ __forceinline__ void order_before_boxes() {}

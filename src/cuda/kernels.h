@@ -199,7 +199,8 @@ cudaError_t compiled_architecture(int* architecture);
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
 // Columns of values that a strip computes before its first own one, where threads copy its pixels.
 inline constexpr int kValueMargin = 1;
-// The boxes of the strip kernel.
+// The boxes of the strip kernel: 128 columns and those around them that their windows need, in an odd number
+// of quads. Values begin their windows in the middle of a quad and need one quad more.
 constexpr int box_columns(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kMap ? 148 : 140;
 }

@@ -1,6 +1,7 @@
 // Sums in a fixed order, bit for bit the same in every run: threads of a block, then blocks.
 #pragma once
 
+#include "cuda/division.cuh"
 #include "cuda/kernels.h"
 #include "cuda/thread.cuh"
 
@@ -8,22 +9,6 @@ namespace fused_ssim::cuda {
 
 // Of a launch: the blocks that have finished, and where the plan says so their sum (add_to_sum).
 static __device__ unsigned long long finished_blocks[2 * kCounterSlots];
-
-// A division of 32 bits where that will do: one of 64 takes five times as long.
-__device__ __forceinline__ int64_t quotient(int64_t dividend, int64_t divisor) {
-  if (((dividend | divisor) >> 32) == 0) {
-    return static_cast<unsigned>(dividend) / static_cast<unsigned>(divisor);
-  }
-  return dividend / divisor;
-}
-
-__device__ __forceinline__ int64_t quotient(int64_t dividend, const Divisor& by) {
-  if ((dividend >> 31) == 0) {
-    const auto small = static_cast<unsigned>(dividend);
-    return (__umulhi(small, by.multiplier) + small) >> by.shift;
-  }
-  return dividend / by.divisor;
-}
 
 // The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block / blocks.
 __device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigned block) {

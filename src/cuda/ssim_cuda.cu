@@ -104,7 +104,8 @@ double fixed_point(const Problem& problem, const Request& request) {
                          static_cast<double>(problem.map_pixels_per_plane()) *
                          std::abs(request.ssim_weight);
   constexpr double kSumBits = 64 - 2 * kCountBits - 2;
-  return std::exp2(kSumBits - std::ceil(std::log2(largest)));
+  const double scale = std::exp2(kSumBits - std::ceil(std::log2(largest)));
+  return std::isfinite(scale) ? scale : 0.0;
 }
 
 // How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
@@ -250,7 +251,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
-  choice.threads = strip_threads(kind, device.architecture);
+  choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
   choice.tile_rows = best_tile_rows(device, kind, shape);
   return choice;

@@ -37,6 +37,7 @@
 
 #include "core/gaussian_window.h"
 #include "core/ssim_formula.h"
+#include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/pixel_shift.cuh"
@@ -101,10 +102,12 @@ struct StripTraits {
   static constexpr __device__ int chunks(int own_rows) {
     return (own_rows + 2 * kLeadRows + kChunkRows - 1) / kChunkRows;
   }
+  static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
+                "the tuning table counts the same");
 
   // Columns of a staged row of one part: an odd number of quads, enough for the windows of 128 columns.
   static constexpr int staged_pitch(int architecture) {
-    return boxes(architecture) ? box_columns(kKind) : 140;
+    return boxes(architecture) ? box_columns(kKind) : kPartColumns + 12;
   }
   static constexpr int kStagedPitch = staged_pitch(kArchitecture);
   static constexpr int kStagedQuads = kStagedPitch / 4;
@@ -248,7 +251,7 @@ struct StripPiece {
   float shift_y;
   // Boxes of pixels: of the first chunk; channel and batch in the tensor maps of img1 and img2.
   struct alignas(16) Box {
-    int4 first;   // column and row
+    int4 first;   // column and row; four words, to be read at once
     int4 planes;  // channel and batch of img1, then of img2
   } box;
 };
@@ -1019,7 +1022,7 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
       shared.value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
       if constexpr (Traits::kBoxes) {
         for (int i = 0; i < 2; ++i) {
-          start_counting(&shared.loaded[i], 1);
+          start_counting(&shared.loaded[i]);
         }
         order_counters();
       }

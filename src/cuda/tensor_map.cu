@@ -2,6 +2,7 @@
 #include <cuda.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "cuda/kernels.h"
 
@@ -32,8 +33,8 @@ Encoder find_encoder() {
 
 bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, TensorMap* map) {
   static const Encoder encode = find_encoder();
-  if (encode == nullptr) {
-    return false;
+  if (encode == nullptr || shape.channels > INT_MAX || shape.batch > INT_MAX) {
+    return false;  // coordinates have 32 bits
   }
   map->channels = image.channel == 0 ? 1 : static_cast<int>(shape.channels);
   map->batches = image.batch == 0 ? 1 : static_cast<int>(shape.batch);

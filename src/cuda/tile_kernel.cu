@@ -18,6 +18,7 @@
 
 #include "core/gaussian_window.h"
 #include "core/ssim_formula.h"
+#include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/pixel_shift.cuh"

@@ -25,12 +25,15 @@ constexpr bool has_wide_strips(int architecture) {
 }
 
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns for a gradient;
-// narrow ones let more warps reside where shared memory is short (100 KB or less a multiprocessor), and four
+// narrow ones let more warps reside where shared memory is short (two wide blocks take 211 KB), and four
 // maps of partials leave registers for 12 warps only.
 //   H200, value + gradient, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
 //   256 threads 74.2, 264, 524; 128 threads 89.7, 282, 564 (3 blocks) or 88.1, 289, 573 (4 blocks).
-constexpr int strip_threads(StripKind kind, int architecture) {
-  return kind == StripKind::kOneGradient && has_wide_strips(architecture) ? 256 : 128;
+constexpr int strip_threads(StripKind kind, int architecture, int shared_per_multiprocessor) {
+  return kind == StripKind::kOneGradient && has_wide_strips(architecture) &&
+                 shared_per_multiprocessor >= 128 * 1024
+             ? 256
+             : 128;
 }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
@@ -38,8 +41,10 @@ constexpr int strip_threads(StripKind kind, int architecture) {
 // version of the kernel: 22.0, 21.9, 18.8, 30.6.
 constexpr int kStripMinRows = 16;
 
-// How many blocks share the strips is decided by counting chunks. H200, value at 1x3x1080x1920: 42.2 us with
-// ranges of rows that end with their strip, 45.7 us where they cross; at 1x3x2160x3840 141.8 and 137.5 us.
+// How blocks share the strips is decided by counting chunks: whether their ranges of rows end with a strip or
+// cross to the next. H200, us of a value with ranges that end, that cross: 42.2, 45.7 at 1x3x1080x1920; 141.8,
+// 137.5 at 1x3x2160x3840. The first and the last are what the count chooses.
+
 // Chunks of 8 rows that a block goes through for `rows` own ones.
 constexpr int64_t strip_chunks(int64_t rows, bool gradient) {
   return (rows + (gradient ? 20 : 10) + 7) / 8;
@@ -49,9 +54,10 @@ constexpr int64_t strip_chunks(int64_t rows, bool gradient) {
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
-//                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512  1x3x576x576
-//   value + gradient   11.6 / 17.3  14.5 / 25.1  19.8 / 25.7  23.1 / 25.6  33.8 / 26.0
+//                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512
+//   value + gradient   11.6 / 17.3  14.5 / 25.1  19.8 / 25.7  23.1 / 25.6
 //   value               7.2 / 10.3   8.7 / 10.8  10.9 / 13.4  14.0 / 13.5
+// Larger tiles were last measured before decision 0010: 33.8 / 28.7 for value + gradient at 1x3x576x576.
 // Maps are more accurate by tiles (docs/decisions/0006), so those stay with them for longer; kernels with
 // four maps of partials, whose strips are narrow, have not been compared.
 constexpr int64_t max_tiled_pixels(StripKind kind) {
