@@ -122,11 +122,12 @@ struct StripParams {
   int tile_rows = 0;
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
-  float twice_c1 = 0.0f;
+  float twice_c1 = 0.0f;  // in the units of the moments (cuda/window.cuh)
   float twice_c2 = 0.0f;
   double ssim_weight = 1.0;  // in the value
   double l1_weight = 0.0;
-  float gradient_scale = 4.0f;  // in the gradient; four times ssim_weight, see core/ssim_formula.h
+  // In the gradient: four times ssim_weight (core/ssim_formula.h), and what undoes the taps' scale.
+  float gradient_scale = 4.0f;
   float gradient_l1 = 0.0f;
   ReductionPlan reduction;
 };

@@ -1,19 +1,34 @@
-// Pixels x, y -> shifted sum s and difference d.
+// Pixels x, y -> shifted sum s and difference d, scaled by kPixelScale.
 #pragma once
+
+#include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
 
 // What turns pixels into s and d. With the L1 term, d must tell the sign of x - y exactly: there d
 // keeps off the value that it has where x = y, from which rounding might else not tell it.
 struct PixelShift {
-  float x;
+  float x;  // scaled, like s and d
   float y;
+
+  // Of shifts in units of the images.
+  static __device__ __forceinline__ PixelShift of(float x, float y) {
+    return {kPixelScale * x, kPixelScale * y};
+  }
+  // What filters down the columns make of the shifts of s and d.
+  __device__ __forceinline__ float of_mean_s() const {
+    return static_cast<float>(kEdgeGain) * (x + y);
+  }
+  __device__ __forceinline__ float of_mean_d() const {
+    return static_cast<float>(kEdgeGain) * (x - y);
+  }
 
   __device__ __forceinline__ float difference_if_equal() const { return -(x - y); }
 
   __device__ __forceinline__ void apply(float px, float py, float* s, float* d) const {
-    const float shifted_x = px - x;
-    const float shifted_y = py - y;
+    // As exact as px - x: the scale is a power of two.
+    const float shifted_x = fmaf(px, kPixelScale, -x);
+    const float shifted_y = fmaf(py, kPixelScale, -y);
     *s = shifted_x + shifted_y;
     *d = shifted_x - shifted_y;
   }
@@ -24,6 +39,9 @@ struct PixelShift {
     apply(a.z, b.z, &s->z, &d->z);
     apply(a.w, b.w, &s->w, &d->w);
   }
+  static __device__ __forceinline__ float4 scaled(const float4& a) {
+    return make_float4(kPixelScale * a.x, kPixelScale * a.y, kPixelScale * a.z, kPixelScale * a.w);
+  }
   // The float next to the finite `value`.
   static __device__ __forceinline__ float neighbour(float value, bool up) {
     const int bits = __float_as_int(value);
@@ -33,8 +51,9 @@ struct PixelShift {
     return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
   }
   // s, and d that tells the sign of a - b. Nearly always the rounded difference does.
-  __device__ __forceinline__ void apply_exactly(const float4& a, const float4& b, float4* s,
-                                                float4* d) const {
+  __device__ __forceinline__ void apply_exactly(float4 a, float4 b, float4* s, float4* d) const {
+    a = scaled(a);
+    b = scaled(b);
     const float equal = difference_if_equal();
     const float exact[4] = {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w};
     float rounded[4] = {exact[0] + equal, exact[1] + equal, exact[2] + equal, exact[3] + equal};

@@ -8,6 +8,7 @@
 #include "cuda/kernels.h"
 #include "cuda/ssim_cuda.h"
 #include "cuda/tuning.h"
+#include "cuda/window.cuh"
 
 #ifndef FUSED_SSIM_CUDA_ARCHITECTURES
 #error "FUSED_SSIM_CUDA_ARCHITECTURES must name the architectures of this build"
@@ -319,11 +320,11 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.rows_per_strip = Divisor(p.own_rows);
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
-  p.twice_c1 = static_cast<float>(2.0 * problem.c1);
-  p.twice_c2 = static_cast<float>(2.0 * problem.c2);
+  p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
+  p.twice_c2 = static_cast<float>(2.0 * problem.c2 * kMomentScale * kMomentScale);
   p.ssim_weight = request.ssim_weight;
   p.l1_weight = request.l1_weight;
-  p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight);
+  p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight * kPixelScale);
   p.gradient_l1 = static_cast<float>(request.l1_weight);
   if (!strips) {
     const int tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;

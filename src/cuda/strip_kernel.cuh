@@ -146,22 +146,23 @@ struct StripTraits {
   static_assert(kQuadsPerThread * kPartColumns >= kChunkRows * kStagedQuads, "all of a box");
 };
 
-// The column filter of one map, in transposed form.
+// The column filter of one map, in transposed form, with taps of which the outermost are 1.
 struct ColumnFilter {
   float state[10] = {};
 
   __device__ __forceinline__ float push(float v) {
-    const float out = fmaf(v, default_tap(0), state[0]);
+    const float out = v + state[0];
 #pragma unroll
     for (int k = 0; k < 9; ++k) {
-      state[k] = fmaf(v, default_tap(k + 1), state[k + 1]);
+      state[k] = fmaf(v, window_tap<Taps::kEdge>(k + 1), state[k + 1]);
     }
-    state[9] = v * default_tap(10);
+    state[9] = v;
     return out;
   }
 };
 
 // Filters 18 columns, from the first of `quads`, to 8.
+template <Taps kTaps>
 __device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) {
 #pragma unroll
   for (int j = 0; j < 5; ++j) {
@@ -174,9 +175,9 @@ __device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) 
       for (int o = 0; o < 8; ++o) {
         const int k = i - o;
         if (k == 0) {
-          out[o] = value[e] * default_tap(0);
+          out[o] = outermost_product<kTaps>(value[e]);
         } else if (k > 0 && k < kDefaultWindowSize) {
-          out[o] = fmaf(value[e], default_tap(k), out[o]);
+          out[o] = add_product<kTaps>(value[e], k, out[o]);
         }
       }
     }
@@ -202,11 +203,11 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
       for (int o = 0; o < 8; ++o) {
         const int k = i - o;
         if (k == 0) {
-          mean[o] = value[e] * default_tap(0);
-          square[o] = value2 * default_tap(0);
+          mean[o] = outermost_product<Taps::kPlain>(value[e]);
+          square[o] = outermost_product<Taps::kEdge>(value2);
         } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = fmaf(value[e], default_tap(k), mean[o]);
-          square[o] = fmaf(value2, default_tap(k), square[o]);
+          mean[o] = add_product<Taps::kPlain>(value[e], k, mean[o]);
+          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
         }
       }
     }
@@ -247,7 +248,7 @@ struct StripPiece {
     int columns;
     int first_column;
   } target;  // of the gradient: the own pixels, together for one read
-  float shift_x;
+  float shift_x;  // a PixelShift
   float shift_y;
   // Boxes of pixels: of the first chunk; channel and batch in the tensor maps of img1 and img2.
   struct alignas(16) Box {
@@ -559,8 +560,9 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, Shared
                                                     unsigned own_rows, float* column,
                                                     ColumnState<Traits>& state) {
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float shift_s = piece.shift_x + piece.shift_y;
-  const float shift_d = piece.shift_x - piece.shift_y;
+  const PixelShift shift = {piece.shift_x, piece.shift_y};
+  const float shift_s = shift.of_mean_s();
+  const float shift_d = shift.of_mean_d();
   float sum = 0.0f;
 
   float weight[Traits::kChunkRows];
@@ -713,11 +715,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     const float weight = p.gradient_scale;
     float own[8];
     float filtered[8];
-    filter_row(map_row, first);
-    filter_row(map_row + Traits::kMapStride, filtered);
+    filter_row<Taps::kPlain>(map_row, first);
+    filter_row<Taps::kEdge>(map_row + Traits::kMapStride, filtered);
     own_group<Traits, true>(p, piece, step, y, x, staged, own);
     if constexpr (Traits::kTwo) {
-      filter_row(map_row + 3 * Traits::kMapStride, second);
+      filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         second[i] = fmaf(own[i], filtered[i], second[i]);
@@ -727,7 +729,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     for (int i = 0; i < 8; ++i) {
       first[i] = fmaf(own[i], filtered[i], first[i]);
     }
-    filter_row(map_row + 2 * Traits::kMapStride, filtered);
+    filter_row<Taps::kEdge>(map_row + 2 * Traits::kMapStride, filtered);
     own_group<Traits, false>(p, piece, step, y, x, staged, own);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -760,7 +762,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
           second[i] -= l1;
         }
       }
-      *total = fma(p.l1_weight, static_cast<double>(sum), *total);
+      *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     }
   }
 

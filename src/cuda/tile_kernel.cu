@@ -73,10 +73,10 @@ struct TileTraits {
   }
 };
 
-// Filters 4 columns, and their squares if wanted, out of quads that start `kSkip` columns before the
+// Filters 4 columns, and their squares (with edge taps) if wanted, out of quads that start `kSkip` columns before the
 // first window. Centred, it filters what the inputs differ by from the mean of the two that all four
 // windows see: rounding is then that of local contrast (docs/decisions/0006).
-template <int kSkip, bool kSquares, bool kCentred>
+template <int kSkip, Taps kTaps, bool kSquares, bool kCentred>
 __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
                                             float (&square)[4]) {
   float centre = 0.0f;
@@ -103,14 +103,14 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
       for (int o = 0; o < 4; ++o) {
         const int k = i - o;
         if (k == 0) {
-          mean[o] = value1 * default_tap(0);
+          mean[o] = outermost_product<kTaps>(value1);
           if (kSquares) {
-            square[o] = value2 * default_tap(0);
+            square[o] = outermost_product<Taps::kEdge>(value2);
           }
         } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = fmaf(value1, default_tap(k), mean[o]);
+          mean[o] = add_product<kTaps>(value1, k, mean[o]);
           if (kSquares) {
-            square[o] = fmaf(value2, default_tap(k), square[o]);
+            square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
           }
         }
       }
@@ -121,7 +121,7 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
     for (int o = 0; o < 4; ++o) {
       mean[o] += centre;
       if (kSquares) {
-        square[o] += centre2;
+        square[o] = fmaf(centre2, static_cast<float>(kEdgeGain), square[o]);
       }
     }
   }
@@ -138,16 +138,16 @@ __device__ __forceinline__ void filter_column(const float* column, float (&out)[
     for (int o = 0; o < 8; ++o) {
       const int k = i - o;
       if (k == 0) {
-        out[o] = value * default_tap(0);
+        out[o] = outermost_product<Taps::kEdge>(value);
       } else if (k > 0 && k < kDefaultWindowSize) {
-        out[o] = fmaf(value, default_tap(k), out[o]);
+        out[o] = add_product<Taps::kEdge>(value, k, out[o]);
       }
     }
   }
   if constexpr (kCentred) {
 #pragma unroll
     for (int o = 0; o < 8; ++o) {
-      out[o] += centre;
+      out[o] = fmaf(centre, static_cast<float>(kEdgeGain), out[o]);
     }
   }
 }
@@ -257,7 +257,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
           min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
           min(p.width, tile.right + Traits::kRadius), p.dtype);
-      shift = {means.x, means.y};
+      shift = PixelShift::of(means.x, means.y);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -308,11 +308,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         item / Traits::kMapQuads * Traits::kStagedPitch + 4 * (item % Traits::kMapQuads);
     float mean[4];
     float square[4];
-    filter_quad<2, true, Traits::kCentred>(staged_s + staged, mean, square);
+    filter_quad<2, Taps::kPlain, true, Traits::kCentred>(staged_s + staged, mean, square);
     *reinterpret_cast<float4*>(maps + 4 * item) = make_float4(mean[0], mean[1], mean[2], mean[3]);
     *reinterpret_cast<float4*>(maps + 2 * map_stride + 4 * item) =
         make_float4(square[0], square[1], square[2], square[3]);
-    filter_quad<2, true, Traits::kCentred>(staged_d + staged, mean, square);
+    filter_quad<2, Taps::kPlain, true, Traits::kCentred>(staged_d + staged, mean, square);
     *reinterpret_cast<float4*>(maps + map_stride + 4 * item) =
         make_float4(mean[0], mean[1], mean[2], mean[3]);
     *reinterpret_cast<float4*>(maps + 3 * map_stride + 4 * item) =
@@ -355,7 +355,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
     for (int r = 0; r < 8; ++r) {
       const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
       const SsimTerms<float> terms =
-          ssim_terms(moments, shift.x + shift.y, shift.x - shift.y, stabilizers);
+          ssim_terms(moments, shift.of_mean_s(), shift.of_mean_d(), stabilizers);
       const int y = first_y + r;
       const bool row_has_value = y >= p.value_top && y < p.value_bottom;
       const bool is_own = own && row_has_value && y >= tile.top && y < tile.bottom;
@@ -428,11 +428,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
       const float d[4] = {d4.x, d4.y, d4.z, d4.w};
       float first[4], second[4], by_s2[4], by_d2[4], unused[4];
-      filter_quad<0, false, false>(cell, first, unused);
-      filter_quad<0, false, false>(cell + map_stride, by_s2, unused);
-      filter_quad<0, false, false>(cell + 2 * map_stride, by_d2, unused);
+      filter_quad<0, Taps::kPlain, false, false>(cell, first, unused);
+      filter_quad<0, Taps::kEdge, false, false>(cell + map_stride, by_s2, unused);
+      filter_quad<0, Taps::kEdge, false, false>(cell + 2 * map_stride, by_d2, unused);
       if constexpr (Traits::kTwo) {
-        filter_quad<0, false, false>(cell + 3 * map_stride, second, unused);
+        filter_quad<0, Taps::kPlain, false, false>(cell + 3 * map_stride, second, unused);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
