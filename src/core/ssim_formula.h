@@ -99,11 +99,9 @@ struct SsimTerms {
   V contrast;
 };
 
-// The terms, with the luminance of images that agree: right where the half loss of luminance is below
-// kAlike.
 template <class V>
-FUSED_SSIM_INLINE SsimTerms<V> ssim_terms_if_alike(const Moments<V>& m, V shift_s, V shift_d,
-                                                   const DoubledStabilizers<V>& doubled) {
+FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
+                                          const DoubledStabilizers<V>& doubled) {
   SsimTerms<V> t;
   const V one = V(1.0f);
   const V minus_two = V(-2.0f);
@@ -115,25 +113,13 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms_if_alike(const Moments<V>& m, V shift_
       reciprocal(multiply_add(t.sum, t.sum, multiply_add(t.difference, t.difference, doubled.c1)));
   t.contrast_reciprocal = reciprocal(var_s + (var_d + doubled.c2));
   t.half_luminance_loss = t.difference * (t.difference * t.luminance_reciprocal);
-  t.luminance = multiply_add(minus_two, t.half_luminance_loss, one);
+  const V product = multiply_add(t.sum - t.difference, t.sum + t.difference, doubled.c1);
+  t.luminance = select_below(t.half_luminance_loss, V(kAlike),
+                             multiply_add(minus_two, t.half_luminance_loss, one),
+                             product * t.luminance_reciprocal);
   t.half_contrast_loss = var_d * t.contrast_reciprocal;
   t.contrast = multiply_add(minus_two, t.half_contrast_loss, one);
   return t;
-}
-
-// The terms, from those above.
-template <class V>
-FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(SsimTerms<V> t, const DoubledStabilizers<V>& doubled) {
-  const V product = multiply_add(t.sum - t.difference, t.sum + t.difference, doubled.c1);
-  t.luminance = select_below(t.half_luminance_loss, V(kAlike), t.luminance,
-                             product * t.luminance_reciprocal);
-  return t;
-}
-
-template <class V>
-FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
-                                          const DoubledStabilizers<V>& doubled) {
-  return ssim_terms(ssim_terms_if_alike(m, shift_s, shift_d, doubled), doubled);
 }
 
 template <class V>
@@ -158,19 +144,17 @@ FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
 }
 
 // A quarter of d(SSIM)/d(mean_x) for sign = 1, of d(SSIM)/d(mean_y) for sign = -1: in total, that is
-// through the variances too. kAllAlike: for terms of images that agree.
-template <bool kAllAlike = false, class V>
+// through the variances too.
+template <class V>
 FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
                                  const SquarePartials<V>& q, V sign) {
   const V signed_difference = sign * t.difference;
   const V own = t.sum + signed_difference;    // twice the mean of the image itself
   const V other = t.sum - signed_difference;  // and of the other one
   // (other - luminance own) / 2; of images that agree, without taking the difference of the two.
-  V by_luminance = multiply_add(t.half_luminance_loss, own, -signed_difference);
-  if constexpr (!kAllAlike) {
-    by_luminance = select_below(t.half_luminance_loss, V(kAlike), by_luminance,
-                                V(0.5f) * multiply_add(-t.luminance, own, other));
-  }
+  const V by_luminance = select_below(t.half_luminance_loss, V(kAlike),
+                                      multiply_add(t.half_luminance_loss, own, -signed_difference),
+                                      V(0.5f) * multiply_add(-t.luminance, own, other));
   const V through_variances =
       multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
   return multiply_add(t.contrast * t.luminance_reciprocal, by_luminance, -through_variances);

@@ -43,6 +43,7 @@
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
+#include "cuda/strip_filters.cuh"
 #include "cuda/thread.cuh"
 #include "cuda/tuning.h"
 #include "cuda/window.cuh"
@@ -75,6 +76,7 @@ struct StripTraits {
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
+  static constexpr bool kRollMasked = kLoader == StripLoader::kHalfQuads;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
@@ -145,79 +147,6 @@ struct StripTraits {
   static constexpr int kQuadsPerThread = (kStagedQuads + kCopiers - 1) / kCopiers;
   static_assert(kQuadsPerThread * kPartColumns >= kChunkRows * kStagedQuads, "all of a box");
 };
-
-// The column filter of one map, in transposed form, with taps of which the outermost are 1.
-struct ColumnFilter {
-  float state[10] = {};
-
-  __device__ __forceinline__ float push(float v) {
-    const float out = v + state[0];
-#pragma unroll
-    for (int k = 0; k < 9; ++k) {
-      state[k] = fmaf(v, window_tap<Taps::kEdge>(k + 1), state[k + 1]);
-    }
-    state[9] = v;
-    return out;
-  }
-};
-
-// Filters 18 columns, from the first of `quads`, to 8.
-template <Taps kTaps>
-__device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) {
-#pragma unroll
-  for (int j = 0; j < 5; ++j) {
-    const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
-    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int i = 4 * j + e;
-#pragma unroll
-      for (int o = 0; o < 8; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          out[o] = outermost_product<kTaps>(value[e]);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          out[o] = add_product<kTaps>(value[e], k, out[o]);
-        }
-      }
-    }
-  }
-}
-
-// Filters 18 columns and their squares, the first of them kSkip after `quads`, to 8.
-template <int kSkip>
-__device__ __forceinline__ void filter_row_and_square(const float* quads, float (&mean)[8],
-                                                      float (&square)[8]) {
-#pragma unroll
-  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
-    const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
-    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int i = 4 * j + e - kSkip;
-      if (i < 0 || i >= 18) {
-        continue;
-      }
-      const float value2 = value[e] * value[e];
-#pragma unroll
-      for (int o = 0; o < 8; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          mean[o] = outermost_product<Taps::kPlain>(value[e]);
-          square[o] = outermost_product<Taps::kEdge>(value2);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = add_product<Taps::kPlain>(value[e], k, mean[o]);
-          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
-        }
-      }
-    }
-  }
-}
-
-__device__ __forceinline__ void store_group(float* quads, const float (&value)[8]) {
-  *reinterpret_cast<float4*>(quads) = make_float4(value[0], value[1], value[2], value[3]);
-  *reinterpret_cast<float4*>(quads + 4) = make_float4(value[4], value[5], value[6], value[7]);
-}
 
 // A range of rows of one strip. It lies in shared memory and is read from there again and again:
 // registers are what limits this kernel.
@@ -538,89 +467,6 @@ __device__ __forceinline__ void store_gradient_columns(const OutputImage& image,
   }
 }
 
-template <class Traits>
-struct ColumnState {
-  ColumnFilter moments[4];
-  ColumnFilter partials[Traits::kGradient ? (Traits::kTwo ? 4 : 3) : 1];
-};
-
-// Bit r is set where row `first` + r lies in [begin, end).
-__device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
-  const int low = min(max(begin - first, 0), 31);
-  const int high = min(max(end - first, low), 31);
-  return (1u << high) - (1u << low);
-}
-
-// One column of one chunk of the column phase. Returns the sum of SSIM over its own rows. Unless masked,
-// all rows are own ones and have values; else bits of `value_rows` and `own_rows` say which do.
-template <class Traits, bool kMasked>
-__device__ __forceinline__ float filter_column_rows(const StripParams& p, SharedPiece& piece,
-                                                    int first_moment_row, int map_column,
-                                                    bool own_column, unsigned value_rows,
-                                                    unsigned own_rows, float* column,
-                                                    ColumnState<Traits>& state) {
-  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const PixelShift shift = {piece.shift_x, piece.shift_y};
-  const float shift_s = shift.of_mean_s();
-  const float shift_d = shift.of_mean_d();
-  float sum = 0.0f;
-
-  float weight[Traits::kChunkRows];
-  if constexpr (Traits::kWeighted) {
-#pragma unroll
-    for (int r = 0; r < Traits::kChunkRows; ++r) {
-      weight[r] = 0.0f;
-      if (!kMasked || (value_rows & 1u << r) != 0u) {
-        weight[r] = __ldg(reinterpret_cast<const float*>(
-            piece.weights + (first_moment_row + r - p.value_top) * p.map_gradient.row +
-            map_column * p.map_gradient.column));
-      }
-    }
-  }
-
-  // Rolled up where the copies' arithmetic leaves too few registers else.
-  constexpr int kUnrolled =
-      kMasked && Traits::kLoader == StripLoader::kHalfQuads ? 1 : Traits::kChunkRows;
-#pragma unroll kUnrolled
-  for (int r = 0; r < Traits::kChunkRows; ++r) {
-    float* cell = column + r * Traits::kMapPitch;
-    const Moments<float> moments = {state.moments[0].push(cell[0]),
-                                    state.moments[1].push(cell[Traits::kMapStride]),
-                                    state.moments[2].push(cell[2 * Traits::kMapStride]),
-                                    state.moments[3].push(cell[3 * Traits::kMapStride])};
-    const SsimTerms<float> terms = ssim_terms(moments, shift_s, shift_d, stabilizers);
-    const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-    const float value = ssim_value(terms);
-    sum += is_own ? value : 0.0f;
-    if constexpr (Traits::kMap) {
-      if (is_own && own_column) {
-        piece.map[(first_moment_row + r - p.value_top) * p.map_pitch + map_column] = value;
-      }
-    }
-    if constexpr (Traits::kGradient) {
-      // Of img1 and img2, or of the one image that wants a gradient.
-      SquarePartials<float> by_squares = square_partials(terms);
-      float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
-      float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
-      if constexpr (Traits::kWeighted) {
-        by_mean *= weight[r];
-        by_mean2 *= weight[r];
-        by_squares.by_mean_s2 *= weight[r];
-        by_squares.by_mean_d2 *= weight[r];
-      }
-      // Selected, not multiplied: a NaN beyond the border must not come in.
-      const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
-      cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
-      cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
-      cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
-      if constexpr (Traits::kTwo) {
-        cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
-      }
-    }
-  }
-  return own_column ? sum : 0.0f;
-}
-
 // What a thread's column is in a piece. Kept in shared memory: registers are short.
 constexpr unsigned kHasValue = 1;  // the column's pixels do
 constexpr unsigned kIsOwn = 2;
@@ -643,21 +489,26 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     }
     return 0.0f;
   }
-  // Where the maps of values and of their gradients are touched, their column and first row.
+  const PixelShift shift = {piece.shift_x, piece.shift_y};
+  ColumnJob job = {shift.of_mean_s(), shift.of_mean_d(), nullptr, nullptr, 0};
   int first = 0;
-  int map_column = 0;
   if (Traits::kMap || Traits::kWeighted || !plain) {
     first = piece.rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
-    map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
+    job.map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
   }
+  if constexpr (Traits::kMap) {
+    job.map = piece.map;
+  }
+  if constexpr (Traits::kWeighted) {
+    job.weights = piece.weights;
+  }
+  const bool own = (flags & kIsOwn) != 0;
   if (plain) {
-    return filter_column_rows<Traits, false>(p, piece, first, map_column, (flags & kIsOwn) != 0, 0u,
-                                             0u, column, state);
+    return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, column, state);
   }
-  return filter_column_rows<Traits, true>(p, piece, first, map_column, (flags & kIsOwn) != 0,
+  return filter_column_rows<Traits, true>(p, job, first, own,
                                           row_bits(first, p.value_top, p.value_bottom),
-                                          row_bits(first, piece.rows.z, piece.rows.w), column,
-                                          state);
+                                          row_bits(first, piece.rows.z, piece.rows.w), column, state);
 }
 
 // s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
@@ -740,28 +591,8 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
-      const int left = p.value_left - x;
-      const int right = min(p.value_right - x, columns - 8 * group);
-      const bool all_count = left <= 0 && right >= 8;
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float difference = own[i] - equal;
-        if (!all_count && (i < left || i >= right)) {
-          continue;
-        }
-        sum += fabsf(difference);
-        float l1 = difference == 0.0f ? 0.0f : p.gradient_l1 * copysignf(1.0f, difference);
-        if constexpr (Traits::kWeighted) {
-          l1 *= __ldg(reinterpret_cast<const float*>(
-              piece.weights + (y - p.value_top) * p.map_gradient.row +
-              (x + i - p.value_left) * p.map_gradient.column));
-        }
-        first[i] += l1;
-        if constexpr (Traits::kTwo) {
-          second[i] -= l1;
-        }
-      }
+      const float sum = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
+          p, piece.weights, equal, y, x, columns - 8 * group, own, first, second);
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     }
   }
@@ -986,14 +817,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     float* column = maps + threadIdx.x;
     float sum = 0.0f;
     if (chunk == 0) {
-      // No window is complete yet.
-#pragma unroll
-      for (int r = 0; r < Traits::kChunkRows; ++r) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          state.moments[i].push(column[r * Traits::kMapPitch + i * Traits::kMapStride]);
-        }
-      }
+      push_column_rows<Traits>(column, state);
     } else {
       sum = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }

@@ -1,0 +1,217 @@
+// What the strip kernels share: filters along rows and down columns with the 11-tap window, and from moments
+// to values and partial derivatives.
+#pragma once
+
+#include "core/gaussian_window.h"
+#include "core/ssim_formula.h"
+#include "cuda/kernels.h"
+#include "cuda/window.cuh"
+
+namespace fused_ssim::cuda {
+
+// The column filter of one map, in transposed form, with taps of which the outermost are 1.
+struct ColumnFilter {
+  float state[10] = {};
+
+  __device__ __forceinline__ float push(float v) {
+    const float out = v + state[0];
+#pragma unroll
+    for (int k = 0; k < 9; ++k) {
+      state[k] = fmaf(v, window_tap<Taps::kEdge>(k + 1), state[k + 1]);
+    }
+    state[9] = v;
+    return out;
+  }
+};
+
+// Filters 18 columns, from the first of `quads`, to 8.
+template <Taps kTaps>
+__device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) {
+#pragma unroll
+  for (int j = 0; j < 5; ++j) {
+    const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
+    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = 4 * j + e;
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        const int k = i - o;
+        if (k == 0) {
+          out[o] = outermost_product<kTaps>(value[e]);
+        } else if (k > 0 && k < kDefaultWindowSize) {
+          out[o] = add_product<kTaps>(value[e], k, out[o]);
+        }
+      }
+    }
+  }
+}
+
+// Filters 18 columns and their squares, the first of them kSkip after `quads`, to 8.
+template <int kSkip>
+__device__ __forceinline__ void filter_row_and_square(const float* quads, float (&mean)[8],
+                                                      float (&square)[8]) {
+#pragma unroll
+  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
+    const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
+    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = 4 * j + e - kSkip;
+      if (i < 0 || i >= 18) {
+        continue;
+      }
+      const float value2 = value[e] * value[e];
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        const int k = i - o;
+        if (k == 0) {
+          mean[o] = outermost_product<Taps::kPlain>(value[e]);
+          square[o] = outermost_product<Taps::kEdge>(value2);
+        } else if (k > 0 && k < kDefaultWindowSize) {
+          mean[o] = add_product<Taps::kPlain>(value[e], k, mean[o]);
+          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
+        }
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void store_group(float* quads, const float (&value)[8]) {
+  *reinterpret_cast<float4*>(quads) = make_float4(value[0], value[1], value[2], value[3]);
+  *reinterpret_cast<float4*>(quads + 4) = make_float4(value[4], value[5], value[6], value[7]);
+}
+
+// The filters of one column: their state stays in registers while a strip is marched down.
+template <class Traits>
+struct ColumnState {
+  ColumnFilter moments[4];
+  ColumnFilter partials[Traits::kGradient ? (Traits::kTwo ? 4 : 3) : 1];
+};
+
+// What a column needs to know of its piece of a strip.
+struct ColumnJob {
+  float shift_s;  // what the filters make of the shifts of s and d
+  float shift_d;
+  float* map;           // kMap: of the plane
+  const char* weights;  // kWeighted: of the plane
+  int map_column;       // in both
+};
+
+// Bit r is set where row `first` + r lies in [begin, end).
+__device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
+  const int low = min(max(begin - first, 0), 31);
+  const int high = min(max(end - first, low), 31);
+  return (1u << high) - (1u << low);
+}
+
+// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of SSIM
+// over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
+// `own_rows` say which do.
+template <class Traits, bool kMasked>
+__device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
+                                                    int first_row, bool own_column,
+                                                    unsigned value_rows, unsigned own_rows,
+                                                    float* column, ColumnState<Traits>& state) {
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  float sum = 0.0f;
+
+  float weight[Traits::kChunkRows];
+  if constexpr (Traits::kWeighted) {
+#pragma unroll
+    for (int r = 0; r < Traits::kChunkRows; ++r) {
+      weight[r] = 0.0f;
+      if (!kMasked || (value_rows & 1u << r) != 0u) {
+        weight[r] = __ldg(reinterpret_cast<const float*>(
+            job.weights + (first_row + r - p.value_top) * p.map_gradient.row +
+            job.map_column * p.map_gradient.column));
+      }
+    }
+  }
+
+  // Rolled up where the copies' arithmetic leaves too few registers else.
+  constexpr int kUnrolled = kMasked && Traits::kRollMasked ? 1 : Traits::kChunkRows;
+#pragma unroll kUnrolled
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+    float* cell = column + r * Traits::kMapPitch;
+    const Moments<float> moments = {state.moments[0].push(cell[0]),
+                                    state.moments[1].push(cell[Traits::kMapStride]),
+                                    state.moments[2].push(cell[2 * Traits::kMapStride]),
+                                    state.moments[3].push(cell[3 * Traits::kMapStride])};
+    const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
+    const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
+    const float value = ssim_value(terms);
+    sum += is_own ? value : 0.0f;
+    if constexpr (Traits::kMap) {
+      if (is_own && own_column) {
+        job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = value;
+      }
+    }
+    if constexpr (Traits::kGradient) {
+      // Of img1 and img2, or of the one image that wants a gradient.
+      SquarePartials<float> by_squares = square_partials(terms);
+      float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
+      float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
+      if constexpr (Traits::kWeighted) {
+        by_mean *= weight[r];
+        by_mean2 *= weight[r];
+        by_squares.by_mean_s2 *= weight[r];
+        by_squares.by_mean_d2 *= weight[r];
+      }
+      // Selected, not multiplied: a NaN beyond the border must not come in.
+      const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
+      cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
+      cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
+      cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
+      if constexpr (Traits::kTwo) {
+        cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
+      }
+    }
+  }
+  return own_column ? sum : 0.0f;
+}
+
+// The first chunk of a piece: no window is complete yet.
+template <class Traits>
+__device__ __forceinline__ void push_column_rows(const float* column, ColumnState<Traits>& state) {
+#pragma unroll
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      state.moments[i].push(column[r * Traits::kMapPitch + i * Traits::kMapStride]);
+    }
+  }
+}
+
+// Adds the gradient of the L1 term at 8 columns from `x` on, of which `columns` exist, to those of both
+// images. `d` as staged, `equal` where the pixels are the same. Returns the sum of |x - y|, scaled like d.
+template <bool kTwo, bool kWeighted>
+__device__ __forceinline__ float add_l1_gradient(const StripParams& p, const char* weights,
+                                                 float equal, int y, int x, int columns,
+                                                 const float (&d)[8], float (&first)[8],
+                                                 float (&second)[8]) {
+  const int left = p.value_left - x;
+  const int right = min(p.value_right - x, columns);
+  const bool all_count = left <= 0 && right >= 8;
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float difference = d[i] - equal;
+    if (!all_count && (i < left || i >= right)) {
+      continue;
+    }
+    sum += fabsf(difference);
+    float l1 = difference == 0.0f ? 0.0f : p.gradient_l1 * copysignf(1.0f, difference);
+    if constexpr (kWeighted) {
+      l1 *= __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
+                                                 (x + i - p.value_left) * p.map_gradient.column));
+    }
+    first[i] += l1;
+    if constexpr (kTwo) {
+      second[i] -= l1;
+    }
+  }
+  return sum;
+}
+
+}  // namespace fused_ssim::cuda
