@@ -18,6 +18,11 @@ __device__ __forceinline__ float bfloat_bits_to_float(unsigned bits) {
   return __uint_as_float(bits << 16);
 }
 
+// An element of a 16-bit type.
+__device__ __forceinline__ float half_to_float(unsigned bits, DType dtype) {
+  return dtype == DType::kFloat16 ? half_bits_to_float(bits) : bfloat_bits_to_float(bits);
+}
+
 // Asynchronous copies from global to shared memory; bytes from `size` on are filled with zeros. GPUs
 // before Ampere copy through registers.
 template <int kBytes>
@@ -234,6 +239,10 @@ __device__ __forceinline__ float4 load_quad(const char* row, int64_t column_stri
   }
   return quad;
 }
+
+// Bytes of four columns.
+template <StripLoader kLoader>
+inline constexpr int kQuadBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
 
 // Four columns at once; `first` is aligned to four elements.
 template <StripLoader kLoader>

@@ -111,7 +111,8 @@ struct StripParams {
   int own_rows = 0;
   int own_left = 0;  // a multiple of 4, at or before the first of them
   int own_right = 0;
-  Divisor rows_per_strip;
+  Divisor rows_per_strip;  // units of work; the first strip_change_rows of them have no row
+  int strip_change_rows = 0;
   Divisor strips_per_plane;
   int strip_width = 0;
   // Strips only: so many neighbouring blocks work on the same rows, each on a channel of its own. All
@@ -216,6 +217,13 @@ cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoade
 cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
                           StripLoader loader, int threads, int blocks, cudaStream_t stream);
 
+// The same of the pipeline kernel.
+inline constexpr int kPipelineColumns = 256;
+cudaError_t pipeline_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              int* blocks);
+cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device, StripKind kind,
+                            StripLoader loader, int blocks, cudaStream_t stream);
+
 // Tiles of a small image, at most this wide.
 inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
@@ -227,7 +235,8 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
   int tile_rows = 0;  // tiles of so many rows; 0: strips
-  int threads = 256;
+  bool pipeline = false;  // strips by row warps and column warps
+  int threads = 128;  // of strips that have no such warps
   int min_rows = 16;  // rows that a block owns at least
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);

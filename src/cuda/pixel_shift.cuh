@@ -50,7 +50,17 @@ struct PixelShift {
     }
     return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
   }
-  // s, and d that tells the sign of a - b. Nearly always the rounded difference does.
+  // s, and d that tells the sign of px - py.
+  __device__ __forceinline__ void apply_exactly(float px, float py, float* s, float* d) const {
+    px *= kPixelScale;
+    py *= kPixelScale;
+    const float equal = difference_if_equal();
+    const float exact = px - py;
+    const float rounded = exact + equal;
+    *d = rounded == equal && exact != 0.0f ? neighbour(equal, exact > 0.0f) : rounded;
+    *s = (px - x) + (py - y);
+  }
+  // The same of four. Nearly always the rounded difference does.
   __device__ __forceinline__ void apply_exactly(float4 a, float4 b, float4* s, float4* d) const {
     a = scaled(a);
     b = scaled(b);

@@ -252,6 +252,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
+  choice.pipeline = has_pipeline(device.architecture) && device.shared_per_block >= 225 * 1024;
   choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
   choice.tile_rows = best_tile_rows(device, kind, shape);
@@ -284,7 +285,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.map = static_cast<float*>(request.map);
   }
   const bool strips = choice.tile_rows == 0;
-  bool boxes = quads && element == 4 && strips && loads_boxes(device.architecture);
+  const bool pipeline = strips && choice.pipeline;
+  bool boxes = quads && element == 4 && strips && !pipeline && loads_boxes(device.architecture);
   if (boxes) {
     boxes = make_tensor_map(p.img1, shape, box_columns(kind), &p.tensor1) &&
             make_tensor_map(p.img2, shape, box_columns(kind), &p.tensor2);
@@ -308,16 +310,19 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
+  const int strip_columns = pipeline ? kPipelineColumns : choice.threads;
   const int max_width = !strips    ? kMaxTileColumns
-                        : gradient ? (choice.threads - 10) / 4 * 4
-                                   : choice.threads;
-  const int margin = strips && !gradient && !boxes ? kValueMargin : 0;
+                        : gradient ? (strip_columns - 10) / 4 * 4
+                                   : strip_columns;
+  const int margin = strips && !pipeline && !gradient && !boxes ? kValueMargin : 0;
   const int columns = p.own_right - p.own_left + margin;
   const int strips_wanted = (columns + max_width - 1) / max_width;
   p.strip_width = static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, 4));
   const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
   p.strips_per_plane = Divisor(strips_per_plane);
-  p.rows_per_strip = Divisor(p.own_rows);
+  p.strip_change_rows = pipeline ? pipeline_change_rows(gradient) : 0;
+  const int rows_per_strip = p.own_rows + p.strip_change_rows;
+  p.rows_per_strip = Divisor(rows_per_strip);
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
   p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
@@ -333,7 +338,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   p.reduction = plan_reduction(
       problem, request, workspace,
-      strips ? int64_t{strips_per_plane} * p.own_rows : int64_t{p.tiles_per_plane.divisor});
+      strips ? int64_t{strips_per_plane} * rows_per_strip : int64_t{p.tiles_per_plane.divisor});
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   if (error == cudaSuccess && !strips) {
     const auto blocks =
@@ -344,7 +349,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   int capacity = 0;
   if (error == cudaSuccess) {
-    error = strip_capacity(device, kind, loader, choice.threads, &capacity);
+    error = pipeline ? pipeline_capacity(device, kind, loader, &capacity)
+                     : strip_capacity(device, kind, loader, choice.threads, &capacity);
   }
   if (error != cudaSuccess) {
     return error;
@@ -355,8 +361,15 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int channels_together =
       interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
   const int64_t all_strips = strips_per_plane * shape.planes();
-  const int blocks = strip_blocks(p.reduction.total_units, all_strips, capacity,
-                                  device.multiprocessors, choice.min_rows, gradient);
+  const int blocks =
+      pipeline ? static_cast<int>(std::clamp<int64_t>(p.reduction.total_units / choice.min_rows, 1,
+                                                      capacity))
+               : strip_blocks(p.reduction.total_units, all_strips, capacity, device.multiprocessors,
+                              choice.min_rows, gradient);
+  const auto launch = [&](int count) {
+    return pipeline ? launch_pipeline(p, device, kind, loader, count, stream)
+                    : launch_strips(p, device, kind, loader, choice.threads, count, stream);
+  };
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
     p.reduction.fixed_point = fixed_point(problem, request);
   }
@@ -364,11 +377,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.channels_together = channels_together;
     const int sharing = blocks / channels_together;
     p.reduction.share_among(sharing, p.reduction.total_units / channels_together);
-    return launch_strips(p, device, kind, loader, choice.threads, sharing * channels_together,
-                         stream);
+    return launch(sharing * channels_together);
   }
   p.reduction.share_among(blocks, p.reduction.total_units);
-  return launch_strips(p, device, kind, loader, choice.threads, blocks, stream);
+  return launch(blocks);
 }
 
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes) {

@@ -100,10 +100,6 @@ struct StripTraits {
 
   // Image rows read before the first own row; the moments of an own row's window lag by kRadius.
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
-
-  static constexpr __device__ int chunks(int own_rows) {
-    return (own_rows + 2 * kLeadRows + kChunkRows - 1) / kChunkRows;
-  }
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
 
@@ -684,7 +680,7 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
   const int first_plain =
       (piece->rows.z - first_moment_row + Traits::kChunkRows - 1) / Traits::kChunkRows;
   const int end_plain = (piece->rows.w - first_moment_row) / Traits::kChunkRows;
-  piece->control = {Traits::chunks(rows), first_plain, max(end_plain - first_plain, 0), 0};
+  piece->control = {strip_chunks(rows, Traits::kGradient), first_plain, max(end_plain - first_plain, 0), 0};
   if constexpr (Traits::kBoxes) {
     piece->box.first.x = first_column - Traits::kStagedBefore;
     piece->box.first.y = first_row - Traits::kLeadRows;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/macros.h"
 #include "cuda/kernels.h"
 
 namespace fused_ssim::cuda {
@@ -23,6 +24,9 @@ constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
 constexpr bool has_wide_strips(int architecture) {
   return architecture >= 90 && architecture < 120;
 }
+
+// Whether code for `architecture` has the pipeline kernels, which need 213 KB of shared memory a block.
+constexpr bool has_pipeline(int architecture) { return architecture >= 90 && architecture < 120; }
 
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns for a gradient;
 // narrow ones let more warps reside where shared memory is short (two wide blocks take 211 KB), and four
@@ -46,12 +50,15 @@ constexpr int kStripMinRows = 16;
 // 137.5 at 1x3x2160x3840. The first and the last are what the count chooses.
 
 // Chunks of 8 rows that a block goes through for `rows` own ones.
-constexpr int64_t strip_chunks(int64_t rows, bool gradient) {
-  return (rows + (gradient ? 20 : 10) + 7) / 8;
+FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
+  return static_cast<int>((rows + (gradient ? 20 : 10) + 7) / 8);
 }
 
 // What beginning another strip costs a block, in chunks: the halo, and the wait for the first rows.
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
+
+// The same for the pipeline kernel, in rows: the halo, and the way through the pipeline.
+constexpr int pipeline_change_rows(bool gradient) { return gradient ? 32 : 20; }
 
 // Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
 //                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512

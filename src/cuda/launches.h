@@ -1,0 +1,78 @@
+// How many blocks of a kernel a device holds, asked once per device; and launches that need the answer.
+#pragma once
+
+#include <atomic>
+
+#include "cuda/kernels.h"
+
+namespace fused_ssim::cuda {
+
+struct KernelEntry {
+  void (*kernel)(const StripParams);
+  int threads;
+  int (*shared_bytes)(int architecture);
+};
+
+// How an entry runs on each device: blocks in the upper half, bytes of shared memory in the lower; 0 where
+// not yet asked.
+struct LaunchCache {
+  static constexpr int kMaxDevices = 64;
+  std::atomic<uint64_t> known[kMaxDevices];
+};
+
+struct Launch {
+  int blocks_per_multiprocessor = 0;
+  int shared_bytes = 0;
+};
+
+inline cudaError_t find_launch(const KernelEntry& entry, const DeviceFacts& device,
+                               LaunchCache* cache, Launch* launch) {
+  const bool cached = device.index < LaunchCache::kMaxDevices;
+  if (cached) {
+    const uint64_t packed = cache->known[device.index].load(std::memory_order_acquire);
+    if (packed != 0) {
+      launch->blocks_per_multiprocessor = static_cast<int>(packed >> 32);
+      launch->shared_bytes = static_cast<int>(packed & 0xffffffffu);
+      return cudaSuccess;
+    }
+  }
+  const auto* kernel = reinterpret_cast<const void*>(entry.kernel);
+  launch->shared_bytes = entry.shared_bytes(device.architecture);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           launch->shared_bytes);
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &launch->blocks_per_multiprocessor, kernel, entry.threads, launch->shared_bytes);
+  }
+  if (error == cudaSuccess && launch->blocks_per_multiprocessor == 0) {
+    error = cudaErrorInvalidConfiguration;
+  }
+  if (error == cudaSuccess && cached) {
+    cache->known[device.index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor) << 32 |
+                                         static_cast<uint64_t>(launch->shared_bytes),
+                                     std::memory_order_release);
+  }
+  return error;
+}
+
+inline cudaError_t capacity_of(const KernelEntry& entry, const DeviceFacts& device,
+                               LaunchCache* cache, int* blocks) {
+  Launch launch;
+  const cudaError_t error = find_launch(entry, device, cache, &launch);
+  *blocks = launch.blocks_per_multiprocessor * device.multiprocessors;
+  return error;
+}
+
+inline cudaError_t launch_entry(const KernelEntry& entry, const StripParams& params,
+                                const DeviceFacts& device, LaunchCache* cache, int blocks,
+                                cudaStream_t stream) {
+  Launch launch;
+  const cudaError_t error = find_launch(entry, device, cache, &launch);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  entry.kernel<<<blocks, entry.threads, launch.shared_bytes, stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace fused_ssim::cuda

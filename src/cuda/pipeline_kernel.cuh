@@ -1,0 +1,728 @@
+// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, by warps of two kinds:
+// the strip kernel's arithmetic for multiprocessors with much shared memory.
+//
+// A block owns strips of kColumns columns and marches down them in chunks of 8 rows. It has kColumns threads
+// of each kind, and what a chunk goes through is
+//
+//   row warps     load     global memory -> registers, a chunk ahead; s and d -> shared memory
+//                 rows     thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row into a slot
+//   column warps  columns  thread = one column. Filters the four maps of the slot down the column, in
+//                          transposed form with its state in registers; moments -> value and partial
+//                          derivatives -> second column filter, whose outputs take the moments' place
+//   row warps     rows     thread = one row x 8 columns. Filters the partials along the row, combines them with
+//                          s and d of 10 rows above, stores the gradient
+//
+//      chunk            0       1       2       3       4
+//      row warps        R0      R1 G0   R2 G1   R3 G2   ...      R, G: first and second filter along rows
+//      column warps          C0      C1      C2      C3 ...
+//
+// So the two kinds share a multiprocessor's issue slots whatever each of them waits for: column warps hardly
+// ever wait, and row warps, which need few registers for long, have their loads under way early. One block
+// has a multiprocessor for itself, and half as many rows above and below its range are computed twice as by
+// two blocks that share one.
+//
+// Three pairs of barriers, in turn: `filled` (row warps arrive, column warps wait) and `done` (the other way
+// round). A slot passes from row warps to column warps and back; there are three, so that the first filter of a
+// chunk need not wait for the second of the chunk two above. Staged s and d stay until the gradient needs
+// them. Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows
+// and lanes that read neighbouring columns both meet no bank conflicts.
+//
+// Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but for the halos,
+// which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone).
+#pragma once
+
+#include <type_traits>
+
+#include "core/gaussian_window.h"
+#include "core/ssim_formula.h"
+#include "cuda/division.cuh"
+#include "cuda/image_access.cuh"
+#include "cuda/kernels.h"
+#include "cuda/pixel_shift.cuh"
+#include "cuda/reduction.cuh"
+#include "cuda/shift.cuh"
+#include "cuda/strip_filters.cuh"
+#include "cuda/tuning.h"
+#include "cuda/window.cuh"
+
+namespace fused_ssim::cuda {
+
+template <int kColumns_, StripKind kKind_, StripLoader kLoader_>
+struct PipelineTraits {
+  static constexpr int kColumns = kColumns_;
+  static constexpr StripKind kKind = kKind_;
+  static constexpr StripLoader kLoader = kLoader_;
+  static constexpr bool kQuads = kLoader != StripLoader::kWords;
+  static constexpr bool kMap = kKind == StripKind::kMap;
+  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
+  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
+  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
+  static constexpr bool kRollMasked = false;
+#if defined(__CUDA_ARCH__)
+  static constexpr bool kLaunched = has_pipeline(__CUDA_ARCH__ / 10);
+#else
+  static constexpr bool kLaunched = false;
+#endif
+
+  static constexpr int kThreads = 2 * kColumns;
+  static constexpr int kRowWarps = kColumns / 32;
+  static constexpr int kRadius = kDefaultWindowSize / 2;
+  static constexpr int kChunkRows = 8;
+  static_assert(kChunkRows % kRowWarps == 0, "whole rows a warp");
+  static constexpr int kRowsPerWarp = kChunkRows / kRowWarps;
+
+  // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own column,
+  // a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the windows of group g
+  // lie in the staged quads from 2g on.
+  static constexpr int kMargin = kGradient ? kRadius : 0;
+  static constexpr int kSkip = (8 - kMargin - kRadius + 4) % 4;
+  static constexpr int kStagedBefore = kMargin + kRadius + kSkip;
+  static_assert(kStagedBefore % 4 == 0, "staged quads are quads of the image");
+  static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
+  static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
+                "the tuning table counts the same");
+  static constexpr int kGradientLag = 2 * kRadius;
+  static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
+                "rows of the gradient's pixels lie one or two chunks above");
+
+  // Quads of a staged row that windows reach, and from one row to the next.
+  static constexpr int kStagedQuads = (kSkip + kColumns + 2 * kRadius + 3) / 4;
+  static constexpr int kStagedPitch = 4 * (kStagedQuads | 1);
+  static constexpr int kStagedSlots = kGradient ? 6 : 2;
+  static constexpr int kSlotStride = kChunkRows * kStagedPitch;
+  static constexpr int kImageStride = kStagedSlots * kSlotStride;
+  static constexpr int kMapPitch = kColumns + 4;
+  static constexpr int kMapStride = kChunkRows * kMapPitch;
+  static constexpr int kMaps = 4;
+  static constexpr int kMapSlots = 3;
+  static constexpr int kMapSlotStride = kMaps * kMapStride;
+  static_assert(kStagedPitch % 8 == 4 && kMapPitch % 8 == 4, "an odd number of quads");
+  // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns here.
+  static constexpr int kTurnPitch = 36;
+  static constexpr int kTurnStride = kGradient && !kQuads ? kChunkRows * kTurnPitch : 0;
+  static constexpr int kSharedBytes =
+      4 * (2 * kImageStride + kMapSlots * kMapSlotStride + kRowWarps * kTurnStride);
+
+  // Of a chunk, what one thread loads: quads of all rows in turn, or every 32nd column of its warp's rows.
+  static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
+  static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
+};
+
+// Barriers between the two kinds of warps, three each in turn, and of the row warps; 0 is that of the whole
+// block.
+inline constexpr int kBarriers = 3;
+inline constexpr int kFilledBarrier = 1;
+inline constexpr int kDoneBarrier = kFilledBarrier + kBarriers;
+inline constexpr int kRowBarrier = kDoneBarrier + kBarriers;
+template <int kThreads>
+__device__ __forceinline__ void arrive_at(int barrier) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
+}
+template <int kThreads>
+__device__ __forceinline__ void wait_at(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
+}
+
+// A pointer to shared memory that the compiler takes as it is: it would else compute it anew wherever it is
+// used, from the thread's index and a special register.
+__device__ __forceinline__ float* kept(float* pointer) {
+  auto address = static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+  asm volatile("" : "+r"(address));
+  return static_cast<float*>(__cvta_shared_to_generic(address));
+}
+
+// A range of rows of one strip.
+struct PipelinePiece {
+  int64_t batch;
+  int64_t channel;
+  int first_column;  // X0
+  int end_column;    // of the own columns
+  int first_row;     // own rows
+  int end_row;
+};
+
+// The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are loaded one
+// after the other.
+template <class Traits>
+struct QuadLoader {
+  static constexpr int kItems = Traits::kQuadItems;
+  const char* from1[kItems];  // the next to load
+  const char* from2[kItems];
+  int y[kItems];  // of them; far outside of any image where the column is outside
+  float4 a[kItems];
+  float4 b[kItems];
+
+  // Whole warps have an item or not, but for the last that do.
+  static __device__ __forceinline__ bool warp_has(int i) {
+    constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
+    return (i + 1) * Traits::kColumns <= kQuads ||
+           static_cast<int>(threadIdx.x / 32 * 32) + i * Traits::kColumns < kQuads;
+  }
+  static __device__ __forceinline__ bool has(int i) {
+    constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
+    return (i + 1) * Traits::kColumns <= kQuads ||
+           static_cast<int>(threadIdx.x) + i * Traits::kColumns < kQuads;
+  }
+
+  // Begins with the chunk whose first row is `first_y`.
+  __device__ __forceinline__ QuadLoader(const StripParams& p, const PipelinePiece& piece,
+                                        const char* plane1, const char* plane2, int first_y) {
+    constexpr int kBytes = kQuadBytes<Traits::kLoader> / 4;
+    constexpr int kOutside = -(1 << 30) - (1 << 29);
+    const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int item = static_cast<int>(threadIdx.x) + i * Traits::kColumns;
+      const int in_chunk = item / Traits::kStagedQuads;
+      const int x = piece.first_column - Traits::kStagedBefore +
+                    4 * (item - in_chunk * Traits::kStagedQuads);
+      from1[i] = plane1 + (first_y + in_chunk) * p.img1.row + int64_t{x} * kBytes;
+      from2[i] = plane2 + (first_y + in_chunk) * p.img2.row + int64_t{x} * kBytes;
+      y[i] = has(i) && x >= 0 && x < end_x ? first_y + in_chunk : kOutside;
+    }
+  }
+
+  __device__ __forceinline__ void load(const StripParams& p) {
+    const int64_t down1 = Traits::kChunkRows * p.img1.row;
+    const int64_t down2 = Traits::kChunkRows * p.img2.row;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (!warp_has(i)) {
+        break;
+      }
+      a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      b[i] = a[i];
+      if (static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height)) {
+        if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
+          a[i] = __ldg(reinterpret_cast<const float4*>(from1[i]));
+          b[i] = __ldg(reinterpret_cast<const float4*>(from2[i]));
+        } else {
+          const float2 words1 = __ldg(reinterpret_cast<const float2*>(from1[i]));
+          const float2 words2 = __ldg(reinterpret_cast<const float2*>(from2[i]));
+          a[i].x = words1.x, a[i].y = words1.y;
+          b[i].x = words2.x, b[i].y = words2.y;
+        }
+      }
+      from1[i] += down1;
+      from2[i] += down2;
+      y[i] += Traits::kChunkRows;
+    }
+  }
+
+  // Stores the chunk, which begins with row `first_y`, as s and d. Returns the L1 term of the own pixels where
+  // there is no gradient; else that is added up with it.
+  template <bool kL1>
+  __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
+                                         const PixelShift& shift, int first_y, float* slot) const {
+    float l1 = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (!has(i)) {
+        break;
+      }
+      const int item = static_cast<int>(threadIdx.x) + i * Traits::kColumns;
+      const int in_chunk = item / Traits::kStagedQuads;
+      const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
+      float4 pixels1 = a[i];
+      float4 pixels2 = b[i];
+      if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
+        pixels1 = half_quad_to_float(pixels1, p.dtype);
+        pixels2 = half_quad_to_float(pixels2, p.dtype);
+      }
+      float4 s, d;
+      if constexpr (kL1) {
+        shift.apply_exactly(pixels1, pixels2, &s, &d);
+        if (!Traits::kGradient && first_y + in_chunk >= max(piece.first_row, p.value_top) &&
+            first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
+          const int x = piece.first_column - Traits::kStagedBefore + column;
+          l1 += absolute_differences(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
+                                     min(piece.end_column, p.value_right) - x);
+        }
+      } else {
+        shift.apply(pixels1, pixels2, &s, &d);
+      }
+      float* to = slot + in_chunk * Traits::kStagedPitch + column;
+      *reinterpret_cast<float4*>(to) = s;
+      *reinterpret_cast<float4*>(to + Traits::kImageStride) = d;
+    }
+    return l1;
+  }
+};
+
+// The same, one column at a time: neighbouring lanes take neighbouring columns, whatever their stride.
+template <class Traits>
+struct WordLoader {
+  static constexpr int kAcross = Traits::kWordItems / Traits::kRowsPerWarp;
+  const char* from1;  // this lane's first column in the warp's first row of the next chunk to load
+  const char* from2;
+  int y;  // of that row
+  int first_x;
+  int end_x;
+  float a[Traits::kWordItems];
+  float b[Traits::kWordItems];
+
+  __device__ __forceinline__ WordLoader(const StripParams& p, const PipelinePiece& piece,
+                                        const char* plane1, const char* plane2, int first_y) {
+    first_x = piece.first_column - Traits::kStagedBefore + static_cast<int>(threadIdx.x % 32);
+    end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
+    y = first_y + first_row_of_warp();
+    from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
+    from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
+  }
+  static __device__ __forceinline__ int first_row_of_warp() {
+    return static_cast<int>(threadIdx.x) / 32 * Traits::kRowsPerWarp;
+  }
+
+  template <class Read>
+  __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside,
+                                           float* to, const Read& read) {
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j) {
+      to[j] = 0.0f;
+      if (inside && static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x)) {
+        to[j] = read(from + 32 * j * stride);
+      }
+    }
+  }
+  __device__ __forceinline__ void load_row(const InputImage& image, DType dtype, const char* from,
+                                           bool inside, float* to) {
+    const auto read_float = [](const char* at) {
+      return __ldg(reinterpret_cast<const float*>(at));
+    };
+    const auto read_half = [](const char* at) {
+      return __uint_as_float(__ldg(reinterpret_cast<const unsigned short*>(at)));
+    };
+    if (dtype != DType::kFloat32) {
+      load_row(from, image.column, inside, to, read_half);
+    } else if (image.column == 4) {
+      load_row(from, 4, inside, to, read_float);
+    } else if (image.column == 12) {
+      load_row(from, 12, inside, to, read_float);
+    } else {
+      load_row(from, image.column, inside, to, read_float);
+    }
+  }
+
+  __device__ __forceinline__ void load(const StripParams& p) {
+#pragma unroll
+    for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
+      const bool inside = static_cast<unsigned>(y + r) < static_cast<unsigned>(p.height);
+      load_row(p.img1, p.dtype, from1 + r * p.img1.row, inside, a + r * kAcross);
+      load_row(p.img2, p.dtype, from2 + r * p.img2.row, inside, b + r * kAcross);
+    }
+    y += Traits::kChunkRows;
+    from1 += Traits::kChunkRows * p.img1.row;
+    from2 += Traits::kChunkRows * p.img2.row;
+  }
+
+  template <bool kL1>
+  __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
+                                         const PixelShift& shift, int first_y, float* slot) const {
+    float l1 = 0.0f;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+    for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
+      const int in_chunk = first_row_of_warp() + r;
+      float* to = slot + in_chunk * Traits::kStagedPitch + lane;
+      const bool row_counts = !Traits::kGradient &&
+                              first_y + in_chunk >= max(piece.first_row, p.value_top) &&
+                              first_y + in_chunk < min(piece.end_row, p.value_bottom);
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+        if (32 * j + 32 > 4 * Traits::kStagedQuads && 32 * j + lane >= 4 * Traits::kStagedQuads) {
+          continue;
+        }
+        float pixel1 = a[r * kAcross + j];
+        float pixel2 = b[r * kAcross + j];
+        if (p.dtype != DType::kFloat32) {
+          pixel1 = half_to_float(__float_as_uint(pixel1), p.dtype);
+          pixel2 = half_to_float(__float_as_uint(pixel2), p.dtype);
+        }
+        float s, d;
+        if constexpr (kL1) {
+          shift.apply_exactly(pixel1, pixel2, &s, &d);
+          const int x = first_x + 32 * j;
+          if (row_counts && x >= max(piece.first_column, p.value_left) &&
+              x < min(piece.end_column, p.value_right)) {
+            l1 += fabsf(pixel1 - pixel2);
+          }
+        } else {
+          shift.apply(pixel1, pixel2, &s, &d);
+        }
+        to[32 * j] = s;
+        to[32 * j + Traits::kImageStride] = d;
+      }
+    }
+    return l1;
+  }
+};
+
+template <class Traits>
+using PipelineLoader =
+    std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>;
+
+// Where a row thread stores gradients of a piece.
+struct GradientTarget {
+  char* gradient1;  // of the thread's first column (by words: its lane's) in its (its warp's) next row
+  char* gradient2;
+  int y;        // of the thread's next row
+  int columns;  // from the thread's first column to the end of the own ones
+};
+
+// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Returns the L1
+// term of its pixels.
+template <class Traits, bool kL1>
+__device__ __forceinline__ float store_gradient_rows(const StripParams& p,
+                                                     const PipelinePiece& piece,
+                                                     const PixelShift& shift, const float* own,
+                                                     const float* map_row, float* turn,
+                                                     GradientTarget& target, const char* weights) {
+  const int y = target.y;
+  const int columns = target.columns;
+  const bool active = y >= piece.first_row && y < piece.end_row && columns > 0;
+  float first[8];
+  float second[8];
+  float l1 = 0.0f;
+  if (active) {
+    const float weight = p.gradient_scale;
+    float filtered[8];
+    float pixels[8];
+    const auto read_own = [&](const float* from) {
+      const float4 low = *reinterpret_cast<const float4*>(from);
+      const float4 high = *reinterpret_cast<const float4*>(from + 4);
+      pixels[0] = low.x, pixels[1] = low.y, pixels[2] = low.z, pixels[3] = low.w;
+      pixels[4] = high.x, pixels[5] = high.y, pixels[6] = high.z, pixels[7] = high.w;
+    };
+    filter_row<Taps::kPlain>(map_row, first);
+    filter_row<Taps::kEdge>(map_row + Traits::kMapStride, filtered);
+    read_own(own);
+    if constexpr (Traits::kTwo) {
+      filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        second[i] = fmaf(pixels[i], filtered[i], second[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      first[i] = fmaf(pixels[i], filtered[i], first[i]);
+    }
+    filter_row<Taps::kEdge>(map_row + 2 * Traits::kMapStride, filtered);
+    read_own(own + Traits::kImageStride);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      first[i] = weight * fmaf(pixels[i], filtered[i], first[i]);
+      if constexpr (Traits::kTwo) {
+        second[i] = weight * fmaf(-pixels[i], filtered[i], second[i]);
+      }
+    }
+    if (kL1 && y >= p.value_top && y < p.value_bottom) {
+      l1 = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
+          p, weights, shift.difference_if_equal(), y, piece.end_column - columns, columns, pixels,
+          first, second);
+    }
+  }
+
+  if constexpr (Traits::kQuads) {
+    if (active && (!Traits::kWeighted || p.grad1.data != nullptr)) {
+      store_quad<Traits::kLoader>(target.gradient1, first, p.dtype);
+      if (columns > 4) {
+        store_quad<Traits::kLoader>(target.gradient1 + kQuadBytes<Traits::kLoader>, first + 4,
+                                    p.dtype);
+      }
+    }
+    if (Traits::kTwo && active && (!Traits::kWeighted || p.grad2.data != nullptr)) {
+      store_quad<Traits::kLoader>(target.gradient2, second, p.dtype);
+      if (columns > 4) {
+        store_quad<Traits::kLoader>(target.gradient2 + kQuadBytes<Traits::kLoader>, second + 4,
+                                    p.dtype);
+      }
+    }
+  } else {
+    const auto store_columns = [&](const OutputImage& image, char* of_lane,
+                                   const float (&value)[8]) {
+      const int lane = static_cast<int>(threadIdx.x % 32);
+      if (active) {
+        store_group(turn + lane % 8 * Traits::kTurnPitch + lane / 8 * 8, value);
+      }
+      __syncwarp();
+      const int first_y = y - lane % 8;
+      if (piece.first_column + static_cast<int>(threadIdx.x) < piece.end_column) {
+#pragma unroll
+        for (int r = 0; r < Traits::kChunkRows; ++r) {
+          if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
+            store_element(of_lane + r * image.row, turn[r * Traits::kTurnPitch + lane],
+                          p.dtype);
+          }
+        }
+      }
+      __syncwarp();
+    };
+    if (p.grad1.data != nullptr) {
+      store_columns(p.grad1, target.gradient1, first);
+    }
+    if constexpr (Traits::kTwo) {
+      if (p.grad2.data != nullptr) {
+        store_columns(p.grad2, target.gradient2, second);
+      }
+    }
+  }
+  target.y += Traits::kChunkRows;
+  target.gradient1 += Traits::kChunkRows * p.grad1.row;
+  if constexpr (Traits::kTwo) {
+    target.gradient2 += Traits::kChunkRows * p.grad2.row;
+  }
+  return l1;
+}
+
+// Row warps: one piece. Returns this thread's share of the L1 term.
+template <class Traits, bool kL1>
+__device__ __forceinline__ double run_rows(const StripParams& p, const PipelinePiece& piece,
+                                           float* staged, float* maps, float* turns,
+                                           PixelShift* shared_shift) {
+  const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
+  const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
+  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
+  int next_y = piece.first_row - Traits::kLeadRows;  // of the chunk to be stored next
+  const Samples<float> samples = load_samples<float>(
+      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
+      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
+      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+  PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y);
+  loader.load(p);
+  const Shift<float> means = trimmed_means(samples);
+  const PixelShift shift = PixelShift::of(means.x, means.y);
+  if (threadIdx.x == 0) {
+    *shared_shift = shift;
+  }
+  double l1 = 0.0;
+  const auto store = [&](float* slot) {
+    const float of_chunk = loader.template store<kL1>(p, piece, shift, next_y, slot);
+    next_y += Traits::kChunkRows;
+    if (kL1 && !Traits::kGradient) {
+      l1 += static_cast<double>(of_chunk);
+    }
+  };
+  store(staged);
+  loader.load(p);
+  wait_at<Traits::kColumns>(kRowBarrier);
+
+  const int row = static_cast<int>(threadIdx.x % 8);
+  const int group = static_cast<int>(threadIdx.x / 8);
+  const float* windows = kept(staged + row * Traits::kStagedPitch + 8 * group);
+  float* map_rows = kept(maps + row * Traits::kMapPitch + 8 * group);
+  // Staged rows of the gradient's pixels: kGradientLag rows above the partials.
+  constexpr int kLagRows = Traits::kGradientLag - Traits::kChunkRows;
+  const int own_row = row < kLagRows ? row + Traits::kChunkRows - kLagRows : row - kLagRows;
+  const float* own =
+      kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + 8 * group);
+  int own_slot = Traits::kStagedSlots - (row < kLagRows ? 3 : 2);  // chunks above the newest pixels
+  GradientTarget target = {nullptr, nullptr, 0, 0};
+  const char* weights = nullptr;
+  if constexpr (Traits::kGradient) {
+    const int x = piece.first_column + 8 * group;
+    target.columns = piece.end_column - x;
+    // The gradient's first rows come out of step 20, in the chunk with step 16.
+    target.y = piece.first_row + 2 * Traits::kChunkRows - 2 * Traits::kGradientLag + row;
+    const int64_t first_y = target.y - (Traits::kQuads ? 0 : row);
+    const int64_t first_x =
+        Traits::kQuads ? x : piece.first_column + static_cast<int>(threadIdx.x);
+    target.gradient1 = p.grad1.data + piece.batch * p.grad1.batch +
+                       piece.channel * p.grad1.channel + first_y * p.grad1.row +
+                       first_x * p.grad1.column;
+    target.gradient2 = p.grad2.data + piece.batch * p.grad2.batch +
+                       piece.channel * p.grad2.channel + first_y * p.grad2.row +
+                       first_x * p.grad2.column;
+  }
+  if constexpr (Traits::kWeighted) {
+    weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
+              piece.channel * p.map_gradient.channel;
+  }
+  float* turn = turns + threadIdx.x / 32 * Traits::kTurnStride;
+
+  int staged_slot = 0;  // chunk % kStagedSlots
+  int map_slot = 0;     // chunk % kMapSlots
+#pragma unroll 1
+  for (int chunk = 0;; ++chunk) {
+    const int next_slot = staged_slot + 1 == Traits::kStagedSlots ? 0 : staged_slot + 1;
+    if (chunk < chunks) {
+      const float* quads = windows + staged_slot * Traits::kSlotStride;
+      float* map = map_rows + map_slot * Traits::kMapSlotStride;
+      float mean[8];
+      float square[8];
+      filter_row_and_square<Traits::kSkip>(quads, mean, square);
+      store_group(map, mean);
+      store_group(map + 2 * Traits::kMapStride, square);
+      filter_row_and_square<Traits::kSkip>(quads + Traits::kImageStride, mean, square);
+      store_group(map + Traits::kMapStride, mean);
+      store_group(map + 3 * Traits::kMapStride, square);
+      arrive_at<Traits::kThreads>(kFilledBarrier + chunk % kBarriers);
+    }
+    if (chunk + 1 < chunks) {
+      store(staged + next_slot * Traits::kSlotStride);
+    }
+    // All row warps have stored the chunk below; the column warps are done with the chunk above or, where
+    // nobody needs it yet, the one before that.
+    wait_at<Traits::kThreads>(kDoneBarrier + chunk % kBarriers);
+    if (chunk + 2 < chunks) {
+      loader.load(p);
+    }
+    if (Traits::kGradient && chunk > 2) {
+      const int above = map_slot == 0 ? Traits::kMapSlots - 1 : map_slot - 1;
+      const float of_chunk = store_gradient_rows<Traits, kL1>(
+          p, piece, shift, own + own_slot * Traits::kSlotStride,
+          map_rows + above * Traits::kMapSlotStride, turn, target, weights);
+      if constexpr (kL1) {
+        l1 += static_cast<double>(of_chunk);
+      }
+    }
+    if (chunk >= chunks) {
+      break;
+    }
+    staged_slot = next_slot;
+    own_slot = own_slot + 1 == Traits::kStagedSlots ? 0 : own_slot + 1;
+    map_slot = map_slot + 1 == Traits::kMapSlots ? 0 : map_slot + 1;
+  }
+  return l1;
+}
+
+// Column warps: one piece. Returns this thread's sum of SSIM over its own pixels.
+template <class Traits>
+__device__ __forceinline__ double run_columns(const StripParams& p, const PipelinePiece& piece,
+                                              float* maps, const PixelShift* shared_shift) {
+  const int m = static_cast<int>(threadIdx.x) - Traits::kColumns;
+  const int x = piece.first_column - Traits::kMargin + m;
+  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
+  const bool has_value = x >= p.value_left && x < p.value_right;
+  const bool own = has_value && x >= piece.first_column && x < piece.end_column;
+  const int own_top = max(piece.first_row, p.value_top);
+  const int own_bottom = min(piece.end_row, p.value_bottom);
+  ColumnJob job = {0.0f, 0.0f, nullptr, nullptr, x - p.value_left};
+  if constexpr (Traits::kMap) {
+    job.map = p.map == nullptr
+                  ? nullptr
+                  : p.map + (piece.batch * p.channels.divisor + piece.channel) * p.map_plane;
+  }
+  if constexpr (Traits::kWeighted) {
+    job.weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
+                  piece.channel * p.map_gradient.channel;
+  }
+  ColumnState<Traits> state;
+  double total = 0.0;
+  int map_slot = 0;
+  // What row warps wait for with the chunk `lag` below. Until a gradient is due they may be two ahead.
+  constexpr int kLag = Traits::kGradient ? 1 : 2;
+#pragma unroll
+  for (int above = 0; above < kLag; ++above) {
+    arrive_at<Traits::kThreads>(kDoneBarrier + above);
+  }
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    wait_at<Traits::kThreads>(kFilledBarrier + chunk % kBarriers);
+    float* column = maps + map_slot * Traits::kMapSlotStride + m;
+    map_slot = map_slot + 1 == Traits::kMapSlots ? 0 : map_slot + 1;
+    if (chunk == 0) {
+      job.shift_s = shared_shift->of_mean_s();
+      job.shift_d = shared_shift->of_mean_d();
+      push_column_rows<Traits>(column, state);
+    } else if (!has_value) {
+      // No partials, ever.
+      if constexpr (Traits::kGradient) {
+#pragma unroll
+        for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+          for (int i = 0; i < (Traits::kTwo ? 4 : 3); ++i) {
+            column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
+          }
+        }
+      }
+    } else {
+      const int first_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
+                            chunk * Traits::kChunkRows;
+      float sum = 0.0f;
+      if (first_row >= own_top && first_row + Traits::kChunkRows <= own_bottom) {
+        sum = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, column, state);
+      } else {
+        sum = filter_column_rows<Traits, true>(
+            p, job, first_row, own, row_bits(first_row, p.value_top, p.value_bottom),
+            row_bits(first_row, own_top, own_bottom), column, state);
+      }
+      total += static_cast<double>(sum);
+    }
+    if (chunk + kLag <= chunks) {
+      arrive_at<Traits::kThreads>(kDoneBarrier + (chunk + kLag) % kBarriers);
+    }
+  }
+  return total;
+}
+
+// All pieces of a block, and its part of the sums. A unit is a row of a strip; each strip begins with
+// `strip_change_rows` units without a row, which stand for what beginning it costs.
+template <class Traits>
+__device__ __forceinline__ void run_pipeline(const StripParams& p) {
+  extern __shared__ __align__(16) float shared_floats[];
+  __shared__ PixelShift shared_shift;
+  float* staged = shared_floats;
+  float* maps = staged + 2 * Traits::kImageStride;
+  float* turns = maps + Traits::kMapSlots * Traits::kMapSlotStride;
+  const ReductionPlan& plan = p.reduction;
+  const unsigned sharing = blockIdx.x / p.channels_together;
+  const bool together = p.channels_together > 1;
+  int64_t unit = unit_begin(plan, sharing);
+  const int64_t end = unit_begin(plan, sharing + 1);
+  int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
+  double total = 0.0;
+  const bool is_row_warp = threadIdx.x < Traits::kColumns;
+#pragma unroll 1
+  while (unit < end) {
+    const int64_t strip = quotient(unit, p.rows_per_strip);
+    const int64_t strip_begin = strip * p.rows_per_strip.divisor;
+    const int64_t next = min(end, strip_begin + p.rows_per_strip.divisor);
+    const int64_t plane = quotient(strip, p.strips_per_plane);
+    PipelinePiece piece;
+    piece.batch = together ? plane : quotient(plane, p.channels);
+    piece.channel =
+        together ? blockIdx.x % p.channels_together : plane - piece.batch * p.channels.divisor;
+    piece.first_column =
+        p.own_left + static_cast<int>(strip - plane * p.strips_per_plane.divisor) * p.strip_width;
+    piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
+    piece.first_row =
+        p.own_top + max(static_cast<int>(unit - strip_begin) - p.strip_change_rows, 0);
+    piece.end_row = p.own_top + max(static_cast<int>(next - strip_begin) - p.strip_change_rows, 0);
+    if (piece.first_row < piece.end_row) {
+      if (is_row_warp) {
+        if (__builtin_expect(p.l1, false)) {
+          total += p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0) *
+                   run_rows<Traits, true>(p, piece, staged, maps, turns, &shared_shift);
+        } else {
+          run_rows<Traits, false>(p, piece, staged, maps, turns, &shared_shift);
+        }
+      } else {
+        total += p.ssim_weight * run_columns<Traits>(p, piece, maps, &shared_shift);
+      }
+      __syncthreads();
+    }
+    const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
+    if (plan.value != nullptr && plan.fixed_point == 0.0 && (next == end || next_value != value)) {
+      store_partial<Traits::kThreads>(plan, value, total);
+      total = 0.0;
+    }
+    unit = next;
+    value = next_value;
+  }
+  if (plan.fixed_point != 0.0) {
+    add_to_sum<Traits::kThreads, float>(plan, total);
+  } else if (plan.value != nullptr) {
+    finish_reduction<Traits::kThreads, float>(plan);
+  }
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    pipeline_kernel(const __grid_constant__ StripParams p) {
+  if constexpr (Traits::kLaunched) {
+    run_pipeline<Traits>(p);
+  }
+}
+
+}  // namespace fused_ssim::cuda
