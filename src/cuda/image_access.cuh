@@ -82,9 +82,14 @@ __device__ __forceinline__ bool is_elected() {
   return elected != 0;
 }
 
-// By one thread, before the others use `counter`.
-__device__ __forceinline__ void start_counting(uint64_t* counter) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(counter)) : "memory");
+// By one thread, before the others use `counter`: a phase ends with so many arrivals.
+__device__ __forceinline__ void start_counting(uint64_t* counter, unsigned arrivals = 1) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(counter)), "r"(arrivals)
+               : "memory");
+}
+
+__device__ __forceinline__ void arrive(uint64_t* counter) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(counter)) : "memory");
 }
 
 // After that, by the same thread: makes the counters known to the copy engine.
@@ -131,7 +136,8 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* counter, unsigned parit
 }
 #else
 __device__ __forceinline__ bool is_elected() { return false; }
-__device__ __forceinline__ void start_counting(uint64_t*) {}
+__device__ __forceinline__ void start_counting(uint64_t*, unsigned = 1) {}
+__device__ __forceinline__ void arrive(uint64_t*) {}
 __device__ __forceinline__ void order_counters() {}
 __device__ __forceinline__ void expect_bytes(uint64_t*, unsigned) {}
 __device__ __forceinline__ void order_before_boxes() {}

@@ -186,6 +186,7 @@ struct DeviceFacts {
   int multiprocessors = 0;
   int shared_per_multiprocessor = 0;
   int shared_per_block = 0;  // with opt-in
+  bool overlaps_launches = false;  // launches.h
 };
 
 // Facts of the current device, read once per device.
@@ -206,10 +207,16 @@ inline constexpr int kValueMargin = 1;
 constexpr int box_columns(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kMap ? 148 : 140;
 }
-inline constexpr int kBoxRows = 8;
+inline constexpr int kStripBoxRows = 8;
+// The boxes of tiles: columns, and rows beside those of the tile.
+inline constexpr int kTileBoxColumns = 88;
+constexpr int tile_box_rows(StripKind kind, int tile_rows) {
+  return tile_rows + (kind == StripKind::kValue || kind == StripKind::kMap ? 10 : 20);
+}
 // Describes a float32 image whose quads are aligned. False where the driver can't, or won't for these
 // strides: then other loaders serve.
-bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, TensorMap* map);
+bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, int box_rows,
+                     TensorMap* map);
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
@@ -218,7 +225,6 @@ cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, 
                           StripLoader loader, int threads, int blocks, cudaStream_t stream);
 
 // The same of the pipeline kernel.
-inline constexpr int kPipelineColumns = 256;
 cudaError_t pipeline_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               int* blocks);
 cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device, StripKind kind,
@@ -228,13 +234,15 @@ cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device
 inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
 inline constexpr int kTileStaticShared = 1024;
-int tile_shared_bytes(StripKind kind, int rows);
+// `segment`: rows of a column that a thread filters at once, 8 or 10.
+int tile_shared_bytes(StripKind kind, int rows, int segment);
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int blocks, cudaStream_t stream);
+                               StripLoader loader, int segment, int blocks, cudaStream_t stream);
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
   int tile_rows = 0;  // tiles of so many rows; 0: strips
+  int tile_segment = 8;  // rows of a column that a thread of a tile filters at once
   bool pipeline = false;  // strips by row warps and column warps
   int threads = 128;  // of strips that have no such warps
   int min_rows = 16;  // rows that a block owns at least

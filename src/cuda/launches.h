@@ -25,6 +25,25 @@ struct Launch {
   int shared_bytes = 0;
 };
 
+// Launches a kernel that calls wait_for_previous_launch() before it touches any memory. Where the device and
+// its driver can, its blocks begin while the last of the kernel before are at work.
+template <class Params>
+cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, int blocks,
+                          int threads, int shared_bytes, const DeviceFacts& device,
+                          cudaStream_t stream) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = device.overlaps_launches ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
 inline cudaError_t find_launch(const KernelEntry& entry, const DeviceFacts& device,
                                LaunchCache* cache, Launch* launch) {
   const bool cached = device.index < LaunchCache::kMaxDevices;
@@ -71,8 +90,8 @@ inline cudaError_t launch_entry(const KernelEntry& entry, const StripParams& par
   if (error != cudaSuccess) {
     return error;
   }
-  entry.kernel<<<blocks, entry.threads, launch.shared_bytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_kernel(entry.kernel, params, blocks, entry.threads, launch.shared_bytes, device,
+                       stream);
 }
 
 }  // namespace fused_ssim::cuda

@@ -8,8 +8,15 @@ namespace {
 
 template <StripKind kKind, StripLoader kLoader>
 constexpr KernelEntry entry() {
-  using Traits = PipelineTraits<kPipelineColumns, kKind, kLoader>;
+#ifdef QUICK
+  if constexpr (kLoader != StripLoader::kFloatQuads || (kKind != StripKind::kValue && kKind != StripKind::kOneGradient)) return {};
+  else {
+#endif
+  using Traits = PipelineTraits<pipeline_columns(kKind), kKind, kLoader>;
   return {pipeline_kernel<Traits>, Traits::kThreads, [](int) { return Traits::kSharedBytes; }};
+#ifdef QUICK
+  }
+#endif
 }
 
 // In the order of StripKind and of StripLoader.

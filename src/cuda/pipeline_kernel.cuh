@@ -42,6 +42,7 @@
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
 #include "cuda/strip_filters.cuh"
+#include "cuda/thread.cuh"
 #include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
@@ -53,11 +54,25 @@ struct PipelineTraits {
   static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
+#ifdef NOBOX
+  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads && (kKind==StripKind::kValue||kKind==StripKind::kMap);
+#else
+  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads;
+#endif
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kRollMasked = false;
+  static constexpr bool kGradientKind = kKind != StripKind::kValue && kKind != StripKind::kMap;
+#ifndef VROWS
+#define VROWS 4
+#endif
+#ifndef HLOOP
+#define HLOOP 2
+#endif
+  static constexpr int kRowsAtOnce = kGradientKind ? VROWS : 8;
+  static constexpr int kHLoop = HLOOP;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_pipeline(__CUDA_ARCH__ / 10);
 #else
@@ -65,7 +80,20 @@ struct PipelineTraits {
 #endif
 
   static constexpr int kThreads = 2 * kColumns;
+  static constexpr int kBlocksPerMultiprocessor = 
+      pipeline_blocks_per_multiprocessor(kKind, kLoader);
   static constexpr int kRowWarps = kColumns / 32;
+#ifndef ROLES
+#define ROLES 1
+#endif
+  static __device__ __forceinline__ bool is_row_warp() {
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    return ROLES == 0 ? warp < kRowWarps : ROLES == 1 ? warp >= kRowWarps : (warp & 2) == 0;
+  }
+  static __device__ __forceinline__ int role_thread() {
+    const int thread = static_cast<int>(threadIdx.x);
+    return ROLES == 2 ? (thread / 128 * 64 + thread % 64) : thread % kColumns;
+  }
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
   static_assert(kChunkRows % kRowWarps == 0, "whole rows a warp");
@@ -85,11 +113,22 @@ struct PipelineTraits {
   static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
                 "rows of the gradient's pixels lie one or two chunks above");
 
+  // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
+  // registers on their way, and where s and d are not needed once more.
+  static constexpr bool kRaw = kBoxes && !kGradient;
+
+  // A box has at most 256 columns, so boxes are staged in parts of 128 columns and those around them that
+  // their windows need.
+  static constexpr int kParts = kBoxes ? kColumns / 128 : 1;
+  static_assert(!kBoxes || kColumns % 128 == 0, "whole parts");
+  static constexpr int kPartColumns = kColumns / kParts;
   // Quads of a staged row that windows reach, and from one row to the next.
-  static constexpr int kStagedQuads = (kSkip + kColumns + 2 * kRadius + 3) / 4;
-  static constexpr int kStagedPitch = 4 * (kStagedQuads | 1);
+  static constexpr int kStagedQuads = (kSkip + kPartColumns + 2 * kRadius + 3) / 4;
+  static constexpr int kStagedPitch = kBoxes ? box_columns(kKind) : 4 * (kStagedQuads | 1);
+  static_assert(kStagedPitch >= 4 * kStagedQuads, "all windows");
+  static constexpr int kPartStride = kChunkRows * kStagedPitch;
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
-  static constexpr int kSlotStride = kChunkRows * kStagedPitch;
+  static constexpr int kSlotStride = kParts * kPartStride;
   static constexpr int kImageStride = kStagedSlots * kSlotStride;
   static constexpr int kMapPitch = kColumns + 4;
   static constexpr int kMapStride = kChunkRows * kMapPitch;
@@ -103,14 +142,14 @@ struct PipelineTraits {
   static constexpr int kSharedBytes =
       4 * (2 * kImageStride + kMapSlots * kMapSlotStride + kRowWarps * kTurnStride);
 
-  // Of a chunk, what one thread loads: quads of all rows in turn, or every 32nd column of its warp's rows.
+  // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every 32nd column of its warp's rows.
   static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
 };
 
 // Barriers between the two kinds of warps, three each in turn, and of the row warps; 0 is that of the whole
 // block.
-inline constexpr int kBarriers = 3;
+inline constexpr int kBarriers = 3;  // as many as slots
 inline constexpr int kFilledBarrier = 1;
 inline constexpr int kDoneBarrier = kFilledBarrier + kBarriers;
 inline constexpr int kRowBarrier = kDoneBarrier + kBarriers;
@@ -122,6 +161,50 @@ template <int kThreads>
 __device__ __forceinline__ void wait_at(int barrier) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
 }
+
+// Counters in shared memory: of bytes on their way and, where each column warp has a row warp of its own to
+// wait for, of the slots that these two hand to each other.
+template <class Traits>
+struct PipelineCounters {
+  uint64_t loaded[2];   // the bytes of a chunk have come
+  uint64_t emptied[2];  // all row warps have read it
+  uint64_t filled[Traits::kRowWarps][Traits::kMapSlots];
+  uint64_t drained[Traits::kRowWarps][Traits::kMapSlots];
+
+  // By one thread.
+  __device__ __forceinline__ void start() {
+    for (int i = 0; i < 2; ++i) {
+      start_counting(&loaded[i]);
+      start_counting(&emptied[i], Traits::kRowWarps);
+    }
+    for (int warp = 0; warp < Traits::kRowWarps; ++warp) {
+      for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
+        start_counting(&filled[warp][slot]);
+        start_counting(&drained[warp][slot]);
+      }
+    }
+    order_counters();
+  }
+};
+
+// The slot of the chunk that comes next, of kMapSlots, and the phase of its counters.
+template <class Traits>
+struct MapSlot {
+  int slot;
+  unsigned parity;
+
+  // For the first chunk after `chunks_before`.
+  explicit __device__ __forceinline__ MapSlot(unsigned chunks_before)
+      : slot(static_cast<int>(chunks_before % Traits::kMapSlots)),
+        parity(chunks_before / Traits::kMapSlots & 1u) {}
+  __device__ __forceinline__ void advance() {
+    ++slot;
+    if (slot == Traits::kMapSlots) {
+      slot = 0;
+      parity ^= 1u;
+    }
+  }
+};
 
 // A pointer to shared memory that the compiler takes as it is: it would else compute it anew wherever it is
 // used, from the thread's index and a special register.
@@ -156,23 +239,24 @@ struct QuadLoader {
   static __device__ __forceinline__ bool warp_has(int i) {
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
     return (i + 1) * Traits::kColumns <= kQuads ||
-           static_cast<int>(threadIdx.x / 32 * 32) + i * Traits::kColumns < kQuads;
+           (Traits::role_thread() / 32 * 32) + i * Traits::kColumns < kQuads;
   }
   static __device__ __forceinline__ bool has(int i) {
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
     return (i + 1) * Traits::kColumns <= kQuads ||
-           static_cast<int>(threadIdx.x) + i * Traits::kColumns < kQuads;
+           Traits::role_thread() + i * Traits::kColumns < kQuads;
   }
 
   // Begins with the chunk whose first row is `first_y`.
   __device__ __forceinline__ QuadLoader(const StripParams& p, const PipelinePiece& piece,
-                                        const char* plane1, const char* plane2, int first_y) {
+                                        const char* plane1, const char* plane2, int first_y,
+                                        PipelineCounters<Traits>*, unsigned) {
     constexpr int kBytes = kQuadBytes<Traits::kLoader> / 4;
     constexpr int kOutside = -(1 << 30) - (1 << 29);
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int item = static_cast<int>(threadIdx.x) + i * Traits::kColumns;
+      const int item = Traits::role_thread() + i * Traits::kColumns;
       const int in_chunk = item / Traits::kStagedQuads;
       const int x = piece.first_column - Traits::kStagedBefore +
                     4 * (item - in_chunk * Traits::kStagedQuads);
@@ -182,7 +266,7 @@ struct QuadLoader {
     }
   }
 
-  __device__ __forceinline__ void load(const StripParams& p) {
+  __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
     const int64_t down1 = Traits::kChunkRows * p.img1.row;
     const int64_t down2 = Traits::kChunkRows * p.img2.row;
 #pragma unroll
@@ -220,7 +304,7 @@ struct QuadLoader {
       if (!has(i)) {
         break;
       }
-      const int item = static_cast<int>(threadIdx.x) + i * Traits::kColumns;
+      const int item = Traits::role_thread() + i * Traits::kColumns;
       const int in_chunk = item / Traits::kStagedQuads;
       const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
       float4 pixels1 = a[i];
@@ -262,15 +346,16 @@ struct WordLoader {
   float b[Traits::kWordItems];
 
   __device__ __forceinline__ WordLoader(const StripParams& p, const PipelinePiece& piece,
-                                        const char* plane1, const char* plane2, int first_y) {
-    first_x = piece.first_column - Traits::kStagedBefore + static_cast<int>(threadIdx.x % 32);
+                                        const char* plane1, const char* plane2, int first_y,
+                                        PipelineCounters<Traits>*, unsigned) {
+    first_x = piece.first_column - Traits::kStagedBefore + (Traits::role_thread() % 32);
     end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
     y = first_y + first_row_of_warp();
     from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
     from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
   }
   static __device__ __forceinline__ int first_row_of_warp() {
-    return static_cast<int>(threadIdx.x) / 32 * Traits::kRowsPerWarp;
+    return Traits::role_thread() / 32 * Traits::kRowsPerWarp;
   }
 
   template <class Read>
@@ -303,7 +388,7 @@ struct WordLoader {
     }
   }
 
-  __device__ __forceinline__ void load(const StripParams& p) {
+  __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
 #pragma unroll
     for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
       const bool inside = static_cast<unsigned>(y + r) < static_cast<unsigned>(p.height);
@@ -319,7 +404,7 @@ struct WordLoader {
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
                                          const PixelShift& shift, int first_y, float* slot) const {
     float l1 = 0.0f;
-    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int lane = (Traits::role_thread() % 32);
 #pragma unroll
     for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
       const int in_chunk = first_row_of_warp() + r;
@@ -357,9 +442,103 @@ struct WordLoader {
   }
 };
 
+// The same by tensor maps: one thread has boxes of pixels copied straight into shared memory, and zeros where
+// there is no image. There they become s and d in place, or stay as they are.
+template <class Traits>
+struct BoxLoader {
+  static constexpr int kQuads = Traits::kSlotStride / 4;
+  PipelineCounters<Traits>* counters;
+  unsigned count;  // chunks of the block so far, but for those on their way
+  int4 first1;       // column, row, channel and batch of the next chunk to load
+  int2 plane2;       // channel and batch of the second image
+
+  __device__ __forceinline__ BoxLoader(const StripParams& p, const PipelinePiece& piece,
+                                       const char*, const char*, int first_y,
+                                       PipelineCounters<Traits>* block_counters,
+                                       unsigned chunks_before)
+      : counters(block_counters), count(chunks_before) {
+    first1 = {piece.first_column - Traits::kStagedBefore, first_y,
+              p.tensor1.channels > 1 ? static_cast<int>(piece.channel) : 0,
+              p.tensor1.batches > 1 ? static_cast<int>(piece.batch) : 0};
+    plane2 = {p.tensor2.channels > 1 ? static_cast<int>(piece.channel) : 0,
+              p.tensor2.batches > 1 ? static_cast<int>(piece.batch) : 0};
+  }
+
+  // Starts to load a chunk, the `ahead`-th after the next to be waited for.
+  __device__ __forceinline__ void load(const StripParams& p, float* slot, unsigned ahead) {
+    if (Traits::role_thread() < 32 && is_elected()) {
+      const unsigned number = count + ahead;
+      uint64_t* counter = &counters->loaded[number & 1u];
+      if constexpr (Traits::kRaw) {
+        wait_for_phase(&counters->emptied[number & 1u], (number >> 1 & 1u) ^ 1u);
+      }
+      order_before_boxes();  // what was stored where they go
+      expect_bytes(counter, 2 * Traits::kParts * Traits::kPartStride * sizeof(float));
+#pragma unroll
+      for (int part = 0; part < Traits::kParts; ++part) {
+        const int x = first1.x + part * Traits::kPartColumns;
+        float* to = slot + part * Traits::kPartStride;
+        load_box(to, p.tensor1, {x, first1.y, first1.z, first1.w}, counter);
+        load_box(to + Traits::kImageStride, p.tensor2, {x, first1.y, plane2.x, plane2.y}, counter);
+      }
+    }
+    first1.y += Traits::kChunkRows;
+  }
+
+  __device__ __forceinline__ void wait() {
+    wait_for_phase(&counters->loaded[count & 1u], count >> 1 & 1u);
+    ++count;
+  }
+
+  // Makes the pixels of a chunk s and d.
+  template <bool kL1>
+  __device__ __forceinline__ float store(const StripParams&, const PipelinePiece&,
+                                         const PixelShift& shift, int, float* slot) {
+    wait();
+#pragma unroll
+    for (int i = 0; i < (kQuads + Traits::kColumns - 1) / Traits::kColumns; ++i) {
+      const int quad = Traits::role_thread() + i * Traits::kColumns;
+      if ((i + 1) * Traits::kColumns > kQuads && quad >= kQuads) {
+        break;
+      }
+      auto* place_s = reinterpret_cast<float4*>(slot + 4 * quad);
+      auto* place_d = reinterpret_cast<float4*>(slot + 4 * quad + Traits::kImageStride);
+      float4 s, d;
+      if constexpr (kL1) {
+        shift.apply_exactly(*place_s, *place_d, &s, &d);
+      } else {
+        shift.apply(*place_s, *place_d, &s, &d);
+      }
+      *place_s = s;
+      *place_d = d;
+    }
+    return 0.0f;
+  }
+};
+
 template <class Traits>
 using PipelineLoader =
-    std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>;
+    std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
+                       std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>>;
+
+// The L1 term of a chunk of raw pixels: of this thread's row and 8 columns from `x` on.
+template <class Traits>
+__device__ __forceinline__ float absolute_row_differences(const StripParams& p,
+                                                          const PipelinePiece& piece, int y, int x,
+                                                          const float* pixels) {
+  if (y < max(piece.first_row, p.value_top) || y >= min(piece.end_row, p.value_bottom)) {
+    return 0.0f;
+  }
+  float sum = 0.0f;
+#pragma unroll
+  for (int q = 0; q < 2; ++q) {
+    sum += absolute_differences(*reinterpret_cast<const float4*>(pixels + 4 * q),
+                                *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
+                                max(piece.first_column, p.value_left) - x - 4 * q,
+                                min(piece.end_column, p.value_right) - x - 4 * q);
+  }
+  return sum;
+}
 
 // Where a row thread stores gradients of a piece.
 struct GradientTarget {
@@ -394,26 +573,29 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
       pixels[4] = high.x, pixels[5] = high.y, pixels[6] = high.z, pixels[7] = high.w;
     };
     filter_row<Taps::kPlain>(map_row, first);
-    filter_row<Taps::kEdge>(map_row + Traits::kMapStride, filtered);
-    read_own(own);
     if constexpr (Traits::kTwo) {
       filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
+    }
+#pragma unroll
+    for (int image = 0; image < 2; ++image) {
+      map_row += Traits::kMapStride;
+      filter_row<Taps::kEdge>(map_row, filtered);
+      read_own(own);
+      own += Traits::kImageStride;
+      const float sign = image == 0 ? 1.0f : -1.0f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        second[i] = fmaf(pixels[i], filtered[i], second[i]);
+        first[i] = fmaf(pixels[i], filtered[i], first[i]);
+        if constexpr (Traits::kTwo) {
+          second[i] = fmaf(sign * pixels[i], filtered[i], second[i]);
+        }
       }
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      first[i] = fmaf(pixels[i], filtered[i], first[i]);
-    }
-    filter_row<Taps::kEdge>(map_row + 2 * Traits::kMapStride, filtered);
-    read_own(own + Traits::kImageStride);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      first[i] = weight * fmaf(pixels[i], filtered[i], first[i]);
+      first[i] *= weight;
       if constexpr (Traits::kTwo) {
-        second[i] = weight * fmaf(-pixels[i], filtered[i], second[i]);
+        second[i] *= weight;
       }
     }
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
@@ -441,13 +623,13 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
   } else {
     const auto store_columns = [&](const OutputImage& image, char* of_lane,
                                    const float (&value)[8]) {
-      const int lane = static_cast<int>(threadIdx.x % 32);
+      const int lane = (Traits::role_thread() % 32);
       if (active) {
         store_group(turn + lane % 8 * Traits::kTurnPitch + lane / 8 * 8, value);
       }
       __syncwarp();
       const int first_y = y - lane % 8;
-      if (piece.first_column + static_cast<int>(threadIdx.x) < piece.end_column) {
+      if (piece.first_column + Traits::role_thread() < piece.end_column) {
 #pragma unroll
         for (int r = 0; r < Traits::kChunkRows; ++r) {
           if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
@@ -479,43 +661,53 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_rows(const StripParams& p, const PipelinePiece& piece,
                                            float* staged, float* maps, float* turns,
-                                           PixelShift* shared_shift) {
+                                           PixelShift* shared_shift,
+                                           PipelineCounters<Traits>* counters,
+                                           unsigned chunks_before) {
+  static_assert(!Traits::kRaw, "other row warps do that");
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
   int next_y = piece.first_row - Traits::kLeadRows;  // of the chunk to be stored next
+  PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
+  loader.load(p, staged, 0);
+  if constexpr (Traits::kBoxes) {
+    loader.load(p, staged + Traits::kSlotStride, 1);
+  }
   const Samples<float> samples = load_samples<float>(
       plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
       min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
       min(p.width, piece.end_column + Traits::kRadius), p.dtype);
-  PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y);
-  loader.load(p);
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  if (threadIdx.x == 0) {
+  if (Traits::role_thread() == 0) {
     *shared_shift = shift;
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
     const float of_chunk = loader.template store<kL1>(p, piece, shift, next_y, slot);
-    next_y += Traits::kChunkRows;
     if (kL1 && !Traits::kGradient) {
       l1 += static_cast<double>(of_chunk);
     }
+    next_y += Traits::kChunkRows;
   };
   store(staged);
-  loader.load(p);
+  if constexpr (!Traits::kBoxes) {
+    loader.load(p, staged, 1);
+  }
   wait_at<Traits::kColumns>(kRowBarrier);
 
-  const int row = static_cast<int>(threadIdx.x % 8);
-  const int group = static_cast<int>(threadIdx.x / 8);
-  const float* windows = kept(staged + row * Traits::kStagedPitch + 8 * group);
+  const int row = (Traits::role_thread() % 8);
+  const int group = (Traits::role_thread() / 8);
+  const int in_part = group / (Traits::kPartColumns / 8) * Traits::kPartStride +
+                      group % (Traits::kPartColumns / 8) * 8;
+  const float* windows = kept(staged + row * Traits::kStagedPitch + in_part);
   float* map_rows = kept(maps + row * Traits::kMapPitch + 8 * group);
   // Staged rows of the gradient's pixels: kGradientLag rows above the partials.
   constexpr int kLagRows = Traits::kGradientLag - Traits::kChunkRows;
   const int own_row = row < kLagRows ? row + Traits::kChunkRows - kLagRows : row - kLagRows;
   const float* own =
-      kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + 8 * group);
+      kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + in_part);
   int own_slot = Traits::kStagedSlots - (row < kLagRows ? 3 : 2);  // chunks above the newest pixels
   GradientTarget target = {nullptr, nullptr, 0, 0};
   const char* weights = nullptr;
@@ -526,7 +718,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     target.y = piece.first_row + 2 * Traits::kChunkRows - 2 * Traits::kGradientLag + row;
     const int64_t first_y = target.y - (Traits::kQuads ? 0 : row);
     const int64_t first_x =
-        Traits::kQuads ? x : piece.first_column + static_cast<int>(threadIdx.x);
+        Traits::kQuads ? x : piece.first_column + Traits::role_thread();
     target.gradient1 = p.grad1.data + piece.batch * p.grad1.batch +
                        piece.channel * p.grad1.channel + first_y * p.grad1.row +
                        first_x * p.grad1.column;
@@ -538,7 +730,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
               piece.channel * p.map_gradient.channel;
   }
-  float* turn = turns + threadIdx.x / 32 * Traits::kTurnStride;
+  float* turn = turns + Traits::role_thread() / 32 * Traits::kTurnStride;
 
   int staged_slot = 0;  // chunk % kStagedSlots
   int map_slot = 0;     // chunk % kMapSlots
@@ -548,24 +740,28 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     if (chunk < chunks) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       float* map = map_rows + map_slot * Traits::kMapSlotStride;
-      float mean[8];
-      float square[8];
-      filter_row_and_square<Traits::kSkip>(quads, mean, square);
-      store_group(map, mean);
-      store_group(map + 2 * Traits::kMapStride, square);
-      filter_row_and_square<Traits::kSkip>(quads + Traits::kImageStride, mean, square);
-      store_group(map + Traits::kMapStride, mean);
-      store_group(map + 3 * Traits::kMapStride, square);
-      arrive_at<Traits::kThreads>(kFilledBarrier + chunk % kBarriers);
+#pragma unroll Traits::kHLoop
+        for (int image = 0; image < 2; ++image) {
+          float mean[8];
+          float square[8];
+          filter_row_and_square<Traits::kSkip>(quads, mean, square);
+          store_group(map, mean);
+          store_group(map + 2 * Traits::kMapStride, square);
+          quads += Traits::kImageStride;
+          map += Traits::kMapStride;
+        }
+      arrive_at<Traits::kThreads>(kFilledBarrier + map_slot);
     }
     if (chunk + 1 < chunks) {
       store(staged + next_slot * Traits::kSlotStride);
     }
     // All row warps have stored the chunk below; the column warps are done with the chunk above or, where
     // nobody needs it yet, the one before that.
-    wait_at<Traits::kThreads>(kDoneBarrier + chunk % kBarriers);
+    wait_at<Traits::kThreads>(kDoneBarrier + map_slot);
     if (chunk + 2 < chunks) {
-      loader.load(p);
+      const int slot = staged_slot + 2 < Traits::kStagedSlots ? staged_slot + 2
+                                                             : staged_slot + 2 - Traits::kStagedSlots;
+      loader.load(p, staged + slot * Traits::kSlotStride, 0);
     }
     if (Traits::kGradient && chunk > 2) {
       const int above = map_slot == 0 ? Traits::kMapSlots - 1 : map_slot - 1;
@@ -586,11 +782,75 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   return l1;
 }
 
+// Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it.
+template <class Traits, bool kL1>
+__device__ __forceinline__ double run_raw_rows(const StripParams& p, const PipelinePiece& piece,
+                                               float* staged, float* maps, PixelShift* shared_shift,
+                                               PipelineCounters<Traits>* counters,
+                                               unsigned chunks_before) {
+  const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
+  const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
+  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
+  const int first_y = piece.first_row - Traits::kLeadRows;
+  BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
+  loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
+  const Samples<float> samples = load_samples<float>(
+      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
+      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
+      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+  const Shift<float> means = trimmed_means(samples);
+  const PixelShift shift = PixelShift::of(means.x, means.y);
+  const int warp = Traits::role_thread() / 32;
+  const bool leads = Traits::role_thread() % 32 == 0;
+  if (leads) {
+    shared_shift[warp] = shift;
+  }
+  const int row = Traits::role_thread() % 8;
+  const int group = Traits::role_thread() / 8;
+  static_assert(Traits::kParts == 1, "else groups lie in parts");
+  const float* windows = kept(staged + row * Traits::kStagedPitch + 8 * group);
+  float* map_rows = kept(maps + row * Traits::kMapPitch + 8 * group);
+  MapSlot<Traits> map_slot(chunks_before);
+  double l1 = 0.0;
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const unsigned staged_slot = loader.count & 1u;
+    if (chunk + 1 < chunks) {
+      loader.load(p, staged + (staged_slot ^ 1u) * Traits::kSlotStride, 1);
+    }
+    loader.wait();
+    wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
+    const float* quads = windows + staged_slot * Traits::kSlotStride;
+    float* map = map_rows + map_slot.slot * Traits::kMapSlotStride;
+    float mean_s[8], square_s[8], mean_d[8], square_d[8];
+    filter_row_of_both<Traits::kSkip>(quads, quads + Traits::kImageStride, shift, mean_s, square_s,
+                                      mean_d, square_d);
+    store_group(map, mean_s);
+    store_group(map + Traits::kMapStride, mean_d);
+    store_group(map + 2 * Traits::kMapStride, square_s);
+    store_group(map + 3 * Traits::kMapStride, square_d);
+    if constexpr (kL1) {
+      l1 += static_cast<double>(absolute_row_differences<Traits>(
+          p, piece, first_y + chunk * Traits::kChunkRows + row, piece.first_column + 8 * group,
+          quads + Traits::kStagedBefore));
+    }
+    __syncwarp();
+    if (leads) {
+      arrive(&counters->filled[warp][map_slot.slot]);
+      arrive(&counters->emptied[staged_slot]);
+    }
+    map_slot.advance();
+  }
+  return l1;
+}
+
 // Column warps: one piece. Returns this thread's sum of SSIM over its own pixels.
 template <class Traits>
 __device__ __forceinline__ double run_columns(const StripParams& p, const PipelinePiece& piece,
-                                              float* maps, const PixelShift* shared_shift) {
-  const int m = static_cast<int>(threadIdx.x) - Traits::kColumns;
+                                              float* maps, const PixelShift* shared_shift,
+                                              PipelineCounters<Traits>* counters,
+                                              unsigned chunks_before) {
+  const int m = Traits::role_thread();
   const int x = piece.first_column - Traits::kMargin + m;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
   const bool has_value = x >= p.value_left && x < p.value_right;
@@ -609,21 +869,29 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   }
   ColumnState<Traits> state;
   double total = 0.0;
-  int map_slot = 0;
+  float* const columns = kept(maps + m);
+  const int warp = m / 32;
+  MapSlot<Traits> map_slot(Traits::kRaw ? chunks_before : 0u);
   // What row warps wait for with the chunk `lag` below. Until a gradient is due they may be two ahead.
   constexpr int kLag = Traits::kGradient ? 1 : 2;
+  if constexpr (!Traits::kRaw) {
 #pragma unroll
-  for (int above = 0; above < kLag; ++above) {
-    arrive_at<Traits::kThreads>(kDoneBarrier + above);
+    for (int above = 0; above < kLag; ++above) {
+      arrive_at<Traits::kThreads>(kDoneBarrier + above);
+    }
   }
 #pragma unroll 1
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    wait_at<Traits::kThreads>(kFilledBarrier + chunk % kBarriers);
-    float* column = maps + map_slot * Traits::kMapSlotStride + m;
-    map_slot = map_slot + 1 == Traits::kMapSlots ? 0 : map_slot + 1;
+  for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
+    if constexpr (Traits::kRaw) {
+      wait_for_phase(&counters->filled[warp][map_slot.slot], map_slot.parity);
+    } else {
+      wait_at<Traits::kThreads>(kFilledBarrier + map_slot.slot);
+    }
+    float* column = columns + map_slot.slot * Traits::kMapSlotStride;
     if (chunk == 0) {
-      job.shift_s = shared_shift->of_mean_s();
-      job.shift_d = shared_shift->of_mean_d();
+      const PixelShift shift = shared_shift[Traits::kRaw ? warp : 0];
+      job.shift_s = shift.of_mean_s();
+      job.shift_d = shift.of_mean_d();
       push_column_rows<Traits>(column, state);
     } else if (!has_value) {
       // No partials, ever.
@@ -649,8 +917,14 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       }
       total += static_cast<double>(sum);
     }
-    if (chunk + kLag <= chunks) {
-      arrive_at<Traits::kThreads>(kDoneBarrier + (chunk + kLag) % kBarriers);
+    if constexpr (Traits::kRaw) {
+      __syncwarp();
+      if (m % 32 == 0) {
+        arrive(&counters->drained[warp][map_slot.slot]);
+      }
+    } else if (chunk + kLag <= chunks) {
+      const int next = map_slot.slot + kLag;
+      arrive_at<Traits::kThreads>(kDoneBarrier + (next < kBarriers ? next : next - kBarriers));
     }
   }
   return total;
@@ -658,57 +932,117 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
 
 // All pieces of a block, and its part of the sums. A unit is a row of a strip; each strip begins with
 // `strip_change_rows` units without a row, which stand for what beginning it costs.
+// What a block has to remember between pieces. In shared memory: while it works on one, registers are short.
+struct PipelineProgress {
+  int64_t unit;     // the first of the next piece
+  int64_t value;    // that the sums belong to
+  unsigned chunks;  // loaded so far
+};
+
+// The sums of f so far, a thread each.
+template <class Traits>
+struct PipelineShared {
+  PipelineProgress progress;
+  PipelineCounters<Traits> counters;
+  PixelShift shift[Traits::kRowWarps];  // one, or one for each
+  double totals[Traits::kThreads];
+};
+
 template <class Traits>
 __device__ __forceinline__ void run_pipeline(const StripParams& p) {
-  extern __shared__ __align__(16) float shared_floats[];
-  __shared__ PixelShift shared_shift;
+  extern __shared__ __align__(128) float shared_floats[];
+  __shared__ PipelineShared<Traits> shared;
   float* staged = shared_floats;
   float* maps = staged + 2 * Traits::kImageStride;
   float* turns = maps + Traits::kMapSlots * Traits::kMapSlotStride;
+  volatile PipelineProgress& progress = shared.progress;
+  volatile double& total = shared.totals[threadIdx.x];
   const ReductionPlan& plan = p.reduction;
-  const unsigned sharing = blockIdx.x / p.channels_together;
-  const bool together = p.channels_together > 1;
-  int64_t unit = unit_begin(plan, sharing);
-  const int64_t end = unit_begin(plan, sharing + 1);
-  int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
-  double total = 0.0;
-  const bool is_row_warp = threadIdx.x < Traits::kColumns;
+  allow_next_launch();
+  if (threadIdx.x == 0) {
+    const int64_t unit = unit_begin(plan, blockIdx.x / p.channels_together);
+    progress.unit = unit;
+    progress.value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
+    progress.chunks = 0;
+    if constexpr (Traits::kBoxes) {
+      shared.counters.start();
+    }
+  }
+  total = 0.0;
+  __syncthreads();
+  wait_for_previous_launch();
 #pragma unroll 1
-  while (unit < end) {
-    const int64_t strip = quotient(unit, p.rows_per_strip);
-    const int64_t strip_begin = strip * p.rows_per_strip.divisor;
-    const int64_t next = min(end, strip_begin + p.rows_per_strip.divisor);
-    const int64_t plane = quotient(strip, p.strips_per_plane);
-    PipelinePiece piece;
-    piece.batch = together ? plane : quotient(plane, p.channels);
-    piece.channel =
-        together ? blockIdx.x % p.channels_together : plane - piece.batch * p.channels.divisor;
-    piece.first_column =
-        p.own_left + static_cast<int>(strip - plane * p.strips_per_plane.divisor) * p.strip_width;
-    piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
-    piece.first_row =
-        p.own_top + max(static_cast<int>(unit - strip_begin) - p.strip_change_rows, 0);
-    piece.end_row = p.own_top + max(static_cast<int>(next - strip_begin) - p.strip_change_rows, 0);
-    if (piece.first_row < piece.end_row) {
-      if (is_row_warp) {
-        if (__builtin_expect(p.l1, false)) {
-          total += p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0) *
-                   run_rows<Traits, true>(p, piece, staged, maps, turns, &shared_shift);
-        } else {
-          run_rows<Traits, false>(p, piece, staged, maps, turns, &shared_shift);
+  for (;;) {
+    {
+      const int64_t unit = progress.unit;
+      const int64_t end = unit_begin(plan, blockIdx.x / p.channels_together + 1);
+      if (unit >= end) {
+        break;
+      }
+      const int64_t strip = quotient(unit, p.rows_per_strip);
+      const int64_t strip_begin = strip * p.rows_per_strip.divisor;
+      const int64_t next = min(end, strip_begin + p.rows_per_strip.divisor);
+      const int64_t plane = quotient(strip, p.strips_per_plane);
+      const bool together = p.channels_together > 1;
+      PipelinePiece piece;
+      piece.batch = together ? plane : quotient(plane, p.channels);
+      piece.channel =
+          together ? blockIdx.x % p.channels_together : plane - piece.batch * p.channels.divisor;
+      piece.first_column =
+          p.own_left + static_cast<int>(strip - plane * p.strips_per_plane.divisor) * p.strip_width;
+      piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
+      piece.first_row =
+          p.own_top + max(static_cast<int>(unit - strip_begin) - p.strip_change_rows, 0);
+      piece.end_row =
+          p.own_top + max(static_cast<int>(next - strip_begin) - p.strip_change_rows, 0);
+      const unsigned chunks_before = progress.chunks;
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        progress.unit = next;
+        if (piece.first_row < piece.end_row) {
+          progress.chunks = chunks_before + static_cast<unsigned>(strip_chunks(
+                                                piece.end_row - piece.first_row, Traits::kGradient));
         }
-      } else {
-        total += p.ssim_weight * run_columns<Traits>(p, piece, maps, &shared_shift);
+      }
+      if (piece.first_row < piece.end_row) {
+        double sum = 0.0;
+        const auto run_row_warps = [&](auto with_l1) {
+          constexpr bool kL1 = decltype(with_l1)::value;
+          if constexpr (Traits::kRaw) {
+            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.shift, &shared.counters,
+                                             chunks_before);
+          } else {
+            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.shift,
+                                         &shared.counters, chunks_before);
+          }
+        };
+        if (!Traits::is_row_warp()) {
+          sum = p.ssim_weight * run_columns<Traits>(p, piece, maps, shared.shift, &shared.counters,
+                                                    chunks_before);
+        } else if (__builtin_expect(p.l1, false)) {
+          sum = p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0) *
+                run_row_warps(std::true_type{});
+        } else {
+          run_row_warps(std::false_type{});
+        }
+        total = total + sum;
+      }
+    }
+    __syncthreads();
+    if (plan.value != nullptr && plan.fixed_point == 0.0) {
+      const int64_t next = progress.unit;
+      const int64_t value = progress.value;
+      const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
+      if (next_value != value ||
+          next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
+        store_partial<Traits::kThreads>(plan, value, total);
+        total = 0.0;
       }
       __syncthreads();
+      if (threadIdx.x == 0) {
+        progress.value = next_value;
+      }
     }
-    const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
-    if (plan.value != nullptr && plan.fixed_point == 0.0 && (next == end || next_value != value)) {
-      store_partial<Traits::kThreads>(plan, value, total);
-      total = 0.0;
-    }
-    unit = next;
-    value = next_value;
   }
   if (plan.fixed_point != 0.0) {
     add_to_sum<Traits::kThreads, float>(plan, total);
@@ -718,7 +1052,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, 1)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerMultiprocessor)
     pipeline_kernel(const __grid_constant__ StripParams p) {
   if constexpr (Traits::kLaunched) {
     run_pipeline<Traits>(p);

@@ -9,7 +9,9 @@
 
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launches.h"
 #include "cuda/ssim_cuda.h"
+#include "cuda/thread.cuh"
 
 namespace fused_ssim::cuda {
 namespace {
@@ -75,6 +77,8 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
   const int64_t vectors = p.elements / kVector;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  allow_next_launch();
+  wait_for_previous_launch();
   auto factor = factor_of<T>(p, 0);
 #pragma unroll 2
   for (int64_t i = thread; i < vectors; i += step) {
@@ -110,6 +114,8 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) scale_strided(const __grid_constant__ ScaleParams p) {
+  allow_next_launch();
+  wait_for_previous_launch();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.elements;
        i += step) {
@@ -182,13 +188,9 @@ cudaError_t launch_scale(const ScaleParams& params, bool flat, const DeviceFacts
   // Eight blocks of 256 threads fill a multiprocessor of every architecture but Turing, twice over.
   const int64_t limit = static_cast<int64_t>(device.multiprocessors) * 16;
   const int64_t wanted = std::max<int64_t>(1, (items + kThreads - 1) / kThreads);
-  const auto blocks = static_cast<unsigned>(std::min(wanted, limit));
-  if (flat) {
-    scale_flat<T><<<blocks, kThreads, 0, stream>>>(params);
-  } else {
-    scale_strided<T><<<blocks, kThreads, 0, stream>>>(params);
-  }
-  return cudaGetLastError();
+  const auto blocks = static_cast<int>(std::min(wanted, limit));
+  return launch_kernel(flat ? scale_flat<T> : scale_strided<T>, params, blocks, kThreads, 0, device,
+                       stream);
 }
 
 }  // namespace

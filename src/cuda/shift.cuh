@@ -20,17 +20,26 @@ struct Samples {
   T y;
 };
 
-// Loads one of 4 x 8 samples a lane from rows [top, bottom) and columns [left, right), none empty.
+// Where a lane takes its sample, of 4 x 8 over rows [top, bottom) and columns [left, right), none empty.
+struct SamplePoint {
+  int64_t y;
+  int64_t x;
+};
+__device__ __forceinline__ SamplePoint sample_point(int64_t top, int64_t bottom, int64_t left,
+                                                    int64_t right) {
+  const int lane = lane_index();
+  return {top + (bottom - top) * (2 * (lane / 8) + 1) / 8,
+          left + (right - left) * (2 * (lane % 8) + 1) / 16};
+}
+
 template <class T>
 __device__ __forceinline__ Samples<T> load_samples(const char* plane1, const char* plane2,
                                                    const InputImage& img1, const InputImage& img2,
                                                    int64_t top, int64_t bottom, int64_t left,
                                                    int64_t right, DType dtype) {
-  const int lane = lane_index();
-  const int64_t y = top + (bottom - top) * (2 * (lane / 8) + 1) / 8;
-  const int64_t x = left + (right - left) * (2 * (lane % 8) + 1) / 16;
-  return {load_element<T>(plane1 + y * img1.row + x * img1.column, dtype),
-          load_element<T>(plane2 + y * img2.row + x * img2.column, dtype)};
+  const SamplePoint at = sample_point(top, bottom, left, right);
+  return {load_element<T>(plane1 + at.y * img1.row + at.x * img1.column, dtype),
+          load_element<T>(plane2 + at.y * img2.row + at.x * img2.column, dtype)};
 }
 
 // The means over the warp, each without its smallest and its largest sample: one outlier, a firefly of

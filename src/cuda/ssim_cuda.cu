@@ -69,30 +69,35 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
-// The height of tiles that finishes soonest on this device by a count of instructions, or 0 where
-// strips serve better.
-int best_tile_rows(const DeviceFacts& device, StripKind kind, const Shape& shape) {
+// The tiles that finish soonest on this device by a count of instructions; none where strips serve better.
+void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
+                  StripChoice* choice) {
   const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
   const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
+  choice->tile_rows = 0;
   if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind)) {
-    return 0;
+    return;
   }
-  int best = 0;
   double best_cost = 0.0;
-  for (int rows = 4; rows <= kMaxTileRows; ++rows) {
-    if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
-      break;
+  for (const int segment : {8, 10}) {
+    if (segment == 10 && kind != StripKind::kValue && kind != StripKind::kOneGradient) {
+      continue;
     }
-    const int64_t down = (shape.height + rows - 1) / rows;
-    const int64_t tiles = tiles_across * down * shape.planes();
-    const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
-    const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
-    if (best == 0 || cost < best_cost) {
-      best = rows;
-      best_cost = cost;
+    for (int rows = 4; rows <= kMaxTileRows; ++rows) {
+      if (tile_shared_bytes(kind, rows, segment) > device.shared_per_block - kTileStaticShared) {
+        break;
+      }
+      const int64_t down = (shape.height + rows - 1) / rows;
+      const int64_t tiles = tiles_across * down * shape.planes();
+      const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
+      const double cost = static_cast<double>(rounds) * tile_cost(rows, segment, gradient);
+      if (choice->tile_rows == 0 || cost < best_cost) {
+        choice->tile_rows = rows;
+        choice->tile_segment = segment;
+        best_cost = cost;
+      }
     }
   }
-  return best;
 }
 
 // What makes the sum of all values an integer that fits beside two counts in 64 bits, with a bit to spare
@@ -226,6 +231,12 @@ cudaError_t current_device(DeviceFacts* facts) {
   if (error == cudaSuccess) {
     error = compiled_architecture(&facts->architecture);
   }
+  int driver = 0;
+  if (error == cudaSuccess) {
+    error = cudaDriverGetVersion(&driver);
+  }
+  // Older drivers can't capture such launches in graphs.
+  facts->overlaps_launches = facts->architecture >= 90 && driver >= 12040;
   if (error == cudaSuccess && cached) {
     int unknown = 0;
     if (state[index].compare_exchange_strong(unknown, 1)) {
@@ -255,7 +266,7 @@ StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape
   choice.pipeline = has_pipeline(device.architecture) && device.shared_per_block >= 225 * 1024;
   choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
-  choice.tile_rows = best_tile_rows(device, kind, shape);
+  choose_tiles(device, kind, shape, &choice);
   return choice;
 }
 
@@ -286,10 +297,17 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool pipeline = strips && choice.pipeline;
-  bool boxes = quads && element == 4 && strips && !pipeline && loads_boxes(device.architecture);
+  if (!strips) {
+    const int own_rows = static_cast<int>(gradient ? shape.height : problem.map_height());
+    const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
+    p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
+  }
+  bool boxes = quads && element == 4 && loads_boxes(device.architecture);
   if (boxes) {
-    boxes = make_tensor_map(p.img1, shape, box_columns(kind), &p.tensor1) &&
-            make_tensor_map(p.img2, shape, box_columns(kind), &p.tensor2);
+    const int columns = strips ? box_columns(kind) : kTileBoxColumns;
+    const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
+    boxes = make_tensor_map(p.img1, shape, columns, rows, &p.tensor1) &&
+            make_tensor_map(p.img2, shape, columns, rows, &p.tensor2);
     quads = boxes;
   }
   const StripLoader loader = !quads         ? StripLoader::kWords
@@ -310,7 +328,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int strip_columns = pipeline ? kPipelineColumns : choice.threads;
+  const int strip_columns = pipeline ? pipeline_columns(kind) : choice.threads;
   const int max_width = !strips    ? kMaxTileColumns
                         : gradient ? (strip_columns - 10) / 4 * 4
                                    : strip_columns;
@@ -332,8 +350,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight * kPixelScale);
   p.gradient_l1 = static_cast<float>(request.l1_weight);
   if (!strips) {
-    const int tiles_down = (p.own_rows + choice.tile_rows - 1) / choice.tile_rows;
-    p.tile_rows = (p.own_rows + tiles_down - 1) / tiles_down;
+    const int tiles_down = (p.own_rows + p.tile_rows - 1) / p.tile_rows;
     p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
   }
   p.reduction = plan_reduction(
@@ -345,7 +362,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
         static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
     p.reduction.share_among(blocks, p.reduction.total_units);
     p.reduction.fixed_point = p.reduction.values == 1 ? fixed_point(problem, request) : 0.0;
-    return launch_image_tiles(p, device, kind, loader, blocks, stream);
+    return launch_image_tiles(p, device, kind, loader, choice.tile_segment, blocks, stream);
   }
   int capacity = 0;
   if (error == cudaSuccess) {

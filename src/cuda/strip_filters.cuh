@@ -5,6 +5,7 @@
 #include "core/gaussian_window.h"
 #include "core/ssim_formula.h"
 #include "cuda/kernels.h"
+#include "cuda/pixel_shift.cuh"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
@@ -77,6 +78,47 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
+// The same for s and d out of the raw pixels of both images.
+template <int kSkip>
+__device__ __forceinline__ void filter_row_of_both(const float* quads1, const float* quads2,
+                                                   const PixelShift& shift, float (&mean_s)[8],
+                                                   float (&square_s)[8], float (&mean_d)[8],
+                                                   float (&square_d)[8]) {
+#pragma unroll
+  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
+    const float4 quad1 = *reinterpret_cast<const float4*>(quads1 + 4 * j);
+    const float4 quad2 = *reinterpret_cast<const float4*>(quads2 + 4 * j);
+    const float pixel1[4] = {quad1.x, quad1.y, quad1.z, quad1.w};
+    const float pixel2[4] = {quad2.x, quad2.y, quad2.z, quad2.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = 4 * j + e - kSkip;
+      if (i < 0 || i >= 18) {
+        continue;
+      }
+      float s, d;
+      shift.apply(pixel1[e], pixel2[e], &s, &d);
+      const float s2 = s * s;
+      const float d2 = d * d;
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        const int k = i - o;
+        if (k == 0) {
+          mean_s[o] = outermost_product<Taps::kPlain>(s);
+          mean_d[o] = outermost_product<Taps::kPlain>(d);
+          square_s[o] = outermost_product<Taps::kEdge>(s2);
+          square_d[o] = outermost_product<Taps::kEdge>(d2);
+        } else if (k > 0 && k < kDefaultWindowSize) {
+          mean_s[o] = add_product<Taps::kPlain>(s, k, mean_s[o]);
+          mean_d[o] = add_product<Taps::kPlain>(d, k, mean_d[o]);
+          square_s[o] = add_product<Taps::kEdge>(s2, k, square_s[o]);
+          square_d[o] = add_product<Taps::kEdge>(d2, k, square_d[o]);
+        }
+      }
+    }
+  }
+}
+
 __device__ __forceinline__ void store_group(float* quads, const float (&value)[8]) {
   *reinterpret_cast<float4*>(quads) = make_float4(value[0], value[1], value[2], value[3]);
   *reinterpret_cast<float4*>(quads + 4) = make_float4(value[4], value[5], value[6], value[7]);
@@ -116,24 +158,27 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   float sum = 0.0f;
 
-  float weight[Traits::kChunkRows];
+  // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
+  constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
+  float* cells = column;
+#pragma unroll 1
+  for (int first = 0; first < Traits::kChunkRows; first += kRows, cells += kRows * Traits::kMapPitch) {
+  float weight[kRows];
   if constexpr (Traits::kWeighted) {
 #pragma unroll
-    for (int r = 0; r < Traits::kChunkRows; ++r) {
-      weight[r] = 0.0f;
-      if (!kMasked || (value_rows & 1u << r) != 0u) {
-        weight[r] = __ldg(reinterpret_cast<const float*>(
-            job.weights + (first_row + r - p.value_top) * p.map_gradient.row +
+    for (int i = 0; i < kRows; ++i) {
+      weight[i] = 0.0f;
+      if (!kMasked || (value_rows & 1u << (first + i)) != 0u) {
+        weight[i] = __ldg(reinterpret_cast<const float*>(
+            job.weights + (first_row + first + i - p.value_top) * p.map_gradient.row +
             job.map_column * p.map_gradient.column));
       }
     }
   }
-
-  // Rolled up where the copies' arithmetic leaves too few registers else.
-  constexpr int kUnrolled = kMasked && Traits::kRollMasked ? 1 : Traits::kChunkRows;
-#pragma unroll kUnrolled
-  for (int r = 0; r < Traits::kChunkRows; ++r) {
-    float* cell = column + r * Traits::kMapPitch;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const int r = first + i;
+    float* cell = cells + i * Traits::kMapPitch;
     const Moments<float> moments = {state.moments[0].push(cell[0]),
                                     state.moments[1].push(cell[Traits::kMapStride]),
                                     state.moments[2].push(cell[2 * Traits::kMapStride]),
@@ -153,10 +198,10 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
       float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
       if constexpr (Traits::kWeighted) {
-        by_mean *= weight[r];
-        by_mean2 *= weight[r];
-        by_squares.by_mean_s2 *= weight[r];
-        by_squares.by_mean_d2 *= weight[r];
+        by_mean *= weight[i];
+        by_mean2 *= weight[i];
+        by_squares.by_mean_s2 *= weight[i];
+        by_squares.by_mean_d2 *= weight[i];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
       const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
@@ -167,6 +212,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
         cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
       }
     }
+  }
   }
   return own_column ? sum : 0.0f;
 }

@@ -77,6 +77,7 @@ struct StripTraits {
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kRollMasked = kLoader == StripLoader::kHalfQuads;
+  static constexpr int kRowsAtOnce = 8;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
@@ -752,8 +753,9 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
   if (leads) {
     const Shift<float> means = trimmed_means(samples);
     if (threadIdx.x == 0) {
-      piece.shift_x = means.x;
-      piece.shift_y = means.y;
+      const PixelShift shift = PixelShift::of(means.x, means.y);
+      piece.shift_x = shift.x;
+      piece.shift_y = shift.y;
     }
   }
   __syncthreads();
@@ -834,6 +836,8 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
   float* staged = reinterpret_cast<float*>(&shared + 1);
   StripPiece& piece = shared.piece;
   const ReductionPlan& plan = p.reduction;
+  allow_next_launch();
+  wait_for_previous_launch();
   if (threadIdx.x < 32) {
     const unsigned sharing = blockIdx.x / p.channels_together;
     const int64_t unit = unit_begin(plan, sharing);

@@ -31,7 +31,8 @@ Encoder find_encoder() {
 
 }  // namespace
 
-bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, TensorMap* map) {
+bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, int box_rows,
+                     TensorMap* map) {
   static const Encoder encode = find_encoder();
   if (encode == nullptr || shape.channels > INT_MAX || shape.batch > INT_MAX) {
     return false;  // coordinates have 32 bits
@@ -47,7 +48,7 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, int box_column
   };
   const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
                                  stride(image.batch, extents[3])};
-  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns), kBoxRows, 1, 1};
+  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
   CUtensorMap encoded;
   const CUresult result =

@@ -16,4 +16,18 @@ __device__ __forceinline__ int lane_index() {
   return index;
 }
 
+// Launches that overlap (Hopper and later, launches.h): a kernel lets the next one's blocks begin as soon as there
+// is room, and itself touches no memory that others may write or read before those of the kernel before are
+// done.
+__device__ __forceinline__ void allow_next_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 }  // namespace fused_ssim::cuda

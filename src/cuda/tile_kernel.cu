@@ -21,9 +21,12 @@
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launches.h"
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
+#include "cuda/strip_filters.cuh"
+#include "cuda/thread.cuh"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
@@ -31,10 +34,18 @@ namespace {
 
 constexpr int kTileThreads = 512;
 
-template <StripKind kKind_, StripLoader kLoader_>
+template <StripKind kKind_, StripLoader kLoader_, int kSegment_>
 struct TileTraits {
   static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
+#if defined(__CUDA_ARCH__)
+  static constexpr bool kBoxes =
+      kLoader == StripLoader::kFloatQuads && loads_boxes(__CUDA_ARCH__ / 10);
+#else
+  static constexpr bool kBoxes = false;
+#endif
+  // Rows of a column that one thread filters at once.
+  static constexpr int kSegment = kSegment_;
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
@@ -53,22 +64,35 @@ struct TileTraits {
   static constexpr int kMapPitch = 4 * kMapQuads;
   static constexpr int kStagedQuads = kMapQuads + 3;
   static constexpr int kStagedPitch = 4 * kStagedQuads;
+  static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
   static_assert(kMaxTileColumns + 2 * kRadius <= kMapPitch, "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kMapPitch, "moments of a tile's pixels fit");
   // Rows before and after the tile whose moments, and whose pixels, it needs.
   static constexpr int kMomentHalo = kGradient ? kRadius : 0;
   static constexpr int kPixelHalo = kMomentHalo + kRadius;
+  static_assert(tile_box_rows(kKind, 8) == 8 + 2 * kPixelHalo, "a box is what is staged");
 
-  static constexpr __host__ __device__ int segments(int rows) { return (rows + 7) / 8; }
+  static constexpr __host__ __device__ int segments(int rows) {
+    return (rows + kSegment - 1) / kSegment;
+  }
   static constexpr __host__ __device__ int staged_rows(int rows) { return rows + 2 * kPixelHalo; }
+  // Floats of one staged image: boxes are aligned to 128 bytes.
+  static constexpr __host__ __device__ int staged_stride(int rows) {
+    return (staged_rows(rows) * kStagedPitch + 31) / 32 * 32;
+  }
   static constexpr __host__ __device__ int row_map_rows(int rows) {
-    return 8 * segments(rows + 2 * kMomentHalo) + 2 * kRadius;
+    return kSegment * segments(rows + 2 * kMomentHalo) + 2 * kRadius;
   }
   static constexpr __host__ __device__ int partial_rows(int rows) {
-    return kGradient ? 8 * segments(rows + 2 * kMomentHalo) + 8 : 0;
+    if (!kGradient) {
+      return 0;
+    }
+    const int stored = kSegment * segments(rows + 2 * kMomentHalo);
+    const int read = kSegment * segments(rows) + 2 * kRadius;
+    return stored > read ? stored : read;
   }
   static constexpr __host__ __device__ int shared_bytes(int rows) {
-    return 4 * (2 * staged_rows(rows) * kStagedPitch + 4 * row_map_rows(rows) * kMapPitch +
+    return 4 * (2 * staged_stride(rows) + 4 * row_map_rows(rows) * kMapPitch +
                 kPartialMaps * partial_rows(rows) * kMapPitch);
   }
 };
@@ -127,15 +151,17 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
   }
 }
 
-// Filters 8 rows of one column out of 18; centred as above.
-template <int kPitch, bool kCentred>
-__device__ __forceinline__ void filter_column(const float* column, float (&out)[8]) {
-  const float centre = kCentred ? 0.5f * (column[8 * kPitch] + column[9 * kPitch]) : 0.0f;
+// Filters kRows rows of one column; centred as above.
+template <int kPitch, bool kCentred, int kRows>
+__device__ __forceinline__ void filter_column(const float* column, float (&out)[kRows]) {
+  constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
+  const float centre =
+      kCentred ? 0.5f * (column[(kMiddle - 1) * kPitch] + column[kMiddle * kPitch]) : 0.0f;
 #pragma unroll
-  for (int i = 0; i < 18; ++i) {
+  for (int i = 0; i < kRows + kDefaultWindowSize - 1; ++i) {
     const float value = kCentred ? column[i * kPitch] - centre : column[i * kPitch];
 #pragma unroll
-    for (int o = 0; o < 8; ++o) {
+    for (int o = 0; o < kRows; ++o) {
       const int k = i - o;
       if (k == 0) {
         out[o] = outermost_product<Taps::kEdge>(value);
@@ -146,13 +172,15 @@ __device__ __forceinline__ void filter_column(const float* column, float (&out)[
   }
   if constexpr (kCentred) {
 #pragma unroll
-    for (int o = 0; o < 8; ++o) {
+    for (int o = 0; o < kRows; ++o) {
       out[o] = fmaf(centre, static_cast<float>(kEdgeGain), out[o]);
     }
   }
 }
 
 struct Tile {
+  int64_t batch;
+  int64_t channel;
   const char* plane1;
   const char* plane2;
   char* gradient1;
@@ -175,6 +203,8 @@ __device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
   const int64_t batch = quotient(plane, p.channels);
   const int64_t channel = plane - batch * p.channels.divisor;
   Tile tile = {};
+  tile.batch = batch;
+  tile.channel = channel;
   tile.left = p.own_left + across * p.strip_width;
   tile.right = min(tile.left + p.strip_width, p.own_right);
   tile.top = p.own_top + down * p.tile_rows;
@@ -283,21 +313,82 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
   return shift;
 }
 
+// The same by tensor maps: one thread has both images copied, all make s and d of them in place.
+template <class Traits>
+__device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Tile& tile,
+                                                  float* staged_s, float* staged_d,
+                                                  uint64_t* loaded, unsigned parity,
+                                                  float* l1_sum) {
+  const int first_x = tile.left - Traits::kStagedBefore;
+  const int first_y = tile.top - Traits::kPixelHalo;
+  if (threadIdx.x < 32 && is_elected()) {
+    order_before_boxes();
+    expect_bytes(loaded, 2 * sizeof(float) * Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch);
+    load_box(staged_s, p.tensor1,
+             {first_x, first_y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
+              p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
+             loaded);
+    load_box(staged_d, p.tensor2,
+             {first_x, first_y, p.tensor2.channels > 1 ? static_cast<int>(tile.channel) : 0,
+              p.tensor2.batches > 1 ? static_cast<int>(tile.batch) : 0},
+             loaded);
+  }
+  const SamplePoint point = sample_point(
+      max(0, tile.top - Traits::kRadius), min(p.height, tile.bottom + Traits::kRadius),
+      max(0, tile.left - Traits::kRadius), min(p.width, tile.right + Traits::kRadius));
+  const int sample = static_cast<int>(point.y - first_y) * Traits::kStagedPitch +
+                     static_cast<int>(point.x - first_x);
+  wait_for_phase(loaded, parity);
+  const Samples<float> samples = {staged_s[sample], staged_d[sample]};
+  __syncthreads();
+  const Shift<float> means = trimmed_means(samples);
+  const PixelShift shift = PixelShift::of(means.x, means.y);
+  const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < quads; item += Traits::kThreads) {
+    auto* place_s = reinterpret_cast<float4*>(staged_s) + item;
+    auto* place_d = reinterpret_cast<float4*>(staged_d) + item;
+    const float4 a = *place_s;
+    const float4 b = *place_d;
+    float4 s, d;
+    if (__builtin_expect(p.l1, false)) {
+      shift.apply_exactly(a, b, &s, &d);
+      const int row = item / Traits::kStagedQuads;
+      const int y = first_y + row;
+      if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
+        const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
+        *l1_sum += absolute_differences(a, b, max(tile.left, p.value_left) - x,
+                                        min(tile.right, p.value_right) - x);
+      }
+    } else {
+      shift.apply(a, b, &s, &d);
+    }
+    *place_s = s;
+    *place_d = d;
+  }
+  return shift;
+}
+
 template <class Traits>
 __device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile,
-                                               float* shared) {
+                                               float* shared, uint64_t* loaded, unsigned parity) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
   float* staged_s = shared;
-  float* staged_d = staged_s + Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch;
-  float* maps = staged_d + Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch;
+  float* staged_d = staged_s + Traits::staged_stride(p.tile_rows);
+  float* maps = staged_d + Traits::staged_stride(p.tile_rows);
   const int map_stride = Traits::row_map_rows(p.tile_rows) * Traits::kMapPitch;
   float* partials = maps + 4 * map_stride;
   const int partial_stride = Traits::partial_rows(p.tile_rows) * Traits::kMapPitch;
   const int thread = static_cast<int>(threadIdx.x);
 
   float l1_sum = 0.0f;
-  const PixelShift shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &l1_sum);
+  PixelShift shift;
+  if constexpr (Traits::kBoxes) {
+    shift = stage_boxes<Traits>(p, tile, staged_s, staged_d, loaded, parity, &l1_sum);
+  } else {
+    shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &l1_sum);
+  }
   __syncthreads();
 
   // Along the rows.
@@ -328,42 +419,42 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
        item += Traits::kThreads) {
     const int segment = item / Traits::kMapPitch;
     const int column = item - segment * Traits::kMapPitch;
-    const int offset = 8 * segment * Traits::kMapPitch + column;
+    constexpr int kRows = Traits::kSegment;
+    const int offset = kRows * segment * Traits::kMapPitch + column;
     const int x = tile.left - Traits::kMargin + column;
-    const int first_y = tile.top - Traits::kMomentHalo + 8 * segment;
+    const int first_y = tile.top - Traits::kMomentHalo + kRows * segment;
     const bool has_value = x >= p.value_left && x < p.value_right;
-    const bool own = has_value && x >= tile.left && x < tile.right;
-    float weight[8];
+    const bool own = x >= tile.left && x < tile.right;
+    const unsigned value_rows = has_value ? row_bits(first_y, p.value_top, p.value_bottom) : 0u;
+    const unsigned own_rows = own ? value_rows & row_bits(first_y, tile.top, tile.bottom) : 0u;
+    float weight[kRows];
     if constexpr (Traits::kWeighted) {
 #pragma unroll
-      for (int r = 0; r < 8; ++r) {
-        const int y = first_y + r;
+      for (int r = 0; r < kRows; ++r) {
         weight[r] = 0.0f;
-        if (has_value && y >= p.value_top && y < p.value_bottom) {
-          weight[r] = __ldg(
-              reinterpret_cast<const float*>(tile.weights + (y - p.value_top) * p.map_gradient.row +
-                                             (x - p.value_left) * p.map_gradient.column));
+        if ((value_rows & 1u << r) != 0u) {
+          weight[r] = __ldg(reinterpret_cast<const float*>(
+              tile.weights + (first_y + r - p.value_top) * p.map_gradient.row +
+              (x - p.value_left) * p.map_gradient.column));
         }
       }
     }
-    float mean_s[8], mean_d[8], mean_s2[8], mean_d2[8];
+    float mean_s[kRows], mean_d[kRows], mean_s2[kRows], mean_d2[kRows];
     filter_column<Traits::kMapPitch, Traits::kCentred>(maps + offset, mean_s);
     filter_column<Traits::kMapPitch, Traits::kCentred>(maps + map_stride + offset, mean_d);
     filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 2 * map_stride + offset, mean_s2);
     filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 3 * map_stride + offset, mean_d2);
 #pragma unroll
-    for (int r = 0; r < 8; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
       const SsimTerms<float> terms =
           ssim_terms(moments, shift.of_mean_s(), shift.of_mean_d(), stabilizers);
-      const int y = first_y + r;
-      const bool row_has_value = y >= p.value_top && y < p.value_bottom;
-      const bool is_own = own && row_has_value && y >= tile.top && y < tile.bottom;
+      const bool is_own = (own_rows & 1u << r) != 0u;
       const float value = ssim_value(terms);
       sum += is_own ? value : 0.0f;
       if constexpr (Traits::kMap) {
         if (is_own) {
-          tile.map[(y - p.value_top) * p.map_pitch + (x - p.value_left)] = value;
+          tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] = value;
         }
       }
       if constexpr (Traits::kGradient) {
@@ -377,7 +468,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
           by_squares.by_mean_s2 *= weight[r];
           by_squares.by_mean_d2 *= weight[r];
         }
-        const bool counts = has_value && row_has_value;
+        const bool counts = (value_rows & 1u << r) != 0u;
         float* cell = partials + offset + r * Traits::kMapPitch;
         cell[0] = counts ? by_mean : 0.0f;
         cell[partial_stride] = counts ? by_squares.by_mean_s2 : 0.0f;
@@ -392,18 +483,23 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
   if constexpr (Traits::kGradient) {
     __syncthreads();
     // Down the columns again. The row-filtered moments are no longer needed: their place is.
-    const int column_items = Traits::segments(rows) * Traits::kMapPitch;
 #pragma unroll 1
-    for (int item = thread; item < Traits::kPartialMaps * column_items; item += Traits::kThreads) {
-      const int map = item / column_items;
-      const int in_map = item - map * column_items;
-      const int segment = in_map / Traits::kMapPitch;
-      const int offset = 8 * segment * Traits::kMapPitch + in_map - segment * Traits::kMapPitch;
-      float filtered[8];
-      filter_column<Traits::kMapPitch, false>(partials + map * partial_stride + offset, filtered);
+    for (int item = thread; item < Traits::segments(rows) * Traits::kMapPitch;
+         item += Traits::kThreads) {
+      const int segment = item / Traits::kMapPitch;
+      const int offset = (Traits::kSegment - 1) * segment * Traits::kMapPitch + item;
+      const float* from = partials + offset;
+      float* to = maps + offset;
+#pragma unroll 1
+      for (int map = 0; map < Traits::kPartialMaps; ++map) {
+        float filtered[Traits::kSegment];
+        filter_column<Traits::kMapPitch, false>(from, filtered);
 #pragma unroll
-      for (int r = 0; r < 8; ++r) {
-        maps[map * map_stride + offset + r * Traits::kMapPitch] = filtered[r];
+        for (int r = 0; r < Traits::kSegment; ++r) {
+          to[r * Traits::kMapPitch] = filtered[r];
+        }
+        from += partial_stride;
+        to += map_stride;
       }
     }
     __syncthreads();
@@ -479,16 +575,27 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     tile_kernel(const __grid_constant__ StripParams p) {
-  extern __shared__ float4 shared_quads[];
+  extern __shared__ __align__(128) float shared_floats[];
+  __shared__ uint64_t loaded;
+  allow_next_launch();
+  if (Traits::kBoxes && threadIdx.x == 0) {
+    start_counting(&loaded);
+    order_counters();
+  }
   const ReductionPlan& plan = p.reduction;
   int64_t unit = unit_begin(plan, blockIdx.x);
   const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
   double sum = 0.0;
+  unsigned parity = 0;
+  if constexpr (Traits::kBoxes) {
+    __syncthreads();
+  }
+  wait_for_previous_launch();
 #pragma unroll 1
-  for (; unit < end; ++unit) {
+  for (; unit < end; ++unit, parity ^= 1u) {
     const Tile tile = tile_at<Traits>(p, unit);
-    sum += process_tile<Traits>(p, tile, reinterpret_cast<float*>(shared_quads));
+    sum += process_tile<Traits>(p, tile, shared_floats, &loaded, parity);
     __syncthreads();
     const int64_t next = plan.values == 1 ? 0 : quotient(unit + 1, plan.units_per_value);
     if (plan.value != nullptr && plan.fixed_point == 0.0 && (next != value || unit + 1 == end)) {
@@ -509,41 +616,53 @@ struct TileEntry {
   int (*shared_bytes)(int rows);
 };
 
-template <StripKind kKind, StripLoader kLoader>
+template <StripKind kKind, StripLoader kLoader, int kSegment>
 constexpr TileEntry entry() {
-  return {tile_kernel<TileTraits<kKind, kLoader>>, TileTraits<kKind, kLoader>::shared_bytes};
+  using Traits = TileTraits<kKind, kLoader, kSegment>;
+  return {tile_kernel<Traits>, Traits::shared_bytes};
 }
 
-// In the order of StripKind and of StripLoader.
-constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
-    {entry<StripKind::kValue, StripLoader::kFloatQuads>(),
-     entry<StripKind::kValue, StripLoader::kHalfQuads>(),
-     entry<StripKind::kValue, StripLoader::kWords>()},
-    {entry<StripKind::kMap, StripLoader::kFloatQuads>(),
-     entry<StripKind::kMap, StripLoader::kWords>(), entry<StripKind::kMap, StripLoader::kWords>()},
-    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
-     entry<StripKind::kOneGradient, StripLoader::kHalfQuads>(),
-     entry<StripKind::kOneGradient, StripLoader::kWords>()},
-    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords>()},
-    {entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
-     entry<StripKind::kWeighted, StripLoader::kWords>(),
-     entry<StripKind::kWeighted, StripLoader::kWords>()},
+template <int kSegment>
+struct TileEntries {
+  // In the order of StripKind and of StripLoader.
+  static constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
+      {entry<StripKind::kValue, StripLoader::kFloatQuads, kSegment>(),
+       entry<StripKind::kValue, StripLoader::kHalfQuads, kSegment>(),
+       entry<StripKind::kValue, StripLoader::kWords, kSegment>()},
+      {entry<StripKind::kMap, StripLoader::kFloatQuads, 8>(),
+       entry<StripKind::kMap, StripLoader::kWords, 8>(),
+       entry<StripKind::kMap, StripLoader::kWords, 8>()},
+      {entry<StripKind::kOneGradient, StripLoader::kFloatQuads, kSegment>(),
+       entry<StripKind::kOneGradient, StripLoader::kHalfQuads, kSegment>(),
+       entry<StripKind::kOneGradient, StripLoader::kWords, kSegment>()},
+      {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads, 8>(),
+       entry<StripKind::kTwoGradients, StripLoader::kWords, 8>(),
+       entry<StripKind::kTwoGradients, StripLoader::kWords, 8>()},
+      {entry<StripKind::kWeighted, StripLoader::kFloatQuads, 8>(),
+       entry<StripKind::kWeighted, StripLoader::kWords, 8>(),
+       entry<StripKind::kWeighted, StripLoader::kWords, 8>()},
+  };
 };
+
+const TileEntry& find_entry(StripKind kind, StripLoader loader, int segment) {
+  const auto k = static_cast<int>(kind);
+  const auto l = static_cast<int>(loader);
+  return segment == 10 ? TileEntries<10>::kEntries[k][l] : TileEntries<8>::kEntries[k][l];
+}
 
 }  // namespace
 
-int tile_shared_bytes(StripKind kind, int rows) {
-  return kEntries[static_cast<int>(kind)][0].shared_bytes(rows);
+int tile_shared_bytes(StripKind kind, int rows, int segment) {
+  return find_entry(kind, StripLoader::kFloatQuads, segment).shared_bytes(rows);
 }
 
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int blocks, cudaStream_t stream) {
+                               StripLoader loader, int segment, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][kStripKinds * kStripLoaders];
-  const int index = kStripLoaders * static_cast<int>(kind) + static_cast<int>(loader);
-  const TileEntry& entry = kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
+  static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds * kStripLoaders];
+  const int index = kStripLoaders * (2 * static_cast<int>(kind) + (segment == 10 ? 1 : 0)) +
+                    static_cast<int>(loader);
+  const TileEntry& entry = find_entry(kind, loader, segment);
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),
@@ -556,8 +675,8 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
       prepared[device.index][index].store(true, std::memory_order_release);
     }
   }
-  entry.kernel<<<blocks, kTileThreads, entry.shared_bytes(params.tile_rows), stream>>>(params);
-  return cudaGetLastError();
+  return launch_kernel(entry.kernel, params, blocks, kTileThreads,
+                       entry.shared_bytes(params.tile_rows), device, stream);
 }
 
 }  // namespace fused_ssim::cuda

@@ -28,6 +28,28 @@ constexpr bool has_wide_strips(int architecture) {
 // Whether code for `architecture` has the pipeline kernels, which need 213 KB of shared memory a block.
 constexpr bool has_pipeline(int architecture) { return architecture >= 90 && architecture < 120; }
 
+// Columns of its strips, which are threads of each of its two kinds of warps; and its resident blocks.
+#ifndef VALUE_COLUMNS
+#define VALUE_COLUMNS 128
+#define VALUE_BLOCKS 3
+#endif
+#ifndef GRAD_COLUMNS
+#define GRAD_COLUMNS 256
+#define GRAD_BLOCKS 1
+#endif
+constexpr int pipeline_columns(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kMap ? VALUE_COLUMNS : GRAD_COLUMNS;
+}
+constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
+  return kind == StripKind::kValue || kind == StripKind::kMap
+             ? (loader == StripLoader::kFloatQuads ? VALUE_BLOCKS : 2)
+             : GRAD_BLOCKS;
+}
+#ifndef CHANGE_G
+#define CHANGE_G 32
+#define CHANGE_V 20
+#endif
+
 // Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns for a gradient;
 // narrow ones let more warps reside where shared memory is short (two wide blocks take 211 KB), and four
 // maps of partials leave registers for 12 warps only.
@@ -58,7 +80,7 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // The same for the pipeline kernel, in rows: the halo, and the way through the pipeline.
-constexpr int pipeline_change_rows(bool gradient) { return gradient ? 32 : 20; }
+constexpr int pipeline_change_rows(bool gradient) { return gradient ? CHANGE_G : CHANGE_V; }
 
 // Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
 //                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512
@@ -70,15 +92,24 @@ constexpr int pipeline_change_rows(bool gradient) { return gradient ? 32 : 20; }
 constexpr int64_t max_tiled_pixels(StripKind kind) {
   return kind == StripKind::kValue ? 750000 : kind == StripKind::kOneGradient ? 900000 : 1500000;
 }
-constexpr int kMaxTileRows = 96;
+constexpr int kMaxTileRows = 128;
 
-// What a tile of `rows` rows costs: instructions a column, and a constant for loads and barriers. It
-// finds the best of the heights measured on an H200: value + gradient at 1x3x256x256, us for heights
-// 8, 12, 16, 24, 32, 48: 19.2, 15.0, 16.1, 10.8, 11.7, 13.6; at 1x3x512x512: 64.9, 48.2, 41.1, 31.5, 28.2,
-// 25.1.
-constexpr double tile_cost(int rows, bool gradient) {
-  return gradient ? 62.0 * (rows + 20) + 92.0 * (rows + 10) + 78.0 * rows + 2000.0
-                  : 62.0 * (rows + 10) + 72.0 * rows + 1500.0;
+// What a tile of `rows` rows costs: instructions of the thread that has most to do, phase by phase, and a
+// constant for loads and barriers.
+constexpr double tile_cost(int rows, int segment, bool gradient) {
+  const auto rounds = [](int items) { return (items + 511) / 512; };
+  const int moment_rows = rows + (gradient ? 10 : 0);
+  const int segments = (moment_rows + segment - 1) / segment;
+  const int own_segments = (rows + segment - 1) / segment;
+  double cost = 1500.0;
+  cost += rounds((moment_rows + 10) * 22) * 24.0;
+  cost += rounds((moment_rows + 10) * 19) * 225.0;
+  cost += rounds(segments * 76) * (gradient ? 95.0 : 78.0) * segment;
+  if (gradient) {
+    cost += rounds(own_segments * 76) * 3.0 * (14.0 * segment + 10.0);
+    cost += rounds(rows * 16) * 195.0;
+  }
+  return cost;
 }
 
 }  // namespace fused_ssim::cuda
