@@ -315,7 +315,7 @@ struct QuadLoader {
       }
       float4 s, d;
       if constexpr (kL1) {
-        shift.apply_exactly(pixels1, pixels2, &s, &d);
+        shift.apply_in_order(pixels1, pixels2, &s, &d);
         if (!Traits::kGradient && first_y + in_chunk >= max(piece.first_row, p.value_top) &&
             first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
           const int x = piece.first_column - Traits::kStagedBefore + column;
@@ -342,6 +342,7 @@ struct WordLoader {
   int y;  // of that row
   int first_x;
   int end_x;
+  bool all_columns;  // of all lanes exist
   float a[Traits::kWordItems];
   float b[Traits::kWordItems];
 
@@ -350,6 +351,8 @@ struct WordLoader {
                                         PipelineCounters<Traits>*, unsigned) {
     first_x = piece.first_column - Traits::kStagedBefore + (Traits::role_thread() % 32);
     end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
+    const int warp_x = piece.first_column - Traits::kStagedBefore;
+    all_columns = warp_x >= 0 && warp_x + 32 * kAcross <= p.width;
     y = first_y + first_row_of_warp();
     from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
     from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
@@ -361,6 +364,13 @@ struct WordLoader {
   template <class Read>
   __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside,
                                            float* to, const Read& read) {
+    if (inside && all_columns) {
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+        to[j] = read(from + 32 * j * stride);
+      }
+      return;
+    }
 #pragma unroll
     for (int j = 0; j < kAcross; ++j) {
       to[j] = 0.0f;
@@ -425,7 +435,7 @@ struct WordLoader {
         }
         float s, d;
         if constexpr (kL1) {
-          shift.apply_exactly(pixel1, pixel2, &s, &d);
+          shift.apply_in_order(pixel1, pixel2, &s, &d);
           const int x = first_x + 32 * j;
           if (row_counts && x >= max(piece.first_column, p.value_left) &&
               x < min(piece.end_column, p.value_right)) {
@@ -505,7 +515,7 @@ struct BoxLoader {
       auto* place_d = reinterpret_cast<float4*>(slot + 4 * quad + Traits::kImageStride);
       float4 s, d;
       if constexpr (kL1) {
-        shift.apply_exactly(*place_s, *place_d, &s, &d);
+        shift.apply_in_order(*place_s, *place_d, &s, &d);
       } else {
         shift.apply(*place_s, *place_d, &s, &d);
       }
@@ -555,7 +565,8 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
                                                      const PipelinePiece& piece,
                                                      const PixelShift& shift, const float* own,
                                                      const float* map_row, float* turn,
-                                                     GradientTarget& target, const char* weights) {
+                                                     GradientTarget& target, const char* weights,
+                                                     const PixelPlanes& planes) {
   const int y = target.y;
   const int columns = target.columns;
   const bool active = y >= piece.first_row && y < piece.end_row && columns > 0;
@@ -600,8 +611,8 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
     }
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
       l1 = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
-          p, weights, shift.difference_if_equal(), y, piece.end_column - columns, columns, pixels,
-          first, second);
+          p, weights, planes, shift.difference_if_equal(), y, piece.end_column - columns, columns,
+          pixels, first, second);
     }
   }
 
@@ -767,7 +778,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
       const int above = map_slot == 0 ? Traits::kMapSlots - 1 : map_slot - 1;
       const float of_chunk = store_gradient_rows<Traits, kL1>(
           p, piece, shift, own + own_slot * Traits::kSlotStride,
-          map_rows + above * Traits::kMapSlotStride, turn, target, weights);
+          map_rows + above * Traits::kMapSlotStride, turn, target, weights, {plane1, plane2});
       if constexpr (kL1) {
         l1 += static_cast<double>(of_chunk);
       }

@@ -5,8 +5,8 @@
 
 namespace fused_ssim::cuda {
 
-// What turns pixels into s and d. With the L1 term, d must tell the sign of x - y exactly: there d
-// keeps off the value that it has where x = y, from which rounding might else not tell it.
+// What turns pixels into s and d. With the L1 term the sign of d less what it is where x = y must be that of
+// x - y, or zero.
 struct PixelShift {
   float x;  // scaled, like s and d
   float y;
@@ -39,52 +39,18 @@ struct PixelShift {
     apply(a.z, b.z, &s->z, &d->z);
     apply(a.w, b.w, &s->w, &d->w);
   }
-  static __device__ __forceinline__ float4 scaled(const float4& a) {
-    return make_float4(kPixelScale * a.x, kPixelScale * a.y, kPixelScale * a.z, kPixelScale * a.w);
+  // The same with only two roundings, each of which keeps the order, between x - y and d.
+  __device__ __forceinline__ void apply_in_order(float px, float py, float* s, float* d) const {
+    const float scaled_y = kPixelScale * py;
+    *s = fmaf(px, kPixelScale, -x) + (scaled_y - y);
+    *d = fmaf(px, kPixelScale, -scaled_y) + difference_if_equal();
   }
-  // The float next to the finite `value`.
-  static __device__ __forceinline__ float neighbour(float value, bool up) {
-    const int bits = __float_as_int(value);
-    if (value == 0.0f) {
-      return __int_as_float(up ? 1 : static_cast<int>(0x80000001u));
-    }
-    return __int_as_float(bits + ((value > 0.0f) == up ? 1 : -1));
-  }
-  // s, and d that tells the sign of px - py.
-  __device__ __forceinline__ void apply_exactly(float px, float py, float* s, float* d) const {
-    px *= kPixelScale;
-    py *= kPixelScale;
-    const float equal = difference_if_equal();
-    const float exact = px - py;
-    const float rounded = exact + equal;
-    *d = rounded == equal && exact != 0.0f ? neighbour(equal, exact > 0.0f) : rounded;
-    *s = (px - x) + (py - y);
-  }
-  // The same of four. Nearly always the rounded difference does.
-  __device__ __forceinline__ void apply_exactly(float4 a, float4 b, float4* s, float4* d) const {
-    a = scaled(a);
-    b = scaled(b);
-    const float equal = difference_if_equal();
-    const float exact[4] = {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w};
-    float rounded[4] = {exact[0] + equal, exact[1] + equal, exact[2] + equal, exact[3] + equal};
-    // Rounding loses only what is below half a unit in the last place of `equal`.
-    const float smallest =
-        fminf(fminf(fabsf(exact[0]), fabsf(exact[1])), fminf(fabsf(exact[2]), fabsf(exact[3])));
-    if (smallest < 1.2e-7f * fabsf(equal)) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (rounded[i] == equal && exact[i] != 0.0f) {
-          rounded[i] = neighbour(equal, exact[i] > 0.0f);
-        }
-      }
-    }
-    *d = make_float4(rounded[0], rounded[1], rounded[2], rounded[3]);
-    *s = make_float4((a.x - x) + (b.x - y), (a.y - x) + (b.y - y), (a.z - x) + (b.z - y),
-                     (a.w - x) + (b.w - y));
-  }
-  __device__ __forceinline__ float sign(float d) const {
-    const float equal = difference_if_equal();
-    return d == equal ? 0.0f : copysignf(1.0f, d - equal);
+  __device__ __forceinline__ void apply_in_order(const float4& a, const float4& b, float4* s,
+                                                 float4* d) const {
+    apply_in_order(a.x, b.x, &s->x, &d->x);
+    apply_in_order(a.y, b.y, &s->y, &d->y);
+    apply_in_order(a.z, b.z, &s->z, &d->z);
+    apply_in_order(a.w, b.w, &s->w, &d->w);
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include "core/gaussian_window.h"
 #include "core/ssim_formula.h"
+#include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/pixel_shift.cuh"
 #include "cuda/window.cuh"
@@ -229,32 +230,71 @@ __device__ __forceinline__ void push_column_rows(const float* column, ColumnStat
   }
 }
 
-// Adds the gradient of the L1 term at 8 columns from `x` on, of which `columns` exist, to those of both
-// images. `d` as staged, `equal` where the pixels are the same. Returns the sum of |x - y|, scaled like d.
-template <bool kTwo, bool kWeighted>
+// Both images' pixels in memory.
+struct PixelPlanes {
+  const char* plane1;
+  const char* plane2;
+
+  // The sign of their difference.
+  __device__ __forceinline__ float sign(const StripParams& p, int y, int x) const {
+    const float a = load_element<float>(plane1 + y * p.img1.row + x * p.img1.column, p.dtype);
+    const float b = load_element<float>(plane2 + y * p.img2.row + x * p.img2.column, p.dtype);
+    return a > b ? 1.0f : a < b ? -1.0f : 0.0f;
+  }
+};
+
+// Adds the gradient of the L1 term at kCount columns from `x` on, of which `columns` exist, to those of both
+// images. `d` as staged, `equal` where the pixels are the same: there d may hide a difference below its
+// rounding, so the pixels themselves are looked at. Returns the sum of |x - y|, scaled like d.
+template <bool kTwo, bool kWeighted, int kCount>
 __device__ __forceinline__ float add_l1_gradient(const StripParams& p, const char* weights,
-                                                 float equal, int y, int x, int columns,
-                                                 const float (&d)[8], float (&first)[8],
-                                                 float (&second)[8]) {
+                                                 const PixelPlanes& planes, float equal, int y,
+                                                 int x, int columns, const float (&d)[kCount],
+                                                 float (&first)[kCount], float (&second)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
-  const bool all_count = left <= 0 && right >= 8;
+  const bool all_count = left <= 0 && right >= kCount;
+  const auto weight = [&](int i) {
+    if constexpr (kWeighted) {
+      return __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
+                                                  (x + i - p.value_left) * p.map_gradient.column));
+    } else {
+      return 1.0f;
+    }
+  };
   float sum = 0.0f;
+  bool some_equal = false;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     const float difference = d[i] - equal;
     if (!all_count && (i < left || i >= right)) {
       continue;
     }
     sum += fabsf(difference);
-    float l1 = difference == 0.0f ? 0.0f : p.gradient_l1 * copysignf(1.0f, difference);
+    float l1 = __int_as_float((__float_as_int(difference) & static_cast<int>(0x80000000u)) ^
+                              __float_as_int(p.gradient_l1));
     if constexpr (kWeighted) {
-      l1 *= __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
-                                                 (x + i - p.value_left) * p.map_gradient.column));
+      l1 *= weight(i);
     }
-    first[i] += l1;
-    if constexpr (kTwo) {
-      second[i] -= l1;
+    if (difference != 0.0f) {
+      first[i] += l1;
+      if constexpr (kTwo) {
+        second[i] -= l1;
+      }
+    } else {
+      some_equal = true;
+    }
+  }
+  if (some_equal && equal != 0.0f) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (d[i] == equal && i >= left && i < right) {
+        const float l1 = p.gradient_l1 * weight(i) * planes.sign(p, y, x + i);
+        first[i] += l1;
+        if constexpr (kTwo) {
+          second[i] -= l1;
+        }
+      }
     }
   }
   return sum;

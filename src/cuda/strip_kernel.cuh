@@ -371,7 +371,7 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
     }
     float4 s, d;
     if constexpr (kL1) {
-      shift.apply_exactly(a, b, &s, &d);
+      shift.apply_in_order(a, b, &s, &d);
       const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
       if (!Traits::kGradient && y >= piece.rows.z && y < piece.rows.w) {
         const int offset = Traits::kStagedBefore - Traits::kMargin - quad.column;
@@ -530,7 +530,7 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
                                                   x + 4 * q, p.width, p.dtype);
       float4 s, d;
       if (p.l1) {
-        shift.apply_exactly(a, b, &s, &d);
+        shift.apply_in_order(a, b, &s, &d);
       } else {
         shift.apply(a, b, &s, &d);
       }
@@ -589,7 +589,8 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
       const float sum = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
-          p, piece.weights, equal, y, x, columns - 8 * group, own, first, second);
+          p, piece.weights, {piece.plane1, piece.plane2}, equal, y, x, columns - 8 * group, own,
+          first, second);
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     }
   }

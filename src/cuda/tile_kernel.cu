@@ -91,9 +91,18 @@ struct TileTraits {
     const int read = kSegment * segments(rows) + 2 * kRadius;
     return stored > read ? stored : read;
   }
+  // Floats of the row-filtered maps, and of the partials, where boxes of the next tile's pixels come as soon
+  // as the partials are no longer needed. Both are aligned like boxes.
+  static constexpr __host__ __device__ int maps_floats(int rows) {
+    return (4 * row_map_rows(rows) * kMapPitch + 31) / 32 * 32;
+  }
+  static constexpr __host__ __device__ int partials_floats(int rows) {
+    const int partials = kPartialMaps * partial_rows(rows) * kMapPitch;
+    const int boxes = kLoader == StripLoader::kFloatQuads ? 2 * staged_stride(rows) : 0;
+    return partials > boxes || !kGradient ? partials : boxes;
+  }
   static constexpr __host__ __device__ int shared_bytes(int rows) {
-    return 4 * (2 * staged_stride(rows) + 4 * row_map_rows(rows) * kMapPitch +
-                kPartialMaps * partial_rows(rows) * kMapPitch);
+    return 4 * (2 * staged_stride(rows) + maps_floats(rows) + partials_floats(rows));
   }
 };
 
@@ -297,9 +306,10 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
         if (!p.l1) {
           shift.apply(a[i], b[i], &s, &d);
         } else {
-          shift.apply_exactly(a[i], b[i], &s, &d);
+          shift.apply_in_order(a[i], b[i], &s, &d);
           const int y = first_y + row;
-          if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
+          if (!Traits::kGradient && y >= max(tile.top, p.value_top) &&
+              y < min(tile.bottom, p.value_bottom)) {
             *l1_sum += absolute_differences(a[i], b[i], max(tile.left, p.value_left) - x,
                                             min(tile.right, p.value_right) - x);
           }
@@ -313,49 +323,59 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
   return shift;
 }
 
-// The same by tensor maps: one thread has both images copied, all make s and d of them in place.
+// The same by tensor maps: one thread has both images copied to `raw`.
 template <class Traits>
-__device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Tile& tile,
-                                                  float* staged_s, float* staged_d,
-                                                  uint64_t* loaded, unsigned parity,
-                                                  float* l1_sum) {
-  const int first_x = tile.left - Traits::kStagedBefore;
-  const int first_y = tile.top - Traits::kPixelHalo;
+__device__ __forceinline__ void load_boxes(const StripParams& p, const Tile& tile, float* raw,
+                                           uint64_t* loaded) {
   if (threadIdx.x < 32 && is_elected()) {
-    order_before_boxes();
+    const int x = tile.left - Traits::kStagedBefore;
+    const int y = tile.top - Traits::kPixelHalo;
+    order_before_boxes();  // what was stored there
     expect_bytes(loaded, 2 * sizeof(float) * Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch);
-    load_box(staged_s, p.tensor1,
-             {first_x, first_y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
+    load_box(raw, p.tensor1,
+             {x, y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
              loaded);
-    load_box(staged_d, p.tensor2,
-             {first_x, first_y, p.tensor2.channels > 1 ? static_cast<int>(tile.channel) : 0,
+    load_box(raw + Traits::staged_stride(p.tile_rows), p.tensor2,
+             {x, y, p.tensor2.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor2.batches > 1 ? static_cast<int>(tile.batch) : 0},
              loaded);
   }
+}
+
+// Makes s and d of them, which may be in place.
+template <class Traits>
+__device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Tile& tile,
+                                                  const float* raw, float* staged_s,
+                                                  float* staged_d, uint64_t* loaded,
+                                                  unsigned parity, float* l1_sum) {
+  const int first_x = tile.left - Traits::kStagedBefore;
+  const int first_y = tile.top - Traits::kPixelHalo;
   const SamplePoint point = sample_point(
       max(0, tile.top - Traits::kRadius), min(p.height, tile.bottom + Traits::kRadius),
       max(0, tile.left - Traits::kRadius), min(p.width, tile.right + Traits::kRadius));
   const int sample = static_cast<int>(point.y - first_y) * Traits::kStagedPitch +
                      static_cast<int>(point.x - first_x);
+  const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
   wait_for_phase(loaded, parity);
-  const Samples<float> samples = {staged_s[sample], staged_d[sample]};
-  __syncthreads();
+  const Samples<float> samples = {raw[sample], raw2[sample]};
+  if constexpr (!Traits::kGradient) {
+    __syncthreads();  // in place
+  }
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
 #pragma unroll 1
   for (int item = static_cast<int>(threadIdx.x); item < quads; item += Traits::kThreads) {
-    auto* place_s = reinterpret_cast<float4*>(staged_s) + item;
-    auto* place_d = reinterpret_cast<float4*>(staged_d) + item;
-    const float4 a = *place_s;
-    const float4 b = *place_d;
+    const float4 a = reinterpret_cast<const float4*>(raw)[item];
+    const float4 b = reinterpret_cast<const float4*>(raw2)[item];
     float4 s, d;
     if (__builtin_expect(p.l1, false)) {
-      shift.apply_exactly(a, b, &s, &d);
+      shift.apply_in_order(a, b, &s, &d);
       const int row = item / Traits::kStagedQuads;
       const int y = first_y + row;
-      if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
+      if (!Traits::kGradient && y >= max(tile.top, p.value_top) &&
+          y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
         *l1_sum += absolute_differences(a, b, max(tile.left, p.value_left) - x,
                                         min(tile.right, p.value_right) - x);
@@ -363,29 +383,35 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
     } else {
       shift.apply(a, b, &s, &d);
     }
-    *place_s = s;
-    *place_d = d;
+    reinterpret_cast<float4*>(staged_s)[item] = s;
+    reinterpret_cast<float4*>(staged_d)[item] = d;
   }
   return shift;
 }
 
+// `more`: another tile, `next`, follows.
 template <class Traits>
-__device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile,
-                                               float* shared, uint64_t* loaded, unsigned parity) {
+__device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile, bool more,
+                                               int64_t next, float* shared, uint64_t* loaded,
+                                               unsigned parity) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
   float* staged_s = shared;
   float* staged_d = staged_s + Traits::staged_stride(p.tile_rows);
   float* maps = staged_d + Traits::staged_stride(p.tile_rows);
   const int map_stride = Traits::row_map_rows(p.tile_rows) * Traits::kMapPitch;
-  float* partials = maps + 4 * map_stride;
+  float* partials = maps + Traits::maps_floats(p.tile_rows);
   const int partial_stride = Traits::partial_rows(p.tile_rows) * Traits::kMapPitch;
   const int thread = static_cast<int>(threadIdx.x);
 
   float l1_sum = 0.0f;
   PixelShift shift;
   if constexpr (Traits::kBoxes) {
-    shift = stage_boxes<Traits>(p, tile, staged_s, staged_d, loaded, parity, &l1_sum);
+    float* raw = Traits::kGradient ? partials : staged_s;
+    if constexpr (!Traits::kGradient) {
+      load_boxes<Traits>(p, tile, raw, loaded);
+    }
+    shift = stage_boxes<Traits>(p, tile, raw, staged_s, staged_d, loaded, parity, &l1_sum);
   } else {
     shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &l1_sum);
   }
@@ -503,6 +529,9 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
     __syncthreads();
+    if (Traits::kBoxes && more) {
+      load_boxes<Traits>(p, tile_at<Traits>(p, next), partials, loaded);
+    }
 
     // Along the rows again, and the gradient.
     constexpr int kOwnQuads = kMaxTileColumns / 4;
@@ -541,23 +570,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (x + i >= p.value_left && x + i < p.value_right) {
-            float l1 = p.gradient_l1 * shift.sign(d[i]);
-            if constexpr (Traits::kWeighted) {
-              l1 *= __ldg(reinterpret_cast<const float*>(
-                  tile.weights + (y - p.value_top) * p.map_gradient.row +
-                  (x + i - p.value_left) * p.map_gradient.column));
-            }
-            if constexpr (Traits::kTwo) {
-              first[i] += l1;
-              second[i] -= l1;
-            } else {
-              first[i] += l1;
-            }
-          }
-        }
+        const float equal = shift.difference_if_equal();
+        l1_sum += add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
+                      p, tile.weights, {tile.plane1, tile.plane2}, equal, y, x, tile.right - x, d,
+                      first, second) /
+                  kPixelScale;
       }
       if (tile.gradient1 != nullptr) {
         store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first, p);
@@ -588,6 +605,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
   double sum = 0.0;
   unsigned parity = 0;
+  bool is_first = true;
   if constexpr (Traits::kBoxes) {
     __syncthreads();
   }
@@ -595,7 +613,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #pragma unroll 1
   for (; unit < end; ++unit, parity ^= 1u) {
     const Tile tile = tile_at<Traits>(p, unit);
-    sum += process_tile<Traits>(p, tile, shared_floats, &loaded, parity);
+    if (Traits::kBoxes && Traits::kGradient && is_first) {
+      load_boxes<Traits>(p, tile,
+                         shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
+                             Traits::maps_floats(p.tile_rows),
+                         &loaded);
+    }
+    is_first = false;
+    sum += process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity);
     __syncthreads();
     const int64_t next = plan.values == 1 ? 0 : quotient(unit + 1, plan.units_per_value);
     if (plan.value != nullptr && plan.fixed_point == 0.0 && (next != value || unit + 1 == end)) {
