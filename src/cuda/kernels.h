@@ -220,9 +220,9 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, int box_column
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                           int threads, int* blocks);
+                           int* blocks);
 cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                          StripLoader loader, int threads, int blocks, cudaStream_t stream);
+                          StripLoader loader, int blocks, cudaStream_t stream);
 
 // The same of the pipeline kernel.
 cudaError_t pipeline_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
@@ -243,8 +243,6 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
 struct StripChoice {
   int tile_rows = 0;  // tiles of so many rows; 0: strips
   int tile_segment = 8;  // rows of a column that a thread of a tile filters at once
-  bool pipeline = false;  // strips by row warps and column warps
-  int threads = 128;  // of strips that have no such warps
   int min_rows = 16;  // rows that a block owns at least
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);

@@ -8,15 +8,8 @@ namespace {
 
 template <StripKind kKind, StripLoader kLoader>
 constexpr KernelEntry entry() {
-#ifdef QUICK
-  if constexpr (kLoader != StripLoader::kFloatQuads || (kKind != StripKind::kValue && kKind != StripKind::kOneGradient)) return {};
-  else {
-#endif
   using Traits = PipelineTraits<pipeline_columns(kKind), kKind, kLoader>;
   return {pipeline_kernel<Traits>, Traits::kThreads, [](int) { return Traits::kSharedBytes; }};
-#ifdef QUICK
-  }
-#endif
 }
 
 // In the order of StripKind and of StripLoader.

@@ -54,25 +54,15 @@ struct PipelineTraits {
   static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
-#ifdef NOBOX
-  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads && (kKind==StripKind::kValue||kKind==StripKind::kMap);
-#else
   static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads;
-#endif
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kRollMasked = false;
-  static constexpr bool kGradientKind = kKind != StripKind::kValue && kKind != StripKind::kMap;
-#ifndef VROWS
-#define VROWS 4
-#endif
-#ifndef HLOOP
-#define HLOOP 2
-#endif
-  static constexpr int kRowsAtOnce = kGradientKind ? VROWS : 8;
-  static constexpr int kHLoop = HLOOP;
+  // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
+  // that of the row warps.
+  static constexpr int kRowsAtOnce = kWeighted || kKind == StripKind::kValue ? 8 : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_pipeline(__CUDA_ARCH__ / 10);
 #else
@@ -83,16 +73,11 @@ struct PipelineTraits {
   static constexpr int kBlocksPerMultiprocessor = 
       pipeline_blocks_per_multiprocessor(kKind, kLoader);
   static constexpr int kRowWarps = kColumns / 32;
-#ifndef ROLES
-#define ROLES 1
-#endif
-  static __device__ __forceinline__ bool is_row_warp() {
-    const int warp = static_cast<int>(threadIdx.x / 32);
-    return ROLES == 0 ? warp < kRowWarps : ROLES == 1 ? warp >= kRowWarps : (warp & 2) == 0;
-  }
+  // Column warps come first.
+  static __device__ __forceinline__ bool is_row_warp() { return threadIdx.x >= kColumns; }
+  // Among the threads of its kind.
   static __device__ __forceinline__ int role_thread() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return ROLES == 2 ? (thread / 128 * 64 + thread % 64) : thread % kColumns;
+    return static_cast<int>(threadIdx.x) % kColumns;
   }
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
@@ -342,17 +327,14 @@ struct WordLoader {
   int y;  // of that row
   int first_x;
   int end_x;
-  bool all_columns;  // of all lanes exist
   float a[Traits::kWordItems];
   float b[Traits::kWordItems];
 
   __device__ __forceinline__ WordLoader(const StripParams& p, const PipelinePiece& piece,
                                         const char* plane1, const char* plane2, int first_y,
                                         PipelineCounters<Traits>*, unsigned) {
-    first_x = piece.first_column - Traits::kStagedBefore + (Traits::role_thread() % 32);
+    first_x = piece.first_column - Traits::kStagedBefore + Traits::role_thread() % 32;
     end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
-    const int warp_x = piece.first_column - Traits::kStagedBefore;
-    all_columns = warp_x >= 0 && warp_x + 32 * kAcross <= p.width;
     y = first_y + first_row_of_warp();
     from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
     from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
@@ -364,13 +346,6 @@ struct WordLoader {
   template <class Read>
   __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside,
                                            float* to, const Read& read) {
-    if (inside && all_columns) {
-#pragma unroll
-      for (int j = 0; j < kAcross; ++j) {
-        to[j] = read(from + 32 * j * stride);
-      }
-      return;
-    }
 #pragma unroll
     for (int j = 0; j < kAcross; ++j) {
       to[j] = 0.0f;
@@ -412,9 +387,16 @@ struct WordLoader {
 
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
-                                         const PixelShift& shift, int first_y, float* slot) const {
+                                         const PixelShift& shift, int first_y, float* slot) {
+    if (p.dtype != DType::kFloat32) {
+#pragma unroll
+      for (int i = 0; i < Traits::kWordItems; ++i) {
+        a[i] = half_to_float(__float_as_uint(a[i]), p.dtype);
+        b[i] = half_to_float(__float_as_uint(b[i]), p.dtype);
+      }
+    }
     float l1 = 0.0f;
-    const int lane = (Traits::role_thread() % 32);
+    const int lane = Traits::role_thread() % 32;
 #pragma unroll
     for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
       const int in_chunk = first_row_of_warp() + r;
@@ -427,12 +409,8 @@ struct WordLoader {
         if (32 * j + 32 > 4 * Traits::kStagedQuads && 32 * j + lane >= 4 * Traits::kStagedQuads) {
           continue;
         }
-        float pixel1 = a[r * kAcross + j];
-        float pixel2 = b[r * kAcross + j];
-        if (p.dtype != DType::kFloat32) {
-          pixel1 = half_to_float(__float_as_uint(pixel1), p.dtype);
-          pixel2 = half_to_float(__float_as_uint(pixel2), p.dtype);
-        }
+        const float pixel1 = a[r * kAcross + j];
+        const float pixel2 = b[r * kAcross + j];
         float s, d;
         if constexpr (kL1) {
           shift.apply_in_order(pixel1, pixel2, &s, &d);
@@ -574,7 +552,6 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
   float second[8];
   float l1 = 0.0f;
   if (active) {
-    const float weight = p.gradient_scale;
     float filtered[8];
     float pixels[8];
     const auto read_own = [&](const float* from) {
@@ -602,17 +579,18 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
         }
       }
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      first[i] *= weight;
-      if constexpr (Traits::kTwo) {
-        second[i] *= weight;
-      }
-    }
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
-      l1 = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
+      l1 = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
           p, weights, planes, shift.difference_if_equal(), y, piece.end_column - columns, columns,
           pixels, first, second);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        first[i] *= p.gradient_scale;
+        if constexpr (Traits::kTwo) {
+          second[i] *= p.gradient_scale;
+        }
+      }
     }
   }
 
@@ -632,20 +610,31 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
       }
     }
   } else {
+    const int lane = Traits::role_thread() % 32;
+    const int first_y = y - lane % 8;
+    const bool stores = piece.first_column + Traits::role_thread() < piece.end_column;
     const auto store_columns = [&](const OutputImage& image, char* of_lane,
                                    const float (&value)[8]) {
-      const int lane = (Traits::role_thread() % 32);
       if (active) {
         store_group(turn + lane % 8 * Traits::kTurnPitch + lane / 8 * 8, value);
       }
       __syncwarp();
-      const int first_y = y - lane % 8;
-      if (piece.first_column + Traits::role_thread() < piece.end_column) {
+      if (stores) {
+        const float* from = turn + lane;
+        if (p.dtype == DType::kFloat32 && first_y >= piece.first_row &&
+            first_y + Traits::kChunkRows <= piece.end_row) {
+          char* to = of_lane;
 #pragma unroll
-        for (int r = 0; r < Traits::kChunkRows; ++r) {
-          if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
-            store_element(of_lane + r * image.row, turn[r * Traits::kTurnPitch + lane],
-                          p.dtype);
+          for (int r = 0; r < Traits::kChunkRows; ++r, to += image.row) {
+            *reinterpret_cast<float*>(to) = from[r * Traits::kTurnPitch];
+          }
+        } else {
+          char* to = of_lane;
+#pragma unroll 1
+          for (int r = 0; r < Traits::kChunkRows; ++r, to += image.row) {
+            if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
+              store_element(to, from[r * Traits::kTurnPitch], p.dtype);
+            }
           }
         }
       }
@@ -675,7 +664,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
                                            PixelShift* shared_shift,
                                            PipelineCounters<Traits>* counters,
                                            unsigned chunks_before) {
-  static_assert(!Traits::kRaw, "other row warps do that");
+  static_assert(!Traits::kRaw, "run_raw_rows does that");
+  static_assert(kBarriers == Traits::kMapSlots, "numbered alike");
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
@@ -708,8 +698,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   }
   wait_at<Traits::kColumns>(kRowBarrier);
 
-  const int row = (Traits::role_thread() % 8);
-  const int group = (Traits::role_thread() / 8);
+  const int row = Traits::role_thread() % 8;
+  const int group = Traits::role_thread() / 8;
   const int in_part = group / (Traits::kPartColumns / 8) * Traits::kPartStride +
                       group % (Traits::kPartColumns / 8) * 8;
   const float* windows = kept(staged + row * Traits::kStagedPitch + in_part);
@@ -751,7 +741,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     if (chunk < chunks) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       float* map = map_rows + map_slot * Traits::kMapSlotStride;
-#pragma unroll Traits::kHLoop
+#pragma unroll
         for (int image = 0; image < 2; ++image) {
           float mean[8];
           float square[8];
@@ -893,6 +883,13 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   }
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
+    const int first_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
+                          chunk * Traits::kChunkRows;
+    float weight[Traits::kChunkRows];
+    if constexpr (Traits::kWeighted) {
+      load_weights(p, job, first_row, has_value ? row_bits(first_row, p.value_top, p.value_bottom) : 0u,
+                   weight);
+    }
     if constexpr (Traits::kRaw) {
       wait_for_phase(&counters->filled[warp][map_slot.slot], map_slot.parity);
     } else {
@@ -916,15 +913,14 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
         }
       }
     } else {
-      const int first_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
-                            chunk * Traits::kChunkRows;
       float sum = 0.0f;
       if (first_row >= own_top && first_row + Traits::kChunkRows <= own_bottom) {
-        sum = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, column, state);
+        sum = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weight, column,
+                                                state);
       } else {
         sum = filter_column_rows<Traits, true>(
             p, job, first_row, own, row_bits(first_row, p.value_top, p.value_bottom),
-            row_bits(first_row, own_top, own_bottom), column, state);
+            row_bits(first_row, own_top, own_bottom), weight, column, state);
       }
       total += static_cast<double>(sum);
     }

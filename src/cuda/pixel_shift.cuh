@@ -41,9 +41,9 @@ struct PixelShift {
   }
   // The same with only two roundings, each of which keeps the order, between x - y and d.
   __device__ __forceinline__ void apply_in_order(float px, float py, float* s, float* d) const {
-    const float scaled_y = kPixelScale * py;
-    *s = fmaf(px, kPixelScale, -x) + (scaled_y - y);
-    *d = fmaf(px, kPixelScale, -scaled_y) + difference_if_equal();
+    const float difference = fmaf(px, kPixelScale, -(kPixelScale * py));
+    *s = difference + fmaf(py, 2.0f * kPixelScale, -(x + y));
+    *d = difference + difference_if_equal();
   }
   __device__ __forceinline__ void apply_in_order(const float4& a, const float4& b, float4* s,
                                                  float4* d) const {

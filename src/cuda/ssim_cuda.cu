@@ -75,7 +75,8 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
   const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
   const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
   choice->tile_rows = 0;
-  if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind)) {
+  if (shape.planes() * shape.height * shape.width >
+      max_tiled_pixels(kind, device.architecture)) {
     return;
   }
   double best_cost = 0.0;
@@ -263,8 +264,6 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
   StripChoice choice;
-  choice.pipeline = has_pipeline(device.architecture) && device.shared_per_block >= 225 * 1024;
-  choice.threads = strip_threads(kind, device.architecture, device.shared_per_multiprocessor);
   choice.min_rows = kStripMinRows;
   choose_tiles(device, kind, shape, &choice);
   return choice;
@@ -296,7 +295,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.map = static_cast<float*>(request.map);
   }
   const bool strips = choice.tile_rows == 0;
-  const bool pipeline = strips && choice.pipeline;
+  const bool pipeline = strips && has_pipeline(device.architecture);
   if (!strips) {
     const int own_rows = static_cast<int>(gradient ? shape.height : problem.map_height());
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
@@ -328,7 +327,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / 4 * 4;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int strip_columns = pipeline ? pipeline_columns(kind) : choice.threads;
+  const int strip_columns = pipeline ? pipeline_columns(kind) : kStripThreads;
   const int max_width = !strips    ? kMaxTileColumns
                         : gradient ? (strip_columns - 10) / 4 * 4
                                    : strip_columns;
@@ -367,7 +366,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   int capacity = 0;
   if (error == cudaSuccess) {
     error = pipeline ? pipeline_capacity(device, kind, loader, &capacity)
-                     : strip_capacity(device, kind, loader, choice.threads, &capacity);
+                     : strip_capacity(device, kind, loader, &capacity);
   }
   if (error != cudaSuccess) {
     return error;
@@ -385,7 +384,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
                               choice.min_rows, gradient);
   const auto launch = [&](int count) {
     return pipeline ? launch_pipeline(p, device, kind, loader, count, stream)
-                    : launch_strips(p, device, kind, loader, choice.threads, count, stream);
+                    : launch_strips(p, device, kind, loader, count, stream);
   };
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
     p.reduction.fixed_point = fixed_point(problem, request);

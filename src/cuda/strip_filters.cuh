@@ -148,6 +148,21 @@ __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
   return (1u << high) - (1u << low);
 }
 
+// The weights of 8 rows of a column; 0 where `value_rows` has no bit.
+__device__ __forceinline__ void load_weights(const StripParams& p, const ColumnJob& job,
+                                             int first_row, unsigned value_rows,
+                                             float (&weight)[8]) {
+#pragma unroll
+  for (int r = 0; r < 8; ++r) {
+    weight[r] = 0.0f;
+    if ((value_rows & 1u << r) != 0u) {
+      weight[r] = __ldg(reinterpret_cast<const float*>(
+          job.weights + (first_row + r - p.value_top) * p.map_gradient.row +
+          job.map_column * p.map_gradient.column));
+    }
+  }
+}
+
 // One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of SSIM
 // over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
 // `own_rows` say which do.
@@ -155,7 +170,10 @@ template <class Traits, bool kMasked>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
                                                     int first_row, bool own_column,
                                                     unsigned value_rows, unsigned own_rows,
-                                                    float* column, ColumnState<Traits>& state) {
+                                                    const float (&weight)[8], float* column,
+                                                    ColumnState<Traits>& state) {
+  static_assert(!Traits::kWeighted || Traits::kRowsAtOnce == Traits::kChunkRows,
+                "weights stay in registers");
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   float sum = 0.0f;
 
@@ -164,18 +182,6 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   float* cells = column;
 #pragma unroll 1
   for (int first = 0; first < Traits::kChunkRows; first += kRows, cells += kRows * Traits::kMapPitch) {
-  float weight[kRows];
-  if constexpr (Traits::kWeighted) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      weight[i] = 0.0f;
-      if (!kMasked || (value_rows & 1u << (first + i)) != 0u) {
-        weight[i] = __ldg(reinterpret_cast<const float*>(
-            job.weights + (first_row + first + i - p.value_top) * p.map_gradient.row +
-            job.map_column * p.map_gradient.column));
-      }
-    }
-  }
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     const int r = first + i;
@@ -199,10 +205,10 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
       float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
       if constexpr (Traits::kWeighted) {
-        by_mean *= weight[i];
-        by_mean2 *= weight[i];
-        by_squares.by_mean_s2 *= weight[i];
-        by_squares.by_mean_d2 *= weight[i];
+        by_mean *= weight[r];
+        by_mean2 *= weight[r];
+        by_squares.by_mean_s2 *= weight[r];
+        by_squares.by_mean_d2 *= weight[r];
       }
       // Selected, not multiplied: a NaN beyond the border must not come in.
       const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
@@ -243,58 +249,52 @@ struct PixelPlanes {
   }
 };
 
-// Adds the gradient of the L1 term at kCount columns from `x` on, of which `columns` exist, to those of both
-// images. `d` as staged, `equal` where the pixels are the same: there d may hide a difference below its
-// rounding, so the pixels themselves are looked at. Returns the sum of |x - y|, scaled like d.
+// Scales the gradients at kCount columns from `x` on, of which `columns` exist, and adds that of the L1 term.
+// `d` as staged, `equal` where the pixels are the same: there d may hide a difference below its rounding, so
+// the pixels themselves are looked at. Returns the sum of |x - y|, scaled like d.
 template <bool kTwo, bool kWeighted, int kCount>
-__device__ __forceinline__ float add_l1_gradient(const StripParams& p, const char* weights,
-                                                 const PixelPlanes& planes, float equal, int y,
-                                                 int x, int columns, const float (&d)[kCount],
-                                                 float (&first)[kCount], float (&second)[kCount]) {
+__device__ __forceinline__ float finish_with_l1(const StripParams& p, const char* weights,
+                                                const PixelPlanes& planes, float equal, int y,
+                                                int x, int columns, const float (&d)[kCount],
+                                                float (&first)[kCount], float (&second)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
-  const bool all_count = left <= 0 && right >= kCount;
-  const auto weight = [&](int i) {
-    if constexpr (kWeighted) {
-      return __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
-                                                  (x + i - p.value_left) * p.map_gradient.column));
-    } else {
-      return 1.0f;
-    }
-  };
   float sum = 0.0f;
-  bool some_equal = false;
+  bool simple = left <= 0 && right >= kCount && !kWeighted;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const float difference = d[i] - equal;
-    if (!all_count && (i < left || i >= right)) {
-      continue;
-    }
-    sum += fabsf(difference);
-    float l1 = __int_as_float((__float_as_int(difference) & static_cast<int>(0x80000000u)) ^
-                              __float_as_int(p.gradient_l1));
-    if constexpr (kWeighted) {
-      l1 *= weight(i);
-    }
-    if (difference != 0.0f) {
-      first[i] += l1;
-      if constexpr (kTwo) {
-        second[i] -= l1;
-      }
-    } else {
-      some_equal = true;
-    }
+    sum += left <= i && i < right ? fabsf(difference) : 0.0f;
+    simple = simple && difference != 0.0f;
   }
-  if (some_equal && equal != 0.0f) {
+  const auto add = [&](int i, float l1) {
+    first[i] = fmaf(first[i], p.gradient_scale, l1);
+    if constexpr (kTwo) {
+      second[i] = fmaf(second[i], p.gradient_scale, -l1);
+    }
+  };
+  if (simple) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (d[i] == equal && i >= left && i < right) {
-        const float l1 = p.gradient_l1 * weight(i) * planes.sign(p, y, x + i);
-        first[i] += l1;
-        if constexpr (kTwo) {
-          second[i] -= l1;
+      add(i, __int_as_float((__float_as_int(d[i] - equal) & static_cast<int>(0x80000000u)) ^
+                            __float_as_int(p.gradient_l1)));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float difference = d[i] - equal;
+      float l1 = 0.0f;
+      if (left <= i && i < right) {
+        l1 = p.gradient_l1 * (difference != 0.0f ? copysignf(1.0f, difference)
+                              : equal == 0.0f    ? 0.0f
+                                                 : planes.sign(p, y, x + i));
+        if constexpr (kWeighted) {
+          l1 *= __ldg(reinterpret_cast<const float*>(
+              weights + (y - p.value_top) * p.map_gradient.row +
+              (x + i - p.value_left) * p.map_gradient.column));
         }
       }
+      add(i, l1);
     }
   }
   return sum;

@@ -12,11 +12,11 @@ struct StripEntry {
   KernelEntry launched;
 };
 
-template <int kThreads, StripKind kKind, StripLoader kLoader>
+template <StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
-  using Traits = StripTraits<kThreads, kKind, kLoader>;
+  using Traits = StripTraits<kStripThreads, kKind, kLoader>;
   return {kKind, kLoader,
-          {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind, kThreads)>, kThreads,
+          {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>, kStripThreads,
            [](int architecture) {
              return static_cast<int>(sizeof(StripShared<Traits>)) +
                     Traits::staged_bytes(architecture);
@@ -24,28 +24,25 @@ constexpr StripEntry entry() {
 }
 
 constexpr StripEntry kEntries[] = {
-    entry<128, StripKind::kValue, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kValue, StripLoader::kHalfQuads>(),
-    entry<128, StripKind::kValue, StripLoader::kWords>(),
-    entry<128, StripKind::kMap, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kMap, StripLoader::kWords>(),
-    entry<256, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
-    entry<256, StripKind::kOneGradient, StripLoader::kHalfQuads>(),
-    entry<256, StripKind::kOneGradient, StripLoader::kWords>(),
-    entry<128, StripKind::kOneGradient, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kOneGradient, StripLoader::kWords>(),
-    entry<128, StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kTwoGradients, StripLoader::kWords>(),
-    entry<128, StripKind::kWeighted, StripLoader::kFloatQuads>(),
-    entry<128, StripKind::kWeighted, StripLoader::kWords>(),
+    entry<StripKind::kValue, StripLoader::kFloatQuads>(),
+    entry<StripKind::kValue, StripLoader::kHalfQuads>(),
+    entry<StripKind::kValue, StripLoader::kWords>(),
+    entry<StripKind::kMap, StripLoader::kFloatQuads>(),
+    entry<StripKind::kMap, StripLoader::kWords>(),
+    entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+    entry<StripKind::kOneGradient, StripLoader::kWords>(),
+    entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
+    entry<StripKind::kTwoGradients, StripLoader::kWords>(),
+    entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
+    entry<StripKind::kWeighted, StripLoader::kWords>(),
 };
 constexpr int kEntryCount = sizeof(kEntries) / sizeof(kEntries[0]);
 
 // Where a kind has no instance of its own for a loader, the one for words serves.
-int find_entry(StripKind kind, StripLoader loader, int threads) {
+int find_entry(StripKind kind, StripLoader loader) {
   int words = -1;
   for (int i = 0; i < kEntryCount; ++i) {
-    if (kEntries[i].kind == kind && kEntries[i].launched.threads == threads) {
+    if (kEntries[i].kind == kind) {
       if (kEntries[i].loader == loader) {
         return i;
       }
@@ -70,8 +67,8 @@ cudaError_t compiled_architecture(int* architecture) {
 }
 
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                           int threads, int* blocks) {
-  const int index = find_entry(kind, loader, threads);
+                           int* blocks) {
+  const int index = find_entry(kind, loader);
   if (index < 0) {
     return cudaErrorInvalidValue;
   }
@@ -79,8 +76,8 @@ cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoade
 }
 
 cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                          StripLoader loader, int threads, int blocks, cudaStream_t stream) {
-  const int index = find_entry(kind, loader, threads);
+                          StripLoader loader, int blocks, cudaStream_t stream) {
+  const int index = find_entry(kind, loader);
   if (index < 0) {
     return cudaErrorInvalidValue;
   }

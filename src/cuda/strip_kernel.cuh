@@ -50,13 +50,6 @@
 
 namespace fused_ssim::cuda {
 
-// Whether s and d stay in shared memory until the gradient needs them, or are loaded once more. Two
-// blocks of 256 threads that keep them take 211 KB of a multiprocessor's shared memory.
-// `architecture` is that of the compiled code, 10 x major + minor.
-constexpr bool strip_keeps_rows(int architecture) {
-  return architecture >= 90 && architecture < 120;
-}
-
 template <int kThreads_, StripKind kKind_, StripLoader kLoader_>
 struct StripTraits {
   static constexpr int kThreads = kThreads_;
@@ -118,25 +111,17 @@ struct StripTraits {
   static constexpr int kMaps = 4;
 
   // The gradient combines partials with s and d of kGradientLag rows above the newest partials'
-  // inputs, while the chunk below is already staged.
+  // inputs, which are loaded once more.
   static constexpr int kGradientLag = 2 * kRadius;
-  static constexpr int kKeptRows = 32;
-  static_assert((kKeptRows & (kKeptRows - 1)) == 0, "indices wrap by masking");
-  static_assert(kKeptRows >= 2 * kChunkRows + kGradientLag, "rows stay until they are used");
-
-  static constexpr int staged_rows(int architecture) {
-    return !kGradient ? 2 * kChunkRows : strip_keeps_rows(architecture) ? kKeptRows : kChunkRows;
-  }
-  static constexpr int kStagedRows = staged_rows(kArchitecture);
+  static constexpr int kStagedRows = kGradient ? kChunkRows : 2 * kChunkRows;
   // Elsewhere the kernel is empty.
-  static constexpr bool kLaunched =
-      kArchitecture != 0 && (kThreads < 256 || has_wide_strips(kArchitecture));
+  static constexpr bool kLaunched = kArchitecture != 0 && !has_pipeline(kArchitecture);
   // Staged pixels of one part of one image, of a chunk, and of one image.
   static constexpr int kPartStride = kStagedRows * kStagedPitch;
   static constexpr int kBoxFloats = kChunkRows * kStagedPitch;
   static constexpr int kImageStride = kParts * kPartStride;
   static constexpr int staged_bytes(int architecture) {
-    return 4 * 2 * kParts * staged_rows(architecture) * staged_pitch(architecture);
+    return 4 * 2 * kParts * kStagedRows * staged_pitch(architecture);
   }
 
   // Of words: 16 threads have a row of a part, each every 16th quad of it.
@@ -500,29 +485,24 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     job.weights = piece.weights;
   }
   const bool own = (flags & kIsOwn) != 0;
-  if (plain) {
-    return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, column, state);
+  float weight[Traits::kChunkRows];
+  if constexpr (Traits::kWeighted) {
+    load_weights(p, job, first, row_bits(first, p.value_top, p.value_bottom), weight);
   }
-  return filter_column_rows<Traits, true>(p, job, first, own,
-                                          row_bits(first, p.value_top, p.value_bottom),
-                                          row_bits(first, piece.rows.z, piece.rows.w), column, state);
+  if (plain) {
+    return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, weight, column, state);
+  }
+  return filter_column_rows<Traits, true>(
+      p, job, first, own, row_bits(first, p.value_top, p.value_bottom),
+      row_bits(first, piece.rows.z, piece.rows.w), weight, column, state);
 }
 
-// s (or d) of 8 own columns of row y: as staged 10 rows ago, or from the images once more.
+// s (or d) of 8 own columns of row y, from the images once more.
 template <class Traits, bool kWantsS>
-__device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& piece, int step, int y,
-                                          int x, const float* staged, float (&out)[8]) {
+__device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& piece, int y, int x,
+                                          float (&out)[8]) {
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
-    float4 quad;
-    if constexpr (Traits::kStagedRows == Traits::kKeptRows) {
-      // Own column 0 is staged column kStagedBefore.
-      const RowGroup<Traits> place;
-      const int row = (step - Traits::kGradientLag) & (Traits::kKeptRows - 1);
-      quad = *reinterpret_cast<const float4*>(
-          staged + (kWantsS ? 0 : Traits::kImageStride) + place.staged +
-          (row - place.row) * Traits::kStagedPitch + Traits::kStagedBefore + 4 * q);
-    } else {
       const PixelShift shift = {piece.shift_x, piece.shift_y};
       const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
                                                   x + 4 * q, p.width, p.dtype);
@@ -534,8 +514,7 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
       } else {
         shift.apply(a, b, &s, &d);
       }
-      quad = kWantsS ? s : d;
-    }
+      const float4 quad = kWantsS ? s : d;
     out[4 * q] = quad.x, out[4 * q + 1] = quad.y, out[4 * q + 2] = quad.z, out[4 * q + 3] = quad.w;
   }
 }
@@ -544,7 +523,7 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
 // block barrier: after it the partials are no longer needed.
 template <class Traits>
 __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece& piece, int chunk,
-                                              const float* staged, float* maps, double* total) {
+                                              float* maps, double* total) {
   const RowGroup<Traits> place;
   const int step = chunk * Traits::kChunkRows + place.row;
   const StripPiece::Target target = read_shared(piece.target);
@@ -560,12 +539,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   float first[8];
   float second[8];
   if (active) {
-    const float weight = p.gradient_scale;
     float own[8];
     float filtered[8];
     filter_row<Taps::kPlain>(map_row, first);
     filter_row<Taps::kEdge>(map_row + Traits::kMapStride, filtered);
-    own_group<Traits, true>(p, piece, step, y, x, staged, own);
+    own_group<Traits, true>(p, piece, y, x, own);
     if constexpr (Traits::kTwo) {
       filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
 #pragma unroll
@@ -578,20 +556,28 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       first[i] = fmaf(own[i], filtered[i], first[i]);
     }
     filter_row<Taps::kEdge>(map_row + 2 * Traits::kMapStride, filtered);
-    own_group<Traits, false>(p, piece, step, y, x, staged, own);
+    own_group<Traits, false>(p, piece, y, x, own);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      first[i] = weight * fmaf(own[i], filtered[i], first[i]);
+      first[i] = fmaf(own[i], filtered[i], first[i]);
       if constexpr (Traits::kTwo) {
-        second[i] = weight * fmaf(-own[i], filtered[i], second[i]);
+        second[i] = fmaf(-own[i], filtered[i], second[i]);
       }
     }
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
-      const float sum = add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
+      const float sum = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
           p, piece.weights, {piece.plane1, piece.plane2}, equal, y, x, columns - 8 * group, own,
           first, second);
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        first[i] *= p.gradient_scale;
+        if constexpr (Traits::kTwo) {
+          second[i] *= p.gradient_scale;
+        }
+      }
     }
   }
 
@@ -782,7 +768,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     // The gradient of the chunk above; its first rows come out of step 20. Before that nobody reads
     // partials of another warp.
     if (Traits::kGradient && chunk > 2) {
-      gradient_rows<Traits>(p, piece, chunk - 1, staged, maps, total);
+      gradient_rows<Traits>(p, piece, chunk - 1, maps, total);
     }
     if (over) {
       break;

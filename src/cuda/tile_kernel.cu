@@ -389,7 +389,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   return shift;
 }
 
-// `more`: another tile, `next`, follows.
+// Where there is `more`, tile `next` follows.
 template <class Traits>
 __device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile, bool more,
                                                int64_t next, float* shared, uint64_t* loaded,
@@ -535,7 +535,6 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
     // Along the rows again, and the gradient.
     constexpr int kOwnQuads = kMaxTileColumns / 4;
-    const float weight = p.gradient_scale;
 #pragma unroll 1
     for (int item = thread; item < rows * kOwnQuads; item += Traits::kThreads) {
       const int row = item / kOwnQuads;
@@ -556,25 +555,30 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       filter_quad<0, Taps::kPlain, false, false>(cell, first, unused);
       filter_quad<0, Taps::kEdge, false, false>(cell + map_stride, by_s2, unused);
       filter_quad<0, Taps::kEdge, false, false>(cell + 2 * map_stride, by_d2, unused);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        first[i] = fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+      }
       if constexpr (Traits::kTwo) {
         filter_quad<0, Taps::kPlain, false, false>(cell + 3 * map_stride, second, unused);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
-          second[i] = weight * fmaf(-d[i], by_d2[i], fmaf(s[i], by_s2[i], second[i]));
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          first[i] = weight * fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
+          second[i] = fmaf(-d[i], by_d2[i], fmaf(s[i], by_s2[i], second[i]));
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
-        const float equal = shift.difference_if_equal();
-        l1_sum += add_l1_gradient<Traits::kTwo, Traits::kWeighted>(
-                      p, tile.weights, {tile.plane1, tile.plane2}, equal, y, x, tile.right - x, d,
-                      first, second) /
+        l1_sum += finish_with_l1<Traits::kTwo, Traits::kWeighted>(
+                      p, tile.weights, {tile.plane1, tile.plane2}, shift.difference_if_equal(), y, x,
+                      tile.right - x, d, first, second) /
                   kPixelScale;
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          first[i] *= p.gradient_scale;
+          if constexpr (Traits::kTwo) {
+            second[i] *= p.gradient_scale;
+          }
+        }
       }
       if (tile.gradient1 != nullptr) {
         store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first, p);

@@ -8,58 +8,39 @@
 
 namespace fused_ssim::cuda {
 
-// Resident blocks that the compiler limits registers for: 16 warps a multiprocessor at up to 128
-// registers, or 12 at up to 168: where the strip is narrow and a gradient wanted, the column filters alone
-// hold 70 or 80 of them.
-//   H200, values by 128 threads, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920: 4 blocks 42.1, 136.7,
-//   274.9; 5 blocks 42.6, 138.2, 276.4. By 256 threads, 2 blocks: 45.0, 147.7, 307.6.
-constexpr int strip_blocks_per_multiprocessor(StripKind kind, int threads) {
-  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
-  return (threads == 128 && gradient ? 384 : 512) / threads;
-}
-
-// Whether code for `architecture` (10 x major + minor) has the kernels of 256 threads. Before Hopper,
-// where copies take instructions of every thread, 128 registers are too few for them; from 12.0 on a
-// multiprocessor has too little shared memory.
-constexpr bool has_wide_strips(int architecture) {
-  return architecture >= 90 && architecture < 120;
-}
-
-// Whether code for `architecture` has the pipeline kernels, which need 213 KB of shared memory a block.
+// Whether code for `architecture` (10 x major + minor) has the pipeline kernels, which need 213 KB of shared
+// memory a block; elsewhere the strip kernels serve, which are empty where these do.
 constexpr bool has_pipeline(int architecture) { return architecture >= 90 && architecture < 120; }
 
-// Columns of its strips, which are threads of each of its two kinds of warps; and its resident blocks.
-#ifndef VALUE_COLUMNS
-#define VALUE_COLUMNS 128
-#define VALUE_BLOCKS 3
-#endif
-#ifndef GRAD_COLUMNS
-#define GRAD_COLUMNS 256
-#define GRAD_BLOCKS 1
-#endif
+// Columns of the pipeline kernel's strips, which are threads of each of its two kinds of warps, and its
+// resident blocks: 16 warps a multiprocessor at up to 128 registers, or 24 at up to 80, which suffice for values
+// whose pixels come in boxes.
+//   H100, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
+//   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
+//   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7, 132.4, 280; one of
+//   256 44.0, 136, 294.
 constexpr int pipeline_columns(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kMap ? VALUE_COLUMNS : GRAD_COLUMNS;
+  return kind == StripKind::kValue || kind == StripKind::kMap ? 128 : 256;
 }
 constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
-  return kind == StripKind::kValue || kind == StripKind::kMap
-             ? (loader == StripLoader::kFloatQuads ? VALUE_BLOCKS : 2)
-             : GRAD_BLOCKS;
+  return kind != StripKind::kValue && kind != StripKind::kMap ? 1
+         : loader == StripLoader::kFloatQuads                 ? 3
+                                                              : 2;
 }
-#ifndef CHANGE_G
-#define CHANGE_G 32
-#define CHANGE_V 20
-#endif
 
-// Threads a block, which is the widest strip in columns. Wide strips recompute fewer columns for a gradient;
-// narrow ones let more warps reside where shared memory is short (two wide blocks take 211 KB), and four
-// maps of partials leave registers for 12 warps only.
-//   H200, value + gradient, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
-//   256 threads 74.2, 264, 524; 128 threads 89.7, 282, 564 (3 blocks) or 88.1, 289, 573 (4 blocks).
-constexpr int strip_threads(StripKind kind, int architecture, int shared_per_multiprocessor) {
-  return kind == StripKind::kOneGradient && has_wide_strips(architecture) &&
-                 shared_per_multiprocessor >= 128 * 1024
-             ? 256
-             : 128;
+// What beginning another strip costs a block of the pipeline kernel, in rows: the halo, and the way through the
+// pipeline. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values with 14, 20, 28 rows: 41.7,
+// 41.2, 40.1.
+constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
+
+// Threads of a strip kernel's block, which is the widest strip in columns, and resident blocks that the
+// compiler limits registers for: 16 warps a multiprocessor at up to 128 registers, or 12 at up to 168 where a
+// gradient is wanted: the column filters alone hold 70 or 80 of them.
+//   H200, values, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920: 4 blocks 42.1, 136.7, 274.9; 5 blocks
+//   42.6, 138.2, 276.4. Gradients: 3 blocks 89.7, 282, 564; 4 blocks 88.1, 289, 573.
+inline constexpr int kStripThreads = 128;
+constexpr int strip_blocks_per_multiprocessor(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kMap ? 4 : 3;
 }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
@@ -79,18 +60,18 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 // What beginning another strip costs a block, in chunks: the halo, and the wait for the first rows.
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
-// The same for the pipeline kernel, in rows: the halo, and the way through the pipeline.
-constexpr int pipeline_change_rows(bool gradient) { return gradient ? CHANGE_G : CHANGE_V; }
-
-// Pixels of all planes up to which tiles serve. H200, us, tiles / strips:
+// Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the pipeline kernel:
 //                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512
-//   value + gradient   11.6 / 17.3  14.5 / 25.1  19.8 / 25.7  23.1 / 25.6
-//   value               7.2 / 10.3   8.7 / 10.8  10.9 / 13.4  14.0 / 13.5
-// Larger tiles were last measured before decision 0010: 33.8 / 28.7 for value + gradient at 1x3x576x576.
-// Maps are more accurate by tiles (docs/decisions/0006), so those stay with them for longer; kernels with
-// four maps of partials, whose strips are narrow, have not been compared.
-constexpr int64_t max_tiled_pixels(StripKind kind) {
-  return kind == StripKind::kValue ? 750000 : kind == StripKind::kOneGradient ? 900000 : 1500000;
+//   value + gradient   10.7 / 14.4  13.4 / 14.6  18.6 / 17.1  21.0 / 21.3
+//   value               6.8 / 11.4   8.2 / 11.6   9.7 / 12.1  12.3 / 12.3
+// The strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps are more accurate by
+// tiles (docs/decisions/0006), so those stay with them for longer; kernels with four maps of partials have not
+// been compared.
+constexpr int64_t max_tiled_pixels(StripKind kind, int architecture) {
+  return kind == StripKind::kValue         ? 750000
+         : kind != StripKind::kOneGradient ? 1500000
+         : has_pipeline(architecture)      ? 550000
+                                           : 900000;
 }
 constexpr int kMaxTileRows = 128;
 
