@@ -17,6 +17,8 @@ _LEAST_SAMPLES = 5
 _MOST_SAMPLES = 200
 _MOST_PER_ROUND = 8
 _LEAST_WALL_S = 0.02  # a wall-clock sample on CUDA is as many steps as take this long
+# Replays of a graph on CUDA: so many, the first of them to warm up, or fewer where they take long.
+_REPLAYS, _WARM_UP_REPLAYS, _MOST_REPLAYS_S = 30, 3, 1.0
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,13 @@ def cuda_kernel_time(step: Step, distinct: int, device: torch.device) -> Timing:
 
     samples = []
     with torch.cuda.stream(stream):
-        for repeat in range(_LEAST_SAMPLES + 25):
+        start = time.perf_counter()
+        for replay in range(_REPLAYS):
             seconds = cuda_seconds(run)
-            if repeat >= _LEAST_SAMPLES:
+            if replay >= _WARM_UP_REPLAYS:
                 samples.append(seconds / count)
+            if len(samples) >= _LEAST_SAMPLES and time.perf_counter() - start > _MOST_REPLAYS_S:
+                break
     return _timing(samples, method)
 
 

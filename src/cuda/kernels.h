@@ -185,7 +185,7 @@ struct DeviceFacts {
   int architecture = 0;  // of the code that runs there: 90 for 9.0
   int multiprocessors = 0;
   int shared_per_multiprocessor = 0;
-  int shared_per_block = 0;  // with opt-in
+  int shared_per_block = 0;        // with opt-in
   bool overlaps_launches = false;  // launches.h
 };
 
@@ -241,9 +241,9 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
-  int tile_rows = 0;  // tiles of so many rows; 0: strips
+  int tile_rows = 0;     // tiles of so many rows; 0: strips
   int tile_segment = 8;  // rows of a column that a thread of a tile filters at once
-  int min_rows = 16;  // rows that a block owns at least
+  int min_rows = 16;     // rows that a block owns at least
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);
 // A request that one strip kernel serves.

@@ -67,7 +67,8 @@ inline cudaError_t find_launch(const KernelEntry& entry, const DeviceFacts& devi
     error = cudaErrorInvalidConfiguration;
   }
   if (error == cudaSuccess && cached) {
-    cache->known[device.index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor) << 32 |
+    cache->known[device.index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor)
+                                             << 32 |
                                          static_cast<uint64_t>(launch->shared_bytes),
                                      std::memory_order_release);
   }

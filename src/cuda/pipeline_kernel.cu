@@ -1,7 +1,6 @@
 // Instantiates and launches the pipeline kernels.
-#include "cuda/pipeline_kernel.cuh"
-
 #include "cuda/launches.h"
+#include "cuda/pipeline_kernel.cuh"
 
 namespace fused_ssim::cuda {
 namespace {

@@ -70,7 +70,7 @@ struct PipelineTraits {
 #endif
 
   static constexpr int kThreads = 2 * kColumns;
-  static constexpr int kBlocksPerMultiprocessor = 
+  static constexpr int kBlocksPerMultiprocessor =
       pipeline_blocks_per_multiprocessor(kKind, kLoader);
   static constexpr int kRowWarps = kColumns / 32;
   // Column warps come first.
@@ -243,8 +243,8 @@ struct QuadLoader {
     for (int i = 0; i < kItems; ++i) {
       const int item = Traits::role_thread() + i * Traits::kColumns;
       const int in_chunk = item / Traits::kStagedQuads;
-      const int x = piece.first_column - Traits::kStagedBefore +
-                    4 * (item - in_chunk * Traits::kStagedQuads);
+      const int x =
+          piece.first_column - Traits::kStagedBefore + 4 * (item - in_chunk * Traits::kStagedQuads);
       from1[i] = plane1 + (first_y + in_chunk) * p.img1.row + int64_t{x} * kBytes;
       from2[i] = plane2 + (first_y + in_chunk) * p.img2.row + int64_t{x} * kBytes;
       y[i] = has(i) && x >= 0 && x < end_x ? first_y + in_chunk : kOutside;
@@ -344,13 +344,13 @@ struct WordLoader {
   }
 
   template <class Read>
-  __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside,
-                                           float* to, const Read& read) {
+  __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside, float* to,
+                                           const Read& read) {
 #pragma unroll
-    for (int j = 0; j < kAcross; ++j) {
+    for (int j = 0; j < kAcross; ++j, from += 32 * stride) {
       to[j] = 0.0f;
       if (inside && static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x)) {
-        to[j] = read(from + 32 * j * stride);
+        to[j] = read(from);
       }
     }
   }
@@ -437,8 +437,8 @@ struct BoxLoader {
   static constexpr int kQuads = Traits::kSlotStride / 4;
   PipelineCounters<Traits>* counters;
   unsigned count;  // chunks of the block so far, but for those on their way
-  int4 first1;       // column, row, channel and batch of the next chunk to load
-  int2 plane2;       // channel and batch of the second image
+  int4 first1;     // column, row, channel and batch of the next chunk to load
+  int2 plane2;     // channel and batch of the second image
 
   __device__ __forceinline__ BoxLoader(const StripParams& p, const PipelinePiece& piece,
                                        const char*, const char*, int first_y,
@@ -520,17 +520,19 @@ __device__ __forceinline__ float absolute_row_differences(const StripParams& p,
   float sum = 0.0f;
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
-    sum += absolute_differences(*reinterpret_cast<const float4*>(pixels + 4 * q),
-                                *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
-                                max(piece.first_column, p.value_left) - x - 4 * q,
-                                min(piece.end_column, p.value_right) - x - 4 * q);
+    sum += absolute_differences(
+        *reinterpret_cast<const float4*>(pixels + 4 * q),
+        *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
+        max(piece.first_column, p.value_left) - x - 4 * q,
+        min(piece.end_column, p.value_right) - x - 4 * q);
   }
   return sum;
 }
 
 // Where a row thread stores gradients of a piece.
 struct GradientTarget {
-  char* gradient1;  // of the thread's first column (by words: its lane's) in its (its warp's) next row
+  char*
+      gradient1;  // of the thread's first column (by words: its lane's) in its (its warp's) next row
   char* gradient2;
   int y;        // of the thread's next row
   int columns;  // from the thread's first column to the end of the own ones
@@ -718,8 +720,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     // The gradient's first rows come out of step 20, in the chunk with step 16.
     target.y = piece.first_row + 2 * Traits::kChunkRows - 2 * Traits::kGradientLag + row;
     const int64_t first_y = target.y - (Traits::kQuads ? 0 : row);
-    const int64_t first_x =
-        Traits::kQuads ? x : piece.first_column + Traits::role_thread();
+    const int64_t first_x = Traits::kQuads ? x : piece.first_column + Traits::role_thread();
     target.gradient1 = p.grad1.data + piece.batch * p.grad1.batch +
                        piece.channel * p.grad1.channel + first_y * p.grad1.row +
                        first_x * p.grad1.column;
@@ -742,15 +743,15 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       float* map = map_rows + map_slot * Traits::kMapSlotStride;
 #pragma unroll
-        for (int image = 0; image < 2; ++image) {
-          float mean[8];
-          float square[8];
-          filter_row_and_square<Traits::kSkip>(quads, mean, square);
-          store_group(map, mean);
-          store_group(map + 2 * Traits::kMapStride, square);
-          quads += Traits::kImageStride;
-          map += Traits::kMapStride;
-        }
+      for (int image = 0; image < 2; ++image) {
+        float mean[8];
+        float square[8];
+        filter_row_and_square<Traits::kSkip>(quads, mean, square);
+        store_group(map, mean);
+        store_group(map + 2 * Traits::kMapStride, square);
+        quads += Traits::kImageStride;
+        map += Traits::kMapStride;
+      }
       arrive_at<Traits::kThreads>(kFilledBarrier + map_slot);
     }
     if (chunk + 1 < chunks) {
@@ -760,8 +761,9 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     // nobody needs it yet, the one before that.
     wait_at<Traits::kThreads>(kDoneBarrier + map_slot);
     if (chunk + 2 < chunks) {
-      const int slot = staged_slot + 2 < Traits::kStagedSlots ? staged_slot + 2
-                                                             : staged_slot + 2 - Traits::kStagedSlots;
+      const int slot = staged_slot + 2 < Traits::kStagedSlots
+                           ? staged_slot + 2
+                           : staged_slot + 2 - Traits::kStagedSlots;
       loader.load(p, staged + slot * Traits::kSlotStride, 0);
     }
     if (Traits::kGradient && chunk > 2) {
@@ -883,12 +885,12 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   }
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
-    const int first_row = piece.first_row - Traits::kLeadRows - Traits::kRadius +
-                          chunk * Traits::kChunkRows;
+    const int first_row =
+        piece.first_row - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
     float weight[Traits::kChunkRows];
     if constexpr (Traits::kWeighted) {
-      load_weights(p, job, first_row, has_value ? row_bits(first_row, p.value_top, p.value_bottom) : 0u,
-                   weight);
+      load_weights(p, job, first_row,
+                   has_value ? row_bits(first_row, p.value_top, p.value_bottom) : 0u, weight);
     }
     if constexpr (Traits::kRaw) {
       wait_for_phase(&counters->filled[warp][map_slot.slot], map_slot.parity);
@@ -1007,8 +1009,9 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       if (threadIdx.x == 0) {
         progress.unit = next;
         if (piece.first_row < piece.end_row) {
-          progress.chunks = chunks_before + static_cast<unsigned>(strip_chunks(
-                                                piece.end_row - piece.first_row, Traits::kGradient));
+          progress.chunks =
+              chunks_before + static_cast<unsigned>(
+                                  strip_chunks(piece.end_row - piece.first_row, Traits::kGradient));
         }
       }
       if (piece.first_row < piece.end_row) {
@@ -1024,8 +1027,8 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
           }
         };
         if (!Traits::is_row_warp()) {
-          sum = p.ssim_weight * run_columns<Traits>(p, piece, maps, shared.shift, &shared.counters,
-                                                    chunks_before);
+          sum = p.ssim_weight *
+                run_columns<Traits>(p, piece, maps, shared.shift, &shared.counters, chunks_before);
         } else if (__builtin_expect(p.l1, false)) {
           sum = p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0) *
                 run_row_warps(std::true_type{});
@@ -1040,8 +1043,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       const int64_t next = progress.unit;
       const int64_t value = progress.value;
       const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
-      if (next_value != value ||
-          next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
+      if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
         store_partial<Traits::kThreads>(plan, value, total);
         total = 0.0;
       }

@@ -75,8 +75,7 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
   const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
   const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
   choice->tile_rows = 0;
-  if (shape.planes() * shape.height * shape.width >
-      max_tiled_pixels(kind, device.architecture)) {
+  if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind, device.architecture)) {
     return;
   }
   double best_cost = 0.0;
@@ -377,11 +376,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int channels_together =
       interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
   const int64_t all_strips = strips_per_plane * shape.planes();
-  const int blocks =
-      pipeline ? static_cast<int>(std::clamp<int64_t>(p.reduction.total_units / choice.min_rows, 1,
-                                                      capacity))
-               : strip_blocks(p.reduction.total_units, all_strips, capacity, device.multiprocessors,
-                              choice.min_rows, gradient);
+  const int blocks = pipeline ? static_cast<int>(std::clamp<int64_t>(
+                                    p.reduction.total_units / choice.min_rows, 1, capacity))
+                              : strip_blocks(p.reduction.total_units, all_strips, capacity,
+                                             device.multiprocessors, choice.min_rows, gradient);
   const auto launch = [&](int count) {
     return pipeline ? launch_pipeline(p, device, kind, loader, count, stream)
                     : launch_strips(p, device, kind, loader, count, stream);

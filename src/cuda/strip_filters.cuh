@@ -181,45 +181,47 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
   float* cells = column;
 #pragma unroll 1
-  for (int first = 0; first < Traits::kChunkRows; first += kRows, cells += kRows * Traits::kMapPitch) {
+  for (int first = 0; first < Traits::kChunkRows;
+       first += kRows, cells += kRows * Traits::kMapPitch) {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int r = first + i;
-    float* cell = cells + i * Traits::kMapPitch;
-    const Moments<float> moments = {state.moments[0].push(cell[0]),
-                                    state.moments[1].push(cell[Traits::kMapStride]),
-                                    state.moments[2].push(cell[2 * Traits::kMapStride]),
-                                    state.moments[3].push(cell[3 * Traits::kMapStride])};
-    const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
-    const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-    const float value = ssim_value(terms);
-    sum += is_own ? value : 0.0f;
-    if constexpr (Traits::kMap) {
-      if (is_own && own_column) {
-        job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = value;
+    for (int i = 0; i < kRows; ++i) {
+      const int r = first + i;
+      float* cell = cells + i * Traits::kMapPitch;
+      const Moments<float> moments = {state.moments[0].push(cell[0]),
+                                      state.moments[1].push(cell[Traits::kMapStride]),
+                                      state.moments[2].push(cell[2 * Traits::kMapStride]),
+                                      state.moments[3].push(cell[3 * Traits::kMapStride])};
+      const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
+      const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
+      const float value = ssim_value(terms);
+      sum += is_own ? value : 0.0f;
+      if constexpr (Traits::kMap) {
+        if (is_own && own_column) {
+          job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = value;
+        }
+      }
+      if constexpr (Traits::kGradient) {
+        // Of img1 and img2, or of the one image that wants a gradient.
+        SquarePartials<float> by_squares = square_partials(terms);
+        float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
+        float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
+        if constexpr (Traits::kWeighted) {
+          by_mean *= weight[r];
+          by_mean2 *= weight[r];
+          by_squares.by_mean_s2 *= weight[r];
+          by_squares.by_mean_d2 *= weight[r];
+        }
+        // Selected, not multiplied: a NaN beyond the border must not come in.
+        const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
+        cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
+        cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
+        cell[2 * Traits::kMapStride] =
+            state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
+        if constexpr (Traits::kTwo) {
+          cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
+        }
       }
     }
-    if constexpr (Traits::kGradient) {
-      // Of img1 and img2, or of the one image that wants a gradient.
-      SquarePartials<float> by_squares = square_partials(terms);
-      float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
-      float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
-      if constexpr (Traits::kWeighted) {
-        by_mean *= weight[r];
-        by_mean2 *= weight[r];
-        by_squares.by_mean_s2 *= weight[r];
-        by_squares.by_mean_d2 *= weight[r];
-      }
-      // Selected, not multiplied: a NaN beyond the border must not come in.
-      const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
-      cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
-      cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
-      cell[2 * Traits::kMapStride] = state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
-      if constexpr (Traits::kTwo) {
-        cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
-      }
-    }
-  }
   }
   return own_column ? sum : 0.0f;
 }
@@ -260,7 +262,7 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
   float sum = 0.0f;
-  bool simple = left <= 0 && right >= kCount && !kWeighted;
+  bool simple = left <= 0 && right >= kCount;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const float difference = d[i] - equal;
@@ -273,7 +275,8 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
       second[i] = fmaf(second[i], p.gradient_scale, -l1);
     }
   };
-  if (simple) {
+  // For one gradient alone: registers are short for two.
+  if (!kTwo && !kWeighted && simple) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       add(i, __int_as_float((__float_as_int(d[i] - equal) & static_cast<int>(0x80000000u)) ^
@@ -289,9 +292,9 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
                               : equal == 0.0f    ? 0.0f
                                                  : planes.sign(p, y, x + i));
         if constexpr (kWeighted) {
-          l1 *= __ldg(reinterpret_cast<const float*>(
-              weights + (y - p.value_top) * p.map_gradient.row +
-              (x + i - p.value_left) * p.map_gradient.column));
+          l1 *= __ldg(
+              reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
+                                             (x + i - p.value_left) * p.map_gradient.column));
         }
       }
       add(i, l1);

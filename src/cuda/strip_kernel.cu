@@ -15,7 +15,8 @@ struct StripEntry {
 template <StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kStripThreads, kKind, kLoader>;
-  return {kKind, kLoader,
+  return {kKind,
+          kLoader,
           {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>, kStripThreads,
            [](int architecture) {
              return static_cast<int>(sizeof(StripShared<Traits>)) +
@@ -60,8 +61,8 @@ LaunchCache cache[kEntryCount];
 
 cudaError_t compiled_architecture(int* architecture) {
   cudaFuncAttributes attributes = {};
-  const cudaError_t error =
-      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kEntries[0].launched.kernel));
+  const cudaError_t error = cudaFuncGetAttributes(
+      &attributes, reinterpret_cast<const void*>(kEntries[0].launched.kernel));
   *architecture = attributes.ptxVersion;
   return error;
 }

@@ -158,7 +158,7 @@ struct StripPiece {
     int rows;
     int columns;
     int first_column;
-  } target;  // of the gradient: the own pixels, together for one read
+  } target;       // of the gradient: the own pixels, together for one read
   float shift_x;  // a PixelShift
   float shift_y;
   // Boxes of pixels: of the first chunk; channel and batch in the tensor maps of img1 and img2.
@@ -503,18 +503,18 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
                                           float (&out)[8]) {
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
-      const PixelShift shift = {piece.shift_x, piece.shift_y};
-      const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
-                                                  x + 4 * q, p.width, p.dtype);
-      const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2.column,
-                                                  x + 4 * q, p.width, p.dtype);
-      float4 s, d;
-      if (p.l1) {
-        shift.apply_in_order(a, b, &s, &d);
-      } else {
-        shift.apply(a, b, &s, &d);
-      }
-      const float4 quad = kWantsS ? s : d;
+    const PixelShift shift = {piece.shift_x, piece.shift_y};
+    const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
+                                                x + 4 * q, p.width, p.dtype);
+    const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2.column,
+                                                x + 4 * q, p.width, p.dtype);
+    float4 s, d;
+    if (p.l1) {
+      shift.apply_in_order(a, b, &s, &d);
+    } else {
+      shift.apply(a, b, &s, &d);
+    }
+    const float4 quad = kWantsS ? s : d;
     out[4 * q] = quad.x, out[4 * q + 1] = quad.y, out[4 * q + 2] = quad.z, out[4 * q + 3] = quad.w;
   }
 }
@@ -668,7 +668,8 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
   const int first_plain =
       (piece->rows.z - first_moment_row + Traits::kChunkRows - 1) / Traits::kChunkRows;
   const int end_plain = (piece->rows.w - first_moment_row) / Traits::kChunkRows;
-  piece->control = {strip_chunks(rows, Traits::kGradient), first_plain, max(end_plain - first_plain, 0), 0};
+  piece->control = {strip_chunks(rows, Traits::kGradient), first_plain,
+                    max(end_plain - first_plain, 0), 0};
   if constexpr (Traits::kBoxes) {
     piece->box.first.x = first_column - Traits::kStagedBefore;
     piece->box.first.y = first_row - Traits::kLeadRows;

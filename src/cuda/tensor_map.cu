@@ -48,7 +48,8 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, int box_column
   };
   const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
                                  stride(image.batch, extents[3])};
-  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows), 1, 1};
+  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns),
+                             static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
   CUtensorMap encoded;
   const CUresult result =

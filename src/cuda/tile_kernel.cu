@@ -331,7 +331,8 @@ __device__ __forceinline__ void load_boxes(const StripParams& p, const Tile& til
     const int x = tile.left - Traits::kStagedBefore;
     const int y = tile.top - Traits::kPixelHalo;
     order_before_boxes();  // what was stored there
-    expect_bytes(loaded, 2 * sizeof(float) * Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch);
+    expect_bytes(loaded,
+                 2 * sizeof(float) * Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch);
     load_box(raw, p.tensor1,
              {x, y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
@@ -351,9 +352,9 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
                                                   unsigned parity, float* l1_sum) {
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
-  const SamplePoint point = sample_point(
-      max(0, tile.top - Traits::kRadius), min(p.height, tile.bottom + Traits::kRadius),
-      max(0, tile.left - Traits::kRadius), min(p.width, tile.right + Traits::kRadius));
+  const SamplePoint point =
+      sample_point(max(0, tile.top - Traits::kRadius), min(p.height, tile.bottom + Traits::kRadius),
+                   max(0, tile.left - Traits::kRadius), min(p.width, tile.right + Traits::kRadius));
   const int sample = static_cast<int>(point.y - first_y) * Traits::kStagedPitch +
                      static_cast<int>(point.x - first_x);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
@@ -568,8 +569,8 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
         l1_sum += finish_with_l1<Traits::kTwo, Traits::kWeighted>(
-                      p, tile.weights, {tile.plane1, tile.plane2}, shift.difference_if_equal(), y, x,
-                      tile.right - x, d, first, second) /
+                      p, tile.weights, {tile.plane1, tile.plane2}, shift.difference_if_equal(), y,
+                      x, tile.right - x, d, first, second) /
                   kPixelScale;
       } else {
 #pragma unroll
@@ -618,10 +619,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   for (; unit < end; ++unit, parity ^= 1u) {
     const Tile tile = tile_at<Traits>(p, unit);
     if (Traits::kBoxes && Traits::kGradient && is_first) {
-      load_boxes<Traits>(p, tile,
-                         shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
-                             Traits::maps_floats(p.tile_rows),
-                         &loaded);
+      load_boxes<Traits>(
+          p, tile,
+          shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::maps_floats(p.tile_rows),
+          &loaded);
     }
     is_first = false;
     sum += process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity);
