@@ -145,6 +145,27 @@ def test_cuda_graph():
 
 # torch's own: it begins with a graph of nothing.
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
+@pytest.mark.parametrize("size", [(61, 75), (256, 256), (700, 520), (1081, 1917)])
+def test_launches_see_what_the_ones_before_wrote(size):
+    # Launches overlap (src/cuda/launches.h): each here reads what the one before it writes.
+    x, y = (image.detach() for image in images(1, 3, *size))
+
+    def chain(wait):
+        results = []
+        image = x
+        for _ in range(6):
+            image = leaf(image)
+            value = ssim(image, y, reduction="sum")
+            wait()
+            (image,) = torch.autograd.grad(value, image)
+            wait()
+            results += [value.detach(), image]
+        return results
+
+    for fast, slow in zip(chain(lambda: None), chain(torch.cuda.synchronize), strict=True):
+        assert torch.equal(fast, slow)
+
+
 def test_compiled_with_cuda_graphs():
     torch._dynamo.reset()
     compiled = torch.compile(l1_ssim_loss, fullgraph=True, mode="reduce-overhead")

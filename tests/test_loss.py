@@ -77,6 +77,22 @@ def test_equal_pixels_have_no_l1_gradient(device):
         assert relative_error(gradient, by) <= 5e-6
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 61, 75), (1, 1, 960, 1000), (1, 1, 961, 1001)])
+def test_sign_of_differences_that_rounding_could_hide(device, shape):
+    x, y = noise_pair(*shape)
+    x = 0.25 * x.detach() + 0.75  # so that the difference of the means is far from zero
+    y = 0.25 * y.detach()
+    x[..., 20:30, 20:40] = 1e-9 * torch.randint(-1, 2, x[..., 20:30, 20:40].shape)
+    y[..., 20:30, 20:40] = 0.0
+    x, y = leaf(x.to(device)), leaf(y.to(device))
+    expected = torch.sign(x.detach() - y.detach()) / x.numel()
+    for wanted in ((x,), (y,), (x, y)):
+        gradients = torch.autograd.grad(l1_ssim_loss(x, y, ssim_weight=0.0), wanted)
+        for image, gradient in zip(wanted, gradients, strict=True):
+            assert relative_error(gradient, expected if image is x else -expected) <= 1e-6
+            assert torch.equal(torch.sign(gradient), torch.sign(expected if image is x else -expected))
+
+
 def test_equal_images(device):
     x, _ = images(device)
     y = leaf(x.detach().clone())

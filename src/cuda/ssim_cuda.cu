@@ -84,7 +84,10 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
       continue;
     }
     for (int rows = 4; rows <= kMaxTileRows; ++rows) {
-      if (tile_shared_bytes(kind, rows, segment) > device.shared_per_block - kTileStaticShared) {
+      // Segments of 8 serve, too: where a loader has no others.
+      const int bytes =
+          std::max(tile_shared_bytes(kind, rows, segment), tile_shared_bytes(kind, rows, 8));
+      if (bytes > device.shared_per_block - kTileStaticShared) {
         break;
       }
       const int64_t down = (shape.height + rows - 1) / rows;

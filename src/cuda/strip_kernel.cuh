@@ -1,11 +1,12 @@
-// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass.
+// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, where a multiprocessor
+// has too little shared memory for the pipeline kernel (pipeline_kernel.cuh): every warp does all of the work.
 //
-// A block owns strips of up to `kThreads` columns and marches down them in chunks of 8 rows. With
+// A block owns strips of up to 128 columns and marches down them in chunks of 8 rows. With
 // s = x + y - shift and d = x - y - shift (core/ssim_formula.h), a chunk goes through
 //
 //   load    global -> shared memory, asynchronously, while the chunk above is filtered; at the end of
-//           its column phase the threads turn the pixels into s and d, in place. On Hopper and later
-//           tensor maps load float32, a box of pixels an instruction, zeros outside the image.
+//           its column phase the threads turn the pixels into s and d, in place. From compute capability
+//           9.0 on tensor maps load float32, a box of pixels an instruction, zeros outside the image.
 //   rows    thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row: 18 values of each
 //           serve 8 outputs. 16-byte shared loads and stores.
 //   columns thread = one column. Filters the four maps down the column in transposed form,
@@ -13,7 +14,8 @@
 //           the whole strip. Moments -> value and partial derivatives -> the second column filter
 //           (3 or 4 maps) in the same thread; its outputs replace the moments in shared memory.
 //   rows    thread = one row x 8 columns again, as the first half of the next row phase: filters the
-//           partials along the row, combines them with s and d of 10 rows above, stores the gradient.
+//           partials along the row, combines them with s and d of 10 rows above, loaded once more, stores
+//           the gradient.
 //
 // A warp filters the rows of its own 32 columns, so between the row and the column phase it waits for
 // nobody. The gradient's row phase reads partials of the warp to the right: one block barrier before
@@ -22,17 +24,14 @@
 //
 // Rows in shared memory are an odd number of quads (16 bytes) apart, and eight lanes in turn have the
 // eight rows of a chunk: lanes that read quads of different rows (row phase) and lanes that read
-// neighbouring columns (column phase) both meet no bank conflicts. A box has at most 256 columns, so
-// pixels are staged in parts of 128 columns and the 12 around them that its windows need.
+// neighbouring columns (column phase) both meet no bank conflicts.
 //
 // The image rows are cut into one contiguous range per block, so that one wave of blocks covers any
 // size with equal shares; a range may cross from strip to strip and plane to plane.
 //
-// Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but for
-// the halos, which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone).
-//
-// On an H200 at 1x3x1080x1920, value and one gradient: 291 instructions a pixel, halos included, 2.9 of them
-// an active cycle.
+// Global memory per float32 pixel: 8 B read (16 with a gradient, half of it out of L2), and 4 B written a
+// gradient image; nothing else, but for the halos, which come from L2: 26 columns a strip and 20 rows a range
+// (18 and 10 for values alone).
 #pragma once
 
 #include "core/gaussian_window.h"
@@ -77,9 +76,6 @@ struct StripTraits {
   static constexpr int kGroupColumns = 8;
   static constexpr int kGroups = kThreads / kGroupColumns;  // groups of columns, one thread each
   static_assert(kThreads == kGroups * kChunkRows, "a chunk is one group of columns a thread");
-  static constexpr int kPartColumns = 128;
-  static constexpr int kParts = kThreads / kPartColumns;
-  static_assert(kThreads % kPartColumns == 0, "whole parts");
 
   // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own column,
   // a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the windows of group g
@@ -97,13 +93,13 @@ struct StripTraits {
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
 
-  // Columns of a staged row of one part: an odd number of quads, enough for the windows of 128 columns.
+  // Columns of a staged row: an odd number of quads, enough for all windows.
   static constexpr int staged_pitch(int architecture) {
-    return boxes(architecture) ? box_columns(kKind) : kPartColumns + 12;
+    return boxes(architecture) ? box_columns(kKind) : kThreads + 12;
   }
   static constexpr int kStagedPitch = staged_pitch(kArchitecture);
   static constexpr int kStagedQuads = kStagedPitch / 4;
-  static_assert(kStagedPitch >= kPartColumns + 2 * kRadius + kSkip, "all windows");
+  static_assert(kStagedPitch >= kThreads + 2 * kRadius + kSkip, "all windows");
   static constexpr int kMapPitch =
       kThreads + 4;  // the last group of the gradient reads one quad more
   static_assert(kStagedPitch % 8 == 4 && kMapPitch % 8 == 4, "an odd number of quads");
@@ -116,18 +112,17 @@ struct StripTraits {
   static constexpr int kStagedRows = kGradient ? kChunkRows : 2 * kChunkRows;
   // Elsewhere the kernel is empty.
   static constexpr bool kLaunched = kArchitecture != 0 && !has_pipeline(kArchitecture);
-  // Staged pixels of one part of one image, of a chunk, and of one image.
-  static constexpr int kPartStride = kStagedRows * kStagedPitch;
+  // Staged pixels of a chunk, and of one image.
   static constexpr int kBoxFloats = kChunkRows * kStagedPitch;
-  static constexpr int kImageStride = kParts * kPartStride;
+  static constexpr int kImageStride = kStagedRows * kStagedPitch;
   static constexpr int staged_bytes(int architecture) {
-    return 4 * 2 * kParts * kStagedRows * staged_pitch(architecture);
+    return 4 * 2 * kStagedRows * staged_pitch(architecture);
   }
 
-  // Of words: 16 threads have a row of a part, each every 16th quad of it.
+  // Of words: 16 threads have a row, each every 16th quad of it.
   static constexpr int kCopiers = 16;
   static constexpr int kQuadsPerThread = (kStagedQuads + kCopiers - 1) / kCopiers;
-  static_assert(kQuadsPerThread * kPartColumns >= kChunkRows * kStagedQuads, "all of a box");
+  static_assert(kQuadsPerThread * kThreads >= kChunkRows * kStagedQuads, "all of a box");
 };
 
 // A range of rows of one strip. It lies in shared memory and is read from there again and again:
@@ -193,7 +188,7 @@ __device__ __forceinline__ T read_shared(const volatile T& from) {
 //   warp) converts.
 
 // The i-th quad of a chunk that a thread copies, and makes s and d. Copies of words are by rows of a warp,
-// so there 16 threads have a row of a part; else neighbouring threads have neighbouring quads.
+// so there 16 threads have a row; else neighbouring threads have neighbouring quads.
 struct StagedQuad {
   int row;     // of the chunk
   int column;  // staged
@@ -204,7 +199,6 @@ template <class Traits>
 __device__ __forceinline__ StagedQuad staged_quad(int i) {
   // Before Hopper registers are too short to keep what follows from it.
   const int thread = Traits::kArchitecture >= 90 ? static_cast<int>(threadIdx.x) : thread_index();
-  const int part = thread / Traits::kPartColumns;
   int row, quad;
   StagedQuad result;
   if constexpr (Traits::kLoader == StripLoader::kWords) {
@@ -212,15 +206,15 @@ __device__ __forceinline__ StagedQuad staged_quad(int i) {
     quad = thread % Traits::kCopiers + Traits::kCopiers * i;
     result.exists = quad < Traits::kStagedQuads;
   } else {
-    const int index = thread % Traits::kPartColumns + Traits::kPartColumns * i;
+    const int index = thread + Traits::kThreads * i;
     row = index / Traits::kStagedQuads;
     quad = index % Traits::kStagedQuads;
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
-    result.exists = (i + 1) * Traits::kPartColumns <= kQuads || index < kQuads;
+    result.exists = (i + 1) * Traits::kThreads <= kQuads || index < kQuads;
   }
   result.row = row;
-  result.column = part * Traits::kPartColumns + 4 * quad;
-  result.offset = part * Traits::kPartStride + row * Traits::kStagedPitch + 4 * quad;
+  result.column = 4 * quad;
+  result.offset = row * Traits::kStagedPitch + 4 * quad;
   return result;
 }
 
@@ -267,14 +261,9 @@ __device__ __forceinline__ void load_boxes(const StripParams& p, SharedPiece& pi
   const int4 planes = read_shared(piece.box.planes);
   const int y = first.y + chunk * Traits::kChunkRows;
   order_before_boxes();  // what was stored where they go
-  expect_bytes(counter, 4 * 2 * Traits::kParts * Traits::kBoxFloats);
-#pragma unroll
-  for (int part = 0; part < Traits::kParts; ++part) {
-    const int x = first.x + part * Traits::kPartColumns;
-    float* to = slot + part * Traits::kPartStride;
-    load_box(to, p.tensor1, {x, y, planes.x, planes.y}, counter);
-    load_box(to + Traits::kImageStride, p.tensor2, {x, y, planes.z, planes.w}, counter);
-  }
+  expect_bytes(counter, 4 * 2 * Traits::kBoxFloats);
+  load_box(slot, p.tensor1, {first.x, y, planes.x, planes.y}, counter);
+  load_box(slot + Traits::kImageStride, p.tensor2, {first.x, y, planes.z, planes.w}, counter);
 }
 
 // Starts to load a chunk by copies of all threads.
@@ -283,12 +272,10 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
                                            float* slot) {
   const int first_row = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows;
   if constexpr (Traits::kLoader == StripLoader::kWords) {
-    // Neighbouring lanes take neighbouring columns, whatever their stride. A warp has two rows of a part.
+    // Neighbouring lanes take neighbouring columns, whatever their stride. A warp has two rows.
     const int thread = thread_index();
     const int lane = thread % 32;
-    const int part = thread / Traits::kPartColumns;
-    const int first_x =
-        piece.first_column - Traits::kStagedBefore + part * Traits::kPartColumns + lane;
+    const int first_x = piece.first_column - Traits::kStagedBefore + lane;
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
@@ -297,7 +284,7 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
       const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height);
       const char* from1 = piece.plane1 + (y * p.img1.row + first_x * p.img1.column);
       const char* from2 = piece.plane2 + (y * p.img2.row + first_x * p.img2.column);
-      float* to = slot + part * Traits::kPartStride + row * Traits::kStagedPitch + lane;
+      float* to = slot + row * Traits::kStagedPitch + lane;
       copy_row<Traits>(p.img1, p.dtype, from1, first_x, inside ? end_x : 0, to);
       copy_row<Traits>(p.img2, p.dtype, from2, first_x, inside ? end_x : 0,
                        to + Traits::kImageStride);
@@ -360,11 +347,8 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
       const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
       if (!Traits::kGradient && y >= piece.rows.z && y < piece.rows.w) {
         const int offset = Traits::kStagedBefore - Traits::kMargin - quad.column;
-        // Of columns that two parts have, each counts those whose windows it has.
-        const int first = threadIdx.x / Traits::kPartColumns * Traits::kPartColumns;
-        l1 += absolute_differences(
-            a, b, max(max(piece.columns.z, piece.columns.x), first) + offset,
-            min(min(piece.columns.w, piece.columns.y), first + Traits::kPartColumns) + offset);
+        l1 += absolute_differences(a, b, max(piece.columns.z, piece.columns.x) + offset,
+                                   min(piece.columns.w, piece.columns.y) + offset);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -408,8 +392,7 @@ struct RowGroup {
     const int thread = static_cast<int>(threadIdx.x);
     row = thread % 8;
     group = thread / 8;
-    staged = thread / Traits::kPartColumns * Traits::kPartStride + row * Traits::kStagedPitch +
-             group % (Traits::kPartColumns / 8) * 8;
+    staged = row * Traits::kStagedPitch + group * Traits::kGroupColumns;
   }
   __device__ __forceinline__ int map() const {
     return row * Traits::kMapPitch + group * Traits::kGroupColumns;

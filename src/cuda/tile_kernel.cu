@@ -4,9 +4,11 @@
 // A block takes a tile of up to 64 columns by `tile_rows` rows, wholly in shared memory, and goes
 // through five phases with all its threads in each:
 //
-//   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment)
+//   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment); aligned
+//             float32 by tensor maps (compute capability 9.0 and later), the next tile's while the last
+//             phase stores, in the place of the partials
 //   rows      thread = 1 row x 4 columns: filters s, s^2, d, d^2 along the row
-//   columns   thread = 8 rows x 1 column: filters down; moments -> value and partial derivatives
+//   columns   thread = 8 or 10 rows x 1 column: filters down; moments -> value and partial derivatives
 //   columns   the same filter over the partials
 //   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
 //
@@ -652,32 +654,38 @@ constexpr TileEntry entry() {
   return {tile_kernel<Traits>, Traits::shared_bytes};
 }
 
-template <int kSegment>
-struct TileEntries {
-  // In the order of StripKind and of StripLoader.
-  static constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
-      {entry<StripKind::kValue, StripLoader::kFloatQuads, kSegment>(),
-       entry<StripKind::kValue, StripLoader::kHalfQuads, kSegment>(),
-       entry<StripKind::kValue, StripLoader::kWords, kSegment>()},
-      {entry<StripKind::kMap, StripLoader::kFloatQuads, 8>(),
-       entry<StripKind::kMap, StripLoader::kWords, 8>(),
-       entry<StripKind::kMap, StripLoader::kWords, 8>()},
-      {entry<StripKind::kOneGradient, StripLoader::kFloatQuads, kSegment>(),
-       entry<StripKind::kOneGradient, StripLoader::kHalfQuads, kSegment>(),
-       entry<StripKind::kOneGradient, StripLoader::kWords, kSegment>()},
-      {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads, 8>(),
-       entry<StripKind::kTwoGradients, StripLoader::kWords, 8>(),
-       entry<StripKind::kTwoGradients, StripLoader::kWords, 8>()},
-      {entry<StripKind::kWeighted, StripLoader::kFloatQuads, 8>(),
-       entry<StripKind::kWeighted, StripLoader::kWords, 8>(),
-       entry<StripKind::kWeighted, StripLoader::kWords, 8>()},
-  };
+// In the order of StripKind and of StripLoader.
+constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
+    {entry<StripKind::kValue, StripLoader::kFloatQuads, 8>(),
+     entry<StripKind::kValue, StripLoader::kHalfQuads, 8>(),
+     entry<StripKind::kValue, StripLoader::kWords, 8>()},
+    {entry<StripKind::kMap, StripLoader::kFloatQuads, 8>(),
+     entry<StripKind::kMap, StripLoader::kWords, 8>(),
+     entry<StripKind::kMap, StripLoader::kWords, 8>()},
+    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads, 8>(),
+     entry<StripKind::kOneGradient, StripLoader::kHalfQuads, 8>(),
+     entry<StripKind::kOneGradient, StripLoader::kWords, 8>()},
+    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads, 8>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords, 8>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords, 8>()},
+    {entry<StripKind::kWeighted, StripLoader::kFloatQuads, 8>(),
+     entry<StripKind::kWeighted, StripLoader::kWords, 8>(),
+     entry<StripKind::kWeighted, StripLoader::kWords, 8>()},
 };
+// With segments of 10 rows; elsewhere those of 8 serve.
+constexpr TileEntry kLongValue = entry<StripKind::kValue, StripLoader::kFloatQuads, 10>();
+constexpr TileEntry kLongGradient = entry<StripKind::kOneGradient, StripLoader::kFloatQuads, 10>();
+
+bool is_long(StripKind kind, StripLoader loader, int segment) {
+  return segment == 10 && loader == StripLoader::kFloatQuads &&
+         (kind == StripKind::kValue || kind == StripKind::kOneGradient);
+}
 
 const TileEntry& find_entry(StripKind kind, StripLoader loader, int segment) {
-  const auto k = static_cast<int>(kind);
-  const auto l = static_cast<int>(loader);
-  return segment == 10 ? TileEntries<10>::kEntries[k][l] : TileEntries<8>::kEntries[k][l];
+  if (is_long(kind, loader, segment)) {
+    return kind == StripKind::kValue ? kLongValue : kLongGradient;
+  }
+  return kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
 }
 
 }  // namespace
@@ -690,8 +698,9 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
                                StripLoader loader, int segment, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
   static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds * kStripLoaders];
-  const int index = kStripLoaders * (2 * static_cast<int>(kind) + (segment == 10 ? 1 : 0)) +
-                    static_cast<int>(loader);
+  const int index =
+      kStripLoaders * (2 * static_cast<int>(kind) + (is_long(kind, loader, segment) ? 1 : 0)) +
+      static_cast<int>(loader);
   const TileEntry& entry = find_entry(kind, loader, segment);
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
