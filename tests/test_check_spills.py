@@ -62,7 +62,7 @@ def test_accepts_kernels_without_spills_or_within_their_limits(tmp_path, capsys)
     assert "pipeline_kernel kValue kFloatQuads            sm_90    128 registers" in said
 
 
-@pytest.mark.parametrize(("name", "architecture"), check_spills.main_kernels())
+@pytest.mark.parametrize(("name", "architecture"), list(check_spills.main_kernels()))
 def test_sees_a_spill(tmp_path, capsys, name, architecture):
     limit = check_spills.LIMITS.get((name, architecture), 0)
     assert run(tmp_path, report({(name, architecture): limit + 4})) == 1
