@@ -90,7 +90,9 @@ def test_sign_of_differences_that_rounding_could_hide(device, shape):
         gradients = torch.autograd.grad(l1_ssim_loss(x, y, ssim_weight=0.0), wanted)
         for image, gradient in zip(wanted, gradients, strict=True):
             assert relative_error(gradient, expected if image is x else -expected) <= 1e-6
-            assert torch.equal(torch.sign(gradient), torch.sign(expected if image is x else -expected))
+            assert torch.equal(
+                torch.sign(gradient), torch.sign(expected if image is x else -expected)
+            )
 
 
 def test_equal_images(device):
