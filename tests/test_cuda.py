@@ -143,8 +143,6 @@ def test_cuda_graph():
             assert torch.equal(ours, reference)
 
 
-# torch's own: it begins with a graph of nothing.
-@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
 @pytest.mark.parametrize("size", [(61, 75), (256, 256), (700, 520), (1081, 1917)])
 def test_launches_see_what_the_ones_before_wrote(size):
     # Launches overlap (src/cuda/launches.h): each here reads what the one before it writes.
@@ -166,6 +164,8 @@ def test_launches_see_what_the_ones_before_wrote(size):
         assert torch.equal(fast, slow)
 
 
+# torch's own: it begins with a graph of nothing.
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
 def test_compiled_with_cuda_graphs():
     torch._dynamo.reset()
     compiled = torch.compile(l1_ssim_loss, fullgraph=True, mode="reduce-overhead")
