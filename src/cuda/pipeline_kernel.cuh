@@ -135,7 +135,8 @@ struct PipelineTraits {
   static constexpr int kSharedBytes =
       4 * (2 * kImageStride + kMapSlots * kMapSlotStride + kRowWarps * kTurnStride);
 
-  // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every 32nd column of its warp's rows.
+  // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every 32nd
+  // column of its warp's rows.
   static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
 };
@@ -216,6 +217,17 @@ struct PipelinePiece {
   int first_row;     // own rows
   int end_row;
 };
+
+// What the piece's shift is taken from.
+template <class Traits>
+__device__ __forceinline__ Samples<float> piece_samples(const StripParams& p,
+                                                        const PipelinePiece& piece,
+                                                        const char* plane1, const char* plane2) {
+  return load_samples<float>(
+      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
+      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
+      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+}
 
 // The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are loaded one
 // after the other.
@@ -685,10 +697,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   if constexpr (Traits::kBoxes) {
     loader.load(p, staged + Traits::kSlotStride, 1);
   }
-  const Samples<float> samples = load_samples<float>(
-      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
-      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
-      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+  const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
   if (Traits::role_thread() == 0) {
@@ -805,10 +814,7 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   const int first_y = piece.first_row - Traits::kLeadRows;
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  const Samples<float> samples = load_samples<float>(
-      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
-      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
-      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+  const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const int warp = Traits::role_thread() / 32;
