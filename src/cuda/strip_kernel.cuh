@@ -389,7 +389,7 @@ struct RowGroup {
   int staged;  // in floats, of its first staged quad in a slot
 
   __device__ __forceinline__ RowGroup() {
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = thread_index();  // registers are too short to keep what follows from it
     row = thread % 8;
     group = thread / 8;
     staged = row * Traits::kStagedPitch + group * Traits::kGroupColumns;
