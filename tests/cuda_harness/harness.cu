@@ -538,9 +538,7 @@ Errors run_case(const Case& c, unsigned seed) {
       const double error = std::fabs(out[v] - expected) / scale;
       errors.mean = std::max(errors.mean, error);
       if (std::isnan(error)) errors.mean = error;
-      // Strips, which serve large images, in few pixels: nothing for errors to average out over.
-      const bool few = !c.tiles && s.planes() * problem.map_pixels_per_plane() < 64;
-      report(c, "value", error, is_double ? 1e-11 : few ? 2e-6 : 1e-6);
+      report(c, "value", error, is_double ? 1e-11 : 1e-6);
       if (c.content == Content::kIdentical && c.l1_weight == 0 && c.ssim_weight == 1 &&
           c.offset == 0 && c.reduction != fs::Reduction::kSum) {
         report(c, "identical is 1", std::fabs(out[v] - 1.0), 0.0);
