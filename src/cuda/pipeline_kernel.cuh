@@ -57,16 +57,13 @@
 namespace fused_ssim::cuda {
 
 template <int kColumns_, StripKind kKind_, StripLoader kLoader_>
-struct PipelineTraits {
+struct PipelineTraits : KindTraits<kKind_> {
+  using Kind = KindTraits<kKind_>;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kColumns = kColumns_;
-  static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
   static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads;
-  static constexpr bool kMap = kKind == StripKind::kMap;
-  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
-  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
-  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
   // that of the row warps.
@@ -923,7 +920,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
 #pragma unroll
         for (int r = 0; r < Traits::kChunkRows; ++r) {
 #pragma unroll
-          for (int i = 0; i < (Traits::kTwo ? 4 : 3); ++i) {
+          for (int i = 0; i < Traits::kPartialMaps; ++i) {
             column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
           }
         }

@@ -11,6 +11,18 @@
 
 namespace fused_ssim::cuda {
 
+// What the variants of the kernels differ in.
+template <StripKind kKind_>
+struct KindTraits {
+  static constexpr StripKind kKind = kKind_;
+  static constexpr bool kMap = kKind == StripKind::kMap;
+  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
+  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
+  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
+  // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
+  static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
+};
+
 // The column filter of one map, in transposed form, with taps of which the outermost are 1.
 struct ColumnFilter {
   float state[10] = {};
@@ -129,7 +141,7 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
 template <class Traits>
 struct ColumnState {
   ColumnFilter moments[4];
-  ColumnFilter partials[Traits::kGradient ? (Traits::kTwo ? 4 : 3) : 1];
+  ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
 };
 
 // What a column needs to know of its piece of a strip.

@@ -50,9 +50,10 @@
 namespace fused_ssim::cuda {
 
 template <int kThreads_, StripKind kKind_, StripLoader kLoader_>
-struct StripTraits {
+struct StripTraits : KindTraits<kKind_> {
+  using Kind = KindTraits<kKind_>;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kThreads = kThreads_;
-  static constexpr StripKind kKind = kKind_;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
 #if defined(__CUDA_ARCH__)
@@ -64,10 +65,6 @@ struct StripTraits {
     return kLoader == StripLoader::kFloatQuads && loads_boxes(architecture);
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
-  static constexpr bool kMap = kKind == StripKind::kMap;
-  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
-  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
-  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kRollMasked = kLoader == StripLoader::kHalfQuads;
   static constexpr int kRowsAtOnce = 8;
 
@@ -447,7 +444,7 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
 #pragma unroll
       for (int r = 0; r < Traits::kChunkRows; ++r) {
 #pragma unroll
-        for (int i = 0; i < (Traits::kTwo ? 4 : 3); ++i) {
+        for (int i = 0; i < Traits::kPartialMaps; ++i) {
           column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
         }
       }

@@ -37,8 +37,9 @@ namespace {
 constexpr int kTileThreads = 512;
 
 template <StripKind kKind_, StripLoader kLoader_, int kSegment_>
-struct TileTraits {
-  static constexpr StripKind kKind = kKind_;
+struct TileTraits : KindTraits<kKind_> {
+  using Kind = KindTraits<kKind_>;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kBoxes =
@@ -48,13 +49,8 @@ struct TileTraits {
 #endif
   // Rows of a column that one thread filters at once.
   static constexpr int kSegment = kSegment_;
-  static constexpr bool kMap = kKind == StripKind::kMap;
-  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
-  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
-  static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   // A map shows the error of each single window; in sums and gradients errors average out.
   static constexpr bool kCentred = kMap;
-  static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
 
   static constexpr int kThreads = kTileThreads;
   static constexpr int kRadius = kDefaultWindowSize / 2;
