@@ -12,14 +12,20 @@
 //   sum  = E[s] + shift_s          difference = E[d] + shift_d
 //   var_s = E[s^2] - E[s]^2        var_d      = E[d^2] - E[d]^2      (both clamped at 0)
 //   luminance = (sum^2 - difference^2 + 2 C1) / (sum^2 + difference^2 + 2 C1)
-//             = 1 - 2 difference^2 / (sum^2 + difference^2 + 2 C1)
+//             = 1 - 2 luminance_loss,   luminance_loss = difference^2 / (sum^2 + difference^2 + 2 C1)
 //   contrast  = (var_s - var_d + 2 C2) / (var_s + var_d + 2 C2)
-//             = 1 - 2 var_d / (var_s + var_d + 2 C2)
+//             = 1 - 2 contrast_loss,    contrast_loss = var_d / (var_s + var_d + 2 C2)
+//   SSIM      = luminance contrast
+//             = 1 - 2 loss,             loss = luminance_loss contrast + contrast_loss
 //
-// The second form of each is exact where the images agree and never exceeds 1; the shift keeps the
-// squares small, so that the subtraction in the variances loses little. Where the luminance is small
-// the first form is used, its numerator as (sum - difference) (sum + difference) + 2 C1: the gradient
-// of a bright image against a black one hangs on the last digits of it.
+// The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the squares
+// small, so that the subtraction in the variances loses little. The gradient of a bright image against
+// a black one hangs on the last digits of a luminance near zero, so there it is a quotient whose
+// numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
+//
+//   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / (sum^2 + difference^2 + 2 C1)^2
+//
+// takes no difference of quantities that agree (mean_y: the sign of difference turned).
 //
 // Every factor of two stands where it costs nothing: C1 and C2 are passed doubled, the partial
 // derivatives are a quarter (by the means) and half (by the squares) of what they are called. The gradient of a sum of SSIM values follows by
@@ -60,14 +66,6 @@ FUSED_SSIM_INLINE float reciprocal(float x) {
 }
 FUSED_SSIM_INLINE double reciprocal(double x) { return 1.0 / x; }
 
-// Where x < limit `below`, elsewhere (also where x is NaN) `otherwise`.
-FUSED_SSIM_INLINE float select_below(float x, float limit, float below, float otherwise) {
-  return x < limit ? below : otherwise;
-}
-FUSED_SSIM_INLINE double select_below(double x, double limit, double below, double otherwise) {
-  return x < limit ? below : otherwise;
-}
-
 // 2 C1 and 2 C2, where C1 = (k1 data_range)^2 and C2 = (k2 data_range)^2; both positive.
 template <class V>
 struct DoubledStabilizers {
@@ -84,47 +82,47 @@ struct Moments {
   V mean_d2;
 };
 
-// Half losses of luminance below this are taken as those of images that agree.
-inline constexpr float kAlike = 0.25f;
-
 template <class V>
 struct SsimTerms {
   V sum;                   // mean_x + mean_y
   V difference;            // mean_x - mean_y
   V luminance_reciprocal;  // 1 / (sum^2 + difference^2 + 2 C1)
-  V contrast_reciprocal;   // 1 / (var_s + var_d + 2 C2)
-  V half_luminance_loss;   // (1 - luminance) / 2
+  V scaled_difference;     // difference times that
   V luminance;
-  V half_contrast_loss;  // (1 - contrast) / 2
+  V luminance_loss;  // (1 - luminance) / 2
   V contrast;
+  V contrast_loss;        // (1 - contrast) / 2
+  V contrast_reciprocal;  // 1 / (var_s + var_d + 2 C2)
 };
 
 template <class V>
 FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
                                           const DoubledStabilizers<V>& doubled) {
   SsimTerms<V> t;
-  const V one = V(1.0f);
-  const V minus_two = V(-2.0f);
   const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
   const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
   t.sum = m.mean_s + shift_s;
   t.difference = m.mean_d + shift_d;
   t.luminance_reciprocal =
       reciprocal(multiply_add(t.sum, t.sum, multiply_add(t.difference, t.difference, doubled.c1)));
+  t.scaled_difference = t.difference * t.luminance_reciprocal;
+  t.luminance_loss = t.difference * t.scaled_difference;
+  t.luminance =
+      multiply_add(t.sum + t.difference, t.sum - t.difference, doubled.c1) * t.luminance_reciprocal;
   t.contrast_reciprocal = reciprocal(var_s + (var_d + doubled.c2));
-  t.half_luminance_loss = t.difference * (t.difference * t.luminance_reciprocal);
-  const V product = multiply_add(t.sum - t.difference, t.sum + t.difference, doubled.c1);
-  t.luminance = select_below(t.half_luminance_loss, V(kAlike),
-                             multiply_add(minus_two, t.half_luminance_loss, one),
-                             product * t.luminance_reciprocal);
-  t.half_contrast_loss = var_d * t.contrast_reciprocal;
-  t.contrast = multiply_add(minus_two, t.half_contrast_loss, one);
+  t.contrast_loss = var_d * t.contrast_reciprocal;
+  t.contrast = multiply_add(V(-2.0f), t.contrast_loss, V(1.0f));
   return t;
 }
 
+// (1 - SSIM) / 2.
+template <class V>
+FUSED_SSIM_INLINE V ssim_loss(const SsimTerms<V>& t) {
+  return multiply_add(t.luminance_loss, t.contrast, t.contrast_loss);
+}
 template <class V>
 FUSED_SSIM_INLINE V ssim_value(const SsimTerms<V>& t) {
-  return t.luminance * t.contrast;
+  return multiply_add(V(-2.0f), ssim_loss(t), V(1.0f));
 }
 
 // Half of d(SSIM)/d(E[s^2]) and of d(SSIM)/d(E[d^2]).
@@ -138,7 +136,7 @@ template <class V>
 FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
   SquarePartials<V> q;
   const V by_variance = t.luminance * t.contrast_reciprocal;
-  q.by_mean_s2 = by_variance * t.half_contrast_loss;
+  q.by_mean_s2 = by_variance * t.contrast_loss;
   q.by_mean_d2 = q.by_mean_s2 - by_variance;
   return q;
 }
@@ -147,17 +145,14 @@ FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
 // through the variances too.
 template <class V>
 FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
-                                 const SquarePartials<V>& q, V sign) {
-  const V signed_difference = sign * t.difference;
-  const V own = t.sum + signed_difference;    // twice the mean of the image itself
-  const V other = t.sum - signed_difference;  // and of the other one
-  // (other - luminance own) / 2; of images that agree, without taking the difference of the two.
-  const V by_luminance = select_below(t.half_luminance_loss, V(kAlike),
-                                      multiply_add(t.half_luminance_loss, own, -signed_difference),
-                                      V(0.5f) * multiply_add(-t.luminance, own, other));
+                                 const SquarePartials<V>& q, const DoubledStabilizers<V>& doubled,
+                                 V sign) {
+  const V other = t.sum - sign * t.difference;  // twice the mean of the other image
+  const V by_luminance = t.contrast * (t.scaled_difference * t.luminance_reciprocal);
   const V through_variances =
       multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
-  return multiply_add(t.contrast * t.luminance_reciprocal, by_luminance, -through_variances);
+  return multiply_add(-sign * by_luminance, multiply_add(other, t.sum, doubled.c1),
+                      -through_variances);
 }
 
 }  // namespace fused_ssim

@@ -133,10 +133,6 @@ struct Vec {
     return Native(a.v < Native{} ? Native{} : a.v);
   }
 
-  FUSED_SSIM_INLINE friend Vec select_below(Vec a, Vec limit, Vec below, Vec otherwise) {
-    return Native(a.v < limit.v ? below.v : otherwise.v);
-  }
-
   // Lanes where the mask is set, zero elsewhere, whatever stands there (also NaN).
   FUSED_SSIM_INLINE friend Vec keep(Vec a, Mask mask) { return Native(Mask(a.v) & mask); }
 

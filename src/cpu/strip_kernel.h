@@ -713,11 +713,11 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::evaluate_column(int64_t j, con
     if constexpr (kImages > 0) {
       const SquarePartials<V> by_squares = square_partials(terms);
       // One map for each image's mean, and the two of the squares: [img1, s^2, d^2, img2].
-      partials[0][row] = mean_partial(m, terms, by_squares, V(T(1)));
+      partials[0][row] = mean_partial(m, terms, by_squares, doubled, V(T(1)));
       partials[1][row] = by_squares.by_mean_s2;
       partials[2][row] = by_squares.by_mean_d2;
       if constexpr (kImages == 2) {
-        partials[3][row] = mean_partial(m, terms, by_squares, V(T(-1)));
+        partials[3][row] = mean_partial(m, terms, by_squares, doubled, V(T(-1)));
       }
       unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
         V& partial = partials[decltype(map)::value][row];

@@ -120,6 +120,11 @@ __device__ __forceinline__ void load_box(float* to, const TensorMap& image, cons
       : "memory");
 }
 
+// Before the first box, so that it need not wait for the map.
+__device__ __forceinline__ void prefetch(const TensorMap& image) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&image.words) : "memory");
+}
+
 __device__ __forceinline__ void wait_for_phase(uint64_t* counter, unsigned parity) {
   unsigned done = 0;
   while (done == 0) {
@@ -142,6 +147,7 @@ __device__ __forceinline__ void order_counters() {}
 __device__ __forceinline__ void expect_bytes(uint64_t*, unsigned) {}
 __device__ __forceinline__ void order_before_boxes() {}
 __device__ __forceinline__ void load_box(float*, const TensorMap&, const int4&, uint64_t*) {}
+__device__ __forceinline__ void prefetch(const TensorMap&) {}
 __device__ __forceinline__ void wait_for_phase(uint64_t*, unsigned) {}
 #endif
 

@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
     }
     if (p.partial_maps != nullptr && in_image(p, x, y)) {
       SquarePartials<T> by_squares = square_partials(terms);
-      T by_mean1 = mean_partial(moments, terms, by_squares, T(1));
-      T by_mean2 = mean_partial(moments, terms, by_squares, T(-1));
+      T by_mean1 = mean_partial(moments, terms, by_squares, stabilizers, T(1));
+      T by_mean2 = mean_partial(moments, terms, by_squares, stabilizers, T(-1));
       if (p.map_gradient.data != nullptr && has_value) {
         const char* weights = plane_of(p.map_gradient, tile.plane, p.channels);
         const T weight =

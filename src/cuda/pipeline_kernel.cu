@@ -8,7 +8,7 @@ namespace {
 template <StripKind kKind, StripLoader kLoader>
 constexpr KernelEntry entry() {
   using Traits = PipelineTraits<pipeline_columns(kKind), kKind, kLoader>;
-  return {pipeline_kernel<Traits>, Traits::kThreads, [](int) { return Traits::kSharedBytes; }};
+  return {pipeline_kernel<Traits>, Traits::kThreads, [](int) { return Traits::shared_bytes(); }};
 }
 
 // In the order of StripKind and of StripLoader.

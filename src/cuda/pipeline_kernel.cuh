@@ -61,6 +61,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   using Kind = KindTraits<kKind_>;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kColumns = kColumns_;
+  static constexpr int kChunkRows = 8;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
   static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads;
@@ -74,18 +75,26 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kLaunched = false;
 #endif
 
-  static constexpr int kThreads = 2 * kColumns;
+  // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
+  // registers on their way, and where s and d are not needed once more.
+  static constexpr bool kRaw = kBoxes && !kGradient;
+
+  // Columns that a row thread filters: the more, the fewer pixels are looked at by two.
+  static constexpr int kGroupColumns = kRaw ? XGROUP : 8;
+  static constexpr int kRowThreads = kChunkRows * kColumns / kGroupColumns;
+  static constexpr int kThreads = kColumns + kRowThreads;
   static constexpr int kBlocksPerMultiprocessor =
       pipeline_blocks_per_multiprocessor(kKind, kLoader);
-  static constexpr int kRowWarps = kColumns / 32;
-  // Column warps come first.
+  static constexpr int kRowWarps = kRowThreads / 32;
+  // Column warps come first, from left to right, then row warps from right to left: in a strip narrower than
+  // it could be warps at the right have nothing to do, and so each of the four schedulers has as many of them.
   static __device__ __forceinline__ bool is_row_warp() { return threadIdx.x >= kColumns; }
-  // Among the threads of its kind.
-  static __device__ __forceinline__ int role_thread() {
-    return static_cast<int>(threadIdx.x) % kColumns;
+  // Among the row threads, from left to right.
+  static __device__ __forceinline__ int row_thread() {
+    const int thread = static_cast<int>(threadIdx.x);
+    return thread % 32 + (kThreads - 32 - thread / 32 * 32);
   }
   static constexpr int kRadius = kDefaultWindowSize / 2;
-  static constexpr int kChunkRows = 8;
   static_assert(kChunkRows % kRowWarps == 0, "whole rows a warp");
   static constexpr int kRowsPerWarp = kChunkRows / kRowWarps;
 
@@ -103,10 +112,6 @@ struct PipelineTraits : KindTraits<kKind_> {
   static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
                 "rows of the gradient's pixels lie one or two chunks above");
 
-  // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
-  // registers on their way, and where s and d are not needed once more.
-  static constexpr bool kRaw = kBoxes && !kGradient;
-
   // A box has at most 256 columns, so boxes are staged in parts of 128 columns and those around them that
   // their windows need.
   static constexpr int kParts = kBoxes ? kColumns / 128 : 1;
@@ -120,17 +125,15 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
   static constexpr int kImageStride = kStagedSlots * kSlotStride;
-  static constexpr int kMapPitch = kColumns + 4;
-  static constexpr int kMapStride = kChunkRows * kMapPitch;
-  static constexpr int kMaps = 4;
-  static constexpr int kMapSlots = 3;
-  static constexpr int kMapSlotStride = kMaps * kMapStride;
-  static_assert(kStagedPitch % 8 == 4 && kMapPitch % 8 == 4, "an odd number of quads");
+  static constexpr int kMapSlots = kRaw || kGradient ? 3 : 2;
+  static_assert(kStagedPitch % 8 == 4, "an odd number of quads");
   // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns here.
   static constexpr int kTurnPitch = 36;
   static constexpr int kTurnStride = kGradient && !kQuads ? kChunkRows * kTurnPitch : 0;
-  static constexpr int kSharedBytes =
-      4 * (2 * kImageStride + kMapSlots * kMapSlotStride + kRowWarps * kTurnStride);
+  static constexpr int shared_bytes() {
+    return 4 * (2 * kImageStride + kMapSlots * MapPlaces<PipelineTraits>::kChunk +
+                kRowWarps * kTurnStride);
+  }
 
   // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every 32nd
   // column of its warp's rows.
@@ -138,53 +141,48 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
 };
 
-// Barriers between the two kinds of warps, three each in turn, and of the row warps; 0 is that of the whole
-// block.
-inline constexpr int kBarriers = 3;  // as many as slots
-inline constexpr int kFilledBarrier = 1;
-inline constexpr int kDoneBarrier = kFilledBarrier + kBarriers;
-inline constexpr int kRowBarrier = kDoneBarrier + kBarriers;
-template <int kThreads>
-__device__ __forceinline__ void arrive_at(int barrier) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
-}
-template <int kThreads>
-__device__ __forceinline__ void wait_at(int barrier) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
+// Where not each row warp hands its slots to a column warp of its own, both kinds meet after every chunk, for which
+// each has code of its own.
+template <class Traits>
+__device__ __forceinline__ void meet() {
+  asm volatile("bar.sync 1, %0;" ::"n"(Traits::kThreads) : "memory");
 }
 
-// Counters in shared memory: of bytes on their way and, where each column warp has a row warp of its own to
-// wait for, of the slots that these two hand to each other.
+// Counters in shared memory: of bytes on their way and, with raw pixels, of the slots that a row warp and the column
+// warps of its columns hand to each other. Every thread arrives: one for its warp, after __syncwarp(), would do as
+// well, but racecheck of compute-sanitizer does not follow that.
 template <class Traits>
 struct PipelineCounters {
-  uint64_t loaded[2];   // the bytes of a chunk have come
-  uint64_t emptied[2];  // all row warps have read it
-  uint64_t filled[Traits::kRowWarps][Traits::kMapSlots];
-  uint64_t drained[Traits::kRowWarps][Traits::kMapSlots];
+  uint64_t loaded[2];                                      // the bytes of a chunk have come
+  uint64_t emptied[2];                                     // all row warps have read it
+  uint64_t filled[Traits::kRowWarps][Traits::kMapSlots];   // by row warps
+  uint64_t drained[Traits::kRowWarps][Traits::kMapSlots];  // by column warps
 
   // By one thread.
   __device__ __forceinline__ void start() {
     for (int i = 0; i < 2; ++i) {
       start_counting(&loaded[i]);
-      start_counting(&emptied[i], Traits::kRowWarps);
+      start_counting(&emptied[i], Traits::kRowThreads);
     }
-    for (int warp = 0; warp < Traits::kRowWarps; ++warp) {
-      for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
-        start_counting(&filled[warp][slot]);
-        start_counting(&drained[warp][slot]);
+    if constexpr (Traits::kRaw) {
+      for (int warp = 0; warp < Traits::kRowWarps; ++warp) {
+        for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
+          start_counting(&filled[warp][slot], 32);
+          start_counting(&drained[warp][slot], Traits::kColumns / Traits::kRowWarps);
+        }
       }
     }
     order_counters();
   }
 };
 
-// The slot of the chunk that comes next, of kMapSlots, and the phase of its counters.
+// The slot of a chunk, of kMapSlots, and the phase of its counters.
 template <class Traits>
 struct MapSlot {
   int slot;
   unsigned parity;
 
-  // For the first chunk after `chunks_before`.
+  // After that many chunks of the block.
   explicit __device__ __forceinline__ MapSlot(unsigned chunks_before)
       : slot(static_cast<int>(chunks_before % Traits::kMapSlots)),
         parity(chunks_before / Traits::kMapSlots & 1u) {}
@@ -194,6 +192,13 @@ struct MapSlot {
       slot = 0;
       parity ^= 1u;
     }
+  }
+  // The slots of the next chunk and of the one before.
+  __device__ __forceinline__ int below() const {
+    return slot + 1 < Traits::kMapSlots ? slot + 1 : 0;
+  }
+  __device__ __forceinline__ int above() const {
+    return slot > 0 ? slot - 1 : Traits::kMapSlots - 1;
   }
 };
 
@@ -214,6 +219,12 @@ struct PipelinePiece {
   int first_row;     // own rows
   int end_row;
 };
+
+// Columns of moments that somebody needs.
+template <class Traits>
+__device__ __forceinline__ int needed_columns(const PipelinePiece& piece) {
+  return piece.end_column - piece.first_column + 2 * Traits::kMargin;
+}
 
 // What the piece's shift is taken from.
 template <class Traits>
@@ -241,12 +252,12 @@ struct QuadLoader {
   static __device__ __forceinline__ bool warp_has(int i) {
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
     return (i + 1) * Traits::kColumns <= kQuads ||
-           (Traits::role_thread() / 32 * 32) + i * Traits::kColumns < kQuads;
+           (Traits::row_thread() / 32 * 32) + i * Traits::kColumns < kQuads;
   }
   static __device__ __forceinline__ bool has(int i) {
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
     return (i + 1) * Traits::kColumns <= kQuads ||
-           Traits::role_thread() + i * Traits::kColumns < kQuads;
+           Traits::row_thread() + i * Traits::kColumns < kQuads;
   }
 
   // Begins with the chunk whose first row is `first_y`.
@@ -258,7 +269,7 @@ struct QuadLoader {
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int item = Traits::role_thread() + i * Traits::kColumns;
+      const int item = Traits::row_thread() + i * Traits::kColumns;
       const int in_chunk = item / Traits::kStagedQuads;
       const int x =
           piece.first_column - Traits::kStagedBefore + 4 * (item - in_chunk * Traits::kStagedQuads);
@@ -306,7 +317,7 @@ struct QuadLoader {
       if (!has(i)) {
         break;
       }
-      const int item = Traits::role_thread() + i * Traits::kColumns;
+      const int item = Traits::row_thread() + i * Traits::kColumns;
       const int in_chunk = item / Traits::kStagedQuads;
       const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
       float4 pixels1 = a[i];
@@ -350,14 +361,14 @@ struct WordLoader {
   __device__ __forceinline__ WordLoader(const StripParams& p, const PipelinePiece& piece,
                                         const char* plane1, const char* plane2, int first_y,
                                         PipelineCounters<Traits>*, unsigned) {
-    first_x = piece.first_column - Traits::kStagedBefore + Traits::role_thread() % 32;
+    first_x = piece.first_column - Traits::kStagedBefore + Traits::row_thread() % 32;
     end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
     y = first_y + first_row_of_warp();
     from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
     from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
   }
   static __device__ __forceinline__ int first_row_of_warp() {
-    return Traits::role_thread() / 32 * Traits::kRowsPerWarp;
+    return Traits::row_thread() / 32 * Traits::kRowsPerWarp;
   }
 
   template <class Read>
@@ -413,7 +424,7 @@ struct WordLoader {
       }
     }
     float l1 = 0.0f;
-    const int lane = Traits::role_thread() % 32;
+    const int lane = Traits::row_thread() % 32;
 #pragma unroll
     for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
       const int in_chunk = first_row_of_warp() + r;
@@ -471,7 +482,7 @@ struct BoxLoader {
 
   // Starts to load a chunk, the `ahead`-th after the next to be waited for.
   __device__ __forceinline__ void load(const StripParams& p, float* slot, unsigned ahead) {
-    if (Traits::role_thread() < 32 && is_elected()) {
+    if (Traits::row_thread() < 32 && is_elected()) {
       const unsigned number = count + ahead;
       uint64_t* counter = &counters->loaded[number & 1u];
       if constexpr (Traits::kRaw) {
@@ -502,7 +513,7 @@ struct BoxLoader {
     wait();
 #pragma unroll
     for (int i = 0; i < (kQuads + Traits::kColumns - 1) / Traits::kColumns; ++i) {
-      const int quad = Traits::role_thread() + i * Traits::kColumns;
+      const int quad = Traits::row_thread() + i * Traits::kColumns;
       if ((i + 1) * Traits::kColumns > kQuads && quad >= kQuads) {
         break;
       }
@@ -526,7 +537,7 @@ using PipelineLoader =
     std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
                        std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>>;
 
-// The L1 term of a chunk of raw pixels: of this thread's row and 8 columns from `x` on.
+// The L1 term of a chunk of raw pixels: of this thread's row and its columns, from `x` on.
 template <class Traits>
 __device__ __forceinline__ float absolute_row_differences(const StripParams& p,
                                                           const PipelinePiece& piece, int y, int x,
@@ -536,7 +547,7 @@ __device__ __forceinline__ float absolute_row_differences(const StripParams& p,
   }
   float sum = 0.0f;
 #pragma unroll
-  for (int q = 0; q < 2; ++q) {
+  for (int q = 0; q < Traits::kGroupColumns / 4; ++q) {
     sum += absolute_differences(
         *reinterpret_cast<const float4*>(pixels + 4 * q),
         *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
@@ -571,33 +582,16 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
   float second[8];
   float l1 = 0.0f;
   if (active) {
-    float filtered[8];
     float pixels[8];
-    const auto read_own = [&](const float* from) {
+    const auto read_own = [](const float* from, float (&to)[8]) {
       const float4 low = *reinterpret_cast<const float4*>(from);
       const float4 high = *reinterpret_cast<const float4*>(from + 4);
-      pixels[0] = low.x, pixels[1] = low.y, pixels[2] = low.z, pixels[3] = low.w;
-      pixels[4] = high.x, pixels[5] = high.y, pixels[6] = high.z, pixels[7] = high.w;
+      to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+      to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
     };
-    filter_row<Taps::kPlain>(map_row, first);
-    if constexpr (Traits::kTwo) {
-      filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
-    }
-#pragma unroll
-    for (int image = 0; image < 2; ++image) {
-      map_row += Traits::kMapStride;
-      filter_row<Taps::kEdge>(map_row, filtered);
-      read_own(own);
-      own += Traits::kImageStride;
-      const float sign = image == 0 ? 1.0f : -1.0f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        first[i] = fmaf(pixels[i], filtered[i], first[i]);
-        if constexpr (Traits::kTwo) {
-          second[i] = fmaf(sign * pixels[i], filtered[i], second[i]);
-        }
-      }
-    }
+    filter_gradient_row<Traits>(
+        map_row, [&](float (&to)[8]) { read_own(own, to); },
+        [&](float (&to)[8]) { read_own(own + Traits::kImageStride, to); }, pixels, first, second);
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
       l1 = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
           p, weights, planes, shift.difference_if_equal(), y, piece.end_column - columns, columns,
@@ -629,9 +623,9 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
       }
     }
   } else {
-    const int lane = Traits::role_thread() % 32;
+    const int lane = Traits::row_thread() % 32;
     const int first_y = y - lane % 8;
-    const bool stores = piece.first_column + Traits::role_thread() < piece.end_column;
+    const bool stores = piece.first_column + Traits::row_thread() < piece.end_column;
     const auto store_columns = [&](const OutputImage& image, char* of_lane,
                                    const float (&value)[8]) {
       if (active) {
@@ -684,7 +678,6 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
                                            PipelineCounters<Traits>* counters,
                                            unsigned chunks_before) {
   static_assert(!Traits::kRaw, "run_raw_rows does that");
-  static_assert(kBarriers == Traits::kMapSlots, "numbered alike");
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
@@ -697,7 +690,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  if (Traits::role_thread() == 0) {
+  if (Traits::row_thread() == 0) {
     *shared_shift = shift;
   }
   double l1 = 0.0;
@@ -712,20 +705,23 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   if constexpr (!Traits::kBoxes) {
     loader.load(p, staged, 1);
   }
-  wait_at<Traits::kColumns>(kRowBarrier);
+  meet<Traits>();
 
-  const int row = Traits::role_thread() % 8;
-  const int group = Traits::role_thread() / 8;
+  const int row = Traits::row_thread() % 8;
+  const int group = Traits::row_thread() / 8;
   const int in_part = group / (Traits::kPartColumns / 8) * Traits::kPartStride +
                       group % (Traits::kPartColumns / 8) * 8;
+  // Where strips are narrower than they could be, whole warps have nothing to do.
+  const bool is_needed = 8 * group < needed_columns<Traits>(piece);
   const float* windows = kept(staged + row * Traits::kStagedPitch + in_part);
-  float* map_rows = kept(maps + row * Traits::kMapPitch + 8 * group);
+  float* map_rows =
+      kept(maps + row * MapPlaces<Traits>::kRow + 8 * MapPlaces<Traits>::kColumn * group);
   // Staged rows of the gradient's pixels: kGradientLag rows above the partials.
   constexpr int kLagRows = Traits::kGradientLag - Traits::kChunkRows;
   const int own_row = row < kLagRows ? row + Traits::kChunkRows - kLagRows : row - kLagRows;
   const float* own =
       kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + in_part);
-  int own_slot = Traits::kStagedSlots - (row < kLagRows ? 3 : 2);  // chunks above the newest pixels
+  int own_slot = Traits::kStagedSlots - (row < kLagRows ? 3 : 2);  // chunks above
   GradientTarget target = {nullptr, nullptr, 0, 0};
   const char* weights = nullptr;
   if constexpr (Traits::kGradient) {
@@ -734,7 +730,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     // The gradient's first rows come out of step 20, in the chunk with step 16.
     target.y = piece.first_row + 2 * Traits::kChunkRows - 2 * Traits::kGradientLag + row;
     const int64_t first_y = target.y - (Traits::kQuads ? 0 : row);
-    const int64_t first_x = Traits::kQuads ? x : piece.first_column + Traits::role_thread();
+    const int64_t first_x = Traits::kQuads ? x : piece.first_column + Traits::row_thread();
     target.gradient1 = p.grad1.data + piece.batch * p.grad1.batch +
                        piece.channel * p.grad1.channel + first_y * p.grad1.row +
                        first_x * p.grad1.column;
@@ -746,55 +742,48 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
               piece.channel * p.map_gradient.channel;
   }
-  float* turn = turns + Traits::role_thread() / 32 * Traits::kTurnStride;
+  float* turn = turns + Traits::row_thread() / 32 * Traits::kTurnStride;
 
-  int staged_slot = 0;  // chunk % kStagedSlots
-  int map_slot = 0;     // chunk % kMapSlots
-#pragma unroll 1
-  for (int chunk = 0;; ++chunk) {
-    const int next_slot = staged_slot + 1 == Traits::kStagedSlots ? 0 : staged_slot + 1;
-    if (chunk < chunks) {
+  const auto filter = [&](int staged_slot, int map_slot) {
+    if (is_needed) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
-      float* map = map_rows + map_slot * Traits::kMapSlotStride;
-#pragma unroll
-      for (int image = 0; image < 2; ++image) {
-        float mean[8];
-        float square[8];
-        filter_row_and_square<Traits::kSkip>(quads, mean, square);
-        store_group(map, mean);
-        store_group(map + 2 * Traits::kMapStride, square);
-        quads += Traits::kImageStride;
-        map += Traits::kMapStride;
-      }
-      arrive_at<Traits::kThreads>(kFilledBarrier + map_slot);
+      filter_staged_row<Traits>(quads, quads + Traits::kImageStride,
+                                map_rows + map_slot * MapPlaces<Traits>::kChunk);
     }
-    if (chunk + 1 < chunks) {
-      store(staged + next_slot * Traits::kSlotStride);
-    }
-    // All row warps have stored the chunk below; the column warps are done with the chunk above or, where
-    // nobody needs it yet, the one before that.
-    wait_at<Traits::kThreads>(kDoneBarrier + map_slot);
+  };
+  filter(0, 0);
+  store(staged + Traits::kSlotStride);
+  meet<Traits>();
+  // While column warps have `chunk`, row warps have the ones above and below.
+  MapSlot<Traits> map_slot(0);
+  int staged_slot = 1;  // of the chunk below
+#pragma unroll 1
+  for (int chunk = 0;; ++chunk, map_slot.advance()) {
+    const int next_slot = staged_slot + 1 == Traits::kStagedSlots ? 0 : staged_slot + 1;
     if (chunk + 2 < chunks) {
-      const int slot = staged_slot + 2 < Traits::kStagedSlots
-                           ? staged_slot + 2
-                           : staged_slot + 2 - Traits::kStagedSlots;
-      loader.load(p, staged + slot * Traits::kSlotStride, 0);
+      loader.load(p, staged + next_slot * Traits::kSlotStride, 0);
     }
     if (Traits::kGradient && chunk > 2) {
-      const int above = map_slot == 0 ? Traits::kMapSlots - 1 : map_slot - 1;
-      const float of_chunk = store_gradient_rows<Traits, kL1>(
-          p, piece, shift, own + own_slot * Traits::kSlotStride,
-          map_rows + above * Traits::kMapSlotStride, turn, target, weights, {plane1, plane2});
+      const float of_chunk =
+          store_gradient_rows<Traits, kL1>(p, piece, shift, own + own_slot * Traits::kSlotStride,
+                                           map_rows + map_slot.above() * MapPlaces<Traits>::kChunk,
+                                           turn, target, weights, {plane1, plane2});
       if constexpr (kL1) {
         l1 += static_cast<double>(of_chunk);
       }
     }
-    if (chunk >= chunks) {
+    if (chunk == chunks) {
       break;
     }
+    if (chunk + 1 < chunks) {
+      filter(staged_slot, map_slot.below());
+    }
+    if (chunk + 2 < chunks) {
+      store(staged + next_slot * Traits::kSlotStride);
+    }
+    meet<Traits>();
     staged_slot = next_slot;
     own_slot = own_slot + 1 == Traits::kStagedSlots ? 0 : own_slot + 1;
-    map_slot = map_slot + 1 == Traits::kMapSlots ? 0 : map_slot + 1;
   }
   return l1;
 }
@@ -814,16 +803,16 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  const int warp = Traits::role_thread() / 32;
-  const bool leads = Traits::role_thread() % 32 == 0;
-  if (leads) {
+  const int warp = Traits::row_thread() / 32;
+  if (Traits::row_thread() % 32 == 0) {
     shared_shift[warp] = shift;
   }
-  const int row = Traits::role_thread() % 8;
-  const int group = Traits::role_thread() / 8;
+  const int row = Traits::row_thread() % 8;
+  const int group = Traits::row_thread() / 8;
   static_assert(Traits::kParts == 1, "else groups lie in parts");
-  const float* windows = kept(staged + row * Traits::kStagedPitch + 8 * group);
-  float* map_rows = kept(maps + row * Traits::kMapPitch + 8 * group);
+  const int first = Traits::kGroupColumns * group;
+  const float* windows = kept(staged + row * Traits::kStagedPitch + first);
+  float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
   MapSlot<Traits> map_slot(chunks_before);
   double l1 = 0.0;
 #pragma unroll 1
@@ -835,24 +824,19 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
     loader.wait();
     wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
     const float* quads = windows + staged_slot * Traits::kSlotStride;
-    float* map = map_rows + map_slot.slot * Traits::kMapSlotStride;
-    float mean_s[8], square_s[8], mean_d[8], square_d[8];
-    filter_row_of_both<Traits::kSkip>(quads, quads + Traits::kImageStride, shift, mean_s, square_s,
-                                      mean_d, square_d);
-    store_group(map, mean_s);
-    store_group(map + Traits::kMapStride, mean_d);
-    store_group(map + 2 * Traits::kMapStride, square_s);
-    store_group(map + 3 * Traits::kMapStride, square_d);
+    filter_row_to_cells<Traits::kSkip, Traits::kGroupColumns>(
+        quads, quads + Traits::kImageStride,
+        [&shift](float pixel1, float pixel2, float* s, float* d) {
+          shift.apply(pixel1, pixel2, s, d);
+        },
+        map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
     if constexpr (kL1) {
       l1 += static_cast<double>(absolute_row_differences<Traits>(
-          p, piece, first_y + chunk * Traits::kChunkRows + row, piece.first_column + 8 * group,
+          p, piece, first_y + chunk * Traits::kChunkRows + row, piece.first_column + first,
           quads + Traits::kStagedBefore));
     }
-    __syncwarp();
-    if (leads) {
-      arrive(&counters->filled[warp][map_slot.slot]);
-      arrive(&counters->emptied[staged_slot]);
-    }
+    arrive(&counters->filled[warp][map_slot.slot]);
+    arrive(&counters->emptied[staged_slot]);
     map_slot.advance();
   }
   return l1;
@@ -864,10 +848,11 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
                                               float* maps, const PixelShift* shared_shift,
                                               PipelineCounters<Traits>* counters,
                                               unsigned chunks_before) {
-  const int m = Traits::role_thread();
+  const int m = static_cast<int>(threadIdx.x);
   const int x = piece.first_column - Traits::kMargin + m;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
-  const bool has_value = x >= p.value_left && x < p.value_right;
+  const bool is_needed = m < needed_columns<Traits>(piece);
+  const bool has_value = is_needed && x >= p.value_left && x < p.value_right;
   const bool own = has_value && x >= piece.first_column && x < piece.end_column;
   const int own_top = max(piece.first_row, p.value_top);
   const int own_bottom = min(piece.end_row, p.value_bottom);
@@ -883,16 +868,14 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   }
   ColumnState<Traits> state;
   double total = 0.0;
-  float* const columns = kept(maps + m);
-  const int warp = m / 32;
+  float* const columns = kept(maps + m * MapPlaces<Traits>::kColumn);
+  const int row_warp = m / (Traits::kColumns / Traits::kRowWarps);
+  uint64_t* filled = counters->filled[row_warp];
+  uint64_t* drained = counters->drained[row_warp];
   MapSlot<Traits> map_slot(Traits::kRaw ? chunks_before : 0u);
-  // What row warps wait for with the chunk `lag` below. Until a gradient is due they may be two ahead.
-  constexpr int kLag = Traits::kGradient ? 1 : 2;
   if constexpr (!Traits::kRaw) {
-#pragma unroll
-    for (int above = 0; above < kLag; ++above) {
-      arrive_at<Traits::kThreads>(kDoneBarrier + above);
-    }
+    meet<Traits>();
+    meet<Traits>();
   }
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
@@ -904,29 +887,22 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
                    has_value ? row_bits(first_row, p.value_top, p.value_bottom) : 0u, weight);
     }
     if constexpr (Traits::kRaw) {
-      wait_for_phase(&counters->filled[warp][map_slot.slot], map_slot.parity);
-    } else {
-      wait_at<Traits::kThreads>(kFilledBarrier + map_slot.slot);
+      wait_for_phase(&filled[map_slot.slot], map_slot.parity);
     }
-    float* column = columns + map_slot.slot * Traits::kMapSlotStride;
+    float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
     if (chunk == 0) {
-      const PixelShift shift = shared_shift[Traits::kRaw ? warp : 0];
+      const PixelShift shift = shared_shift[Traits::kRaw ? row_warp : 0];
       job.shift_s = shift.of_mean_s();
       job.shift_d = shift.of_mean_d();
       push_column_rows<Traits>(column, state);
     } else if (!has_value) {
-      // No partials, ever.
       if constexpr (Traits::kGradient) {
-#pragma unroll
-        for (int r = 0; r < Traits::kChunkRows; ++r) {
-#pragma unroll
-          for (int i = 0; i < Traits::kPartialMaps; ++i) {
-            column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
-          }
+        if (is_needed) {
+          clear_partials<Traits>(column);
         }
       }
     } else {
-      float sum = 0.0f;
+      double sum = 0.0;
       if (first_row >= own_top && first_row + Traits::kChunkRows <= own_bottom) {
         sum = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weight, column,
                                                 state);
@@ -935,16 +911,12 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
             p, job, first_row, own, row_bits(first_row, p.value_top, p.value_bottom),
             row_bits(first_row, own_top, own_bottom), weight, column, state);
       }
-      total += static_cast<double>(sum);
+      total += sum;
     }
     if constexpr (Traits::kRaw) {
-      __syncwarp();
-      if (m % 32 == 0) {
-        arrive(&counters->drained[warp][map_slot.slot]);
-      }
-    } else if (chunk + kLag <= chunks) {
-      const int next = map_slot.slot + kLag;
-      arrive_at<Traits::kThreads>(kDoneBarrier + (next < kBarriers ? next : next - kBarriers));
+      arrive(&drained[map_slot.slot]);
+    } else {
+      meet<Traits>();
     }
   }
   return total;
@@ -974,11 +946,15 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   __shared__ PipelineShared<Traits> shared;
   float* staged = shared_floats;
   float* maps = staged + 2 * Traits::kImageStride;
-  float* turns = maps + Traits::kMapSlots * Traits::kMapSlotStride;
+  float* turns = maps + Traits::kMapSlots * MapPlaces<Traits>::kChunk;
   volatile PipelineProgress& progress = shared.progress;
   volatile double& total = shared.totals[threadIdx.x];
   const ReductionPlan& plan = p.reduction;
   allow_next_launch();
+  if (Traits::kBoxes && threadIdx.x == Traits::kThreads - 32) {
+    prefetch(p.tensor1);
+    prefetch(p.tensor2);
+  }
   if (threadIdx.x == 0) {
     const int64_t unit = unit_begin(plan, blockIdx.x / p.channels_together);
     progress.unit = unit;

@@ -137,6 +137,43 @@ int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessor
       chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
 }
 
+// How blocks of the pipeline kernel share the strips.
+struct PipelineShares {
+  int blocks;
+  int change_rows;  // rows that a strip counts more than it has
+};
+
+// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
+// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip.
+PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int multiprocessors,
+                            int min_rows, bool gradient) {
+  PipelineShares best = {0, 0};
+  double best_cost = 0.0;
+  const auto consider = [&](int resident, int64_t blocks, int change_rows) {
+    const int64_t units = strips * (own_rows + change_rows);
+    const double cost =
+        pipeline_cost(resident, strip_chunks((units + blocks - 1) / blocks, gradient));
+    if (best.blocks == 0 || cost < best_cost) {
+      best = {static_cast<int>(blocks), change_rows};
+      best_cost = cost;
+    }
+  };
+  const int change_rows = pipeline_change_rows(gradient);
+  const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
+  const int all = std::max(1, capacity / multiprocessors);
+  for (const int resident : {1, all}) {
+    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has the same
+    // number.
+    const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
+    const int64_t whole = room / strips * strips;
+    if (whole > 0 && (resident == all || whole == room)) {
+      consider(resident, whole, 0);
+    }
+    consider(resident, room, change_rows);
+  }
+  return best;
+}
+
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device) {
   if (request.value == nullptr) {
     return 0;
@@ -339,7 +376,21 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strip_width = static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, 4));
   const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
   p.strips_per_plane = Divisor(strips_per_plane);
-  p.strip_change_rows = pipeline ? pipeline_change_rows(gradient) : 0;
+  const int64_t all_strips = strips_per_plane * shape.planes();
+  int capacity = 0;
+  if (strips) {
+    const cudaError_t error = pipeline ? pipeline_capacity(device, kind, loader, &capacity)
+                                       : strip_capacity(device, kind, loader, &capacity);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  PipelineShares shares = {0, 0};
+  if (pipeline) {
+    shares = share_strips(p.own_rows, all_strips, capacity, device.multiprocessors, choice.min_rows,
+                          gradient);
+  }
+  p.strip_change_rows = shares.change_rows;
   const int rows_per_strip = p.own_rows + p.strip_change_rows;
   p.rows_per_strip = Divisor(rows_per_strip);
   p.map_pitch = problem.map_width();
@@ -365,11 +416,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.reduction.fixed_point = p.reduction.values == 1 ? fixed_point(problem, request) : 0.0;
     return launch_image_tiles(p, device, kind, loader, choice.tile_segment, blocks, stream);
   }
-  int capacity = 0;
-  if (error == cudaSuccess) {
-    error = pipeline ? pipeline_capacity(device, kind, loader, &capacity)
-                     : strip_capacity(device, kind, loader, &capacity);
-  }
   if (error != cudaSuccess) {
     return error;
   }
@@ -378,9 +424,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
   const int channels_together =
       interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
-  const int64_t all_strips = strips_per_plane * shape.planes();
-  const int blocks = pipeline ? static_cast<int>(std::clamp<int64_t>(
-                                    p.reduction.total_units / choice.min_rows, 1, capacity))
+  const int blocks = pipeline ? shares.blocks
                               : strip_blocks(p.reduction.total_units, all_strips, capacity,
                                              device.multiprocessors, choice.min_rows, gradient);
   const auto launch = [&](int count) {

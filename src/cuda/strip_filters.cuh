@@ -1,5 +1,11 @@
 // What the strip kernels share: filters along rows and down columns with the 11-tap window, and from moments
 // to values and partial derivatives.
+//
+// Between rows and columns the four row-filtered maps lie in shared memory, and partial derivatives, filtered
+// down the column, take their place. Where no gradient is wanted, the maps of a pixel lie together in a cell of 16
+// bytes (mean_s, mean_d, mean_s2, mean_d2), so that a column thread takes them with one load. With a gradient
+// they lie one after the other, like the partials (by the first image's mean, by mean_s2, by mean_d2, by the second
+// image's mean), of which the rows need windows of 18 columns: 15 loads instead of 18.
 #pragma once
 
 #include "core/gaussian_window.h"
@@ -21,6 +27,7 @@ struct KindTraits {
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
+  static constexpr bool kCells = !kGradient;
 };
 
 // The column filter of one map, in transposed form, with taps of which the outermost are 1.
@@ -36,6 +43,20 @@ struct ColumnFilter {
     state[9] = v;
     return out;
   }
+};
+
+inline constexpr int kCell = 4;  // floats
+
+// Where the maps of a chunk lie, in floats.
+template <class Traits>
+struct MapPlaces {
+  static constexpr int kColumn = Traits::kCells ? kCell : 1;  // from one to the next
+  // The gradient's last group of 8 columns reads four more than there are. An odd number of quads.
+  static constexpr int kRow =
+      Traits::kCells ? kCell * (Traits::kColumns + 3) : Traits::kColumns + 4;
+  static_assert(kRow % 8 == 4, "no bank conflicts of lanes that have a row each");
+  static constexpr int kMap = Traits::kCells ? 1 : Traits::kChunkRows * kRow;
+  static constexpr int kChunk = kCell * Traits::kChunkRows * (Traits::kColumns + 4);
 };
 
 // Filters 18 columns, from the first of `quads`, to 8.
@@ -91,30 +112,31 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
-// The same for s and d out of the raw pixels of both images.
-template <int kSkip>
-__device__ __forceinline__ void filter_row_of_both(const float* quads1, const float* quads2,
-                                                   const PixelShift& shift, float (&mean_s)[8],
-                                                   float (&square_s)[8], float (&mean_d)[8],
-                                                   float (&square_d)[8]) {
+// Filters s, d and their squares to the cells of kColumns columns. The first of kColumns + 10 columns lies kSkip
+// after `quads1` and `quads2`, whose values `convert` makes s and d.
+template <int kSkip, int kColumns, class Convert>
+__device__ __forceinline__ void filter_row_to_cells(const float* quads1, const float* quads2,
+                                                    const Convert& convert, float* cells) {
+  constexpr int kInputs = kColumns + kDefaultWindowSize - 1;
+  float mean_s[kColumns], mean_d[kColumns], square_s[kColumns], square_d[kColumns];
 #pragma unroll
-  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
+  for (int j = 0; j < (kSkip + kInputs + 3) / 4; ++j) {
     const float4 quad1 = *reinterpret_cast<const float4*>(quads1 + 4 * j);
     const float4 quad2 = *reinterpret_cast<const float4*>(quads2 + 4 * j);
-    const float pixel1[4] = {quad1.x, quad1.y, quad1.z, quad1.w};
-    const float pixel2[4] = {quad2.x, quad2.y, quad2.z, quad2.w};
+    const float value1[4] = {quad1.x, quad1.y, quad1.z, quad1.w};
+    const float value2[4] = {quad2.x, quad2.y, quad2.z, quad2.w};
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int i = 4 * j + e - kSkip;
-      if (i < 0 || i >= 18) {
+      if (i < 0 || i >= kInputs) {
         continue;
       }
       float s, d;
-      shift.apply(pixel1[e], pixel2[e], &s, &d);
+      convert(value1[e], value2[e], &s, &d);
       const float s2 = s * s;
       const float d2 = d * d;
 #pragma unroll
-      for (int o = 0; o < 8; ++o) {
+      for (int o = 0; o < kColumns; ++o) {
         const int k = i - o;
         if (k == 0) {
           mean_s[o] = outermost_product<Taps::kPlain>(s);
@@ -127,6 +149,10 @@ __device__ __forceinline__ void filter_row_of_both(const float* quads1, const fl
           square_s[o] = add_product<Taps::kEdge>(s2, k, square_s[o]);
           square_d[o] = add_product<Taps::kEdge>(d2, k, square_d[o]);
         }
+        if (k == kDefaultWindowSize - 1) {
+          reinterpret_cast<float4*>(cells)[o] =
+              make_float4(mean_s[o], mean_d[o], square_s[o], square_d[o]);
+        }
       }
     }
   }
@@ -135,6 +161,94 @@ __device__ __forceinline__ void filter_row_of_both(const float* quads1, const fl
 __device__ __forceinline__ void store_group(float* quads, const float (&value)[8]) {
   *reinterpret_cast<float4*>(quads) = make_float4(value[0], value[1], value[2], value[3]);
   *reinterpret_cast<float4*>(quads + 4) = make_float4(value[4], value[5], value[6], value[7]);
+}
+
+// Filters a row of staged s and d to the maps of 8 columns, which begin at `maps`.
+template <class Traits>
+__device__ __forceinline__ void filter_staged_row(const float* quads_s, const float* quads_d,
+                                                  float* maps) {
+  using Places = MapPlaces<Traits>;
+  if constexpr (Traits::kCells) {
+    filter_row_to_cells<Traits::kSkip, 8>(
+        quads_s, quads_d,
+        [](float staged_s, float staged_d, float* s, float* d) {
+          *s = staged_s;
+          *d = staged_d;
+        },
+        maps);
+  } else {
+#pragma unroll
+    for (int image = 0; image < 2; ++image) {
+      float mean[8];
+      float square[8];
+      filter_row_and_square<Traits::kSkip>(image == 0 ? quads_s : quads_d, mean, square);
+      store_group(maps + image * Places::kMap, mean);
+      store_group(maps + (2 + image) * Places::kMap, square);
+    }
+  }
+}
+
+// The row-filtered maps at one pixel: mean_s, mean_d, mean_s2, mean_d2.
+template <class Traits>
+__device__ __forceinline__ float4 load_maps(const float* place) {
+  constexpr int kMap = MapPlaces<Traits>::kMap;
+  if constexpr (Traits::kCells) {
+    return *reinterpret_cast<const float4*>(place);
+  } else {
+    return make_float4(place[0], place[kMap], place[2 * kMap], place[3 * kMap]);
+  }
+}
+
+// The gradient of 8 columns (of both images, if kTwo): filters the partials that begin at `maps`, and combines them
+// with s and d, which `read_s` and `read_d` put into an array, where d stays.
+template <class Traits, class ReadS, class ReadD>
+__device__ __forceinline__ void filter_gradient_row(const float* maps, const ReadS& read_s,
+                                                    const ReadD& read_d, float (&d)[8],
+                                                    float (&first)[8], float (&second)[8]) {
+  using Places = MapPlaces<Traits>;
+  float filtered[8];
+  filter_row<Taps::kPlain>(maps, first);
+  if constexpr (Traits::kTwo) {
+    filter_row<Taps::kPlain>(maps + 3 * Places::kMap, second);
+  }
+  filter_row<Taps::kEdge>(maps + Places::kMap, filtered);
+  read_s(d);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    first[i] = fmaf(d[i], filtered[i], first[i]);
+    if constexpr (Traits::kTwo) {
+      second[i] = fmaf(d[i], filtered[i], second[i]);
+    }
+  }
+  filter_row<Taps::kEdge>(maps + 2 * Places::kMap, filtered);
+  read_d(d);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    first[i] = fmaf(d[i], filtered[i], first[i]);
+    if constexpr (Traits::kTwo) {
+      second[i] = fmaf(-d[i], filtered[i], second[i]);
+    }
+  }
+}
+
+// Partial derivatives of one pixel, of the images' mean and of both squares: in the order of their maps.
+// Of img1 and img2, or of the one image that wants a gradient.
+template <bool kTwo, bool kWeighted>
+__device__ __forceinline__ float4 partials_of(const Moments<float>& moments,
+                                              const SsimTerms<float>& terms,
+                                              const DoubledStabilizers<float>& stabilizers,
+                                              float weight) {
+  const SquarePartials<float> by_squares = square_partials(terms);
+  float4 partials = {mean_partial(moments, terms, by_squares, stabilizers, 1.0f),
+                     by_squares.by_mean_s2, by_squares.by_mean_d2,
+                     kTwo ? mean_partial(moments, terms, by_squares, stabilizers, -1.0f) : 0.0f};
+  if constexpr (kWeighted) {
+    partials.x *= weight;
+    partials.y *= weight;
+    partials.z *= weight;
+    partials.w *= weight;
+  }
+  return partials;
 }
 
 // The filters of one column: their state stays in registers while a strip is marched down.
@@ -179,63 +293,56 @@ __device__ __forceinline__ void load_weights(const StripParams& p, const ColumnJ
 // over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
 // `own_rows` say which do.
 template <class Traits, bool kMasked>
-__device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
-                                                    int first_row, bool own_column,
-                                                    unsigned value_rows, unsigned own_rows,
-                                                    const float (&weight)[8], float* column,
-                                                    ColumnState<Traits>& state) {
+__device__ __forceinline__ double filter_column_rows(const StripParams& p, const ColumnJob& job,
+                                                     int first_row, bool own_column,
+                                                     unsigned value_rows, unsigned own_rows,
+                                                     const float (&weight)[8], float* column,
+                                                     ColumnState<Traits>& state) {
   static_assert(!Traits::kWeighted || Traits::kRowsAtOnce == Traits::kChunkRows,
                 "weights stay in registers");
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  float sum = 0.0f;
+  float loss = 0.0f;
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
   constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
-  float* cells = column;
+  using Places = MapPlaces<Traits>;
+  float* places = column;
 #pragma unroll 1
-  for (int first = 0; first < Traits::kChunkRows;
-       first += kRows, cells += kRows * Traits::kMapPitch) {
+  for (int first = 0; first < Traits::kChunkRows; first += kRows, places += kRows * Places::kRow) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int r = first + i;
-      float* cell = cells + i * Traits::kMapPitch;
-      const Moments<float> moments = {state.moments[0].push(cell[0]),
-                                      state.moments[1].push(cell[Traits::kMapStride]),
-                                      state.moments[2].push(cell[2 * Traits::kMapStride]),
-                                      state.moments[3].push(cell[3 * Traits::kMapStride])};
+      float* place = places + i * Places::kRow;
+      const float4 maps = load_maps<Traits>(place);
+      const Moments<float> moments = {state.moments[0].push(maps.x), state.moments[1].push(maps.y),
+                                      state.moments[2].push(maps.z), state.moments[3].push(maps.w)};
       const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-      const float value = ssim_value(terms);
-      sum += is_own ? value : 0.0f;
+      loss += is_own ? ssim_loss(terms) : 0.0f;
       if constexpr (Traits::kMap) {
         if (is_own && own_column) {
-          job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = value;
+          job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = ssim_value(terms);
         }
       }
       if constexpr (Traits::kGradient) {
-        // Of img1 and img2, or of the one image that wants a gradient.
-        SquarePartials<float> by_squares = square_partials(terms);
-        float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
-        float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
-        if constexpr (Traits::kWeighted) {
-          by_mean *= weight[r];
-          by_mean2 *= weight[r];
-          by_squares.by_mean_s2 *= weight[r];
-          by_squares.by_mean_d2 *= weight[r];
-        }
+        const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
+            moments, terms, stabilizers, Traits::kWeighted ? weight[r] : 1.0f);
         // Selected, not multiplied: a NaN beyond the border must not come in.
         const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
-        cell[0] = state.partials[0].push(counts ? by_mean : 0.0f);
-        cell[Traits::kMapStride] = state.partials[1].push(counts ? by_squares.by_mean_s2 : 0.0f);
-        cell[2 * Traits::kMapStride] =
-            state.partials[2].push(counts ? by_squares.by_mean_d2 : 0.0f);
+        place[0] = state.partials[0].push(counts ? partials.x : 0.0f);
+        place[Places::kMap] = state.partials[1].push(counts ? partials.y : 0.0f);
+        place[2 * Places::kMap] = state.partials[2].push(counts ? partials.z : 0.0f);
         if constexpr (Traits::kTwo) {
-          cell[3 * Traits::kMapStride] = state.partials[3].push(counts ? by_mean2 : 0.0f);
+          place[3 * Places::kMap] = state.partials[3].push(counts ? partials.w : 0.0f);
         }
       }
     }
   }
-  return own_column ? sum : 0.0f;
+  if (!own_column) {
+    return 0.0;
+  }
+  return fma(-2.0, static_cast<double>(loss),
+             static_cast<double>(kMasked ? __popc(own_rows & 0xffu) : Traits::kChunkRows));
 }
 
 // The first chunk of a piece: no window is complete yet.
@@ -243,9 +350,23 @@ template <class Traits>
 __device__ __forceinline__ void push_column_rows(const float* column, ColumnState<Traits>& state) {
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {
+    const float4 maps = load_maps<Traits>(column + r * MapPlaces<Traits>::kRow);
+    state.moments[0].push(maps.x);
+    state.moments[1].push(maps.y);
+    state.moments[2].push(maps.z);
+    state.moments[3].push(maps.w);
+  }
+}
+
+// A chunk of a column that has no values: no partials, ever.
+template <class Traits>
+__device__ __forceinline__ void clear_partials(float* column) {
+  using Places = MapPlaces<Traits>;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      state.moments[i].push(column[r * Traits::kMapPitch + i * Traits::kMapStride]);
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < Traits::kPartialMaps; ++i) {
+      column[r * Places::kRow + i * Places::kMap] = 0.0f;
     }
   }
 }

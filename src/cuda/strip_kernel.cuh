@@ -54,6 +54,7 @@ struct StripTraits : KindTraits<kKind_> {
   using Kind = KindTraits<kKind_>;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kThreads = kThreads_;
+  static constexpr int kColumns = kThreads;  // of a strip's moments
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kQuads = kLoader != StripLoader::kWords;
 #if defined(__CUDA_ARCH__)
@@ -97,11 +98,7 @@ struct StripTraits : KindTraits<kKind_> {
   static constexpr int kStagedPitch = staged_pitch(kArchitecture);
   static constexpr int kStagedQuads = kStagedPitch / 4;
   static_assert(kStagedPitch >= kThreads + 2 * kRadius + kSkip, "all windows");
-  static constexpr int kMapPitch =
-      kThreads + 4;  // the last group of the gradient reads one quad more
-  static_assert(kStagedPitch % 8 == 4 && kMapPitch % 8 == 4, "an odd number of quads");
-  static constexpr int kMapStride = kChunkRows * kMapPitch;
-  static constexpr int kMaps = 4;
+  static_assert(kStagedPitch % 8 == 4, "an odd number of quads");
 
   // The gradient combines partials with s and d of kGradientLag rows above the newest partials'
   // inputs, which are loaded once more.
@@ -392,7 +389,8 @@ struct RowGroup {
     staged = row * Traits::kStagedPitch + group * Traits::kGroupColumns;
   }
   __device__ __forceinline__ int map() const {
-    return row * Traits::kMapPitch + group * Traits::kGroupColumns;
+    return row * MapPlaces<Traits>::kRow +
+           group * Traits::kGroupColumns * MapPlaces<Traits>::kColumn;
   }
 };
 
@@ -424,7 +422,7 @@ __device__ __forceinline__ void store_gradient_columns(const OutputImage& image,
   for (int r = 0; r < Traits::kChunkRows; ++r) {
     if (static_cast<unsigned>(first_step + r - 2 * Traits::kGradientLag) <
         static_cast<unsigned>(rows)) {
-      store_element(first + r * image.row, value[r * Traits::kMapPitch], dtype);
+      store_element(first + r * image.row, value[r * MapPlaces<Traits>::kRow], dtype);
     }
   }
 }
@@ -435,21 +433,14 @@ constexpr unsigned kIsOwn = 2;
 
 // One chunk of the column phase. Returns the sum of SSIM over the own pixels.
 template <class Traits>
-__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
-                                                unsigned flags, bool plain, int chunk,
-                                                float* column, ColumnState<Traits>& state) {
+__device__ __forceinline__ double filter_columns(const StripParams& p, SharedPiece& piece,
+                                                 unsigned flags, bool plain, int chunk,
+                                                 float* column, ColumnState<Traits>& state) {
   if ((flags & kHasValue) == 0) {
-    // No partials, ever.
     if constexpr (Traits::kGradient) {
-#pragma unroll
-      for (int r = 0; r < Traits::kChunkRows; ++r) {
-#pragma unroll
-        for (int i = 0; i < Traits::kPartialMaps; ++i) {
-          column[r * Traits::kMapPitch + i * Traits::kMapStride] = 0.0f;
-        }
-      }
+      clear_partials<Traits>(column);
     }
-    return 0.0f;
+    return 0.0;
   }
   const PixelShift shift = {piece.shift_x, piece.shift_y};
   ColumnJob job = {shift.of_mean_s(), shift.of_mean_d(), nullptr, nullptr, 0};
@@ -520,30 +511,9 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   float second[8];
   if (active) {
     float own[8];
-    float filtered[8];
-    filter_row<Taps::kPlain>(map_row, first);
-    filter_row<Taps::kEdge>(map_row + Traits::kMapStride, filtered);
-    own_group<Traits, true>(p, piece, y, x, own);
-    if constexpr (Traits::kTwo) {
-      filter_row<Taps::kPlain>(map_row + 3 * Traits::kMapStride, second);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        second[i] = fmaf(own[i], filtered[i], second[i]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      first[i] = fmaf(own[i], filtered[i], first[i]);
-    }
-    filter_row<Taps::kEdge>(map_row + 2 * Traits::kMapStride, filtered);
-    own_group<Traits, false>(p, piece, y, x, own);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      first[i] = fmaf(own[i], filtered[i], first[i]);
-      if constexpr (Traits::kTwo) {
-        second[i] = fmaf(-own[i], filtered[i], second[i]);
-      }
-    }
+    filter_gradient_row<Traits>(
+        map_row, [&](float (&s)[8]) { own_group<Traits, true>(p, piece, y, x, s); },
+        [&](float (&d)[8]) { own_group<Traits, false>(p, piece, y, x, d); }, own, first, second);
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
       const float sum = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
@@ -580,7 +550,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     if (active) {
       store_group(map_row, first);
       if constexpr (Traits::kTwo) {
-        store_group(map_row + Traits::kMapStride, second);
+        store_group(map_row + MapPlaces<Traits>::kMap, second);
       }
     }
     __syncwarp();
@@ -589,8 +559,8 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       store_gradient_columns<Traits>(p.grad1, origin1, maps, first_step, piece, p.dtype);
     }
     if (Traits::kTwo && origin2 != nullptr) {
-      store_gradient_columns<Traits>(p.grad2, origin2, maps + Traits::kMapStride, first_step, piece,
-                                     p.dtype);
+      store_gradient_columns<Traits>(p.grad2, origin2, maps + MapPlaces<Traits>::kMap, first_step,
+                                     piece, p.dtype);
     }
     __syncwarp();
   }
@@ -604,7 +574,7 @@ struct alignas(128) StripShared {
   double totals[Traits::kThreads];
   unsigned char columns[Traits::kThreads];
   uint64_t loaded[2];  // mbarriers of the chunks' boxes, in turn
-  alignas(16) float maps[Traits::kMaps * Traits::kMapStride];
+  alignas(16) float maps[MapPlaces<Traits>::kChunk];
 };
 
 // Describes the rows from `unit` on, to the end of the strip or of the block's range, and loads samples of
@@ -761,14 +731,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const RowGroup<Traits> place;
       const float* quads = slot(chunk) + place.staged;
       float* map = maps + place.map();
-      float mean[8];
-      float square[8];
-      filter_row_and_square<Traits::kSkip>(quads, mean, square);
-      store_group(map, mean);
-      store_group(map + 2 * Traits::kMapStride, square);
-      filter_row_and_square<Traits::kSkip>(quads + Traits::kImageStride, mean, square);
-      store_group(map + Traits::kMapStride, mean);
-      store_group(map + 3 * Traits::kMapStride, square);
+      filter_staged_row<Traits>(quads, quads + Traits::kImageStride, map);
     }
     if constexpr (kOneSlot) {
       __syncthreads();
@@ -780,14 +743,14 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     }
 
     const unsigned flags = shared.columns[threadIdx.x];
-    float* column = maps + threadIdx.x;
-    float sum = 0.0f;
+    float* column = maps + threadIdx.x * MapPlaces<Traits>::kColumn;
+    double sum = 0.0;
     if (chunk == 0) {
       push_column_rows<Traits>(column, state);
     } else {
       sum = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }
-    *total = fma(p.ssim_weight, static_cast<double>(sum), *total);
+    *total = fma(p.ssim_weight, sum, *total);
     if (more) {
       convert_chunk<Traits>(p, piece, chunk + 1, count + 1, slot(chunk + 1), shared.loaded, total);
     }

@@ -58,13 +58,17 @@ struct TileTraits : KindTraits<kKind_> {
   // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
   static constexpr int kMargin = kGradient ? kRadius : 1;
   static constexpr int kStagedBefore = kMargin + kRadius + 2;
-  static constexpr int kMapQuads = 19;
-  static constexpr int kMapPitch = 4 * kMapQuads;
-  static constexpr int kStagedQuads = kMapQuads + 3;
+  static constexpr int kCellQuads = 19;  // of columns
+  static constexpr int kCellColumns = 4 * kCellQuads;
+  static constexpr int kCellPitch = kCell * (kCellColumns + 1);
+  static constexpr int kStagedQuads = kCellQuads + 3;
   static constexpr int kStagedPitch = 4 * kStagedQuads;
   static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
-  static_assert(kMaxTileColumns + 2 * kRadius <= kMapPitch, "moments of a tile's windows fit");
-  static_assert(kMaxTileColumns + kMargin <= kMapPitch, "moments of a tile's pixels fit");
+  static_assert(kMaxTileColumns + 2 * kRadius <= kCellColumns, "moments of a tile's windows fit");
+  static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
+  // Lanes of the row phases take 4 rows x 2 quads of columns in turn: then 8 of them, which shared memory
+  // serves at once, meet different banks both in staged quads and in cells.
+  static_assert(kCellPitch % 8 == 4 && kStagedPitch % 16 == 8, "no bank conflicts");
   // Rows before and after the tile whose moments, and whose pixels, it needs.
   static constexpr int kMomentHalo = kGradient ? kRadius : 0;
   static constexpr int kPixelHalo = kMomentHalo + kRadius;
@@ -78,7 +82,8 @@ struct TileTraits : KindTraits<kKind_> {
   static constexpr __host__ __device__ int staged_stride(int rows) {
     return (staged_rows(rows) * kStagedPitch + 31) / 32 * 32;
   }
-  static constexpr __host__ __device__ int row_map_rows(int rows) {
+  // Rows of cells: of row-filtered moments, and of the partials.
+  static constexpr __host__ __device__ int moment_rows(int rows) {
     return kSegment * segments(rows + 2 * kMomentHalo) + 2 * kRadius;
   }
   static constexpr __host__ __device__ int partial_rows(int rows) {
@@ -89,27 +94,43 @@ struct TileTraits : KindTraits<kKind_> {
     const int read = kSegment * segments(rows) + 2 * kRadius;
     return stored > read ? stored : read;
   }
-  // Floats of the row-filtered maps, and of the partials, where boxes of the next tile's pixels come as soon
-  // as the partials are no longer needed. Both are aligned like boxes.
-  static constexpr __host__ __device__ int maps_floats(int rows) {
-    return (4 * row_map_rows(rows) * kMapPitch + 31) / 32 * 32;
+  // Floats of both, where boxes of the next tile's pixels come as soon as the partials are no longer needed.
+  // Both are aligned like boxes.
+  static constexpr __host__ __device__ int moment_floats(int rows) {
+    return (moment_rows(rows) * kCellPitch + 31) / 32 * 32;
   }
-  static constexpr __host__ __device__ int partials_floats(int rows) {
-    const int partials = kPartialMaps * partial_rows(rows) * kMapPitch;
+  static constexpr __host__ __device__ int partial_floats(int rows) {
+    const int partials = partial_rows(rows) * kCellPitch;
     const int boxes = kLoader == StripLoader::kFloatQuads ? 2 * staged_stride(rows) : 0;
     return partials > boxes || !kGradient ? partials : boxes;
   }
   static constexpr __host__ __device__ int shared_bytes(int rows) {
-    return 4 * (2 * staged_stride(rows) + maps_floats(rows) + partials_floats(rows));
+    return 4 * (2 * staged_stride(rows) + moment_floats(rows) + partial_floats(rows));
   }
 };
 
-// Filters 4 columns, and their squares (with edge taps) if wanted, out of quads that start `kSkip` columns before the
-// first window. Centred, it filters what the inputs differ by from the mean of the two that all four
-// windows see: rounding is then that of local contrast (docs/decisions/0006).
-template <int kSkip, Taps kTaps, bool kSquares, bool kCentred>
+// The row and the quad of columns of a row phase's item.
+template <int kQuads>
+struct RowItem {
+  int row;
+  int quad;
+
+  explicit __device__ __forceinline__ RowItem(int item) {
+    const int four_rows = item / (4 * kQuads);
+    const int in_them = item - four_rows * (4 * kQuads);
+    row = 4 * four_rows + in_them % 4;
+    quad = in_them / 4;
+  }
+  static __device__ __forceinline__ int items(int rows) { return (rows + 3) / 4 * 4 * kQuads; }
+};
+
+// Filters 4 columns and their squares (with edge taps) out of quads that start 2 columns before the first window.
+// Centred, it filters what the inputs differ by from the mean of the two that all four windows see: rounding is
+// then that of local contrast (docs/decisions/0006).
+template <bool kCentred>
 __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
                                             float (&square)[4]) {
+  constexpr int kSkip = 2;
   float centre = 0.0f;
   float centre2 = 0.0f;
   if constexpr (kCentred) {
@@ -134,15 +155,11 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
       for (int o = 0; o < 4; ++o) {
         const int k = i - o;
         if (k == 0) {
-          mean[o] = outermost_product<kTaps>(value1);
-          if (kSquares) {
-            square[o] = outermost_product<Taps::kEdge>(value2);
-          }
+          mean[o] = outermost_product<Taps::kPlain>(value1);
+          square[o] = outermost_product<Taps::kEdge>(value2);
         } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = add_product<kTaps>(value1, k, mean[o]);
-          if (kSquares) {
-            square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
-          }
+          mean[o] = add_product<Taps::kPlain>(value1, k, mean[o]);
+          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
         }
       }
     }
@@ -151,36 +168,91 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
 #pragma unroll
     for (int o = 0; o < 4; ++o) {
       mean[o] += centre;
-      if (kSquares) {
-        square[o] = fmaf(centre2, static_cast<float>(kEdgeGain), square[o]);
-      }
+      square[o] = fmaf(centre2, static_cast<float>(kEdgeGain), square[o]);
     }
   }
 }
 
-// Filters kRows rows of one column; centred as above.
-template <int kPitch, bool kCentred, int kRows>
-__device__ __forceinline__ void filter_column(const float* column, float (&out)[kRows]) {
-  constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
-  const float centre =
-      kCentred ? 0.5f * (column[(kMiddle - 1) * kPitch] + column[kMiddle * kPitch]) : 0.0f;
+// Filters kMaps of the maps in kRows cells of one column; centred as above.
+template <int kPitch, bool kCentred, int kMaps, int kRows>
+__device__ __forceinline__ void filter_column(const float* column, float (&out)[kMaps][kRows]) {
+  const auto read_cell = [column](int row, float (&cell)[4]) {
+    const float4 quad = *reinterpret_cast<const float4*>(column + row * kPitch);
+    cell[0] = quad.x, cell[1] = quad.y, cell[2] = quad.z, cell[3] = quad.w;
+  };
+  float centre[4] = {};
+  if constexpr (kCentred) {
+    constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
+    float above[4], below[4];
+    read_cell(kMiddle - 1, above);
+    read_cell(kMiddle, below);
+#pragma unroll
+    for (int map = 0; map < kMaps; ++map) {
+      centre[map] = 0.5f * (above[map] + below[map]);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kRows + kDefaultWindowSize - 1; ++i) {
-    const float value = kCentred ? column[i * kPitch] - centre : column[i * kPitch];
+    float cell[4];
+    read_cell(i, cell);
 #pragma unroll
-    for (int o = 0; o < kRows; ++o) {
-      const int k = i - o;
-      if (k == 0) {
-        out[o] = outermost_product<Taps::kEdge>(value);
-      } else if (k > 0 && k < kDefaultWindowSize) {
-        out[o] = add_product<Taps::kEdge>(value, k, out[o]);
+    for (int map = 0; map < kMaps; ++map) {
+      const float value = kCentred ? cell[map] - centre[map] : cell[map];
+#pragma unroll
+      for (int o = 0; o < kRows; ++o) {
+        const int k = i - o;
+        if (k == 0) {
+          out[map][o] = outermost_product<Taps::kEdge>(value);
+        } else if (k > 0 && k < kDefaultWindowSize) {
+          out[map][o] = add_product<Taps::kEdge>(value, k, out[map][o]);
+        }
       }
     }
   }
   if constexpr (kCentred) {
 #pragma unroll
-    for (int o = 0; o < kRows; ++o) {
-      out[o] = fmaf(centre, static_cast<float>(kEdgeGain), out[o]);
+    for (int map = 0; map < kMaps; ++map) {
+#pragma unroll
+      for (int o = 0; o < kRows; ++o) {
+        out[map][o] = fmaf(centre[map], static_cast<float>(kEdgeGain), out[map][o]);
+      }
+    }
+  }
+}
+
+// Partial derivatives of kColumns columns, filtered along the row; `by_mean2` only with kTwo.
+template <int kColumns>
+struct RowPartials {
+  float by_mean[kColumns];
+  float by_s2[kColumns];
+  float by_d2[kColumns];
+  float by_mean2[kColumns];
+};
+
+// Filters the partials of the cells from `cells` on.
+template <bool kTwo, int kColumns>
+__device__ __forceinline__ void filter_partials(const float* cells, RowPartials<kColumns>* out) {
+#pragma unroll
+  for (int i = 0; i < kColumns + kDefaultWindowSize - 1; ++i) {
+    const float4 cell = reinterpret_cast<const float4*>(cells)[i];
+#pragma unroll
+    for (int o = 0; o < kColumns; ++o) {
+      const int k = i - o;
+      if (k == 0) {
+        out->by_mean[o] = outermost_product<Taps::kPlain>(cell.x);
+        out->by_s2[o] = outermost_product<Taps::kEdge>(cell.y);
+        out->by_d2[o] = outermost_product<Taps::kEdge>(cell.z);
+        if (kTwo) {
+          out->by_mean2[o] = outermost_product<Taps::kPlain>(cell.w);
+        }
+      } else if (k > 0 && k < kDefaultWindowSize) {
+        out->by_mean[o] = add_product<Taps::kPlain>(cell.x, k, out->by_mean[o]);
+        out->by_s2[o] = add_product<Taps::kEdge>(cell.y, k, out->by_s2[o]);
+        out->by_d2[o] = add_product<Taps::kEdge>(cell.z, k, out->by_d2[o]);
+        if (kTwo) {
+          out->by_mean2[o] = add_product<Taps::kPlain>(cell.w, k, out->by_mean2[o]);
+        }
+      }
     }
   }
 }
@@ -350,19 +422,14 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
                                                   unsigned parity, float* l1_sum) {
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
-  const SamplePoint point =
-      sample_point(max(0, tile.top - Traits::kRadius), min(p.height, tile.bottom + Traits::kRadius),
-                   max(0, tile.left - Traits::kRadius), min(p.width, tile.right + Traits::kRadius));
-  const int sample = static_cast<int>(point.y - first_y) * Traits::kStagedPitch +
-                     static_cast<int>(point.x - first_x);
+  // Samples come sooner than boxes do.
+  const Shift<float> means = sample_shift<float>(
+      tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
+      min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
+      min(p.width, tile.right + Traits::kRadius), p.dtype);
+  const PixelShift shift = PixelShift::of(means.x, means.y);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
   wait_for_phase(loaded, parity);
-  const Samples<float> samples = {raw[sample], raw2[sample]};
-  if constexpr (!Traits::kGradient) {
-    __syncthreads();  // in place
-  }
-  const Shift<float> means = trimmed_means(samples);
-  const PixelShift shift = PixelShift::of(means.x, means.y);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
 #pragma unroll 1
   for (int item = static_cast<int>(threadIdx.x); item < quads; item += Traits::kThreads) {
@@ -397,10 +464,8 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
   float* staged_s = shared;
   float* staged_d = staged_s + Traits::staged_stride(p.tile_rows);
-  float* maps = staged_d + Traits::staged_stride(p.tile_rows);
-  const int map_stride = Traits::row_map_rows(p.tile_rows) * Traits::kMapPitch;
-  float* partials = maps + Traits::maps_floats(p.tile_rows);
-  const int partial_stride = Traits::partial_rows(p.tile_rows) * Traits::kMapPitch;
+  float* cells = staged_d + Traits::staged_stride(p.tile_rows);
+  float* partials = cells + Traits::moment_floats(p.tile_rows);
   const int thread = static_cast<int>(threadIdx.x);
 
   float l1_sum = 0.0f;
@@ -417,35 +482,37 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
   __syncthreads();
 
   // Along the rows.
+  using MomentItem = RowItem<Traits::kCellQuads>;
 #pragma unroll 1
-  for (int item = thread; item < Traits::staged_rows(rows) * Traits::kMapQuads;
+  for (int item = thread; item < MomentItem::items(Traits::staged_rows(rows));
        item += Traits::kThreads) {
-    const int staged =
-        item / Traits::kMapQuads * Traits::kStagedPitch + 4 * (item % Traits::kMapQuads);
-    float mean[4];
-    float square[4];
-    filter_quad<2, Taps::kPlain, true, Traits::kCentred>(staged_s + staged, mean, square);
-    *reinterpret_cast<float4*>(maps + 4 * item) = make_float4(mean[0], mean[1], mean[2], mean[3]);
-    *reinterpret_cast<float4*>(maps + 2 * map_stride + 4 * item) =
-        make_float4(square[0], square[1], square[2], square[3]);
-    filter_quad<2, Taps::kPlain, true, Traits::kCentred>(staged_d + staged, mean, square);
-    *reinterpret_cast<float4*>(maps + map_stride + 4 * item) =
-        make_float4(mean[0], mean[1], mean[2], mean[3]);
-    *reinterpret_cast<float4*>(maps + 3 * map_stride + 4 * item) =
-        make_float4(square[0], square[1], square[2], square[3]);
+    const MomentItem at(item);
+    if (at.row >= Traits::staged_rows(rows)) {
+      continue;
+    }
+    const int staged = at.row * Traits::kStagedPitch + 4 * at.quad;
+    float mean_s[4], square_s[4], mean_d[4], square_d[4];
+    filter_quad<Traits::kCentred>(staged_s + staged, mean_s, square_s);
+    filter_quad<Traits::kCentred>(staged_d + staged, mean_d, square_d);
+    auto* to = reinterpret_cast<float4*>(cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      to[i] = make_float4(mean_s[i], mean_d[i], square_s[i], square_d[i]);
+    }
   }
   __syncthreads();
 
   // Down the columns: moments, value, partial derivatives.
-  float sum = 0.0f;
+  float loss = 0.0f;
+  int values = 0;
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
 #pragma unroll 1
-  for (int item = thread; item < Traits::segments(moment_rows) * Traits::kMapPitch;
+  for (int item = thread; item < Traits::segments(moment_rows) * Traits::kCellColumns;
        item += Traits::kThreads) {
-    const int segment = item / Traits::kMapPitch;
-    const int column = item - segment * Traits::kMapPitch;
+    const int segment = item / Traits::kCellColumns;
+    const int column = item - segment * Traits::kCellColumns;
     constexpr int kRows = Traits::kSegment;
-    const int offset = kRows * segment * Traits::kMapPitch + column;
+    const int offset = kRows * segment * Traits::kCellPitch + column * kCell;
     const int x = tile.left - Traits::kMargin + column;
     const int first_y = tile.top - Traits::kMomentHalo + kRows * segment;
     const bool has_value = x >= p.value_left && x < p.value_right;
@@ -464,43 +531,30 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         }
       }
     }
-    float mean_s[kRows], mean_d[kRows], mean_s2[kRows], mean_d2[kRows];
-    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + offset, mean_s);
-    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + map_stride + offset, mean_d);
-    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 2 * map_stride + offset, mean_s2);
-    filter_column<Traits::kMapPitch, Traits::kCentred>(maps + 3 * map_stride + offset, mean_d2);
+    float filtered[4][kRows];
+    filter_column<Traits::kCellPitch, Traits::kCentred>(cells + offset, filtered);
+    values += __popc(own_rows & ((1u << kRows) - 1u));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const Moments<float> moments = {mean_s[r], mean_d[r], mean_s2[r], mean_d2[r]};
+      const Moments<float> moments = {filtered[0][r], filtered[1][r], filtered[2][r],
+                                      filtered[3][r]};
       const SsimTerms<float> terms =
           ssim_terms(moments, shift.of_mean_s(), shift.of_mean_d(), stabilizers);
       const bool is_own = (own_rows & 1u << r) != 0u;
-      const float value = ssim_value(terms);
-      sum += is_own ? value : 0.0f;
+      loss += is_own ? ssim_loss(terms) : 0.0f;
       if constexpr (Traits::kMap) {
         if (is_own) {
-          tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] = value;
+          tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] =
+              ssim_value(terms);
         }
       }
       if constexpr (Traits::kGradient) {
-        // Of img1 and img2, or of the one image that wants a gradient.
-        SquarePartials<float> by_squares = square_partials(terms);
-        float by_mean = mean_partial(moments, terms, by_squares, 1.0f);
-        float by_mean2 = Traits::kTwo ? mean_partial(moments, terms, by_squares, -1.0f) : 0.0f;
-        if constexpr (Traits::kWeighted) {
-          by_mean *= weight[r];
-          by_mean2 *= weight[r];
-          by_squares.by_mean_s2 *= weight[r];
-          by_squares.by_mean_d2 *= weight[r];
-        }
+        const float4 all = partials_of<Traits::kTwo, Traits::kWeighted>(
+            moments, terms, stabilizers, Traits::kWeighted ? weight[r] : 1.0f);
         const bool counts = (value_rows & 1u << r) != 0u;
-        float* cell = partials + offset + r * Traits::kMapPitch;
-        cell[0] = counts ? by_mean : 0.0f;
-        cell[partial_stride] = counts ? by_squares.by_mean_s2 : 0.0f;
-        cell[2 * partial_stride] = counts ? by_squares.by_mean_d2 : 0.0f;
-        if constexpr (Traits::kTwo) {
-          cell[3 * partial_stride] = counts ? by_mean2 : 0.0f;
-        }
+        *reinterpret_cast<float4*>(partials + offset + r * Traits::kCellPitch) =
+            make_float4(counts ? all.x : 0.0f, counts ? all.y : 0.0f, counts ? all.z : 0.0f,
+                        counts ? all.w : 0.0f);
       }
     }
   }
@@ -509,22 +563,19 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
     __syncthreads();
     // Down the columns again. The row-filtered moments are no longer needed: their place is.
 #pragma unroll 1
-    for (int item = thread; item < Traits::segments(rows) * Traits::kMapPitch;
+    for (int item = thread; item < Traits::segments(rows) * Traits::kCellColumns;
          item += Traits::kThreads) {
-      const int segment = item / Traits::kMapPitch;
-      const int offset = (Traits::kSegment - 1) * segment * Traits::kMapPitch + item;
-      const float* from = partials + offset;
-      float* to = maps + offset;
-#pragma unroll 1
-      for (int map = 0; map < Traits::kPartialMaps; ++map) {
-        float filtered[Traits::kSegment];
-        filter_column<Traits::kMapPitch, false>(from, filtered);
+      constexpr int kRows = Traits::kSegment;
+      const int segment = item / Traits::kCellColumns;
+      const int column = item - segment * Traits::kCellColumns;
+      const int offset = kRows * segment * Traits::kCellPitch + column * kCell;
+      float filtered[Traits::kPartialMaps][kRows];
+      filter_column<Traits::kCellPitch, false>(partials + offset, filtered);
 #pragma unroll
-        for (int r = 0; r < Traits::kSegment; ++r) {
-          to[r * Traits::kMapPitch] = filtered[r];
-        }
-        from += partial_stride;
-        to += map_stride;
+      for (int r = 0; r < kRows; ++r) {
+        *reinterpret_cast<float4*>(cells + offset + r * Traits::kCellPitch) =
+            make_float4(filtered[0][r], filtered[1][r], filtered[2][r],
+                        Traits::kTwo ? filtered[Traits::kPartialMaps - 1][r] : 0.0f);
       }
     }
     __syncthreads();
@@ -533,36 +584,32 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
     }
 
     // Along the rows again, and the gradient.
-    constexpr int kOwnQuads = kMaxTileColumns / 4;
+    using OwnItem = RowItem<kMaxTileColumns / 4>;
 #pragma unroll 1
-    for (int item = thread; item < rows * kOwnQuads; item += Traits::kThreads) {
-      const int row = item / kOwnQuads;
-      const int quad = item % kOwnQuads;
-      const int x = tile.left + 4 * quad;
-      const int y = tile.top + row;
-      if (x >= tile.right) {
+    for (int item = thread; item < OwnItem::items(rows); item += Traits::kThreads) {
+      const OwnItem at(item);
+      const int x = tile.left + 4 * at.quad;
+      const int y = tile.top + at.row;
+      if (x >= tile.right || y >= tile.bottom) {
         continue;
       }
-      const float* cell = maps + row * Traits::kMapPitch + 4 * quad;
-      const int staged =
-          (row + Traits::kPixelHalo) * Traits::kStagedPitch + Traits::kStagedBefore + 4 * quad;
+      const int staged = (at.row + Traits::kPixelHalo) * Traits::kStagedPitch +
+                         Traits::kStagedBefore + 4 * at.quad;
       const float4 s4 = *reinterpret_cast<const float4*>(staged_s + staged);
       const float4 d4 = *reinterpret_cast<const float4*>(staged_d + staged);
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
       const float d[4] = {d4.x, d4.y, d4.z, d4.w};
-      float first[4], second[4], by_s2[4], by_d2[4], unused[4];
-      filter_quad<0, Taps::kPlain, false, false>(cell, first, unused);
-      filter_quad<0, Taps::kEdge, false, false>(cell + map_stride, by_s2, unused);
-      filter_quad<0, Taps::kEdge, false, false>(cell + 2 * map_stride, by_d2, unused);
+      RowPartials<4> filtered;
+      filter_partials<Traits::kTwo>(cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell,
+                                    &filtered);
+      float first[4], second[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        first[i] = fmaf(d[i], by_d2[i], fmaf(s[i], by_s2[i], first[i]));
-      }
-      if constexpr (Traits::kTwo) {
-        filter_quad<0, Taps::kPlain, false, false>(cell + 3 * map_stride, second, unused);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          second[i] = fmaf(-d[i], by_d2[i], fmaf(s[i], by_s2[i], second[i]));
+        first[i] =
+            fmaf(d[i], filtered.by_d2[i], fmaf(s[i], filtered.by_s2[i], filtered.by_mean[i]));
+        if constexpr (Traits::kTwo) {
+          second[i] =
+              fmaf(-d[i], filtered.by_d2[i], fmaf(s[i], filtered.by_s2[i], filtered.by_mean2[i]));
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
@@ -589,6 +636,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
   }
+  const double sum = fma(-2.0, static_cast<double>(loss), static_cast<double>(values));
   return p.ssim_weight * sum + p.l1_weight * l1_sum;
 }
 
@@ -599,6 +647,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   __shared__ uint64_t loaded;
   allow_next_launch();
   if (Traits::kBoxes && threadIdx.x == 0) {
+    prefetch(p.tensor1);
+    prefetch(p.tensor2);
     start_counting(&loaded);
     order_counters();
   }
@@ -617,10 +667,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   for (; unit < end; ++unit, parity ^= 1u) {
     const Tile tile = tile_at<Traits>(p, unit);
     if (Traits::kBoxes && Traits::kGradient && is_first) {
-      load_boxes<Traits>(
-          p, tile,
-          shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::maps_floats(p.tile_rows),
-          &loaded);
+      load_boxes<Traits>(p, tile,
+                         shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
+                             Traits::moment_floats(p.tile_rows),
+                         &loaded);
     }
     is_first = false;
     sum += process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity);

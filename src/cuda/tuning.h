@@ -1,5 +1,10 @@
 // Which kernel serves which size on which GPU, and the measurements behind each choice.
 #pragma once
+#ifndef XGROUP
+#define XGROUP 8
+#define XSLOTS 3
+#define XBLOCKS 3
+#endif
 
 #include <cstdint>
 
@@ -24,7 +29,7 @@ constexpr int pipeline_columns(StripKind kind) {
 }
 constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
   return kind != StripKind::kValue && kind != StripKind::kMap ? 1
-         : loader == StripLoader::kFloatQuads                 ? 3
+         : loader == StripLoader::kFloatQuads                 ? XBLOCKS
                                                               : 2;
 }
 
@@ -32,6 +37,14 @@ constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loa
 // pipeline. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values with 14, 20, 28 rows: 41.7,
 // 41.2, 40.1.
 constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
+
+// Time of the pipeline kernel where each multiprocessor has `resident` blocks that go through `chunks` chunks of 8
+// rows. H100, us of values, measured with 1, 3 blocks a multiprocessor:
+//   1x3x512x512 10.2, 12.6    1x3x640x640 13.7, 14.5    1x3x720x1280 22.3, 21.7
+//   1x3x1024x1024 24.5, 23.4  1x3x1080x1920 42.6, 37.3
+constexpr double pipeline_cost(int resident, int chunks) {
+  return 2.55 + 0.95 * resident + (0.31 + 0.52 * resident) * chunks;
+}
 
 // Threads of a strip kernel's block, which is the widest strip in columns, and resident blocks that the
 // compiler limits registers for: 16 warps a multiprocessor at up to 128 registers, or 12 at up to 168 where a

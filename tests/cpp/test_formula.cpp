@@ -45,9 +45,9 @@ int main() {
               const SquarePartials<double> q = square_partials(terms);
               // By the mean of x alone E[s] and E[d] move together, by that of y against each other.
               const double moves[4][4] = {{1, 1, 0, 0}, {1, -1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
-              const double analytic[] = {4 * mean_partial(m, terms, q, 1.0),
-                                         4 * mean_partial(m, terms, q, -1.0), 2 * q.by_mean_s2,
-                                         2 * q.by_mean_d2};
+              const double analytic[] = {4 * mean_partial(m, terms, q, kStabilizers, 1.0),
+                                         4 * mean_partial(m, terms, q, kStabilizers, -1.0),
+                                         2 * q.by_mean_s2, 2 * q.by_mean_d2};
               for (int i = 0; i < 4; ++i) {
                 const double h = 1e-6;
                 const auto moved = [&](double by) {
@@ -72,6 +72,21 @@ int main() {
   const SsimTerms<float> opposite =
       ssim_terms(flat, 1.0f, 1.0f, DoubledStabilizers<float>{2e-4f, 18e-4f});
   EXPECT(std::fabs(opposite.luminance - 1e-4 / 1.0001) <= 2e-11, "white against black");
+  // And so are the partial derivatives there, as float32 gives them: of x, which is bright, and y.
+  {
+    const Moments<double> exact_moments = {0.01, 0.02, 0.0104, 0.0106};
+    const Moments<float> moments = {0.01f, 0.02f, 0.0104f, 0.0106f};
+    const SsimTerms<double> exact = ssim_terms(exact_moments, 0.98, 0.97, kStabilizers);
+    const DoubledStabilizers<float> stabilizers = {2e-4f, 18e-4f};
+    const SsimTerms<float> terms = ssim_terms(moments, 0.98f, 0.97f, stabilizers);
+    for (const double sign : {1.0, -1.0}) {
+      const double expected =
+          mean_partial(exact_moments, exact, square_partials(exact), kStabilizers, sign);
+      const float got = mean_partial(moments, terms, square_partials(terms), stabilizers,
+                                     static_cast<float>(sign));
+      EXPECT(std::fabs(got / expected - 1.0) <= 1e-5, "partial of bright against black");
+    }
+  }
   // Identical images: exactly 1, whatever rounding left in the variance of s.
   Moments<float> same = {0.3f, 0.0f, 0.0899999f, 0.0f};
   EXPECT(ssim_value(ssim_terms(same, 0.9f, 0.0f, DoubledStabilizers<float>{2e-4f, 18e-4f})) == 1.0f,

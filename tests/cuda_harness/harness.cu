@@ -1246,6 +1246,15 @@ int main(int argc, char** argv) {
     bench_choices();
   } else if (mode == "crossover") {
     bench_crossover();
+  } else if (mode == "minrows") {
+    for (const bool gradient : {false, true}) {
+      for (const fs::Shape shape : {fs::Shape{1, 3, 256, 256}, {1, 3, 384, 384}, {1, 3, 512, 512}, {1, 3, 640, 640}, {1, 3, 720, 1280}, {1, 3, 1024, 1024}, {1, 3, 1080, 1920}, {4, 3, 512, 512}}) {
+        std::printf("%12.2f", bench(shape, {"", gradient, false, false, false, false}, nullptr));
+        fs::cuda::StripChoice choice;
+        std::printf("(%.2f)", bench(shape, {"", gradient, false, false, false, false}, &choice));
+      }
+      std::printf("\n");
+    }
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
     for (const Bench& b : {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
@@ -1260,7 +1269,7 @@ int main(int argc, char** argv) {
   } else if (mode == "profile") {  // for a profiler: the launches of `quick` at one size
     bench(kShapes[2], {"", true, false, false, false, false});
   } else if (mode == "profile_tiles") {
-    bench(kShapes[1], {"", true, false, false, false, false});
+    bench(kShapes[0], {"", true, false, false, false, false});
   } else if (mode == "profile_value") {
     bench(kShapes[2], {"", false, false, false, false, false});
   }
