@@ -125,18 +125,27 @@ __device__ __forceinline__ void prefetch(const TensorMap& image) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&image.words) : "memory");
 }
 
+__device__ __forceinline__ bool phase_has_ended(uint64_t* counter, unsigned parity) {
+  unsigned ended;
+  asm volatile(
+      "{\n"
+      ".reg .pred complete;\n"
+      "mbarrier.try_wait.parity.shared.b64 complete, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, complete;\n"
+      "}\n"
+      : "=r"(ended)
+      : "r"(shared_address(counter)), "r"(parity)
+      : "memory");
+  return ended != 0;
+}
 __device__ __forceinline__ void wait_for_phase(uint64_t* counter, unsigned parity) {
-  unsigned done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n"
-        ".reg .pred complete;\n"
-        "mbarrier.try_wait.parity.shared.b64 complete, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, complete;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(shared_address(counter)), "r"(parity)
-        : "memory");
+  while (!phase_has_ended(counter, parity)) {
+  }
+}
+// Where others need the issue slots that asking takes.
+__device__ __forceinline__ void wait_long_for_phase(uint64_t* counter, unsigned parity) {
+  while (!phase_has_ended(counter, parity)) {
+    __nanosleep(50);
   }
 }
 #else
@@ -149,6 +158,7 @@ __device__ __forceinline__ void order_before_boxes() {}
 __device__ __forceinline__ void load_box(float*, const TensorMap&, const int4&, uint64_t*) {}
 __device__ __forceinline__ void prefetch(const TensorMap&) {}
 __device__ __forceinline__ void wait_for_phase(uint64_t*, unsigned) {}
+__device__ __forceinline__ void wait_long_for_phase(uint64_t*, unsigned) {}
 #endif
 
 // Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two elements

@@ -125,7 +125,7 @@ struct StripParams {
   int64_t map_plane = 0;
   float twice_c1 = 0.0f;  // in the units of the moments (cuda/window.cuh)
   float twice_c2 = 0.0f;
-  double ssim_weight = 1.0;  // in the value
+  double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 ssim_weight
   double l1_weight = 0.0;
   // In the gradient: four times ssim_weight (core/ssim_formula.h), and what undoes the taps' scale.
   float gradient_scale = 4.0f;
@@ -234,16 +234,14 @@ cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device
 inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
 inline constexpr int kTileStaticShared = 1024;
-// `segment`: rows of a column that a thread filters at once, 8 or 10.
-int tile_shared_bytes(StripKind kind, int rows, int segment);
+int tile_shared_bytes(StripKind kind, int rows);
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int segment, int blocks, cudaStream_t stream);
+                               StripLoader loader, int blocks, cudaStream_t stream);
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
-  int tile_rows = 0;     // tiles of so many rows; 0: strips
-  int tile_segment = 8;  // rows of a column that a thread of a tile filters at once
-  int min_rows = 16;     // rows that a block owns at least
+  int tile_rows = 0;  // tiles of so many rows; 0: strips
+  int min_rows = 16;  // rows that a block owns at least
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);
 // A request that one strip kernel serves.

@@ -78,14 +78,17 @@ struct PipelineTraits : KindTraits<kKind_> {
   // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
   // registers on their way, and where s and d are not needed once more.
   static constexpr bool kRaw = kBoxes && !kGradient;
+  // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own by counters.
+  // Else all of both kinds: after each chunk, or, where row warps have more to do than column warps because
+  // pixels go through their registers, split: by counters, so that column warps begin as soon as a chunk is
+  // there.
+  static constexpr bool kSplit = !kBoxes;
+  static constexpr bool kMeets = !kRaw && !kSplit;
 
-  // Columns that a row thread filters: the more, the fewer pixels are looked at by two.
-  static constexpr int kGroupColumns = kRaw ? XGROUP : 8;
-  static constexpr int kRowThreads = kChunkRows * kColumns / kGroupColumns;
-  static constexpr int kThreads = kColumns + kRowThreads;
+  static constexpr int kThreads = 2 * kColumns;
   static constexpr int kBlocksPerMultiprocessor =
       pipeline_blocks_per_multiprocessor(kKind, kLoader);
-  static constexpr int kRowWarps = kRowThreads / 32;
+  static constexpr int kRowWarps = kColumns / 32;
   // Column warps come first, from left to right, then row warps from right to left: in a strip narrower than
   // it could be warps at the right have nothing to do, and so each of the four schedulers has as many of them.
   static __device__ __forceinline__ bool is_row_warp() { return threadIdx.x >= kColumns; }
@@ -141,40 +144,50 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
 };
 
-// Where not each row warp hands its slots to a column warp of its own, both kinds meet after every chunk, for which
-// each has code of its own.
-template <class Traits>
-__device__ __forceinline__ void meet() {
-  asm volatile("bar.sync 1, %0;" ::"n"(Traits::kThreads) : "memory");
-}
-
-// Counters in shared memory: of bytes on their way and, with raw pixels, of the slots that a row warp and the column
-// warps of its columns hand to each other. Every thread arrives: one for its warp, after __syncwarp(), would do as
-// well, but racecheck of compute-sanitizer does not follow that.
+// Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that the two kinds
+// hand to each other. Every thread arrives: one for its warp, after __syncwarp(), would do as well, but
+// racecheck of compute-sanitizer does not follow that, nor bar.arrive. A barrier of the block would be 3% faster
+// than a meeting, but synccheck believes that all must come to it by the same way.
 template <class Traits>
 struct PipelineCounters {
-  uint64_t loaded[2];                                      // the bytes of a chunk have come
-  uint64_t emptied[2];                                     // all row warps have read it
-  uint64_t filled[Traits::kRowWarps][Traits::kMapSlots];   // by row warps
-  uint64_t drained[Traits::kRowWarps][Traits::kMapSlots];  // by column warps
+  static constexpr int kPairings = Traits::kRaw ? Traits::kRowWarps : 1;
+  uint64_t loaded[2];                             // the bytes of a chunk have come
+  uint64_t emptied[2];                            // kRaw: all row warps have read it
+  uint64_t met;                                   // else: all threads have come
+  uint64_t filled[kPairings][Traits::kMapSlots];  // by row warps
+  uint64_t drained[kPairings]
+                  [Traits::kMapSlots];  // by column warps; kSplit: and staged by row warps
 
   // By one thread.
   __device__ __forceinline__ void start() {
     for (int i = 0; i < 2; ++i) {
       start_counting(&loaded[i]);
-      start_counting(&emptied[i], Traits::kRowThreads);
+      start_counting(&emptied[i], Traits::kColumns);
     }
-    if constexpr (Traits::kRaw) {
-      for (int warp = 0; warp < Traits::kRowWarps; ++warp) {
-        for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
-          start_counting(&filled[warp][slot], 32);
-          start_counting(&drained[warp][slot], Traits::kColumns / Traits::kRowWarps);
-        }
+    start_counting(&met, Traits::kThreads);
+    for (int pairing = 0; pairing < kPairings; ++pairing) {
+      for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
+        start_counting(&filled[pairing][slot], Traits::kColumns / kPairings);
+        start_counting(&drained[pairing][slot],
+                       Traits::kRaw ? Traits::kColumns / kPairings : Traits::kThreads);
       }
     }
     order_counters();
   }
 };
+
+// All threads of the block meet, each kind in code of its own; `parity` is that of the meetings before.
+template <class Traits>
+__device__ __forceinline__ void meet(PipelineCounters<Traits>* counters, unsigned* parity) {
+  arrive(&counters->met);
+  wait_long_for_phase(&counters->met, *parity);
+  *parity ^= 1u;
+}
+// Before a piece: two meetings begin it and, with kMeets, one follows each chunk.
+template <class Traits>
+__device__ __forceinline__ unsigned meeting_parity(unsigned chunks_before) {
+  return Traits::kMeets ? chunks_before & 1u : 0u;
+}
 
 // The slot of a chunk, of kMapSlots, and the phase of its counters.
 template <class Traits>
@@ -547,7 +560,7 @@ __device__ __forceinline__ float absolute_row_differences(const StripParams& p,
   }
   float sum = 0.0f;
 #pragma unroll
-  for (int q = 0; q < Traits::kGroupColumns / 4; ++q) {
+  for (int q = 0; q < 2; ++q) {
     sum += absolute_differences(
         *reinterpret_cast<const float4*>(pixels + 4 * q),
         *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
@@ -674,10 +687,11 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_rows(const StripParams& p, const PipelinePiece& piece,
                                            float* staged, float* maps, float* turns,
-                                           PixelShift* shared_shift,
+                                           MeanShift* mean_shift,
                                            PipelineCounters<Traits>* counters,
                                            unsigned chunks_before) {
   static_assert(!Traits::kRaw, "run_raw_rows does that");
+  unsigned parity = meeting_parity<Traits>(chunks_before);
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
@@ -691,7 +705,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const Shift<float> means = trimmed_means(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
   if (Traits::row_thread() == 0) {
-    *shared_shift = shift;
+    *mean_shift = MeanShift::of(shift);
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
@@ -705,14 +719,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   if constexpr (!Traits::kBoxes) {
     loader.load(p, staged, 1);
   }
-  meet<Traits>();
+  meet(counters, &parity);
 
   const int row = Traits::row_thread() % 8;
   const int group = Traits::row_thread() / 8;
   const int in_part = group / (Traits::kPartColumns / 8) * Traits::kPartStride +
                       group % (Traits::kPartColumns / 8) * 8;
   // Where strips are narrower than they could be, whole warps have nothing to do.
-  const bool is_needed = 8 * group < needed_columns<Traits>(piece);
+  const bool is_needed = Traits::row_thread() / 32 * 32 < needed_columns<Traits>(piece);
   const float* windows = kept(staged + row * Traits::kStagedPitch + in_part);
   float* map_rows =
       kept(maps + row * MapPlaces<Traits>::kRow + 8 * MapPlaces<Traits>::kColumn * group);
@@ -751,11 +765,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
                                 map_rows + map_slot * MapPlaces<Traits>::kChunk);
     }
   };
-  filter(0, 0);
+  MapSlot<Traits> map_slot(Traits::kSplit ? chunks_before : 0u);
+  filter(0, map_slot.slot);
+  if constexpr (Traits::kSplit) {
+    arrive(&counters->filled[0][map_slot.slot]);
+  }
   store(staged + Traits::kSlotStride);
-  meet<Traits>();
+  meet(counters, &parity);
   // While column warps have `chunk`, row warps have the ones above and below.
-  MapSlot<Traits> map_slot(0);
   int staged_slot = 1;  // of the chunk below
 #pragma unroll 1
   for (int chunk = 0;; ++chunk, map_slot.advance()) {
@@ -777,11 +794,19 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     }
     if (chunk + 1 < chunks) {
       filter(staged_slot, map_slot.below());
+      if constexpr (Traits::kSplit) {
+        arrive(&counters->filled[0][map_slot.below()]);
+      }
     }
     if (chunk + 2 < chunks) {
       store(staged + next_slot * Traits::kSlotStride);
     }
-    meet<Traits>();
+    if constexpr (Traits::kSplit) {
+      arrive(&counters->drained[0][map_slot.slot]);
+      wait_long_for_phase(&counters->drained[0][map_slot.slot], map_slot.parity);
+    } else {
+      meet(counters, &parity);
+    }
     staged_slot = next_slot;
     own_slot = own_slot + 1 == Traits::kStagedSlots ? 0 : own_slot + 1;
   }
@@ -791,7 +816,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
 // Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it.
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_raw_rows(const StripParams& p, const PipelinePiece& piece,
-                                               float* staged, float* maps, PixelShift* shared_shift,
+                                               float* staged, float* maps, MeanShift* mean_shift,
                                                PipelineCounters<Traits>* counters,
                                                unsigned chunks_before) {
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
@@ -805,12 +830,12 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const int warp = Traits::row_thread() / 32;
   if (Traits::row_thread() % 32 == 0) {
-    shared_shift[warp] = shift;
+    mean_shift[warp] = MeanShift::of(shift);
   }
   const int row = Traits::row_thread() % 8;
   const int group = Traits::row_thread() / 8;
   static_assert(Traits::kParts == 1, "else groups lie in parts");
-  const int first = Traits::kGroupColumns * group;
+  const int first = 8 * group;
   const float* windows = kept(staged + row * Traits::kStagedPitch + first);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
   MapSlot<Traits> map_slot(chunks_before);
@@ -824,7 +849,7 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
     loader.wait();
     wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
     const float* quads = windows + staged_slot * Traits::kSlotStride;
-    filter_row_to_cells<Traits::kSkip, Traits::kGroupColumns>(
+    filter_row_to_cells<Traits::kSkip>(
         quads, quads + Traits::kImageStride,
         [&shift](float pixel1, float pixel2, float* s, float* d) {
           shift.apply(pixel1, pixel2, s, d);
@@ -842,10 +867,10 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   return l1;
 }
 
-// Column warps: one piece. Returns this thread's sum of SSIM over its own pixels.
+// Column warps: one piece. Returns this thread's sum of ssim_loss() over its own pixels.
 template <class Traits>
 __device__ __forceinline__ double run_columns(const StripParams& p, const PipelinePiece& piece,
-                                              float* maps, const PixelShift* shared_shift,
+                                              float* maps, const MeanShift* mean_shift,
                                               PipelineCounters<Traits>* counters,
                                               unsigned chunks_before) {
   const int m = static_cast<int>(threadIdx.x);
@@ -869,13 +894,14 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   ColumnState<Traits> state;
   double total = 0.0;
   float* const columns = kept(maps + m * MapPlaces<Traits>::kColumn);
-  const int row_warp = m / (Traits::kColumns / Traits::kRowWarps);
-  uint64_t* filled = counters->filled[row_warp];
-  uint64_t* drained = counters->drained[row_warp];
-  MapSlot<Traits> map_slot(Traits::kRaw ? chunks_before : 0u);
+  const int pairing = m / (Traits::kColumns / PipelineCounters<Traits>::kPairings);
+  uint64_t* filled = counters->filled[pairing];
+  uint64_t* drained = counters->drained[pairing];
+  MapSlot<Traits> map_slot(Traits::kMeets ? 0u : chunks_before);
+  unsigned parity = meeting_parity<Traits>(chunks_before);
   if constexpr (!Traits::kRaw) {
-    meet<Traits>();
-    meet<Traits>();
+    meet(counters, &parity);
+    meet(counters, &parity);
   }
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
@@ -888,12 +914,13 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     }
     if constexpr (Traits::kRaw) {
       wait_for_phase(&filled[map_slot.slot], map_slot.parity);
+    } else if constexpr (Traits::kSplit) {
+      wait_long_for_phase(&filled[map_slot.slot], map_slot.parity);
     }
     float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
     if (chunk == 0) {
-      const PixelShift shift = shared_shift[Traits::kRaw ? row_warp : 0];
-      job.shift_s = shift.of_mean_s();
-      job.shift_d = shift.of_mean_d();
+      job.shift_s = mean_shift[pairing].s;
+      job.shift_d = mean_shift[pairing].d;
       push_column_rows<Traits>(column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
@@ -902,21 +929,21 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
         }
       }
     } else {
-      double sum = 0.0;
+      float loss = 0.0f;
       if (first_row >= own_top && first_row + Traits::kChunkRows <= own_bottom) {
-        sum = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weight, column,
-                                                state);
+        loss = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weight, column,
+                                                 state);
       } else {
-        sum = filter_column_rows<Traits, true>(
+        loss = filter_column_rows<Traits, true>(
             p, job, first_row, own, row_bits(first_row, p.value_top, p.value_bottom),
             row_bits(first_row, own_top, own_bottom), weight, column, state);
       }
-      total += sum;
+      total += static_cast<double>(loss);
     }
-    if constexpr (Traits::kRaw) {
-      arrive(&drained[map_slot.slot]);
+    if constexpr (Traits::kMeets) {
+      meet(counters, &parity);
     } else {
-      meet<Traits>();
+      arrive(&drained[map_slot.slot]);
     }
   }
   return total;
@@ -936,7 +963,7 @@ template <class Traits>
 struct PipelineShared {
   PipelineProgress progress;
   PipelineCounters<Traits> counters;
-  PixelShift shift[Traits::kRowWarps];  // one, or one for each
+  MeanShift mean_shift[Traits::kRowWarps];  // one, or one for each
   double totals[Traits::kThreads];
 };
 
@@ -948,7 +975,8 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   float* maps = staged + 2 * Traits::kImageStride;
   float* turns = maps + Traits::kMapSlots * MapPlaces<Traits>::kChunk;
   volatile PipelineProgress& progress = shared.progress;
-  volatile double& total = shared.totals[threadIdx.x];
+  // Addressed anew each time: registers are short.
+  const auto total = [&]()->volatile double& { return shared.totals[thread_index()]; };
   const ReductionPlan& plan = p.reduction;
   allow_next_launch();
   if (Traits::kBoxes && threadIdx.x == Traits::kThreads - 32) {
@@ -960,11 +988,9 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
     progress.unit = unit;
     progress.value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
     progress.chunks = 0;
-    if constexpr (Traits::kBoxes) {
-      shared.counters.start();
-    }
+    shared.counters.start();
   }
-  total = 0.0;
+  total() = 0.0;
   __syncthreads();
   wait_for_previous_launch();
 #pragma unroll 1
@@ -1002,27 +1028,27 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
         }
       }
       if (piece.first_row < piece.end_row) {
-        double sum = 0.0;
         const auto run_row_warps = [&](auto with_l1) {
           constexpr bool kL1 = decltype(with_l1)::value;
           if constexpr (Traits::kRaw) {
-            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.shift, &shared.counters,
-                                             chunks_before);
+            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.mean_shift,
+                                             &shared.counters, chunks_before);
           } else {
-            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.shift,
+            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.mean_shift,
                                          &shared.counters, chunks_before);
           }
         };
         if (!Traits::is_row_warp()) {
-          sum = p.ssim_weight *
-                run_columns<Traits>(p, piece, maps, shared.shift, &shared.counters, chunks_before);
+          total() = fma(p.loss_weight,
+                        run_columns<Traits>(p, piece, maps, shared.mean_shift, &shared.counters,
+                                            chunks_before),
+                        total());
         } else if (__builtin_expect(p.l1, false)) {
-          sum = p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0) *
-                run_row_warps(std::true_type{});
+          total() = fma(p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0),
+                        run_row_warps(std::true_type{}), total());
         } else {
           run_row_warps(std::false_type{});
         }
-        total = total + sum;
       }
     }
     __syncthreads();
@@ -1031,8 +1057,8 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       const int64_t value = progress.value;
       const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
       if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
-        store_partial<Traits::kThreads>(plan, value, total);
-        total = 0.0;
+        store_partial<Traits::kThreads>(plan, value, total());
+        total() = 0.0;
       }
       __syncthreads();
       if (threadIdx.x == 0) {
@@ -1041,7 +1067,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
     }
   }
   if (plan.fixed_point != 0.0) {
-    add_to_sum<Traits::kThreads, float>(plan, total);
+    add_to_sum<Traits::kThreads, float>(plan, total());
   } else if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float>(plan);
   }

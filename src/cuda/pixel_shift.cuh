@@ -15,14 +15,6 @@ struct PixelShift {
   static __device__ __forceinline__ PixelShift of(float x, float y) {
     return {kPixelScale * x, kPixelScale * y};
   }
-  // What filters down the columns make of the shifts of s and d.
-  __device__ __forceinline__ float of_mean_s() const {
-    return static_cast<float>(kEdgeGain) * (x + y);
-  }
-  __device__ __forceinline__ float of_mean_d() const {
-    return static_cast<float>(kEdgeGain) * (x - y);
-  }
-
   __device__ __forceinline__ float difference_if_equal() const { return -(x - y); }
 
   __device__ __forceinline__ void apply(float px, float py, float* s, float* d) const {
@@ -51,6 +43,23 @@ struct PixelShift {
     apply_in_order(a.y, b.y, &s->y, &d->y);
     apply_in_order(a.z, b.z, &s->z, &d->z);
     apply_in_order(a.w, b.w, &s->w, &d->w);
+  }
+};
+
+// What the filters make of the shifts of s and d. With their rounding: where little of a window lies in the image,
+// what they make of the shifted zeros beyond it must cancel. Centred filters (tiles) round a constant once.
+struct MeanShift {
+  float s;
+  float d;
+
+  template <bool kCentred = false>
+  static __device__ __forceinline__ MeanShift of(const PixelShift& shift) {
+    const float shift_s = shift.x + shift.y;
+    const float shift_d = shift.x - shift.y;
+    if (kCentred) {
+      return {static_cast<float>(kEdgeGain) * shift_s, static_cast<float>(kEdgeGain) * shift_d};
+    }
+    return {filtered_constant(shift_s), filtered_constant(shift_d)};
   }
 };
 

@@ -79,38 +79,29 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
     return;
   }
   double best_cost = 0.0;
-  for (const int segment : {8, 10}) {
-    if (segment == 10 && kind != StripKind::kValue && kind != StripKind::kOneGradient) {
-      continue;
+  for (int rows = 4; rows <= kMaxTileRows; ++rows) {
+    if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
+      break;
     }
-    for (int rows = 4; rows <= kMaxTileRows; ++rows) {
-      // Segments of 8 serve, too: where a loader has no others.
-      const int bytes =
-          std::max(tile_shared_bytes(kind, rows, segment), tile_shared_bytes(kind, rows, 8));
-      if (bytes > device.shared_per_block - kTileStaticShared) {
-        break;
-      }
-      const int64_t down = (shape.height + rows - 1) / rows;
-      const int64_t tiles = tiles_across * down * shape.planes();
-      const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
-      const double cost = static_cast<double>(rounds) * tile_cost(rows, segment, gradient);
-      if (choice->tile_rows == 0 || cost < best_cost) {
-        choice->tile_rows = rows;
-        choice->tile_segment = segment;
-        best_cost = cost;
-      }
+    const int64_t down = (shape.height + rows - 1) / rows;
+    const int64_t tiles = tiles_across * down * shape.planes();
+    const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
+    const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
+    if (choice->tile_rows == 0 || cost < best_cost) {
+      choice->tile_rows = rows;
+      best_cost = cost;
     }
   }
 }
 
-// What makes the sum of all values an integer that fits beside two counts in 64 bits, with a bit to spare
+// What makes the sum of all losses an integer that fits beside two counts in 64 bits, with a bit to spare
 // (reduction.cuh); 0 where the sum has no bound.
 double fixed_point(const Problem& problem, const Request& request) {
   if (request.value == nullptr || request.l1_weight != 0.0 || request.ssim_weight == 0.0) {
     return 0.0;
   }
   const double largest = static_cast<double>(problem.shape.planes()) *
-                         static_cast<double>(problem.map_pixels_per_plane()) *
+                         static_cast<double>(problem.map_pixels_per_plane()) * 2.0 *
                          std::abs(request.ssim_weight);
   constexpr double kSumBits = 64 - 2 * kCountBits - 2;
   const double scale = std::exp2(kSumBits - std::ceil(std::log2(largest)));
@@ -165,7 +156,8 @@ PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int mult
     // Fewer blocks than there is room for may come together on one multiprocessor, unless each has the same
     // number.
     const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
-    const int64_t whole = room / strips * strips;
+    const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
+    const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
       consider(resident, whole, 0);
     }
@@ -397,7 +389,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.map_plane = problem.map_pixels_per_plane();
   p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
   p.twice_c2 = static_cast<float>(2.0 * problem.c2 * kMomentScale * kMomentScale);
-  p.ssim_weight = request.ssim_weight;
+  p.loss_weight = -2.0 * request.ssim_weight;
   p.l1_weight = request.l1_weight;
   p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight * kPixelScale);
   p.gradient_l1 = static_cast<float>(request.l1_weight);
@@ -408,13 +400,21 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction = plan_reduction(
       problem, request, workspace,
       strips ? int64_t{strips_per_plane} * rows_per_strip : int64_t{p.tiles_per_plane.divisor});
+  // The kernels add up losses: SSIM is 1 - 2 loss.
+  if (request.value != nullptr) {
+    const int64_t values =
+        planes_per_value(request.reduction, shape) * problem.map_pixels_per_plane();
+    p.reduction.offset +=
+        request.ssim_weight * (static_cast<double>(values) /
+                               static_cast<double>(reduction_divisor(request.reduction, problem)));
+  }
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   if (error == cudaSuccess && !strips) {
     const auto blocks =
         static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
     p.reduction.share_among(blocks, p.reduction.total_units);
     p.reduction.fixed_point = p.reduction.values == 1 ? fixed_point(problem, request) : 0.0;
-    return launch_image_tiles(p, device, kind, loader, choice.tile_segment, blocks, stream);
+    return launch_image_tiles(p, device, kind, loader, blocks, stream);
   }
   if (error != cudaSuccess) {
     return error;

@@ -112,15 +112,13 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
-// Filters s, d and their squares to the cells of kColumns columns. The first of kColumns + 10 columns lies kSkip
-// after `quads1` and `quads2`, whose values `convert` makes s and d.
-template <int kSkip, int kColumns, class Convert>
+// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `quads1` and `quads2`, whose values `convert` makes s and d.
+template <int kSkip, class Convert>
 __device__ __forceinline__ void filter_row_to_cells(const float* quads1, const float* quads2,
                                                     const Convert& convert, float* cells) {
-  constexpr int kInputs = kColumns + kDefaultWindowSize - 1;
-  float mean_s[kColumns], mean_d[kColumns], square_s[kColumns], square_d[kColumns];
+  float mean_s[8], mean_d[8], square_s[8], square_d[8];
 #pragma unroll
-  for (int j = 0; j < (kSkip + kInputs + 3) / 4; ++j) {
+  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
     const float4 quad1 = *reinterpret_cast<const float4*>(quads1 + 4 * j);
     const float4 quad2 = *reinterpret_cast<const float4*>(quads2 + 4 * j);
     const float value1[4] = {quad1.x, quad1.y, quad1.z, quad1.w};
@@ -128,7 +126,7 @@ __device__ __forceinline__ void filter_row_to_cells(const float* quads1, const f
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int i = 4 * j + e - kSkip;
-      if (i < 0 || i >= kInputs) {
+      if (i < 0 || i >= 18) {
         continue;
       }
       float s, d;
@@ -136,7 +134,7 @@ __device__ __forceinline__ void filter_row_to_cells(const float* quads1, const f
       const float s2 = s * s;
       const float d2 = d * d;
 #pragma unroll
-      for (int o = 0; o < kColumns; ++o) {
+      for (int o = 0; o < 8; ++o) {
         const int k = i - o;
         if (k == 0) {
           mean_s[o] = outermost_product<Taps::kPlain>(s);
@@ -149,12 +147,13 @@ __device__ __forceinline__ void filter_row_to_cells(const float* quads1, const f
           square_s[o] = add_product<Taps::kEdge>(s2, k, square_s[o]);
           square_d[o] = add_product<Taps::kEdge>(d2, k, square_d[o]);
         }
-        if (k == kDefaultWindowSize - 1) {
-          reinterpret_cast<float4*>(cells)[o] =
-              make_float4(mean_s[o], mean_d[o], square_s[o], square_d[o]);
-        }
       }
     }
+  }
+#pragma unroll
+  for (int o = 0; o < 8; ++o) {
+    reinterpret_cast<float4*>(cells)[o] =
+        make_float4(mean_s[o], mean_d[o], square_s[o], square_d[o]);
   }
 }
 
@@ -169,7 +168,7 @@ __device__ __forceinline__ void filter_staged_row(const float* quads_s, const fl
                                                   float* maps) {
   using Places = MapPlaces<Traits>;
   if constexpr (Traits::kCells) {
-    filter_row_to_cells<Traits::kSkip, 8>(
+    filter_row_to_cells<Traits::kSkip>(
         quads_s, quads_d,
         [](float staged_s, float staged_d, float* s, float* d) {
           *s = staged_s;
@@ -289,15 +288,15 @@ __device__ __forceinline__ void load_weights(const StripParams& p, const ColumnJ
   }
 }
 
-// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of SSIM
-// over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
+// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of
+// ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
 // `own_rows` say which do.
 template <class Traits, bool kMasked>
-__device__ __forceinline__ double filter_column_rows(const StripParams& p, const ColumnJob& job,
-                                                     int first_row, bool own_column,
-                                                     unsigned value_rows, unsigned own_rows,
-                                                     const float (&weight)[8], float* column,
-                                                     ColumnState<Traits>& state) {
+__device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
+                                                    int first_row, bool own_column,
+                                                    unsigned value_rows, unsigned own_rows,
+                                                    const float (&weight)[8], float* column,
+                                                    ColumnState<Traits>& state) {
   static_assert(!Traits::kWeighted || Traits::kRowsAtOnce == Traits::kChunkRows,
                 "weights stay in registers");
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
@@ -338,11 +337,7 @@ __device__ __forceinline__ double filter_column_rows(const StripParams& p, const
       }
     }
   }
-  if (!own_column) {
-    return 0.0;
-  }
-  return fma(-2.0, static_cast<double>(loss),
-             static_cast<double>(kMasked ? __popc(own_rows & 0xffu) : Traits::kChunkRows));
+  return own_column ? loss : 0.0f;
 }
 
 // The first chunk of a piece: no window is complete yet.

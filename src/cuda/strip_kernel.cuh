@@ -67,7 +67,7 @@ struct StripTraits : KindTraits<kKind_> {
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
   static constexpr bool kRollMasked = kLoader == StripLoader::kHalfQuads;
-  static constexpr int kRowsAtOnce = 8;
+  static constexpr int kRowsAtOnce = kKind == StripKind::kTwoGradients ? 4 : 8;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
@@ -150,6 +150,8 @@ struct StripPiece {
   } target;       // of the gradient: the own pixels, together for one read
   float shift_x;  // a PixelShift
   float shift_y;
+  float mean_shift_s;  // a MeanShift
+  float mean_shift_d;
   // Boxes of pixels: of the first chunk; channel and batch in the tensor maps of img1 and img2.
   struct alignas(16) Box {
     int4 first;   // column and row; four words, to be read at once
@@ -431,19 +433,18 @@ __device__ __forceinline__ void store_gradient_columns(const OutputImage& image,
 constexpr unsigned kHasValue = 1;  // the column's pixels do
 constexpr unsigned kIsOwn = 2;
 
-// One chunk of the column phase. Returns the sum of SSIM over the own pixels.
+// One chunk of the column phase. Returns the sum of ssim_loss() over the own pixels.
 template <class Traits>
-__device__ __forceinline__ double filter_columns(const StripParams& p, SharedPiece& piece,
-                                                 unsigned flags, bool plain, int chunk,
-                                                 float* column, ColumnState<Traits>& state) {
+__device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
+                                                unsigned flags, bool plain, int chunk,
+                                                float* column, ColumnState<Traits>& state) {
   if ((flags & kHasValue) == 0) {
     if constexpr (Traits::kGradient) {
       clear_partials<Traits>(column);
     }
-    return 0.0;
+    return 0.0f;
   }
-  const PixelShift shift = {piece.shift_x, piece.shift_y};
-  ColumnJob job = {shift.of_mean_s(), shift.of_mean_d(), nullptr, nullptr, 0};
+  ColumnJob job = {piece.mean_shift_s, piece.mean_shift_d, nullptr, nullptr, 0};
   int first = 0;
   if (Traits::kMap || Traits::kWeighted || !plain) {
     first = piece.rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
@@ -694,6 +695,9 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const PixelShift shift = PixelShift::of(means.x, means.y);
       piece.shift_x = shift.x;
       piece.shift_y = shift.y;
+      const MeanShift mean_shift = MeanShift::of(shift);
+      piece.mean_shift_s = mean_shift.s;
+      piece.mean_shift_d = mean_shift.d;
     }
   }
   __syncthreads();
@@ -744,13 +748,13 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
 
     const unsigned flags = shared.columns[threadIdx.x];
     float* column = maps + threadIdx.x * MapPlaces<Traits>::kColumn;
-    double sum = 0.0;
+    float loss = 0.0f;
     if (chunk == 0) {
       push_column_rows<Traits>(column, state);
     } else {
-      sum = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
+      loss = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }
-    *total = fma(p.ssim_weight, sum, *total);
+    *total = fma(p.loss_weight, static_cast<double>(loss), *total);
     if (more) {
       convert_chunk<Traits>(p, piece, chunk + 1, count + 1, slot(chunk + 1), shared.loaded, total);
     }

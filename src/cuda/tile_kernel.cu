@@ -8,7 +8,7 @@
 //             float32 by tensor maps (compute capability 9.0 and later), the next tile's while the last
 //             phase stores, in the place of the partials
 //   rows      thread = 1 row x 4 columns: filters s, s^2, d, d^2 along the row
-//   columns   thread = 8 or 10 rows x 1 column: filters down; moments -> value and partial derivatives
+//   columns   thread = 8 rows x 1 column: filters down; moments -> value and partial derivatives
 //   columns   the same filter over the partials
 //   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
 //
@@ -29,6 +29,7 @@
 #include "cuda/shift.cuh"
 #include "cuda/strip_filters.cuh"
 #include "cuda/thread.cuh"
+#include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
@@ -36,7 +37,7 @@ namespace {
 
 constexpr int kTileThreads = 512;
 
-template <StripKind kKind_, StripLoader kLoader_, int kSegment_>
+template <StripKind kKind_, StripLoader kLoader_>
 struct TileTraits : KindTraits<kKind_> {
   using Kind = KindTraits<kKind_>;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
@@ -48,7 +49,7 @@ struct TileTraits : KindTraits<kKind_> {
   static constexpr bool kBoxes = false;
 #endif
   // Rows of a column that one thread filters at once.
-  static constexpr int kSegment = kSegment_;
+  static constexpr int kSegment = kTileSegment;
   // A map shows the error of each single window; in sums and gradients errors average out.
   static constexpr bool kCentred = kMap;
 
@@ -338,7 +339,8 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
 // thread has one quad of columns, and every kRowsPerPass-th row of it.
 template <class Traits>
 __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Tile& tile,
-                                                 float* staged_s, float* staged_d, float* l1_sum) {
+                                                 float* staged_s, float* staged_d,
+                                                 MeanShift* mean_shift, float* l1_sum) {
   constexpr int kBatch = 3;  // quads of a thread whose loads are under way together
   constexpr int kRowsPerPass = Traits::kThreads / Traits::kStagedQuads;
   const int thread = static_cast<int>(threadIdx.x);
@@ -367,6 +369,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
           min(p.width, tile.right + Traits::kRadius), p.dtype);
       shift = PixelShift::of(means.x, means.y);
+      *mean_shift = MeanShift::of<Traits::kCentred>(shift);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -419,7 +422,8 @@ template <class Traits>
 __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Tile& tile,
                                                   const float* raw, float* staged_s,
                                                   float* staged_d, uint64_t* loaded,
-                                                  unsigned parity, float* l1_sum) {
+                                                  unsigned parity, MeanShift* mean_shift,
+                                                  float* l1_sum) {
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
@@ -428,6 +432,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
       min(p.width, tile.right + Traits::kRadius), p.dtype);
   const PixelShift shift = PixelShift::of(means.x, means.y);
+  *mean_shift = MeanShift::of<Traits::kCentred>(shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
   wait_for_phase(loaded, parity);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
@@ -458,7 +463,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
 // Where there is `more`, tile `next` follows.
 template <class Traits>
 __device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile, bool more,
-                                               int64_t next, float* shared, uint64_t* loaded,
+                                               int next, float* shared, uint64_t* loaded,
                                                unsigned parity) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
@@ -470,14 +475,16 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
   float l1_sum = 0.0f;
   PixelShift shift;
+  MeanShift mean_shift;
   if constexpr (Traits::kBoxes) {
     float* raw = Traits::kGradient ? partials : staged_s;
     if constexpr (!Traits::kGradient) {
       load_boxes<Traits>(p, tile, raw, loaded);
     }
-    shift = stage_boxes<Traits>(p, tile, raw, staged_s, staged_d, loaded, parity, &l1_sum);
+    shift =
+        stage_boxes<Traits>(p, tile, raw, staged_s, staged_d, loaded, parity, &mean_shift, &l1_sum);
   } else {
-    shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &l1_sum);
+    shift = stage_tile<Traits>(p, tile, staged_s, staged_d, &mean_shift, &l1_sum);
   }
   __syncthreads();
 
@@ -504,7 +511,6 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
 
   // Down the columns: moments, value, partial derivatives.
   float loss = 0.0f;
-  int values = 0;
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
 #pragma unroll 1
   for (int item = thread; item < Traits::segments(moment_rows) * Traits::kCellColumns;
@@ -533,13 +539,11 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
     }
     float filtered[4][kRows];
     filter_column<Traits::kCellPitch, Traits::kCentred>(cells + offset, filtered);
-    values += __popc(own_rows & ((1u << kRows) - 1u));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const Moments<float> moments = {filtered[0][r], filtered[1][r], filtered[2][r],
                                       filtered[3][r]};
-      const SsimTerms<float> terms =
-          ssim_terms(moments, shift.of_mean_s(), shift.of_mean_d(), stabilizers);
+      const SsimTerms<float> terms = ssim_terms(moments, mean_shift.s, mean_shift.d, stabilizers);
       const bool is_own = (own_rows & 1u << r) != 0u;
       loss += is_own ? ssim_loss(terms) : 0.0f;
       if constexpr (Traits::kMap) {
@@ -636,8 +640,7 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
   }
-  const double sum = fma(-2.0, static_cast<double>(loss), static_cast<double>(values));
-  return p.ssim_weight * sum + p.l1_weight * l1_sum;
+  return p.loss_weight * loss + p.l1_weight * l1_sum;
 }
 
 template <class Traits>
@@ -653,9 +656,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     order_counters();
   }
   const ReductionPlan& plan = p.reduction;
-  int64_t unit = unit_begin(plan, blockIdx.x);
-  const int64_t end = unit_begin(plan, blockIdx.x + 1);
-  int64_t value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
+  // Tiles serve small images alone, so 32 bits are enough.
+  int unit = static_cast<int>(unit_begin(plan, blockIdx.x));
+  const int end = static_cast<int>(unit_begin(plan, blockIdx.x + 1));
+  int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
   unsigned parity = 0;
   bool is_first = true;
@@ -675,7 +679,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     is_first = false;
     sum += process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity);
     __syncthreads();
-    const int64_t next = plan.values == 1 ? 0 : quotient(unit + 1, plan.units_per_value);
+    const int next =
+        plan.values == 1 ? 0 : static_cast<int>(quotient(unit + 1, plan.units_per_value));
     if (plan.value != nullptr && plan.fixed_point == 0.0 && (next != value || unit + 1 == end)) {
       store_partial<Traits::kThreads>(plan, value, sum);
       sum = 0.0;
@@ -694,60 +699,42 @@ struct TileEntry {
   int (*shared_bytes)(int rows);
 };
 
-template <StripKind kKind, StripLoader kLoader, int kSegment>
+template <StripKind kKind, StripLoader kLoader>
 constexpr TileEntry entry() {
-  using Traits = TileTraits<kKind, kLoader, kSegment>;
+  using Traits = TileTraits<kKind, kLoader>;
   return {tile_kernel<Traits>, Traits::shared_bytes};
 }
 
 // In the order of StripKind and of StripLoader.
 constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
-    {entry<StripKind::kValue, StripLoader::kFloatQuads, 8>(),
-     entry<StripKind::kValue, StripLoader::kHalfQuads, 8>(),
-     entry<StripKind::kValue, StripLoader::kWords, 8>()},
-    {entry<StripKind::kMap, StripLoader::kFloatQuads, 8>(),
-     entry<StripKind::kMap, StripLoader::kWords, 8>(),
-     entry<StripKind::kMap, StripLoader::kWords, 8>()},
-    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads, 8>(),
-     entry<StripKind::kOneGradient, StripLoader::kHalfQuads, 8>(),
-     entry<StripKind::kOneGradient, StripLoader::kWords, 8>()},
-    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads, 8>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords, 8>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords, 8>()},
-    {entry<StripKind::kWeighted, StripLoader::kFloatQuads, 8>(),
-     entry<StripKind::kWeighted, StripLoader::kWords, 8>(),
-     entry<StripKind::kWeighted, StripLoader::kWords, 8>()},
+    {entry<StripKind::kValue, StripLoader::kFloatQuads>(),
+     entry<StripKind::kValue, StripLoader::kHalfQuads>(),
+     entry<StripKind::kValue, StripLoader::kWords>()},
+    {entry<StripKind::kMap, StripLoader::kFloatQuads>(),
+     entry<StripKind::kMap, StripLoader::kWords>(), entry<StripKind::kMap, StripLoader::kWords>()},
+    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
+     entry<StripKind::kOneGradient, StripLoader::kHalfQuads>(),
+     entry<StripKind::kOneGradient, StripLoader::kWords>()},
+    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords>(),
+     entry<StripKind::kTwoGradients, StripLoader::kWords>()},
+    {entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
+     entry<StripKind::kWeighted, StripLoader::kWords>(),
+     entry<StripKind::kWeighted, StripLoader::kWords>()},
 };
-// With segments of 10 rows; elsewhere those of 8 serve.
-constexpr TileEntry kLongValue = entry<StripKind::kValue, StripLoader::kFloatQuads, 10>();
-constexpr TileEntry kLongGradient = entry<StripKind::kOneGradient, StripLoader::kFloatQuads, 10>();
-
-bool is_long(StripKind kind, StripLoader loader, int segment) {
-  return segment == 10 && loader == StripLoader::kFloatQuads &&
-         (kind == StripKind::kValue || kind == StripKind::kOneGradient);
-}
-
-const TileEntry& find_entry(StripKind kind, StripLoader loader, int segment) {
-  if (is_long(kind, loader, segment)) {
-    return kind == StripKind::kValue ? kLongValue : kLongGradient;
-  }
-  return kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
-}
-
 }  // namespace
 
-int tile_shared_bytes(StripKind kind, int rows, int segment) {
-  return find_entry(kind, StripLoader::kFloatQuads, segment).shared_bytes(rows);
+int tile_shared_bytes(StripKind kind, int rows) {
+  return kEntries[static_cast<int>(kind)][static_cast<int>(StripLoader::kFloatQuads)].shared_bytes(
+      rows);
 }
 
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int segment, int blocks, cudaStream_t stream) {
+                               StripLoader loader, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][2 * kStripKinds * kStripLoaders];
-  const int index =
-      kStripLoaders * (2 * static_cast<int>(kind) + (is_long(kind, loader, segment) ? 1 : 0)) +
-      static_cast<int>(loader);
-  const TileEntry& entry = find_entry(kind, loader, segment);
+  static std::atomic<bool> prepared[kMaxDevices][kStripKinds * kStripLoaders];
+  const int index = kStripLoaders * static_cast<int>(kind) + static_cast<int>(loader);
+  const TileEntry& entry = kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),

@@ -1,10 +1,5 @@
 // Which kernel serves which size on which GPU, and the measurements behind each choice.
 #pragma once
-#ifndef XGROUP
-#define XGROUP 8
-#define XSLOTS 3
-#define XBLOCKS 3
-#endif
 
 #include <cstdint>
 
@@ -29,7 +24,7 @@ constexpr int pipeline_columns(StripKind kind) {
 }
 constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
   return kind != StripKind::kValue && kind != StripKind::kMap ? 1
-         : loader == StripLoader::kFloatQuads                 ? XBLOCKS
+         : loader == StripLoader::kFloatQuads                 ? 3
                                                               : 2;
 }
 
@@ -74,33 +69,37 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the pipeline kernel:
-//                      1x3x320x320  1x3x384x384  1x3x448x448  1x3x512x512
-//   value + gradient   10.7 / 14.4  13.4 / 14.6  18.6 / 17.1  21.0 / 21.3
-//   value               6.8 / 11.4   8.2 / 11.6   9.7 / 12.1  12.3 / 12.3
-// The strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps are more accurate by
-// tiles (docs/decisions/0006), so those stay with them for longer; kernels with four maps of partials have not
-// been compared.
+//                      1x3x256x256  1x3x384x384  1x3x512x512
+//   value + gradient    8.2 / 13.0  15.4 / 14.7  20.6 / 18.8
+//   value               5.6 / 10.8   7.9 /  7.9  13.2 / 10.2
+// Elsewhere the strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps are more
+// accurate by tiles (docs/decisions/0006), so those stay with them for longer, although strips are up to twice as
+// fast; kernels with four maps of partials have not been compared.
 constexpr int64_t max_tiled_pixels(StripKind kind, int architecture) {
-  return kind == StripKind::kValue         ? 750000
-         : kind != StripKind::kOneGradient ? 1500000
-         : has_pipeline(architecture)      ? 550000
-                                           : 900000;
+  return kind == StripKind::kMap                                        ? 3000000
+         : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000
+         : has_pipeline(architecture)                                   ? 400000
+         : kind == StripKind::kValue                                    ? 750000
+                                                                        : 900000;
 }
 constexpr int kMaxTileRows = 128;
 
+// Rows of a column that a thread of a tile filters at once.
+inline constexpr int kTileSegment = 8;
+
 // What a tile of `rows` rows costs: instructions of the thread that has most to do, phase by phase, and a
 // constant for loads and barriers.
-constexpr double tile_cost(int rows, int segment, bool gradient) {
+constexpr double tile_cost(int rows, bool gradient) {
   const auto rounds = [](int items) { return (items + 511) / 512; };
   const int moment_rows = rows + (gradient ? 10 : 0);
-  const int segments = (moment_rows + segment - 1) / segment;
-  const int own_segments = (rows + segment - 1) / segment;
+  const int segments = (moment_rows + kTileSegment - 1) / kTileSegment;
+  const int own_segments = (rows + kTileSegment - 1) / kTileSegment;
   double cost = 1500.0;
   cost += rounds((moment_rows + 10) * 22) * 24.0;
   cost += rounds((moment_rows + 10) * 19) * 225.0;
-  cost += rounds(segments * 76) * (gradient ? 95.0 : 78.0) * segment;
+  cost += rounds(segments * 76) * (gradient ? 95.0 : 78.0) * kTileSegment;
   if (gradient) {
-    cost += rounds(own_segments * 76) * 3.0 * (14.0 * segment + 10.0);
+    cost += rounds(own_segments * 76) * 3.0 * (14.0 * kTileSegment + 10.0);
     cost += rounds(rows * 16) * 195.0;
   }
   return cost;

@@ -80,4 +80,18 @@ __device__ __forceinline__ float add_product(float value, int k, float sum) {
   return kTaps == Taps::kEdge && k == 10 ? value + sum : fmaf(value, window_tap<kTaps>(k), sum);
 }
 
+// What the filters along rows and down columns make of an image that is `value` everywhere, rounding and all:
+// they add up the taps in this order, or in the opposite one, which is the same.
+__device__ __forceinline__ float filtered_constant(float value) {
+  float row = outermost_product<Taps::kPlain>(value);
+  for (int k = 1; k < kDefaultWindowSize; ++k) {
+    row = add_product<Taps::kPlain>(value, k, row);
+  }
+  float column = outermost_product<Taps::kEdge>(row);
+  for (int k = 1; k < kDefaultWindowSize; ++k) {
+    column = add_product<Taps::kEdge>(row, k, column);
+  }
+  return column;
+}
+
 }  // namespace fused_ssim::cuda

@@ -1090,17 +1090,14 @@ void bench_choices() {
       std::printf("%16.2f", bench(kShapes[k], b, &choice));
     }
     std::printf("\n");
-    for (const int segment : {8, 10}) {
-      for (const int rows : {8, 12, 16, 20, 22, 24, 26, 30, 32, 38, 40, 46, 47, 48}) {
-        std::printf("%s tiles of %2d, segments of %-7d", gradient ? "v+g" : "v  ", rows, segment);
-        for (int k = 0; k < 2; ++k) {
-          fs::cuda::StripChoice choice;
-          choice.tile_rows = rows;
-          choice.tile_segment = segment;
-          std::printf("%16.2f", bench(kShapes[k], b, &choice));
-        }
-        std::printf("\n");
+    for (const int rows : {8, 12, 16, 20, 22, 24, 26, 30, 32, 38, 40, 46, 47, 48}) {
+      std::printf("%s tiles of %-24d", gradient ? "v+g" : "v  ", rows);
+      for (int k = 0; k < 2; ++k) {
+        fs::cuda::StripChoice choice;
+        choice.tile_rows = rows;
+        std::printf("%16.2f", bench(kShapes[k], b, &choice));
       }
+      std::printf("\n");
     }
   }
 }
@@ -1110,7 +1107,7 @@ void bench_crossover() {
   fs::cuda::DeviceFacts device;
   check(fs::cuda::current_device(&device), "device");
   std::printf("us, tiles and strips%14s%16s%16s%16s\n", "value", "", "value+gradient", "");
-  for (const int side : {320, 384, 448, 512, 576, 640, 704, 768}) {
+  for (const int side : {256, 320, 384, 448, 512, 640}) {
     const fs::Shape shape = {1, 3, side, side};
     std::printf("1x3x%dx%d %10s", side, side, "");
     for (const bool gradient : {false, true}) {
@@ -1246,15 +1243,6 @@ int main(int argc, char** argv) {
     bench_choices();
   } else if (mode == "crossover") {
     bench_crossover();
-  } else if (mode == "minrows") {
-    for (const bool gradient : {false, true}) {
-      for (const fs::Shape shape : {fs::Shape{1, 3, 256, 256}, {1, 3, 384, 384}, {1, 3, 512, 512}, {1, 3, 640, 640}, {1, 3, 720, 1280}, {1, 3, 1024, 1024}, {1, 3, 1080, 1920}, {4, 3, 512, 512}}) {
-        std::printf("%12.2f", bench(shape, {"", gradient, false, false, false, false}, nullptr));
-        fs::cuda::StripChoice choice;
-        std::printf("(%.2f)", bench(shape, {"", gradient, false, false, false, false}, &choice));
-      }
-      std::printf("\n");
-    }
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
     for (const Bench& b : {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
