@@ -53,9 +53,11 @@ def test_unknown_level_is_reported_and_harmless():
 @pytest.mark.parametrize("level", OTHERS)
 def test_numbers(level):
     """The reduced suite, in a process of its own: a level is chosen once, at the first call."""
+    # It is no worker of ours, which plugins conclude from the environment.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     completed = subprocess.run(
         [sys.executable, "-m", "pytest", str(TESTS), *OPTIONS],
-        env={**os.environ, VARIABLE: level},
+        env={**inherited, VARIABLE: level},
         capture_output=True,
         text=True,
         timeout=500,

@@ -22,12 +22,13 @@
 // for itself, and half as many rows above and below its range are computed twice as by two blocks that share
 // one.
 //
-// A slot passes from row warps to column warps and back. With a gradient, which needs partials of the warp to
-// the right, all warps of a kind go together, under named barriers: `filled` (row warps arrive, column warps
-// wait) and `done` (the other way round); there are three slots, so that the first filter of a chunk need not
-// wait for the second of the chunk two above. Staged s and d stay until the gradient needs them. Values need
-// neither: there, where tensor maps load the pixels, they are staged as they are, made s and d while they are
-// filtered, and each row warp hands its slots to a column warp of its own, under counters in shared memory.
+// A slot of shared memory passes from row warps to column warps and back. How they wait for each other:
+//
+//   values of boxes  each row warp hands its slots to a column warp of its own and gets them back, under counters
+//                    in shared memory. Pixels are staged as they are, made s and d while they are filtered.
+//   other boxes      all threads meet after each chunk: while the column warps have chunk c, the row warps store the
+//                    gradient of c - 1, filter c + 1 and stage c + 2, in three slots
+//   other loaders    the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
 //
 // Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows and
 // lanes that read neighbouring columns both meet no bank conflicts.
@@ -35,8 +36,8 @@
 // Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but for the halos,
 // which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone).
 //
-// On an H100 at 1x3x1080x1920, value and one gradient: 260 instructions a pixel, halos included, 2.9 of them an
-// active cycle (3.2 at 1x3x2160x3840).
+// On an H100 at 1x3x1080x1920, value and one gradient: 254 instructions a pixel, halos included, at 2.9 an active
+// cycle.
 #pragma once
 
 #include <type_traits>

@@ -18,7 +18,7 @@ constexpr bool has_pipeline(int architecture) { return architecture >= 90 && arc
 //   H100, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7, 132.4, 280; one of
-//   256 44.0, 136, 294.
+//   256 44.0, 136, 294. All with the kernel before decision 0012.
 constexpr int pipeline_columns(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kMap ? 128 : 256;
 }
@@ -69,9 +69,9 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the pipeline kernel:
-//                      1x3x256x256  1x3x384x384  1x3x512x512
-//   value + gradient    8.2 / 13.0  15.4 / 14.7  20.6 / 18.8
-//   value               5.6 / 10.8   7.9 /  7.9  13.2 / 10.2
+//                      1x3x256x256  1x3x320x320  1x3x384x384  1x3x512x512
+//   value + gradient    8.2 / 13.6  10.5 / 14.1  15.4 / 15.2  20.6 / 19.5
+//   value               5.6 / 10.5   6.6 /  7.8   7.9 /  7.9  13.2 / 10.1
 // Elsewhere the strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps are more
 // accurate by tiles (docs/decisions/0006), so those stay with them for longer, although strips are up to twice as
 // fast; kernels with four maps of partials have not been compared.
