@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import shlex
 import sys
 from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, measure_ceilings
+from machine import commit, describe, file_name, measure_ceilings, recorded_command
 from memory import cpu_peak, cuda_peak
 from peers import KINDS, NAMES, Library, load
 from report import Results, Row, tables
@@ -112,7 +111,7 @@ def main() -> int:
     libraries, notes = load(arguments.libraries, arguments.original)
     dtype: torch.dtype = getattr(torch, arguments.dtype)
     results = Results(
-        command=shlex.join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
+        command=recorded_command("benchmarks/bench.py"),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         commit=commit(),
         device=device.type,

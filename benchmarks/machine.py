@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,18 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def recorded_command(script: str) -> str:
+    """The command of this process, but for --out, which names a folder of this machine."""
+    words = ["python", script]
+    arguments = iter(sys.argv[1:])
+    for word in arguments:
+        if word == "--out":
+            next(arguments, None)
+        elif not word.startswith("--out="):
+            words.append(word)
+    return shlex.join(words)
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:

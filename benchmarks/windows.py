@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name
+from machine import commit, describe, file_name, recorded_command
 from peers import Library
 from report import format_table
 from timing import Timing, cpu_times, cuda_kernel_time
@@ -68,7 +67,7 @@ def main() -> int:
     name = arguments.name or file_name(machine, device.type, "windows")
     path = arguments.out / f"{name}.json"
     contents = {
-        "command": shlex.join(["python", "benchmarks/windows.py", *sys.argv[1:]]),
+        "command": recorded_command("benchmarks/windows.py"),
         "commit": commit(),
         "machine": machine,
         "size": str(arguments.size),

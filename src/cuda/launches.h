@@ -1,7 +1,9 @@
 // How many blocks of a kernel a device holds, asked once per device; and launches that need the answer.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <utility>
 
 #include "cuda/kernels.h"
 
@@ -12,6 +14,30 @@ struct KernelEntry {
   int threads;
   int (*shared_bytes)(int architecture);
 };
+
+// Kernels of all kinds and loaders. 16-bit quads have instances of their own where most of the time goes; elsewhere
+// those for words serve.
+constexpr StripLoader instance_loader(StripKind kind, StripLoader loader) {
+  return loader == StripLoader::kHalfQuads && kind != StripKind::kValue &&
+                 kind != StripKind::kOneGradient
+             ? StripLoader::kWords
+             : loader;
+}
+constexpr int entry_index(StripKind kind, StripLoader loader) {
+  return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);
+}
+template <template <StripKind, StripLoader> class Make, int... kIndex>
+constexpr auto make_entries(std::integer_sequence<int, kIndex...>) {
+  return std::array{
+      Make<static_cast<StripKind>(kIndex / kStripLoaders),
+           instance_loader(static_cast<StripKind>(kIndex / kStripLoaders),
+                           static_cast<StripLoader>(kIndex % kStripLoaders))>::entry()...};
+}
+// What Make<kind, loader>::entry() returns, at entry_index(kind, loader).
+template <template <StripKind, StripLoader> class Make>
+constexpr auto make_entries() {
+  return make_entries<Make>(std::make_integer_sequence<int, kStripKinds * kStripLoaders>());
+}
 
 // How an entry runs on each device: blocks in the upper half, bytes of shared memory in the lower; 0 where
 // not yet asked.

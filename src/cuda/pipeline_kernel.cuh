@@ -147,7 +147,7 @@ struct PipelineTraits : KindTraits<kKind_> {
 
 // Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that the two kinds
 // hand to each other. Every thread arrives: one for its warp, after __syncwarp(), would do as well, but
-// racecheck of compute-sanitizer does not follow that, nor bar.arrive. A barrier of the block would be 3% faster
+// racecheck of compute-sanitizer does not follow that, nor bar.arrive. A barrier of the block would be 2% faster
 // than a meeting, but synccheck believes that all must come to it by the same way.
 template <class Traits>
 struct PipelineCounters {
@@ -950,8 +950,6 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   return total;
 }
 
-// All pieces of a block, and its part of the sums. A unit is a row of a strip; each strip begins with
-// `strip_change_rows` units without a row, which stand for what beginning it costs.
 // What a block has to remember between pieces. In shared memory: while it works on one, registers are short.
 struct PipelineProgress {
   int64_t unit;     // the first of the next piece
@@ -959,15 +957,16 @@ struct PipelineProgress {
   unsigned chunks;  // loaded so far
 };
 
-// The sums of f so far, a thread each.
 template <class Traits>
 struct PipelineShared {
   PipelineProgress progress;
   PipelineCounters<Traits> counters;
   MeanShift mean_shift[Traits::kRowWarps];  // one, or one for each
-  double totals[Traits::kThreads];
+  double totals[Traits::kThreads];          // of f so far, a thread each
 };
 
+// All pieces of a block, and its part of the sums. A unit is a row of a strip; each strip begins with
+// `strip_change_rows` units without a row, which stand for what beginning it costs.
 template <class Traits>
 __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   extern __shared__ __align__(128) float shared_floats[];

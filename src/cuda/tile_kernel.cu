@@ -700,41 +700,25 @@ struct TileEntry {
 };
 
 template <StripKind kKind, StripLoader kLoader>
-constexpr TileEntry entry() {
+struct MakeTileEntry {
   using Traits = TileTraits<kKind, kLoader>;
-  return {tile_kernel<Traits>, Traits::shared_bytes};
-}
-
-// In the order of StripKind and of StripLoader.
-constexpr TileEntry kEntries[kStripKinds][kStripLoaders] = {
-    {entry<StripKind::kValue, StripLoader::kFloatQuads>(),
-     entry<StripKind::kValue, StripLoader::kHalfQuads>(),
-     entry<StripKind::kValue, StripLoader::kWords>()},
-    {entry<StripKind::kMap, StripLoader::kFloatQuads>(),
-     entry<StripKind::kMap, StripLoader::kWords>(), entry<StripKind::kMap, StripLoader::kWords>()},
-    {entry<StripKind::kOneGradient, StripLoader::kFloatQuads>(),
-     entry<StripKind::kOneGradient, StripLoader::kHalfQuads>(),
-     entry<StripKind::kOneGradient, StripLoader::kWords>()},
-    {entry<StripKind::kTwoGradients, StripLoader::kFloatQuads>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords>(),
-     entry<StripKind::kTwoGradients, StripLoader::kWords>()},
-    {entry<StripKind::kWeighted, StripLoader::kFloatQuads>(),
-     entry<StripKind::kWeighted, StripLoader::kWords>(),
-     entry<StripKind::kWeighted, StripLoader::kWords>()},
+  static constexpr TileEntry entry() { return {tile_kernel<Traits>, Traits::shared_bytes}; }
 };
+
+constexpr auto kEntries = make_entries<MakeTileEntry>();
+
 }  // namespace
 
 int tile_shared_bytes(StripKind kind, int rows) {
-  return kEntries[static_cast<int>(kind)][static_cast<int>(StripLoader::kFloatQuads)].shared_bytes(
-      rows);
+  return kEntries[entry_index(kind, StripLoader::kFloatQuads)].shared_bytes(rows);
 }
 
 cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
                                StripLoader loader, int blocks, cudaStream_t stream) {
   constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][kStripKinds * kStripLoaders];
-  const int index = kStripLoaders * static_cast<int>(kind) + static_cast<int>(loader);
-  const TileEntry& entry = kEntries[static_cast<int>(kind)][static_cast<int>(loader)];
+  static std::atomic<bool> prepared[kMaxDevices][kEntries.size()];
+  const int index = entry_index(kind, loader);
+  const TileEntry& entry = kEntries[index];
   const bool cached = device.index < kMaxDevices;
   if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),
