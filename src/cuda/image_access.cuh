@@ -161,6 +161,23 @@ __device__ __forceinline__ void wait_for_phase(uint64_t*, unsigned) {}
 __device__ __forceinline__ void wait_long_for_phase(uint64_t*, unsigned) {}
 #endif
 
+// The element at `from` where `wanted` is not 0, else 0. Never by a branch, as it might be.
+__device__ __forceinline__ float load_float_if(unsigned wanted, const char* from) {
+  float value;
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; mov.b32 %0, 0; @p ld.global.nc.f32 %0, [%1];}"
+               : "=f"(value)
+               : "l"(from), "r"(wanted));
+  return value;
+}
+// The bits of a 16-bit element.
+__device__ __forceinline__ float load_half_if(unsigned wanted, const char* from) {
+  unsigned bits;
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; mov.b32 %0, 0; @p ld.global.nc.u16 %0, [%1];}"
+               : "=r"(bits)
+               : "l"(from), "r"(wanted));
+  return __uint_as_float(bits);
+}
+
 // Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two elements
 // of a 16-bit type, of which `half_words_to_float` picks one. `size` is 4, or 0 for a word of zeros.
 __device__ __forceinline__ void copy_word(float* to, const char* from, int size) {

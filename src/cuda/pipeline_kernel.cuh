@@ -69,7 +69,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
   // that of the row warps.
-  static constexpr int kRowsAtOnce = kWeighted || kKind == StripKind::kValue ? 8 : 4;
+  static constexpr int kRowsAtOnce = kKind == StripKind::kValue ? 8 : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_pipeline(__CUDA_ARCH__ / 10);
 #else
@@ -364,11 +364,14 @@ struct QuadLoader {
 template <class Traits>
 struct WordLoader {
   static constexpr int kAcross = Traits::kWordItems / Traits::kRowsPerWarp;
+  // How columns lie: of both images float32 in neighbouring words or three words apart; else any.
+  enum class Columns { kPlanar, kOfThree, kFloats, kHalves };
   const char* from1;  // this lane's first column in the warp's first row of the next chunk to load
   const char* from2;
   int y;  // of that row
   int first_x;
-  int end_x;
+  unsigned inside;  // bit j: this lane's column j lies in the image
+  Columns columns;
   float a[Traits::kWordItems];
   float b[Traits::kWordItems];
 
@@ -376,51 +379,65 @@ struct WordLoader {
                                         const char* plane1, const char* plane2, int first_y,
                                         PipelineCounters<Traits>*, unsigned) {
     first_x = piece.first_column - Traits::kStagedBefore + Traits::row_thread() % 32;
-    end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
     y = first_y + first_row_of_warp();
     from1 = plane1 + y * p.img1.row + first_x * p.img1.column;
     from2 = plane2 + y * p.img2.row + first_x * p.img2.column;
+    const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
+    inside = 0;
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j) {
+      inside |=
+          static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x) ? 1u << j : 0;
+    }
+    const bool alike = p.img1.column == p.img2.column;
+    columns = p.dtype != DType::kFloat32        ? Columns::kHalves
+              : alike && p.img1.column == 4     ? Columns::kPlanar
+              : alike && p.img1.column == 3 * 4 ? Columns::kOfThree
+                                                : Columns::kFloats;
   }
   static __device__ __forceinline__ int first_row_of_warp() {
     return Traits::row_thread() / 32 * Traits::kRowsPerWarp;
   }
 
-  template <class Read>
-  __device__ __forceinline__ void load_row(const char* from, int64_t stride, bool inside, float* to,
-                                           const Read& read) {
+  // The columns of one row, kStride bytes apart.
+  template <int kStride>
+  static __device__ __forceinline__ void load_row(const char* from, unsigned mask, float* to) {
 #pragma unroll
-    for (int j = 0; j < kAcross; ++j, from += 32 * stride) {
-      to[j] = 0.0f;
-      if (inside && static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x)) {
-        to[j] = read(from);
-      }
+    for (int j = 0; j < kAcross; ++j) {
+      to[j] = load_float_if(mask & 1u << j, from + 32 * j * kStride);
     }
   }
-  __device__ __forceinline__ void load_row(const InputImage& image, DType dtype, const char* from,
-                                           bool inside, float* to) {
-    const auto read_float = [](const char* at) {
-      return __ldg(reinterpret_cast<const float*>(at));
-    };
-    const auto read_half = [](const char* at) {
-      return __uint_as_float(__ldg(reinterpret_cast<const unsigned short*>(at)));
-    };
-    if (dtype != DType::kFloat32) {
-      load_row(from, image.column, inside, to, read_half);
-    } else if (image.column == 4) {
-      load_row(from, 4, inside, to, read_float);
-    } else if (image.column == 12) {
-      load_row(from, 12, inside, to, read_float);
-    } else {
-      load_row(from, image.column, inside, to, read_float);
+  template <class Load>
+  static __device__ __forceinline__ void load_row(const char* from, int64_t stride, unsigned mask,
+                                                  float* to, const Load& load) {
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j, from += 32 * stride) {
+      to[j] = load(mask & 1u << j, from);
     }
   }
 
   __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
 #pragma unroll
     for (int r = 0; r < Traits::kRowsPerWarp; ++r) {
-      const bool inside = static_cast<unsigned>(y + r) < static_cast<unsigned>(p.height);
-      load_row(p.img1, p.dtype, from1 + r * p.img1.row, inside, a + r * kAcross);
-      load_row(p.img2, p.dtype, from2 + r * p.img2.row, inside, b + r * kAcross);
+      const unsigned mask =
+          static_cast<unsigned>(y + r) < static_cast<unsigned>(p.height) ? inside : 0;
+      const char* row1 = from1 + r * p.img1.row;
+      const char* row2 = from2 + r * p.img2.row;
+      float* to1 = a + r * kAcross;
+      float* to2 = b + r * kAcross;
+      if (columns == Columns::kPlanar) {
+        load_row<4>(row1, mask, to1);
+        load_row<4>(row2, mask, to2);
+      } else if (columns == Columns::kOfThree) {
+        load_row<3 * 4>(row1, mask, to1);
+        load_row<3 * 4>(row2, mask, to2);
+      } else if (columns == Columns::kFloats) {
+        load_row(row1, p.img1.column, mask, to1, load_float_if);
+        load_row(row2, p.img2.column, mask, to2, load_float_if);
+      } else {
+        load_row(row1, p.img1.column, mask, to1, load_half_if);
+        load_row(row2, p.img2.column, mask, to2, load_half_if);
+      }
     }
     y += Traits::kChunkRows;
     from1 += Traits::kChunkRows * p.img1.row;
@@ -698,9 +715,10 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
   int next_y = piece.first_row - Traits::kLeadRows;  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
-  loader.load(p, staged, 0);
-  if constexpr (Traits::kBoxes) {
-    loader.load(p, staged + Traits::kSlotStride, 1);
+  constexpr int kLoadedBefore = Traits::kBoxes ? 2 : 1;
+#pragma unroll
+  for (int i = 0; i < kLoadedBefore; ++i) {
+    loader.load(p, staged + i * Traits::kSlotStride, i);
   }
   const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
   const Shift<float> means = trimmed_means(samples);
@@ -716,11 +734,18 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     }
     next_y += Traits::kChunkRows;
   };
-  store(staged);
-  if constexpr (!Traits::kBoxes) {
-    loader.load(p, staged, 1);
+  // While column warps have `chunk`, row warps have the ones above and below. Before their first chunk they have one
+  // below, and before that one more to stage. These steps have code of their own (up to 4% faster), but for words,
+  // whose code would be too long for the instruction cache (10% slower).
+  constexpr bool kStartsInLoop = !Traits::kQuads;
+  constexpr int kFirst = kStartsInLoop ? -2 : 0;
+  if constexpr (!kStartsInLoop) {
+    store(staged);
+    if constexpr (!Traits::kBoxes) {
+      loader.load(p, staged, 1);
+    }
+    meet(counters, &parity);
   }
-  meet(counters, &parity);
 
   const int row = Traits::row_thread() % 8;
   const int group = Traits::row_thread() / 8;
@@ -736,7 +761,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int own_row = row < kLagRows ? row + Traits::kChunkRows - kLagRows : row - kLagRows;
   const float* own =
       kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + in_part);
-  int own_slot = Traits::kStagedSlots - (row < kLagRows ? 3 : 2);  // chunks above
+  int own_slot = Traits::kStagedSlots + kFirst - (row < kLagRows ? 3 : 2);  // chunks above
   GradientTarget target = {nullptr, nullptr, 0, 0};
   const char* weights = nullptr;
   if constexpr (Traits::kGradient) {
@@ -766,19 +791,21 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
                                 map_rows + map_slot * MapPlaces<Traits>::kChunk);
     }
   };
-  MapSlot<Traits> map_slot(Traits::kSplit ? chunks_before : 0u);
-  filter(0, map_slot.slot);
-  if constexpr (Traits::kSplit) {
-    arrive(&counters->filled[0][map_slot.slot]);
+  MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) + 2 * Traits::kMapSlots + kFirst);
+  if constexpr (!kStartsInLoop) {
+    filter(0, map_slot.slot);
+    if constexpr (Traits::kSplit) {
+      arrive(&counters->filled[0][map_slot.slot]);
+    }
+    store(staged + Traits::kSlotStride);
+    meet(counters, &parity);
   }
-  store(staged + Traits::kSlotStride);
-  meet(counters, &parity);
-  // While column warps have `chunk`, row warps have the ones above and below.
-  int staged_slot = 1;  // of the chunk below
+  int staged_slot =
+      (Traits::kStagedSlots + kFirst + 1) % Traits::kStagedSlots;  // of the chunk below
 #pragma unroll 1
-  for (int chunk = 0;; ++chunk, map_slot.advance()) {
+  for (int chunk = kFirst;; ++chunk, map_slot.advance()) {
     const int next_slot = staged_slot + 1 == Traits::kStagedSlots ? 0 : staged_slot + 1;
-    if (chunk + 2 < chunks) {
+    if (Traits::kQuads && chunk + 2 < chunks) {
       loader.load(p, staged + next_slot * Traits::kSlotStride, 0);
     }
     if (Traits::kGradient && chunk > 2) {
@@ -793,7 +820,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     if (chunk == chunks) {
       break;
     }
-    if (chunk + 1 < chunks) {
+    if ((!kStartsInLoop || chunk >= -1) && chunk + 1 < chunks) {
       filter(staged_slot, map_slot.below());
       if constexpr (Traits::kSplit) {
         arrive(&counters->filled[0][map_slot.below()]);
@@ -802,12 +829,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     if (chunk + 2 < chunks) {
       store(staged + next_slot * Traits::kSlotStride);
     }
-    if constexpr (Traits::kSplit) {
-      arrive(&counters->drained[0][map_slot.slot]);
-      wait_long_for_phase(&counters->drained[0][map_slot.slot], map_slot.parity);
-    } else {
-      meet(counters, &parity);
+    const bool all_meet = Traits::kMeets || (kStartsInLoop && chunk < 0);
+    uint64_t* counter = all_meet ? &counters->met : &counters->drained[0][map_slot.slot];
+    arrive(counter);
+    if (!Traits::kQuads && chunk + 3 < chunks) {
+      loader.load(p, nullptr, 0);  // into registers, as soon as they are free
     }
+    wait_long_for_phase(counter, all_meet ? parity : map_slot.parity);
+    parity ^= all_meet ? 1u : 0u;
     staged_slot = next_slot;
     own_slot = own_slot + 1 == Traits::kStagedSlots ? 0 : own_slot + 1;
   }
@@ -904,15 +933,15 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     meet(counters, &parity);
     meet(counters, &parity);
   }
+  WeightStream<Traits::kRowsAtOnce> weights;
+  if constexpr (Traits::kWeighted) {
+    weights.start(p, job, has_value,
+                  piece.first_row - Traits::kLeadRows - Traits::kRadius + Traits::kChunkRows);
+  }
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
     const int first_row =
         piece.first_row - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
-    float weight[Traits::kChunkRows];
-    if constexpr (Traits::kWeighted) {
-      load_weights(p, job, first_row,
-                   has_value ? row_bits(first_row, p.value_top, p.value_bottom) : 0u, weight);
-    }
     if constexpr (Traits::kRaw) {
       wait_for_phase(&filled[map_slot.slot], map_slot.parity);
     } else if constexpr (Traits::kSplit) {
@@ -932,12 +961,12 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     } else {
       float loss = 0.0f;
       if (first_row >= own_top && first_row + Traits::kChunkRows <= own_bottom) {
-        loss = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weight, column,
+        loss = filter_column_rows<Traits, false>(p, job, first_row, own, 0u, 0u, weights, column,
                                                  state);
       } else {
         loss = filter_column_rows<Traits, true>(
             p, job, first_row, own, row_bits(first_row, p.value_top, p.value_bottom),
-            row_bits(first_row, own_top, own_bottom), weight, column, state);
+            row_bits(first_row, own_top, own_bottom), weights, column, state);
       }
       total += static_cast<double>(loss);
     }

@@ -273,20 +273,40 @@ __device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
   return (1u << high) - (1u << low);
 }
 
-// The weights of 8 rows of a column; 0 where `value_rows` has no bit.
-__device__ __forceinline__ void load_weights(const StripParams& p, const ColumnJob& job,
-                                             int first_row, unsigned value_rows,
-                                             float (&weight)[8]) {
+// kWeighted: the weights of a column, kRows rows ahead; 0 outside of the map.
+template <int kRows>
+struct WeightStream {
+  const char* next;  // the first row that is not loaded
+  int y;             // of the map
+  int rows;          // of the map; 0 where it has no such column
+  float loaded[kRows];
+
+  // Begins with row `first_row` of the image.
+  __device__ __forceinline__ void start(const StripParams& p, const ColumnJob& job, bool has_column,
+                                        int first_row) {
+    y = first_row - p.value_top;
+    rows = has_column ? p.value_bottom - p.value_top : 0;
+    next = job.weights + y * p.map_gradient.row + job.map_column * p.map_gradient.column;
 #pragma unroll
-  for (int r = 0; r < 8; ++r) {
-    weight[r] = 0.0f;
-    if ((value_rows & 1u << r) != 0u) {
-      weight[r] = __ldg(reinterpret_cast<const float*>(
-          job.weights + (first_row + r - p.value_top) * p.map_gradient.row +
-          job.map_column * p.map_gradient.column));
+    for (int i = 0; i < kRows; ++i) {
+      load(p, i);
     }
   }
-}
+  __device__ __forceinline__ void load(const StripParams& p, int i) {
+    loaded[i] = 0.0f;
+    if (static_cast<unsigned>(y) < static_cast<unsigned>(rows)) {
+      loaded[i] = __ldg(reinterpret_cast<const float*>(next));
+    }
+    next += p.map_gradient.row;
+    ++y;
+  }
+  // The next row's, which is the i-th of kRows.
+  __device__ __forceinline__ float take(const StripParams& p, int i) {
+    const float weight = loaded[i];
+    load(p, i);
+    return weight;
+  }
+};
 
 // One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of
 // ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
@@ -295,10 +315,9 @@ template <class Traits, bool kMasked>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
                                                     int first_row, bool own_column,
                                                     unsigned value_rows, unsigned own_rows,
-                                                    const float (&weight)[8], float* column,
-                                                    ColumnState<Traits>& state) {
-  static_assert(!Traits::kWeighted || Traits::kRowsAtOnce == Traits::kChunkRows,
-                "weights stay in registers");
+                                                    WeightStream<Traits::kRowsAtOnce>& weights,
+                                                    float* column, ColumnState<Traits>& state) {
+  static_assert(!Traits::kWeighted || !Traits::kRollMasked, "weights come kRowsAtOnce at a time");
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   float loss = 0.0f;
 
@@ -325,7 +344,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       }
       if constexpr (Traits::kGradient) {
         const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
-            moments, terms, stabilizers, Traits::kWeighted ? weight[r] : 1.0f);
+            moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
         // Selected, not multiplied: a NaN beyond the border must not come in.
         const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
         place[0] = state.partials[0].push(counts ? partials.x : 0.0f);
@@ -379,6 +398,24 @@ struct PixelPlanes {
   }
 };
 
+// The smallest and the sum of kCount magnitudes: by halves, which wait less for one another than a chain.
+template <int kCount>
+__device__ __forceinline__ float least_magnitude(const float* v) {
+  if constexpr (kCount == 1) {
+    return fabsf(v[0]);
+  } else {
+    return fminf(least_magnitude<kCount / 2>(v), least_magnitude<kCount / 2>(v + kCount / 2));
+  }
+}
+template <int kCount>
+__device__ __forceinline__ float sum_of_magnitudes(const float* v) {
+  if constexpr (kCount == 1) {
+    return fabsf(v[0]);
+  } else {
+    return sum_of_magnitudes<kCount / 2>(v) + sum_of_magnitudes<kCount / 2>(v + kCount / 2);
+  }
+}
+
 // Scales the gradients at kCount columns from `x` on, of which `columns` exist, and adds that of the L1 term.
 // `d` as staged, `equal` where the pixels are the same: there d may hide a difference below its rounding, so
 // the pixels themselves are looked at. Returns the sum of |x - y|, scaled like d.
@@ -389,13 +426,10 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
                                                 float (&first)[kCount], float (&second)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
-  float sum = 0.0f;
-  bool simple = left <= 0 && right >= kCount;
+  float difference[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const float difference = d[i] - equal;
-    sum += left <= i && i < right ? fabsf(difference) : 0.0f;
-    simple = simple && difference != 0.0f;
+    difference[i] = d[i] - equal;
   }
   const auto add = [&](int i, float l1) {
     first[i] = fmaf(first[i], p.gradient_scale, l1);
@@ -404,29 +438,49 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
     }
   };
   // For one gradient alone: registers are short for two.
-  if (!kTwo && !kWeighted && simple) {
+  if (!kTwo && !kWeighted && left <= 0 && right >= kCount &&
+      least_magnitude<kCount>(difference) > 0.0f) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      add(i, __int_as_float((__float_as_int(d[i] - equal) & static_cast<int>(0x80000000u)) ^
+      add(i, __int_as_float((__float_as_int(difference[i]) & static_cast<int>(0x80000000u)) ^
                             __float_as_int(p.gradient_l1)));
     }
-  } else {
+    return sum_of_magnitudes<kCount>(difference);
+  }
+
+  float sum = 0.0f;
+  unsigned greater = 0;  // bit i: of column i the first image's pixel is
+  unsigned less = 0;
+  unsigned unsure = 0;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const float difference = d[i] - equal;
-      float l1 = 0.0f;
-      if (left <= i && i < right) {
-        l1 = p.gradient_l1 * (difference != 0.0f ? copysignf(1.0f, difference)
-                              : equal == 0.0f    ? 0.0f
-                                                 : planes.sign(p, y, x + i));
-        if constexpr (kWeighted) {
-          l1 *= __ldg(
-              reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
-                                             (x + i - p.value_left) * p.map_gradient.column));
-        }
-      }
-      add(i, l1);
+  for (int i = 0; i < kCount; ++i) {
+    if (left <= i && i < right) {
+      sum += fabsf(difference[i]);
+      greater |= difference[i] > 0.0f ? 1u << i : 0u;
+      less |= difference[i] < 0.0f ? 1u << i : 0u;
+      unsure |= difference[i] == 0.0f && equal != 0.0f ? 1u << i : 0u;
     }
+  }
+#pragma unroll 1
+  for (; unsure != 0; unsure &= unsure - 1) {
+    const int i = __ffs(static_cast<int>(unsure)) - 1;
+    const float sign = planes.sign(p, y, x + i);
+    greater |= sign > 0.0f ? 1u << i : 0u;
+    less |= sign < 0.0f ? 1u << i : 0u;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    float l1 = (greater & 1u << i) != 0u ? p.gradient_l1
+               : (less & 1u << i) != 0u  ? -p.gradient_l1
+                                         : 0.0f;
+    if constexpr (kWeighted) {
+      if (l1 != 0.0f) {
+        l1 *=
+            __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
+                                                 (x + i - p.value_left) * p.map_gradient.column));
+      }
+    }
+    add(i, l1);
   }
   return sum;
 }

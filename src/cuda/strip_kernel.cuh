@@ -457,16 +457,16 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     job.weights = piece.weights;
   }
   const bool own = (flags & kIsOwn) != 0;
-  float weight[Traits::kChunkRows];
+  WeightStream<Traits::kRowsAtOnce> weights;
   if constexpr (Traits::kWeighted) {
-    load_weights(p, job, first, row_bits(first, p.value_top, p.value_bottom), weight);
+    weights.start(p, job, true, first);
   }
   if (plain) {
-    return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, weight, column, state);
+    return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, weights, column, state);
   }
   return filter_column_rows<Traits, true>(
       p, job, first, own, row_bits(first, p.value_top, p.value_bottom),
-      row_bits(first, piece.rows.z, piece.rows.w), weight, column, state);
+      row_bits(first, piece.rows.z, piece.rows.w), weights, column, state);
 }
 
 // s (or d) of 8 own columns of row y, from the images once more.

@@ -55,7 +55,7 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, int box_column
   const CUresult result =
       encode(&encoded, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, const_cast<char*>(image.data), extents,
              strides, box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   std::copy_n(reinterpret_cast<const uint64_t*>(&encoded), 16, map->words);
   return result == CUDA_SUCCESS;
 }

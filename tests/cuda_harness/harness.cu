@@ -1245,21 +1245,41 @@ int main(int argc, char** argv) {
     bench_crossover();
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
-    for (const Bench& b : {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
-                           Bench{"value + gradient channels_last", true, false, false, false, false,
-                                 fs::DType::kFloat32, Layout::kChannelsLast},
-                           Bench{"value + gradient float16", true, false, false, false, false,
-                                 fs::DType::kFloat16}}) {
+    for (const Bench& b :
+         {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
+          Bench{"map gradient (one image)", true, false, false, true, false},
+          Bench{"value + gradient channels_last", true, false, false, false, false,
+                fs::DType::kFloat32, Layout::kChannelsLast},
+          Bench{"value channels_last", false, false, false, false, false, fs::DType::kFloat32,
+                Layout::kChannelsLast},
+          Bench{"value + gradient float16", true, false, false, false, false, fs::DType::kFloat16},
+          Bench{"value float16", false, false, false, false, false, fs::DType::kFloat16}}) {
       std::printf("%-34s", b.name);
       for (int k = 0; k < kShapeCount; ++k) std::printf("%16.2f", bench(kShapes[k], b));
       std::printf("\n");
     }
-  } else if (mode == "profile") {  // for a profiler: the launches of `quick` at one size
-    bench(kShapes[2], {"", true, false, false, false, false});
-  } else if (mode == "profile_tiles") {
-    bench(kShapes[0], {"", true, false, false, false, false});
-  } else if (mode == "profile_value") {
-    bench(kShapes[2], {"", false, false, false, false, false});
+  } else if (mode.rfind("profile", 0) == 0) {  // for a profiler: one row of `bench` at one size
+    const struct {
+      const char* mode;
+      int shape;
+      Bench bench;
+    } profiles[] = {
+        {"profile", 2, {"", true, false, false, false, false}},
+        {"profile_tiles", 0, {"", true, false, false, false, false}},
+        {"profile_value", 2, {"", false, false, false, false, false}},
+        {"profile_value_4k", 3, {"", false, false, false, false, false}},
+        {"profile_512", 1, {"", true, false, false, false, false}},
+        {"profile_l1", 2, {"", true, false, false, false, true}},
+        {"profile_map_gradient", 2, {"", true, false, false, true, false}},
+        {"profile_unaligned", 5, {"", true, false, false, false, false}},
+        {"profile_channels_last",
+         2,
+         {"", true, false, false, false, false, fs::DType::kFloat32, Layout::kChannelsLast}}};
+    for (const auto& profile : profiles) {
+      if (mode == profile.mode) {
+        std::printf("%.2f us\n", bench(kShapes[profile.shape], profile.bench));
+      }
+    }
   }
   if (mode == "test" || mode == "small") {
     std::printf("%s: %d cases, %d failures\n", failures ? "FAILED" : "passed", cases_run, failures);
