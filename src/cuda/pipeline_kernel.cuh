@@ -83,7 +83,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   // Else all of both kinds: after each chunk, or, where row warps have more to do than column warps because
   // pixels go through their registers, split: by counters, so that column warps begin as soon as a chunk is
   // there.
-  static constexpr bool kSplit = !kBoxes;
+  static constexpr bool kSplit = !kBoxes && kGradient;
   static constexpr bool kMeets = !kRaw && !kSplit;
 
   static constexpr int kThreads = 2 * kColumns;
