@@ -26,9 +26,9 @@
 //
 //   values of boxes  each row warp hands its slots to a column warp of its own and gets them back, under counters
 //                    in shared memory. Pixels are staged as they are, made s and d while they are filtered.
-//   other boxes      all threads meet after each chunk: while the column warps have chunk c, the row warps store the
-//                    gradient of c - 1, filter c + 1 and stage c + 2, in three slots
-//   other loaders    the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
+//   gradients of words  while the column warps have chunk c, the row warps store the gradient of c - 1, filter c + 1
+//                    and stage c + 2. Under counters of all threads: column warps begin as soon as c + 1 is filtered
+//   all others       the same, but all threads meet after each chunk
 //
 // Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows and
 // lanes that read neighbouring columns both meet no bank conflicts.
@@ -81,9 +81,9 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kRaw = kBoxes && !kGradient;
   // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own by counters.
   // Else all of both kinds: after each chunk, or, where row warps have more to do than column warps because
-  // pixels go through their registers, split: by counters, so that column warps begin as soon as a chunk is
-  // there.
-  static constexpr bool kSplit = !kBoxes && kGradient;
+  // single pixels go through their registers and back, split: by counters, so that column warps begin as soon as a
+  // chunk is there.
+  static constexpr bool kSplit = !kQuads && kGradient;
   static constexpr bool kMeets = !kRaw && !kSplit;
 
   static constexpr int kThreads = 2 * kColumns;

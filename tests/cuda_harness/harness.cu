@@ -1200,8 +1200,8 @@ void test_huge() {
   bool clean = true;
   const double mean = value.download(&clean)[0];
   ++cases_run;
-  // Noise of 2^31 pixels: the mean is that of any large sample.
-  if (!(worst <= 2e-3) || !(std::fabs(mean - 0.0088) < 2e-3)) ++failures;
+  // Noise of 2^31 pixels: the mean is that of any large sample of this noise without a border, 0.00579 (CPU, float32).
+  if (!(worst <= 2e-3) || !(std::fabs(mean - 0.0058) < 2e-4)) ++failures;
   std::printf("huge: gradient at the corner off by %.3g, mean %.6f\n", worst, mean);
   cudaFree(workspace);
 }
@@ -1281,7 +1281,7 @@ int main(int argc, char** argv) {
       }
     }
   }
-  if (mode == "test" || mode == "small") {
+  if (mode == "test" || mode == "small" || mode == "huge") {
     std::printf("%s: %d cases, %d failures\n", failures ? "FAILED" : "passed", cases_run, failures);
   }
   return failures ? 1 : 0;
