@@ -735,8 +735,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     next_y += Traits::kChunkRows;
   };
   // While column warps have `chunk`, row warps have the ones above and below. Before their first chunk they have one
-  // below, and before that one more to stage. These steps have code of their own (up to 4% faster), but for words,
-  // whose code would be too long for the instruction cache (10% slower).
+  // below, and before that one more to stage. These steps have code of their own (up to 4% faster), but not for
+  // words, whose code would be too long for the instruction cache (10% slower).
   constexpr bool kStartsInLoop = !Traits::kQuads;
   constexpr int kFirst = kStartsInLoop ? -2 : 0;
   if constexpr (!kStartsInLoop) {
@@ -794,9 +794,6 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) + 2 * Traits::kMapSlots + kFirst);
   if constexpr (!kStartsInLoop) {
     filter(0, map_slot.slot);
-    if constexpr (Traits::kSplit) {
-      arrive(&counters->filled[0][map_slot.slot]);
-    }
     store(staged + Traits::kSlotStride);
     meet(counters, &parity);
   }
