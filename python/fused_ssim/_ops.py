@@ -16,6 +16,7 @@ from fused_ssim import _validation
 from fused_ssim._validation import REDUCTIONS
 
 _ops = torch.ops.fused_ssim
+_SUM = REDUCTIONS.index("sum")
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
 _NO_GRADIENT = (
@@ -55,15 +56,17 @@ def ssim(
 ) -> torch.Tensor:
     """offset + reduction of ssim_weight * SSIM + l1_weight * |img1 - img2|."""
     _refuse_forward_mode(img1, img2)
-    differentiable = torch.is_grad_enabled() and (img1.requires_grad or img2.requires_grad)
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
+    wants = train and differentiable
     arguments = (
         *definition,
         REDUCTIONS.index(reduction),
         ssim_weight,
         l1_weight,
         offset,
-        train and differentiable and img1.requires_grad,
-        train and differentiable and img2.requires_grad,
+        wants and requires1,
+        wants and requires2,
     )
     if torch.compiler.is_compiling():
         value = _ops.ssim.default(img1, img2, *arguments)[0]
@@ -207,10 +210,12 @@ for _name, _fake in _FAKES.items():
 # ---- autograd -----------------------------------------------------------------------------------
 
 
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
 def _graph_is_kept() -> bool:
     """Whether the backward pass under way may be followed by another through the same graph."""
-    keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return True if keep_graph is None else bool(keep_graph())
+    return bool(_keep_graph())
 
 
 def _below_autograd(operator: Any, *arguments: Any) -> Any:
@@ -219,15 +224,18 @@ def _below_autograd(operator: Any, *arguments: Any) -> Any:
         return operator(*arguments)
 
 
-def _divisor(shape: torch.Size, window_size: int, valid: bool, reduction: int) -> int:
-    """What `reduction` divides the sum of a value's pixels by."""
-    kind = REDUCTIONS[reduction]
-    if kind == "sum":
-        return 1
-    batch, channels, height, width = shape
-    crop = window_size - 1 if valid else 0
-    planes = {"mean": batch * channels, "image": channels, "channel": 1}[kind]
-    return planes * (height - crop) * (width - crop)
+def _factor(
+    image: torch.Tensor, value: torch.Tensor, window_size: int, valid: bool, reduction: int
+) -> float:
+    """What `reduction` multiplies the sum of a value's pixels by."""
+    if reduction == _SUM:
+        return 1.0
+    pixels = image.numel()
+    if valid:
+        height, width = image.shape[2:]
+        crop = window_size - 1
+        pixels = pixels // (height * width) * (height - crop) * (width - crop)
+    return value.numel() / pixels
 
 
 def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
@@ -239,7 +247,7 @@ def _ssim_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> 
     ctx.save_for_backward(*output[1:])
     ctx.wanted = inputs[11:13]
     ctx.reduction = reduction
-    ctx.factor = 1.0 / _divisor(img1.shape, window_size, valid, reduction)
+    ctx.factor = _factor(img1, output[0], window_size, valid, reduction)
 
 
 def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -296,8 +304,7 @@ class _SsimFunction(torch.autograd.Function):
         link = unit1 if not wanted1 else unit2 if not wanted2 else value.new_empty([0])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(unit1 if wanted1 else None, unit2 if wanted2 else None, link)
-        ctx.reduction = reduction
-        ctx.factor = 1.0 / _divisor(img1.shape, window_size, valid, reduction)
+        ctx.scale = reduction, _factor(img1, value, window_size, valid, reduction)
         return value, link
 
     @staticmethod
@@ -315,7 +322,7 @@ class _SsimFunction(torch.autograd.Function):
                 continue
             if unit is None:
                 raise RuntimeError(_NO_GRADIENT)
-            arguments = unit, upstream, ctx.reduction, ctx.factor
+            arguments = unit, upstream, *ctx.scale
             # The unit gradient becomes the gradient in place where nobody can ask for it again;
             # tracers (subclasses of Tensor) are given the plain form.
             if may_overwrite and type(unit) is torch.Tensor:

@@ -16,7 +16,7 @@ MAX_WINDOW_SIZE = 33
 PADDINGS = ("same", "valid")
 # In the order of `Reduction` in src/core/problem.h; "none" is the map, an operator of its own.
 REDUCTIONS = ("mean", "sum", "image", "channel")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 DEVICE_TYPES = ("cpu", "cuda")
 
 
@@ -134,7 +134,7 @@ def _check_dense(name: str, image: Any) -> None:
 
 def _check_image(name: str, image: Any) -> None:
     _check_dense(name, image)
-    if image.device.type not in DEVICE_TYPES:
+    if not (image.is_cuda or image.is_cpu):  # image.device.type takes 4 us of a training step
         raise NotImplementedError(
             f"{name}: expected a tensor on cpu or cuda, got device {image.device}; move the images "
             'with .to("cpu")'
