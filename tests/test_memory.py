@@ -108,7 +108,7 @@ def test_cpu_map():
 
 def test_the_measurement_sees_a_copy():
     extra, image = peak_on_cpu("copy", "contiguous")
-    assert extra >= image - 2 * MIB  # pages that were resident before
+    assert extra >= 0.95 * image  # less the pages that were resident before
     assert sys.platform != "linux" or extra <= image + SLACK
 
 
