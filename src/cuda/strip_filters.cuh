@@ -448,31 +448,36 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
     return sum_of_magnitudes<kCount>(difference);
   }
 
+  // For two gradients without a loop: that takes a register more than there is.
+  constexpr int kUnsureAtOnce = kTwo ? kCount : 1;
   float sum = 0.0f;
-  unsigned greater = 0;  // bit i: of column i the first image's pixel is
-  unsigned less = 0;
+  // Bit i: of column i the first image's pixel is greater; bit kCount + i: less. One word: registers are short.
+  unsigned signs = 0;
+  const auto sign_bit = [](int i, float sign) {
+    return sign > 0.0f ? 1u << i : sign < 0.0f ? 1u << (kCount + i) : 0u;
+  };
   unsigned unsure = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     if (left <= i && i < right) {
       sum += fabsf(difference[i]);
-      greater |= difference[i] > 0.0f ? 1u << i : 0u;
-      less |= difference[i] < 0.0f ? 1u << i : 0u;
+      signs |= sign_bit(i, difference[i]);
       unsure |= difference[i] == 0.0f && equal != 0.0f ? 1u << i : 0u;
     }
   }
-#pragma unroll 1
-  for (; unsure != 0; unsure &= unsure - 1) {
-    const int i = __ffs(static_cast<int>(unsure)) - 1;
-    const float sign = planes.sign(p, y, x + i);
-    greater |= sign > 0.0f ? 1u << i : 0u;
-    less |= sign < 0.0f ? 1u << i : 0u;
+  if (unsure != 0) {
+#pragma unroll kUnsureAtOnce
+    for (int i = 0; i < kCount; ++i) {
+      if ((unsure & 1u << i) != 0u) {
+        signs |= sign_bit(i, planes.sign(p, y, x + i));
+      }
+    }
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    float l1 = (greater & 1u << i) != 0u ? p.gradient_l1
-               : (less & 1u << i) != 0u  ? -p.gradient_l1
-                                         : 0.0f;
+    float l1 = (signs & 1u << i) != 0u              ? p.gradient_l1
+               : (signs & 1u << (kCount + i)) != 0u ? -p.gradient_l1
+                                                    : 0.0f;
     if constexpr (kWeighted) {
       if (l1 != 0.0f) {
         l1 *=
