@@ -68,6 +68,8 @@ elif what == "inference":
     fused_ssim(x, y, train=False)
     fused_ssim(x, y)
 elif what == "copy":
+    # Linux counts resident pages for each CPU and adds them up in batches: by one thread, little is left out.
+    torch.set_num_threads(1)
     x.clone()
 elif what == "map":
     FusedSSIMMap.apply(1e-4, 9e-4, x, y).mean().backward()
@@ -108,7 +110,7 @@ def test_cpu_map():
 
 def test_the_measurement_sees_a_copy():
     extra, image = peak_on_cpu("copy", "contiguous")
-    assert extra >= 0.95 * image  # less the pages that were resident before
+    assert extra >= image - 2 * MIB  # pages that were resident before
     assert sys.platform != "linux" or extra <= image + SLACK
 
 

@@ -60,7 +60,7 @@ def _images(
         and isinstance(img2, torch.Tensor)
         and img1.dtype != img2.dtype
         and {img1.dtype, img2.dtype} <= {torch.float16, torch.bfloat16, torch.float32}
-        and img1.device.type in _validation.DEVICE_TYPES
+        and _validation.is_on_known_device(img1)
         and torch.is_autocast_enabled(img1.device.type)
     ):
         img1, img2 = img1.float(), img2.float()

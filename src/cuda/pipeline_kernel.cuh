@@ -26,9 +26,9 @@
 //
 //   values of boxes  each row warp hands its slots to a column warp of its own and gets them back, under counters
 //                    in shared memory. Pixels are staged as they are, made s and d while they are filtered.
-//   gradients of words  while the column warps have chunk c, the row warps store the gradient of c - 1, filter c + 1
-//                    and stage c + 2. Under counters of all threads: column warps begin as soon as c + 1 is filtered
-//   all others       the same, but all threads meet after each chunk
+//   other values,    all threads meet after each chunk: while the column warps have chunk c, the row warps store the
+//   gradients        gradient of c - 1, filter c + 1 and stage c + 2
+//   ... of words     the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
 //
 // Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows and
 // lanes that read neighbouring columns both meet no bank conflicts.
@@ -399,14 +399,7 @@ struct WordLoader {
     return Traits::row_thread() / 32 * Traits::kRowsPerWarp;
   }
 
-  // The columns of one row, kStride bytes apart.
-  template <int kStride>
-  static __device__ __forceinline__ void load_row(const char* from, unsigned mask, float* to) {
-#pragma unroll
-    for (int j = 0; j < kAcross; ++j) {
-      to[j] = load_float_if(mask & 1u << j, from + 32 * j * kStride);
-    }
-  }
+  // The columns of one row, `stride` bytes apart.
   template <class Load>
   static __device__ __forceinline__ void load_row(const char* from, int64_t stride, unsigned mask,
                                                   float* to, const Load& load) {
@@ -426,11 +419,11 @@ struct WordLoader {
       float* to1 = a + r * kAcross;
       float* to2 = b + r * kAcross;
       if (columns == Columns::kPlanar) {
-        load_row<4>(row1, mask, to1);
-        load_row<4>(row2, mask, to2);
+        load_row(row1, 4, mask, to1, load_float_if);
+        load_row(row2, 4, mask, to2, load_float_if);
       } else if (columns == Columns::kOfThree) {
-        load_row<3 * 4>(row1, mask, to1);
-        load_row<3 * 4>(row2, mask, to2);
+        load_row(row1, 3 * 4, mask, to1, load_float_if);
+        load_row(row2, 3 * 4, mask, to2, load_float_if);
       } else if (columns == Columns::kFloats) {
         load_row(row1, p.img1.column, mask, to1, load_float_if);
         load_row(row2, p.img2.column, mask, to2, load_float_if);
