@@ -54,8 +54,8 @@ struct ReductionPlan {
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
-  // Where there is one value, and its sum has a bound: blocks add multiples of 1 / fixed_point to one word
-  // instead of leaving partials. 0: they leave partials.
+  // Where there is one value: blocks add multiples of 1 / fixed_point to one word instead of leaving partials.
+  // 0: they leave partials.
   double fixed_point = 0.0;
 
   // Set by share_among(): equal parts of `shared_units`.
@@ -78,6 +78,8 @@ inline constexpr unsigned kCounterSlots = 32768;
 // Bits of such a counter where blocks add their sums, too (ReductionPlan::fixed_point).
 inline constexpr int kCountBits = 11;
 inline constexpr int kMaxCountedBlocks = (1 << kCountBits) - 1;
+// The largest magnitude of such a sum, times fixed_point. A block may take as much of it as all others.
+inline constexpr double kLargestFixedSum = static_cast<double>(int64_t{1} << (62 - 2 * kCountBits));
 
 // A float32 image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
 // channels, batches. A dimension of which all entries are the same memory counts as one entry.
@@ -111,7 +113,9 @@ struct StripParams {
   int own_rows = 0;
   int own_left = 0;  // a multiple of 4, at or before the first of them
   int own_right = 0;
-  Divisor rows_per_strip;  // units of work; the first strip_change_rows of them have no row
+  // Units of work, which are rows. Strips that a block may cross to count strip_change_rows units without a row
+  // first; in others that is negative, and the first and the last block of a strip have some rows more than units.
+  Divisor units_per_strip;
   int strip_change_rows = 0;
   Divisor strips_per_plane;
   int strip_width = 0;

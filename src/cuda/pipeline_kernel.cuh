@@ -86,6 +86,10 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kSplit = !kQuads && kGradient;
   static constexpr bool kMeets = !kRaw && !kSplit;
 
+  // Whether column warps add up the values while row warps store the last gradients. For others than boxes
+  // registers are short.
+  static constexpr bool kSumsEarly = kGradient && kBoxes && !kWeighted;
+
   static constexpr int kThreads = 2 * kColumns;
   static constexpr int kBlocksPerMultiprocessor =
       pipeline_blocks_per_multiprocessor(kKind, kLoader);
@@ -112,6 +116,12 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
+  // Of them, at the top of the image: nobody needs moments above it. That would be one row more, but the first
+  // gradients have to be those of a chunk's first row.
+  static constexpr int kSparedLeadRows = kGradient ? kSparedTopRows : 0;
+  static_assert(!kGradient || (kSparedTopRows < kRadius &&
+                               (2 * kLeadRows - kSparedTopRows) % kChunkRows == 0),
+                "gradients begin with a chunk");
   static constexpr int kGradientLag = 2 * kRadius;
   static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
                 "rows of the gradient's pixels lie one or two chunks above");
@@ -155,6 +165,7 @@ struct PipelineCounters {
   uint64_t loaded[2];                             // the bytes of a chunk have come
   uint64_t emptied[2];                            // kRaw: all row warps have read it
   uint64_t met;                                   // else: all threads have come
+  uint64_t summed;                                // all column warps have left their sums
   uint64_t filled[kPairings][Traits::kMapSlots];  // by row warps
   uint64_t drained[kPairings]
                   [Traits::kMapSlots];  // by column warps; kSplit: and staged by row warps
@@ -166,6 +177,7 @@ struct PipelineCounters {
       start_counting(&emptied[i], Traits::kColumns);
     }
     start_counting(&met, Traits::kThreads);
+    start_counting(&summed, Traits::kColumns);
     for (int pairing = 0; pairing < kPairings; ++pairing) {
       for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
         start_counting(&filled[pairing][slot], Traits::kColumns / kPairings);
@@ -233,6 +245,19 @@ struct PipelinePiece {
   int first_row;     // own rows
   int end_row;
 };
+
+// The first row that is staged.
+template <class Traits>
+__device__ __forceinline__ int first_staged_row(const PipelinePiece& piece) {
+  return piece.first_row - Traits::kLeadRows +
+         (piece.first_row == 0 ? Traits::kSparedLeadRows : 0);
+}
+template <class Traits>
+__device__ __forceinline__ int piece_chunks(const PipelinePiece& piece) {
+  return (piece.end_row + Traits::kLeadRows - first_staged_row<Traits>(piece) +
+          Traits::kChunkRows - 1) /
+         Traits::kChunkRows;
+}
 
 // Columns of moments that somebody needs.
 template <class Traits>
@@ -588,6 +613,16 @@ struct GradientTarget {
   char* gradient2;
   int y;        // of the thread's next row
   int columns;  // from the thread's first column to the end of the own ones
+
+  // To the next chunk.
+  template <class Traits>
+  __device__ __forceinline__ void advance(const StripParams& p) {
+    y += Traits::kChunkRows;
+    gradient1 += Traits::kChunkRows * p.grad1.row;
+    if constexpr (Traits::kTwo) {
+      gradient2 += Traits::kChunkRows * p.grad2.row;
+    }
+  }
 };
 
 // The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Returns the L1
@@ -597,7 +632,8 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
                                                      const PipelinePiece& piece,
                                                      const PixelShift& shift, const float* own,
                                                      const float* map_row, float* turn,
-                                                     GradientTarget& target, const char* weights,
+                                                     const GradientTarget& target,
+                                                     const char* weights,
                                                      const PixelPlanes& planes) {
   const int y = target.y;
   const int columns = target.columns;
@@ -686,11 +722,6 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
       }
     }
   }
-  target.y += Traits::kChunkRows;
-  target.gradient1 += Traits::kChunkRows * p.grad1.row;
-  if constexpr (Traits::kTwo) {
-    target.gradient2 += Traits::kChunkRows * p.grad2.row;
-  }
   return l1;
 }
 
@@ -705,8 +736,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   unsigned parity = meeting_parity<Traits>(chunks_before);
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
-  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
-  int next_y = piece.first_row - Traits::kLeadRows;  // of the chunk to be stored next
+  const int chunks = piece_chunks<Traits>(piece);
+  int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
   constexpr int kLoadedBefore = Traits::kBoxes ? 2 : 1;
 #pragma unroll
@@ -760,8 +791,9 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   if constexpr (Traits::kGradient) {
     const int x = piece.first_column + 8 * group;
     target.columns = piece.end_column - x;
-    // The gradient's first rows come out of step 20, in the chunk with step 16.
-    target.y = piece.first_row + 2 * Traits::kChunkRows - 2 * Traits::kGradientLag + row;
+    // Rows come out of the chunk before.
+    target.y = first_staged_row<Traits>(piece) + (kFirst - 1) * Traits::kChunkRows -
+               Traits::kGradientLag + row;
     const int64_t first_y = target.y - (Traits::kQuads ? 0 : row);
     const int64_t first_x = Traits::kQuads ? x : piece.first_column + Traits::row_thread();
     target.gradient1 = p.grad1.data + piece.batch * p.grad1.batch +
@@ -776,17 +808,22 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
               piece.channel * p.map_gradient.channel;
   }
   float* turn = turns + Traits::row_thread() / 32 * Traits::kTurnStride;
+  // What target.y is below while a row that is being filtered lies in the window of a value.
+  const int last_lagged_row =
+      p.value_bottom + Traits::kRadius - 2 * Traits::kChunkRows - Traits::kGradientLag;
 
-  const auto filter = [&](int staged_slot, int map_slot) {
-    if (is_needed) {
+  // Rows that no window of a value reaches may be left out.
+  const auto filter = [&](int staged_slot, int map_slot, bool all_rows) {
+    if (is_needed && (!Traits::kGradient || all_rows || target.y < last_lagged_row)) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       filter_staged_row<Traits>(quads, quads + Traits::kImageStride,
                                 map_rows + map_slot * MapPlaces<Traits>::kChunk);
     }
   };
-  MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) + 2 * Traits::kMapSlots + kFirst);
+  MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) +
+                           static_cast<unsigned>(2 * Traits::kMapSlots + kFirst));
   if constexpr (!kStartsInLoop) {
-    filter(0, map_slot.slot);
+    filter(0, map_slot.slot, true);
     store(staged + Traits::kSlotStride);
     meet(counters, &parity);
   }
@@ -811,7 +848,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
       break;
     }
     if ((!kStartsInLoop || chunk >= -1) && chunk + 1 < chunks) {
-      filter(staged_slot, map_slot.below());
+      filter(staged_slot, map_slot.below(), false);
       if constexpr (Traits::kSplit) {
         arrive(&counters->filled[0][map_slot.below()]);
       }
@@ -829,6 +866,9 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     parity ^= all_meet ? 1u : 0u;
     staged_slot = next_slot;
     own_slot = own_slot + 1 == Traits::kStagedSlots ? 0 : own_slot + 1;
+    if constexpr (Traits::kGradient) {
+      target.template advance<Traits>(p);
+    }
   }
   return l1;
 }
@@ -841,8 +881,8 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
                                                unsigned chunks_before) {
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
-  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
-  const int first_y = piece.first_row - Traits::kLeadRows;
+  const int chunks = piece_chunks<Traits>(piece);
+  const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
   const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
@@ -895,7 +935,13 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
                                               unsigned chunks_before) {
   const int m = static_cast<int>(threadIdx.x);
   const int x = piece.first_column - Traits::kMargin + m;
-  const int chunks = strip_chunks(piece.end_row - piece.first_row, Traits::kGradient);
+  const int chunks = piece_chunks<Traits>(piece);
+  const int first_moment_row = first_staged_row<Traits>(piece) - Traits::kRadius;
+  // Chunks below the last row with values get no more moments.
+  const int moment_chunks =
+      Traits::kGradient ? min(chunks, (p.value_bottom - first_moment_row + Traits::kChunkRows - 1) /
+                                          Traits::kChunkRows)
+                        : chunks;
   const bool is_needed = m < needed_columns<Traits>(piece);
   const bool has_value = is_needed && x >= p.value_left && x < p.value_right;
   const bool own = has_value && x >= piece.first_column && x < piece.end_column;
@@ -925,18 +971,27 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   }
   WeightStream<Traits::kRowsAtOnce> weights;
   if constexpr (Traits::kWeighted) {
-    weights.start(p, job, has_value,
-                  piece.first_row - Traits::kLeadRows - Traits::kRadius + Traits::kChunkRows);
+    weights.start(p, job, has_value, first_moment_row + Traits::kChunkRows);
   }
-#pragma unroll 1
-  for (int chunk = 0; chunk < chunks; ++chunk, map_slot.advance()) {
-    const int first_row =
-        piece.first_row - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
+  const auto begin_chunk = [&] {
     if constexpr (Traits::kRaw) {
       wait_for_phase(&filled[map_slot.slot], map_slot.parity);
     } else if constexpr (Traits::kSplit) {
       wait_long_for_phase(&filled[map_slot.slot], map_slot.parity);
     }
+  };
+  const auto end_chunk = [&] {
+    if constexpr (Traits::kMeets) {
+      meet(counters, &parity);
+    } else {
+      arrive(&drained[map_slot.slot]);
+    }
+    map_slot.advance();
+  };
+#pragma unroll 1
+  for (int chunk = 0; chunk < moment_chunks; ++chunk) {
+    const int first_row = first_moment_row + chunk * Traits::kChunkRows;
+    begin_chunk();
     float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
     if (chunk == 0) {
       job.shift_s = mean_shift[pairing].s;
@@ -960,10 +1015,19 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       }
       total += static_cast<double>(loss);
     }
-    if constexpr (Traits::kMeets) {
-      meet(counters, &parity);
-    } else {
-      arrive(&drained[map_slot.slot]);
+    end_chunk();
+  }
+  if constexpr (Traits::kGradient) {
+#pragma unroll 1
+    for (int chunk = moment_chunks; chunk < chunks; ++chunk) {
+      begin_chunk();
+      float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
+      if (has_value) {
+        flush_partials<Traits>(column, state);
+      } else if (is_needed) {
+        clear_partials<Traits>(column);
+      }
+      end_chunk();
     }
   }
   return total;
@@ -982,10 +1046,23 @@ struct PipelineShared {
   PipelineCounters<Traits> counters;
   MeanShift mean_shift[Traits::kRowWarps];  // one, or one for each
   double totals[Traits::kThreads];          // of f so far, a thread each
+  WarpSums<Traits::kThreads / 32> warp_sums;
+  WarpSums<Traits::kColumns / 32> column_sums;
+  bool is_summed;
 };
 
-// All pieces of a block, and its part of the sums. A unit is a row of a strip; each strip begins with
-// `strip_change_rows` units without a row, which stand for what beginning it costs.
+// The first row of `unit` of a strip; of the unit after the last, the first row after the strip.
+template <class Traits>
+__device__ __forceinline__ int row_of_unit(const StripParams& p, int unit) {
+  int row = max(unit - p.strip_change_rows, 0);
+  if constexpr (Traits::kSparedLeadRows > 0) {
+    row = unit == 0 ? 0 : row;
+    row = unit == static_cast<int>(p.units_per_strip.divisor) ? p.own_rows : row;
+  }
+  return p.own_top + row;
+}
+
+// All pieces of a block, and its part of the sums.
 template <class Traits>
 __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   extern __shared__ __align__(128) float shared_floats[];
@@ -1008,6 +1085,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
     progress.value = plan.values == 1 ? 0 : quotient(unit, plan.units_per_value);
     progress.chunks = 0;
     shared.counters.start();
+    shared.is_summed = false;
   }
   total() = 0.0;
   __syncthreads();
@@ -1020,9 +1098,9 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       if (unit >= end) {
         break;
       }
-      const int64_t strip = quotient(unit, p.rows_per_strip);
-      const int64_t strip_begin = strip * p.rows_per_strip.divisor;
-      const int64_t next = min(end, strip_begin + p.rows_per_strip.divisor);
+      const int64_t strip = quotient(unit, p.units_per_strip);
+      const int64_t strip_begin = strip * p.units_per_strip.divisor;
+      const int64_t next = min(end, strip_begin + p.units_per_strip.divisor);
       const int64_t plane = quotient(strip, p.strips_per_plane);
       const bool together = p.channels_together > 1;
       PipelinePiece piece;
@@ -1032,18 +1110,14 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       piece.first_column =
           p.own_left + static_cast<int>(strip - plane * p.strips_per_plane.divisor) * p.strip_width;
       piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
-      piece.first_row =
-          p.own_top + max(static_cast<int>(unit - strip_begin) - p.strip_change_rows, 0);
-      piece.end_row =
-          p.own_top + max(static_cast<int>(next - strip_begin) - p.strip_change_rows, 0);
+      piece.first_row = row_of_unit<Traits>(p, static_cast<int>(unit - strip_begin));
+      piece.end_row = row_of_unit<Traits>(p, static_cast<int>(next - strip_begin));
       const unsigned chunks_before = progress.chunks;
       __syncthreads();
       if (threadIdx.x == 0) {
         progress.unit = next;
         if (piece.first_row < piece.end_row) {
-          progress.chunks =
-              chunks_before + static_cast<unsigned>(
-                                  strip_chunks(piece.end_row - piece.first_row, Traits::kGradient));
+          progress.chunks = chunks_before + static_cast<unsigned>(piece_chunks<Traits>(piece));
         }
       }
       if (piece.first_row < piece.end_row) {
@@ -1062,6 +1136,17 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
                         run_columns<Traits>(p, piece, maps, shared.mean_shift, &shared.counters,
                                             chunks_before),
                         total());
+          // The whole sum, while row warps store the last gradients.
+          if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 &&
+              progress.unit >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
+            leave_sum(&shared.column_sums, total());
+            arrive(&shared.counters.summed);
+            if (threadIdx.x < 32) {
+              wait_for_phase(&shared.counters.summed, 0);
+              add_to_sum<float>(plan, &shared.column_sums);
+              shared.is_summed = true;
+            }
+          }
         } else if (__builtin_expect(p.l1, false)) {
           total() = fma(p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0),
                         run_row_warps(std::true_type{}), total());
@@ -1086,7 +1171,9 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
     }
   }
   if (plan.fixed_point != 0.0) {
-    add_to_sum<Traits::kThreads, float>(plan, total());
+    if (!shared.is_summed) {
+      add_to_sum<float>(plan, &shared.warp_sums, total());
+    }
   } else if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float>(plan);
   }

@@ -29,28 +29,40 @@ __device__ __forceinline__ double warp_sum(double sum) {
   return sum;
 }
 
+// Sums of so many warps of a block, in shared memory.
+template <int kWarps>
+struct WarpSums {
+  double sums[kWarps];
+};
+template <int kWarps>
+__device__ __forceinline__ void leave_sum(WarpSums<kWarps>* shared, double thread_sum) {
+  const double sum = warp_sum(thread_sum);
+  if (lane_index() == 0) {
+    shared->sums[threadIdx.x / 32] = sum;
+  }
+}
+// Their sum, by a warp, when all are there.
+template <int kWarps>
+__device__ __forceinline__ double sum_of_warps(const WarpSums<kWarps>* shared) {
+  static_assert(kWarps <= 32, "one lane a warp");
+  double sum = lane_index() < kWarps ? shared->sums[lane_index()] : 0.0;
+#pragma unroll
+  for (int distance = 16; distance > 0; distance >>= 1) {
+    if (distance < kWarps) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    }
+  }
+  return sum;
+}
+
 // The sum over the block's threads, in the first warp. Every thread of the block calls it.
 template <int kThreads>
 __device__ __forceinline__ double block_sum(double sum) {
-  __shared__ double warp_sums[kThreads / 32];
-  static_assert(kThreads % 32 == 0 && kThreads <= 1024, "one lane a warp");
-  sum = warp_sum(sum);
+  __shared__ WarpSums<kThreads / 32> warp_sums;
   __syncthreads();  // the previous use of warp_sums is over
-  if (lane_index() == 0) {
-    warp_sums[threadIdx.x / 32] = sum;
-  }
+  leave_sum(&warp_sums, sum);
   __syncthreads();
-  double total = 0.0;
-  if (threadIdx.x < 32) {
-    total = threadIdx.x < kThreads / 32 ? warp_sums[threadIdx.x] : 0.0;
-#pragma unroll
-    for (int distance = 16; distance > 0; distance >>= 1) {
-      if (distance < kThreads / 32) {
-        total += __shfl_xor_sync(0xffffffffu, total, distance);
-      }
-    }
-  }
-  return total;
+  return threadIdx.x < 32 ? sum_of_warps(&warp_sums) : 0.0;
 }
 
 template <int kThreads>
@@ -67,29 +79,72 @@ __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t v
   static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * sum);
 }
 
-// Called by every thread of every block instead, where the plan has a fixed point: integers have the same
-// sum in any order. The word counts blocks in its lowest kCountBits bits and those whose sum is no number in
-// the next; the others hold the sum. So one atomic operation tells the last block all that it has to know.
-template <int kThreads, class T>
-__device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, double thread_sum) {
-  const double sum = block_sum<kThreads>(thread_sum);
-  if (threadIdx.x != 0) {
+// The sum of partials[0 .. count) whatever their order, by one thread: as multiples of 2^-50 of the largest.
+inline __device__ double sum_of_large(const double* partials, unsigned count) {
+  double largest = 0.0;
+  double plain_sum = 0.0;
+#pragma unroll 4
+  for (unsigned i = 0; i < count; ++i) {
+    const double partial = __ldcg(partials + i);
+    largest = fmax(largest, fabs(partial));
+    plain_sum += partial;
+  }
+  if (!isfinite(plain_sum) || largest == 0.0) {
+    return plain_sum;  // the same in any order
+  }
+  const int exponent = 50 - ilogb(largest);
+  long long sum = 0;
+#pragma unroll 4
+  for (unsigned i = 0; i < count; ++i) {
+    sum += __double2ll_rn(scalbn(__ldcg(partials + i), exponent));
+  }
+  return scalbn(static_cast<double>(sum), -exponent);
+}
+
+// Instead, where the plan has a fixed point: when all warps of a block have left their sums, one of them adds these
+// to that of the launch. Integers have the same sum in any order. The word counts blocks in its lowest kCountBits bits; its highest hold the sum. So one
+// atomic operation tells the last block all that it has to know. The bits between count the blocks whose sum is
+// too large, or no number: those leave it as a partial.
+template <class T, int kWarps>
+__device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
+                                           const WarpSums<kWarps>* shared) {
+  const double sum = sum_of_warps(shared);
+  if (lane_index() != 0) {
     return;
   }
   constexpr unsigned kCount = (1u << kCountBits) - 1;
-  unsigned long long part = 1ull << kCountBits | 1ull;
-  if (isfinite(sum)) {
-    part = static_cast<unsigned long long>(__double2ll_rn(sum * plan.fixed_point))
-               << 2 * kCountBits |
-           1ull;
-  }
   unsigned long long* word = &finished_blocks[plan.counter_slot];
+  const double scaled = sum * plan.fixed_point;
+  unsigned long long part = 1ull;
+  if (__builtin_expect(fabs(scaled) * gridDim.x <= kLargestFixedSum, true)) {
+    part |= static_cast<unsigned long long>(__double2ll_rn(scaled)) << 2 * kCountBits;
+  } else {
+    const unsigned long long before = atomicAdd(word, 1ull << kCountBits);
+    plan.partials[before >> kCountBits & kCount] = sum;
+    __threadfence();
+  }
   const unsigned long long all = atomicAdd(word, part) + part;
   if ((all & kCount) == gridDim.x) {
     *word = 0;
-    const double whole = static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits);
-    const bool is_number = (all >> kCountBits & kCount) == 0;
-    write_value<T>(plan, 0, is_number ? whole / plan.fixed_point : static_cast<double>(NAN));
+    double whole =
+        static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits) / plan.fixed_point;
+    const auto large = static_cast<unsigned>(all >> kCountBits) & kCount;
+    if (large != 0) {
+      __threadfence();
+      whole += sum_of_large(plan.partials, large);
+    }
+    write_value<T>(plan, 0, whole);
+  }
+}
+
+// The same by every thread of every block.
+template <class T, int kWarps>
+__device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<kWarps>* shared,
+                                           double thread_sum) {
+  leave_sum(shared, thread_sum);
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    add_to_sum<T>(plan, shared);
   }
 }
 

@@ -94,17 +94,22 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
   }
 }
 
-// What makes the sum of all losses an integer that fits beside two counts in 64 bits, with a bit to spare
-// (reduction.cuh); 0 where the sum has no bound.
+// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit to spare
+// (reduction.cuh); 0 where no such number is known.
 double fixed_point(const Problem& problem, const Request& request) {
-  if (request.value == nullptr || request.l1_weight != 0.0 || request.ssim_weight == 0.0) {
+  if (request.value == nullptr) {
     return 0.0;
   }
+  // Four times the data range, with the usual k1: images may leave it, and if they leave it far behind the sum
+  // takes a little longer.
+  const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
   const double largest = static_cast<double>(problem.shape.planes()) *
-                         static_cast<double>(problem.map_pixels_per_plane()) * 2.0 *
-                         std::abs(request.ssim_weight);
-  constexpr double kSumBits = 64 - 2 * kCountBits - 2;
-  const double scale = std::exp2(kSumBits - std::ceil(std::log2(largest)));
+                         static_cast<double>(problem.map_pixels_per_plane()) *
+                         (2.0 * std::abs(request.ssim_weight) +
+                          difference * std::abs(request.l1_weight));
+  // Half of what fits: blocks don't have equal parts of it.
+  const double scale =
+      std::exp2(std::log2(kLargestFixedSum) - 1.0 - std::ceil(std::log2(largest)));
   return std::isfinite(scale) ? scale : 0.0;
 }
 
@@ -131,21 +136,22 @@ int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessor
 // How blocks of the pipeline kernel share the strips.
 struct PipelineShares {
   int blocks;
-  int change_rows;  // rows that a strip counts more than it has
+  int change_rows;      // StripParams::strip_change_rows
+  int units_per_strip;
 };
 
 // Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
 // cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip.
 PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int multiprocessors,
                             int min_rows, bool gradient) {
-  PipelineShares best = {0, 0};
+  PipelineShares best = {0, 0, 0};
   double best_cost = 0.0;
-  const auto consider = [&](int resident, int64_t blocks, int change_rows) {
-    const int64_t units = strips * (own_rows + change_rows);
+  const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
+    const int64_t units = strips * units_per_strip;
     const double cost =
         pipeline_cost(resident, strip_chunks((units + blocks - 1) / blocks, gradient));
     if (best.blocks == 0 || cost < best_cost) {
-      best = {static_cast<int>(blocks), change_rows};
+      best = {static_cast<int>(blocks), change_rows, units_per_strip};
       best_cost = cost;
     }
   };
@@ -159,9 +165,11 @@ PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int mult
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      consider(resident, whole, 0);
+      const bool spares = gradient && per_strip > 1;
+      const int top = spares ? kSparedTopRows : 0;
+      consider(resident, whole, -top, own_rows - top - (spares ? kSparedBottomRows : 0));
     }
-    consider(resident, room, change_rows);
+    consider(resident, room, change_rows, own_rows + change_rows);
   }
   return best;
 }
@@ -377,14 +385,13 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       return error;
     }
   }
-  PipelineShares shares = {0, 0};
+  PipelineShares shares = {0, 0, p.own_rows};
   if (pipeline) {
     shares = share_strips(p.own_rows, all_strips, capacity, device.multiprocessors, choice.min_rows,
                           gradient);
   }
   p.strip_change_rows = shares.change_rows;
-  const int rows_per_strip = p.own_rows + p.strip_change_rows;
-  p.rows_per_strip = Divisor(rows_per_strip);
+  p.units_per_strip = Divisor(shares.units_per_strip);
   p.map_pitch = problem.map_width();
   p.map_plane = problem.map_pixels_per_plane();
   p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
@@ -399,7 +406,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   p.reduction = plan_reduction(
       problem, request, workspace,
-      strips ? int64_t{strips_per_plane} * rows_per_strip : int64_t{p.tiles_per_plane.divisor});
+      strips ? int64_t{strips_per_plane} * shares.units_per_strip
+             : int64_t{p.tiles_per_plane.divisor});
   // The kernels add up losses: SSIM is 1 - 2 loss.
   if (request.value != nullptr) {
     const int64_t values =

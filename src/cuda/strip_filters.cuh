@@ -385,6 +385,19 @@ __device__ __forceinline__ void clear_partials(float* column) {
   }
 }
 
+// A chunk below the last row with values: what the partials above still give.
+template <class Traits>
+__device__ __forceinline__ void flush_partials(float* column, ColumnState<Traits>& state) {
+  using Places = MapPlaces<Traits>;
+#pragma unroll
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < Traits::kPartialMaps; ++i) {
+      column[r * Places::kRow + i * Places::kMap] = state.partials[i].push(0.0f);
+    }
+  }
+}
+
 // Both images' pixels in memory.
 struct PixelPlanes {
   const char* plane1;

@@ -573,6 +573,7 @@ struct alignas(128) StripShared {
   StripPiece piece;
   int64_t unit, end, value;
   double totals[Traits::kThreads];
+  WarpSums<Traits::kThreads / 32> warp_sums;
   unsigned char columns[Traits::kThreads];
   uint64_t loaded[2];  // mbarriers of the chunks' boxes, in turn
   alignas(16) float maps[MapPlaces<Traits>::kChunk];
@@ -583,7 +584,7 @@ struct alignas(128) StripShared {
 template <class Traits>
 __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int64_t unit,
                                                       int64_t end, StripPiece* piece) {
-  const int64_t strip = quotient(unit, p.rows_per_strip);
+  const int64_t strip = quotient(unit, p.units_per_strip);
   const int64_t plane = quotient(strip, p.strips_per_plane);
   const int first = static_cast<int>(unit - strip * p.own_rows);
   const int rows = static_cast<int>(min(end - unit, static_cast<int64_t>(p.own_rows - first)));
@@ -810,7 +811,7 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
     }
   }
   if (plan.fixed_point != 0.0) {
-    add_to_sum<Traits::kThreads, float>(plan, shared.totals[threadIdx.x]);
+    add_to_sum<float>(plan, &shared.warp_sums, shared.totals[threadIdx.x]);
   } else if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float>(plan);
   }

@@ -381,8 +381,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
         } else {
           shift.apply_in_order(a[i], b[i], &s, &d);
           const int y = first_y + row;
-          if (!Traits::kGradient && y >= max(tile.top, p.value_top) &&
-              y < min(tile.bottom, p.value_bottom)) {
+          if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
             *l1_sum += absolute_differences(a[i], b[i], max(tile.left, p.value_left) - x,
                                             min(tile.right, p.value_right) - x);
           }
@@ -445,8 +444,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       shift.apply_in_order(a, b, &s, &d);
       const int row = item / Traits::kStagedQuads;
       const int y = first_y + row;
-      if (!Traits::kGradient && y >= max(tile.top, p.value_top) &&
-          y < min(tile.bottom, p.value_bottom)) {
+      if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
         *l1_sum += absolute_differences(a, b, max(tile.left, p.value_left) - x,
                                         min(tile.right, p.value_right) - x);
@@ -460,11 +458,13 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   return shift;
 }
 
-// Where there is `more`, tile `next` follows.
+// Adds to this thread's sum. Where there is `more`, tile `next` follows; else the block's sum is added to that of
+// the launch, if it has a fixed point.
 template <class Traits>
-__device__ __forceinline__ double process_tile(const StripParams& p, const Tile& tile, bool more,
-                                               int next, float* shared, uint64_t* loaded,
-                                               unsigned parity) {
+__device__ __forceinline__ void process_tile(const StripParams& p, const Tile& tile, bool more,
+                                             int next, float* shared, uint64_t* loaded,
+                                             unsigned parity, double* sum,
+                                             WarpSums<Traits::kThreads / 32>* warp_sums) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
   float* staged_s = shared;
@@ -563,8 +563,18 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
     }
   }
 
+  *sum += p.loss_weight * loss + p.l1_weight * l1_sum;
+  const bool is_summed = !more && p.reduction.fixed_point != 0.0;
+  if (is_summed) {
+    leave_sum(warp_sums, *sum);
+  }
+  __syncthreads();
+  // The last warp has least to do in what follows.
+  if (is_summed && threadIdx.x / 32 == Traits::kThreads / 32 - 1) {
+    add_to_sum<float>(p.reduction, warp_sums);
+  }
+
   if constexpr (Traits::kGradient) {
-    __syncthreads();
     // Down the columns again. The row-filtered moments are no longer needed: their place is.
 #pragma unroll 1
     for (int item = thread; item < Traits::segments(rows) * Traits::kCellColumns;
@@ -617,10 +627,9 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
-        l1_sum += finish_with_l1<Traits::kTwo, Traits::kWeighted>(
-                      p, tile.weights, {tile.plane1, tile.plane2}, shift.difference_if_equal(), y,
-                      x, tile.right - x, d, first, second) /
-                  kPixelScale;
+        finish_with_l1<Traits::kTwo, Traits::kWeighted>(p, tile.weights, {tile.plane1, tile.plane2},
+                                                        shift.difference_if_equal(), y, x,
+                                                        tile.right - x, d, first, second);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -640,7 +649,6 @@ __device__ __forceinline__ double process_tile(const StripParams& p, const Tile&
       }
     }
   }
-  return p.loss_weight * loss + p.l1_weight * l1_sum;
 }
 
 template <class Traits>
@@ -648,6 +656,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     tile_kernel(const __grid_constant__ StripParams p) {
   extern __shared__ __align__(128) float shared_floats[];
   __shared__ uint64_t loaded;
+  __shared__ WarpSums<Traits::kThreads / 32> warp_sums;
   allow_next_launch();
   if (Traits::kBoxes && threadIdx.x == 0) {
     prefetch(p.tensor1);
@@ -677,7 +686,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
                          &loaded);
     }
     is_first = false;
-    sum += process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity);
+    process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity, &sum,
+                         &warp_sums);
     __syncthreads();
     const int next =
         plan.values == 1 ? 0 : static_cast<int>(quotient(unit + 1, plan.units_per_value));
@@ -687,9 +697,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       value = next;
     }
   }
-  if (plan.fixed_point != 0.0) {
-    add_to_sum<Traits::kThreads, float>(plan, sum);
-  } else if (plan.value != nullptr) {
+  if (plan.value != nullptr && plan.fixed_point == 0.0) {
     finish_reduction<Traits::kThreads, float>(plan);
   }
 }

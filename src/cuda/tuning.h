@@ -33,6 +33,12 @@ constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loa
 // 41.2, 40.1.
 constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
 
+// Rows that the first and the last block of a strip have more than the others, where whole blocks share it: the pipeline
+// kernel leaves out the rows above an image, and most of what there is to do below it.
+// H100, us with these, without: 1x3x512x512 XX, 19.6.
+inline constexpr int kSparedTopRows = 4;
+inline constexpr int kSparedBottomRows = 4;
+
 // Time of the pipeline kernel where each multiprocessor has `resident` blocks that go through `chunks` chunks of 8
 // rows. H100, us of values, measured with 1, 3 blocks a multiprocessor:
 //   1x3x512x512 10.2, 12.6    1x3x640x640 13.7, 14.5    1x3x720x1280 22.3, 21.7

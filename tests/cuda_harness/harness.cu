@@ -756,8 +756,70 @@ void test_all() {
   test_special();
 }
 
+// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both sides of what
+// blocks add up in one word; and of images with a pixel that is no number.
+void test_large_sums() {
+  const fs::Shape s{1, 2, 150, 300};
+  fs::Problem problem;
+  problem.shape = s;
+  problem.window = fs::gaussian_taps(11, 1.5);
+  problem.c1 = 1e-4;
+  problem.c2 = 9e-4;
+  DeviceImage img1(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage img2(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage grad(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
+  problem.img1 = img1.input();
+  problem.img2 = img2.input();
+  void* workspace = nullptr;
+  check(cudaMalloc(&workspace, 1 << 20), "workspace");
+  for (const double factor : {3.0, 40.0, 65535.0, 1e12, 1e30, HUGE_VAL}) {
+    for (const int64_t rows : {int64_t{20}, s.height}) {
+      for (const bool tiles : {true, false}) {
+        for (const bool gradient : {true, false}) {
+          std::vector<double> a, b;
+          fill(Content::kNoise, s, 9, &a, &b);
+          for (int64_t i = 0; i < rows * s.width; ++i) a[i] *= factor;
+          img1.upload(a);
+          img2.upload(b);
+          double expected = 0;
+          for (size_t i = 0; i < a.size(); ++i) expected += std::fabs(a[i] - b[i]);
+          expected /= static_cast<double>(a.size());
+          fs::Request request;
+          request.value = value.first();
+          request.ssim_weight = 0.0;
+          request.l1_weight = 1.0;
+          if (gradient) request.grad1 = grad.output();
+          double first = 0;
+          for (int i = 0; i < 4; ++i) {
+            check(cudaMemset(workspace, 0xff, 1 << 20), "poison");
+            check(fs::cuda::run(problem, request, workspace, nullptr, tiles), "run");
+            check(cudaDeviceSynchronize(), "run");
+            bool clean = true;
+            const double v = value.download(&clean)[0];
+            if (i == 0) first = v;
+            ++cases_run;
+            // The SSIM of such images may be no number.
+            const bool right = std::isfinite(expected) && factor < 1e15
+                                   ? std::fabs(v - expected) <= 3e-7 * expected && v == first
+                                   : !std::isfinite(v) || std::fabs(v - expected) <= 3e-7 * expected;
+            if (!right) {
+              ++failures;
+              std::printf("FAIL large sums: %.9g, not %.9g, first %.9g [%g, %lld rows%s%s]\n", v,
+                          expected, first, factor, static_cast<long long>(rows),
+                          tiles ? "" : " strips", gradient ? " gradient" : "");
+            }
+          }
+        }
+      }
+    }
+  }
+  cudaFree(workspace);
+}
+
 // NaN containment, determinism, graph replay, the backward multiply.
 void test_special() {
+  test_large_sums();
   const fs::Shape s{1, 1, 150, 300};
   fs::Problem problem;
   problem.shape = s;
