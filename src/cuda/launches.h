@@ -51,7 +51,8 @@ struct Launch {
   int shared_bytes = 0;
 };
 
-// Launches a kernel that calls wait_for_previous_launch() before it touches any memory. Where the device and
+// Launches a kernel that calls wait_for_previous_launch() before it touches any memory, and after whatever
+// it can find out without. Where the device and
 // its driver can, its blocks begin while the last of the kernel before are at work.
 template <class Params>
 cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, int blocks,

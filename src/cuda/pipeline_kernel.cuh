@@ -267,13 +267,13 @@ __device__ __forceinline__ int needed_columns(const PipelinePiece& piece) {
 
 // What the piece's shift is taken from.
 template <class Traits>
-__device__ __forceinline__ Samples<float> piece_samples(const StripParams& p,
+__device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
                                                         const PipelinePiece& piece,
                                                         const char* plane1, const char* plane2) {
-  return load_samples<float>(
+  return SamplePointers::of(
       plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
       min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
-      min(p.width, piece.end_column + Traits::kRadius), p.dtype);
+      min(p.width, piece.end_column + Traits::kRadius));
 }
 
 // The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are loaded one
@@ -739,13 +739,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int chunks = piece_chunks<Traits>(piece);
   int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
+  const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
+  wait_for_previous_launch();
   constexpr int kLoadedBefore = Traits::kBoxes ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
-  const Shift<float> means = trimmed_means(samples);
+  const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   if (Traits::row_thread() == 0) {
     *mean_shift = MeanShift::of(shift);
@@ -884,9 +885,10 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   const int chunks = piece_chunks<Traits>(piece);
   const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
+  const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
+  wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  const Samples<float> samples = piece_samples<Traits>(p, piece, plane1, plane2);
-  const Shift<float> means = trimmed_means(samples);
+  const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const int warp = Traits::row_thread() / 32;
   if (Traits::row_thread() % 32 == 0) {
@@ -957,6 +959,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     job.weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
                   piece.channel * p.map_gradient.channel;
   }
+  wait_for_previous_launch();
   ColumnState<Traits> state;
   double total = 0.0;
   float* const columns = kept(maps + m * MapPlaces<Traits>::kColumn);
@@ -1089,7 +1092,6 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   }
   total() = 0.0;
   __syncthreads();
-  wait_for_previous_launch();
 #pragma unroll 1
   for (;;) {
     {

@@ -2,6 +2,7 @@
 // small and variances lose little to cancellation (core/ssim_formula.h).
 #pragma once
 
+#include "core/ssim_formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/thread.cuh"
 
@@ -32,14 +33,45 @@ __device__ __forceinline__ SamplePoint sample_point(int64_t top, int64_t bottom,
           left + (right - left) * (2 * (lane % 8) + 1) / 16};
 }
 
+// Where a lane's samples lie in memory.
+struct SamplePointers {
+  const char* x;
+  const char* y;
+
+  static __device__ __forceinline__ SamplePointers of(const char* plane1, const char* plane2,
+                                                      const InputImage& img1,
+                                                      const InputImage& img2, int64_t top,
+                                                      int64_t bottom, int64_t left, int64_t right) {
+    const SamplePoint at = sample_point(top, bottom, left, right);
+    return {plane1 + at.y * img1.row + at.x * img1.column,
+            plane2 + at.y * img2.row + at.x * img2.column};
+  }
+  template <class T>
+  __device__ __forceinline__ Samples<T> load(DType dtype) const {
+    return {load_element<T>(x, dtype), load_element<T>(y, dtype)};
+  }
+};
+
+// The smallest and the largest of the warp's values, none of which is NaN.
 template <class T>
-__device__ __forceinline__ Samples<T> load_samples(const char* plane1, const char* plane2,
-                                                   const InputImage& img1, const InputImage& img2,
-                                                   int64_t top, int64_t bottom, int64_t left,
-                                                   int64_t right, DType dtype) {
-  const SamplePoint at = sample_point(top, bottom, left, right);
-  return {load_element<T>(plane1 + at.y * img1.row + at.x * img1.column, dtype),
-          load_element<T>(plane2 + at.y * img2.row + at.x * img2.column, dtype)};
+__device__ __forceinline__ T warp_min(T value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance >>= 1) {
+    value = min(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  }
+  return value;
+}
+#if __CUDA_ARCH__ >= 800
+// An integer of the same order.
+__device__ __forceinline__ int ordered_bits(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
+__device__ __forceinline__ float warp_min(float value) {
+  return __int_as_float(
+      ordered_bits(__reduce_min_sync(0xffffffffu, ordered_bits(__float_as_int(value)))));
+}
+#endif
+template <class T>
+__device__ __forceinline__ T warp_max(T value) {
+  return -warp_min(-value);
 }
 
 // The means over the warp, each without its smallest and its largest sample: one outlier, a firefly of
@@ -53,16 +85,8 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   T smallest[2], largest[2], sum[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    smallest[i] = usable ? value[i] : T(INFINITY);
-    largest[i] = usable ? value[i] : -T(INFINITY);
-  }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance >>= 1) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      smallest[i] = min(smallest[i], __shfl_xor_sync(kAll, smallest[i], distance));
-      largest[i] = max(largest[i], __shfl_xor_sync(kAll, largest[i], distance));
-    }
+    smallest[i] = warp_min(usable ? value[i] : T(INFINITY));
+    largest[i] = warp_max(usable ? value[i] : -T(INFINITY));
   }
   const unsigned all_usable = __ballot_sync(kAll, usable);
   unsigned kept[2];
@@ -83,8 +107,8 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
       sum[i] += __shfl_xor_sync(kAll, sum[i], distance);
     }
   }
-  const Shift<T> means = {kept[0] != 0u ? sum[0] / T(__popc(kept[0])) : T(0),
-                          kept[1] != 0u ? sum[1] / T(__popc(kept[1])) : T(0)};
+  const Shift<T> means = {kept[0] != 0u ? sum[0] * reciprocal(T(__popc(kept[0]))) : T(0),
+                          kept[1] != 0u ? sum[1] * reciprocal(T(__popc(kept[1]))) : T(0)};
   const bool finite = isfinite(means.x) && isfinite(means.y);
   return {finite ? means.x : T(0), finite ? means.y : T(0)};
 }
@@ -96,7 +120,7 @@ __device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char*
                                                  int64_t top, int64_t bottom, int64_t left,
                                                  int64_t right, DType dtype) {
   return trimmed_means(
-      load_samples<T>(plane1, plane2, img1, img2, top, bottom, left, right, dtype));
+      SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right).load<T>(dtype));
 }
 
 }  // namespace fused_ssim::cuda

@@ -271,6 +271,7 @@ struct Tile {
   int right;
   int top;
   int bottom;
+  SamplePointers samples;
 };
 
 template <class Traits>
@@ -306,6 +307,10 @@ __device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
   if constexpr (Traits::kMap) {
     tile.map = p.map + plane * p.map_plane;
   }
+  tile.samples = SamplePointers::of(
+      tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
+      min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
+      min(p.width, tile.right + Traits::kRadius));
   return tile;
 }
 
@@ -364,10 +369,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       }
     }
     if (pass == 0) {
-      const Shift<float> means = sample_shift<float>(
-          tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
-          min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
-          min(p.width, tile.right + Traits::kRadius), p.dtype);
+      const Shift<float> means = trimmed_means(tile.samples.load<float>(p.dtype));
       shift = PixelShift::of(means.x, means.y);
       *mean_shift = MeanShift::of<Traits::kCentred>(shift);
     }
@@ -426,10 +428,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
-  const Shift<float> means = sample_shift<float>(
-      tile.plane1, tile.plane2, p.img1, p.img2, max(0, tile.top - Traits::kRadius),
-      min(p.height, tile.bottom + Traits::kRadius), max(0, tile.left - Traits::kRadius),
-      min(p.width, tile.right + Traits::kRadius), p.dtype);
+  const Shift<float> means = trimmed_means(tile.samples.load<float>(p.dtype));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   *mean_shift = MeanShift::of<Traits::kCentred>(shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
@@ -671,31 +670,37 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
   unsigned parity = 0;
-  bool is_first = true;
+  Tile tile = tile_at<Traits>(p, unit);
   if constexpr (Traits::kBoxes) {
     __syncthreads();
   }
   wait_for_previous_launch();
+  if constexpr (Traits::kBoxes && Traits::kGradient) {
+    load_boxes<Traits>(p, tile,
+                       shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
+                           Traits::moment_floats(p.tile_rows),
+                       &loaded);
+  }
 #pragma unroll 1
-  for (; unit < end; ++unit, parity ^= 1u) {
-    const Tile tile = tile_at<Traits>(p, unit);
-    if (Traits::kBoxes && Traits::kGradient && is_first) {
-      load_boxes<Traits>(p, tile,
-                         shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
-                             Traits::moment_floats(p.tile_rows),
-                         &loaded);
+  for (;;) {
+    ++unit;
+    const bool more = unit < end;
+    process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &warp_sums);
+    parity ^= 1u;
+    if (plan.value != nullptr && plan.fixed_point == 0.0) {
+      const int next =
+          plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
+      if (next != value || !more) {
+        store_partial<Traits::kThreads>(plan, value, sum);
+        sum = 0.0;
+        value = next;
+      }
     }
-    is_first = false;
-    process_tile<Traits>(p, tile, unit + 1 < end, unit + 1, shared_floats, &loaded, parity, &sum,
-                         &warp_sums);
+    if (!more) {
+      break;
+    }
+    tile = tile_at<Traits>(p, unit);
     __syncthreads();
-    const int next =
-        plan.values == 1 ? 0 : static_cast<int>(quotient(unit + 1, plan.units_per_value));
-    if (plan.value != nullptr && plan.fixed_point == 0.0 && (next != value || unit + 1 == end)) {
-      store_partial<Traits::kThreads>(plan, value, sum);
-      sum = 0.0;
-      value = next;
-    }
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
     finish_reduction<Traits::kThreads, float>(plan);
