@@ -116,11 +116,11 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
-  // Of them, at the top of the image: nobody needs moments above it. That would be one row more, but the first
-  // gradients have to be those of a chunk's first row.
-  static constexpr int kSparedLeadRows = kGradient ? kSparedTopRows : 0;
-  static_assert(!kGradient || (kSparedTopRows < kRadius &&
-                               (2 * kLeadRows - kSparedTopRows) % kChunkRows == 0),
+  // Of them, at the top of the image. For a gradient: nobody needs moments above it. That would be one row more, but
+  // the first gradients have to be those of a chunk's first row. For values: rows above are all alike.
+  static constexpr int kSparedLeadRows = spared_top_rows(kGradient);
+  static_assert(kSparedLeadRows <= kRadius &&
+                    (!kGradient || (2 * kLeadRows - kSparedLeadRows) % kChunkRows == 0),
                 "gradients begin with a chunk");
   static constexpr int kGradientLag = 2 * kRadius;
   static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
@@ -252,12 +252,24 @@ __device__ __forceinline__ int first_staged_row(const PipelinePiece& piece) {
   return piece.first_row - Traits::kLeadRows +
          (piece.first_row == 0 ? Traits::kSparedLeadRows : 0);
 }
+// Values at the bottom of an image are done without chunks of rows below it (filter_last_rows()).
 template <class Traits>
-__device__ __forceinline__ int piece_chunks(const PipelinePiece& piece) {
-  return (piece.end_row + Traits::kLeadRows - first_staged_row<Traits>(piece) +
-          Traits::kChunkRows - 1) /
-         Traits::kChunkRows;
+__device__ __forceinline__ int piece_chunks(const StripParams& p, const PipelinePiece& piece) {
+  const bool has_last_rows = !Traits::kGradient && piece.end_row == p.height;
+  const int rows = piece.end_row + (has_last_rows ? 0 : Traits::kLeadRows) -
+                   first_staged_row<Traits>(piece);
+  return (rows + Traits::kChunkRows - 1) / Traits::kChunkRows;
 }
+
+// In shared memory.
+struct PieceShift {
+  PixelShift pixels;
+  MeanShift means;
+
+  static __device__ __forceinline__ PieceShift of(const PixelShift& shift) {
+    return {shift, MeanShift::of(shift)};
+  }
+};
 
 // Columns of moments that somebody needs.
 template <class Traits>
@@ -729,14 +741,14 @@ __device__ __forceinline__ float store_gradient_rows(const StripParams& p,
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_rows(const StripParams& p, const PipelinePiece& piece,
                                            float* staged, float* maps, float* turns,
-                                           MeanShift* mean_shift,
+                                           PieceShift* piece_shift,
                                            PipelineCounters<Traits>* counters,
                                            unsigned chunks_before) {
   static_assert(!Traits::kRaw, "run_raw_rows does that");
   unsigned parity = meeting_parity<Traits>(chunks_before);
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
-  const int chunks = piece_chunks<Traits>(piece);
+  const int chunks = piece_chunks<Traits>(p, piece);
   int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
   const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
@@ -749,7 +761,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   if (Traits::row_thread() == 0) {
-    *mean_shift = MeanShift::of(shift);
+    *piece_shift = PieceShift::of(shift);
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
@@ -877,12 +889,12 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
 // Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it.
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_raw_rows(const StripParams& p, const PipelinePiece& piece,
-                                               float* staged, float* maps, MeanShift* mean_shift,
+                                               float* staged, float* maps, PieceShift* piece_shift,
                                                PipelineCounters<Traits>* counters,
                                                unsigned chunks_before) {
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
-  const int chunks = piece_chunks<Traits>(piece);
+  const int chunks = piece_chunks<Traits>(p, piece);
   const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
   const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
@@ -892,7 +904,7 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const int warp = Traits::row_thread() / 32;
   if (Traits::row_thread() % 32 == 0) {
-    mean_shift[warp] = MeanShift::of(shift);
+    piece_shift[warp] = PieceShift::of(shift);
   }
   const int row = Traits::row_thread() % 8;
   const int group = Traits::row_thread() / 8;
@@ -932,12 +944,12 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
 // Column warps: one piece. Returns this thread's sum of ssim_loss() over its own pixels.
 template <class Traits>
 __device__ __forceinline__ double run_columns(const StripParams& p, const PipelinePiece& piece,
-                                              float* maps, const MeanShift* mean_shift,
+                                              float* maps, const PieceShift* piece_shift,
                                               PipelineCounters<Traits>* counters,
                                               unsigned chunks_before) {
   const int m = static_cast<int>(threadIdx.x);
   const int x = piece.first_column - Traits::kMargin + m;
-  const int chunks = piece_chunks<Traits>(piece);
+  const int chunks = piece_chunks<Traits>(p, piece);
   const int first_moment_row = first_staged_row<Traits>(piece) - Traits::kRadius;
   // Chunks below the last row with values get no more moments.
   const int moment_chunks =
@@ -966,6 +978,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   const int pairing = m / (Traits::kColumns / PipelineCounters<Traits>::kPairings);
   uint64_t* filled = counters->filled[pairing];
   uint64_t* drained = counters->drained[pairing];
+  const PieceShift& shift = piece_shift[pairing];
   MapSlot<Traits> map_slot(Traits::kMeets ? 0u : chunks_before);
   unsigned parity = meeting_parity<Traits>(chunks_before);
   if constexpr (!Traits::kRaw) {
@@ -997,8 +1010,13 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     begin_chunk();
     float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
     if (chunk == 0) {
-      job.shift_s = mean_shift[pairing].s;
-      job.shift_d = mean_shift[pairing].d;
+      job.shift_s = shift.means.s;
+      job.shift_d = shift.means.d;
+      if (!Traits::kGradient && own_top == 0) {
+        push_rows_above<Traits>(shift.pixels, state);
+      }
+    }
+    if (Traits::kGradient ? chunk == 0 : first_row + Traits::kChunkRows <= own_top) {
       push_column_rows<Traits>(column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
@@ -1032,6 +1050,10 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       }
       end_chunk();
     }
+  } else if (has_value && own_bottom == p.height) {
+    total += static_cast<double>(filter_last_rows<Traits>(
+        p, job, shift.pixels, first_moment_row + chunks * Traits::kChunkRows, own_bottom, own_top,
+        own, state));
   }
   return total;
 }
@@ -1047,7 +1069,7 @@ template <class Traits>
 struct PipelineShared {
   PipelineProgress progress;
   PipelineCounters<Traits> counters;
-  MeanShift mean_shift[Traits::kRowWarps];  // one, or one for each
+  PieceShift piece_shift[Traits::kRowWarps];  // one, or one for each
   double totals[Traits::kThreads];          // of f so far, a thread each
   WarpSums<Traits::kThreads / 32> warp_sums;
   WarpSums<Traits::kColumns / 32> column_sums;
@@ -1055,14 +1077,9 @@ struct PipelineShared {
 };
 
 // The first row of `unit` of a strip; of the unit after the last, the first row after the strip.
-template <class Traits>
 __device__ __forceinline__ int row_of_unit(const StripParams& p, int unit) {
-  int row = max(unit - p.strip_change_rows, 0);
-  if constexpr (Traits::kSparedLeadRows > 0) {
-    row = unit == 0 ? 0 : row;
-    row = unit == static_cast<int>(p.units_per_strip.divisor) ? p.own_rows : row;
-  }
-  return p.own_top + row;
+  const int row = unit == 0 ? 0 : max(unit - p.strip_change_rows, 0);
+  return p.own_top + (unit == static_cast<int>(p.units_per_strip.divisor) ? p.own_rows : row);
 }
 
 // All pieces of a block, and its part of the sums.
@@ -1112,36 +1129,36 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       piece.first_column =
           p.own_left + static_cast<int>(strip - plane * p.strips_per_plane.divisor) * p.strip_width;
       piece.end_column = min(piece.first_column + p.strip_width, p.own_right);
-      piece.first_row = row_of_unit<Traits>(p, static_cast<int>(unit - strip_begin));
-      piece.end_row = row_of_unit<Traits>(p, static_cast<int>(next - strip_begin));
+      piece.first_row = row_of_unit(p, static_cast<int>(unit - strip_begin));
+      piece.end_row = row_of_unit(p, static_cast<int>(next - strip_begin));
       const unsigned chunks_before = progress.chunks;
       __syncthreads();
       if (threadIdx.x == 0) {
         progress.unit = next;
         if (piece.first_row < piece.end_row) {
-          progress.chunks = chunks_before + static_cast<unsigned>(piece_chunks<Traits>(piece));
+          progress.chunks = chunks_before + static_cast<unsigned>(piece_chunks<Traits>(p, piece));
         }
       }
       if (piece.first_row < piece.end_row) {
         const auto run_row_warps = [&](auto with_l1) {
           constexpr bool kL1 = decltype(with_l1)::value;
           if constexpr (Traits::kRaw) {
-            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.mean_shift,
+            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.piece_shift,
                                              &shared.counters, chunks_before);
           } else {
-            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.mean_shift,
+            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.piece_shift,
                                          &shared.counters, chunks_before);
           }
         };
         if (!Traits::is_row_warp()) {
           total() = fma(p.loss_weight,
-                        run_columns<Traits>(p, piece, maps, shared.mean_shift, &shared.counters,
+                        run_columns<Traits>(p, piece, maps, shared.piece_shift, &shared.counters,
                                             chunks_before),
                         total());
           // The whole sum, while row warps store the last gradients.
           if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 &&
               progress.unit >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
-            leave_sum(&shared.column_sums, total());
+            shared.column_sums.leave(plan, total());
             arrive(&shared.counters.summed);
             if (threadIdx.x < 32) {
               wait_for_phase(&shared.counters.summed, 0);

@@ -141,9 +141,10 @@ struct PipelineShares {
 };
 
 // Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
-// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip.
+// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `spares`: strips begin
+// and end with the image, so that their first and last block have less to do for a row.
 PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int multiprocessors,
-                            int min_rows, bool gradient) {
+                            int min_rows, bool gradient, bool spares) {
   PipelineShares best = {0, 0, 0};
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
@@ -165,9 +166,10 @@ PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int mult
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      const bool spares = gradient && per_strip > 1;
-      const int top = spares ? kSparedTopRows : 0;
-      consider(resident, whole, -top, own_rows - top - (spares ? kSparedBottomRows : 0));
+      const int top = spares && per_strip > 1 ? spared_top_rows(gradient) : 0;
+      for (int bottom = 0; bottom <= (top != 0 ? kSparedBottomRows : 0); ++bottom) {
+        consider(resident, whole, -top, own_rows - top - bottom);
+      }
     }
     consider(resident, room, change_rows, own_rows + change_rows);
   }
@@ -388,7 +390,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   PipelineShares shares = {0, 0, p.own_rows};
   if (pipeline) {
     shares = share_strips(p.own_rows, all_strips, capacity, device.multiprocessors, choice.min_rows,
-                          gradient);
+                          gradient, /*spares=*/gradient || crop == 0);
   }
   p.strip_change_rows = shares.change_rows;
   p.units_per_strip = Divisor(shares.units_per_strip);

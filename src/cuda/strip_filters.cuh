@@ -257,6 +257,21 @@ struct ColumnState {
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
 };
 
+template <class Traits>
+__device__ __forceinline__ Moments<float> push_moments(const float4& maps,
+                                                       ColumnState<Traits>& state) {
+  return {state.moments[0].push(maps.x), state.moments[1].push(maps.y),
+          state.moments[2].push(maps.z), state.moments[3].push(maps.w)};
+}
+
+// The row-filtered maps of a row above or below the image, where pixels are zero.
+__device__ __forceinline__ float4 maps_outside(const PixelShift& shift) {
+  const float s = -(shift.x + shift.y);
+  const float d = -(shift.x - shift.y);
+  return make_float4(filtered_once<Taps::kPlain>(s), filtered_once<Taps::kPlain>(d),
+                     filtered_once<Taps::kEdge>(s * s), filtered_once<Taps::kEdge>(d * d));
+}
+
 // What a column needs to know of its piece of a strip.
 struct ColumnJob {
   float shift_s;  // what the filters make of the shifts of s and d
@@ -264,6 +279,11 @@ struct ColumnJob {
   float* map;           // kMap: of the plane
   const char* weights;  // kWeighted: of the plane
   int map_column;       // in both
+
+  __device__ __forceinline__ void store(const StripParams& p, int row,
+                                        const SsimTerms<float>& terms) const {
+    map[(row - p.value_top) * p.map_pitch + map_column] = ssim_value(terms);
+  }
 };
 
 // Bit r is set where row `first` + r lies in [begin, end).
@@ -331,15 +351,13 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
     for (int i = 0; i < kRows; ++i) {
       const int r = first + i;
       float* place = places + i * Places::kRow;
-      const float4 maps = load_maps<Traits>(place);
-      const Moments<float> moments = {state.moments[0].push(maps.x), state.moments[1].push(maps.y),
-                                      state.moments[2].push(maps.z), state.moments[3].push(maps.w)};
+      const Moments<float> moments = push_moments(load_maps<Traits>(place), state);
       const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
       loss += is_own ? ssim_loss(terms) : 0.0f;
       if constexpr (Traits::kMap) {
         if (is_own && own_column) {
-          job.map[(first_row + r - p.value_top) * p.map_pitch + job.map_column] = ssim_value(terms);
+          job.store(p, first_row + r, terms);
         }
       }
       if constexpr (Traits::kGradient) {
@@ -364,12 +382,43 @@ template <class Traits>
 __device__ __forceinline__ void push_column_rows(const float* column, ColumnState<Traits>& state) {
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {
-    const float4 maps = load_maps<Traits>(column + r * MapPlaces<Traits>::kRow);
-    state.moments[0].push(maps.x);
-    state.moments[1].push(maps.y);
-    state.moments[2].push(maps.z);
-    state.moments[3].push(maps.w);
+    push_moments(load_maps<Traits>(column + r * MapPlaces<Traits>::kRow), state);
   }
+}
+
+// The rows above an image.
+template <class Traits>
+__device__ __forceinline__ void push_rows_above(const PixelShift& shift,
+                                                ColumnState<Traits>& state) {
+  const float4 maps = maps_outside(shift);
+#pragma unroll 1
+  for (int r = 0; r < kDefaultWindowSize / 2; ++r) {
+    push_moments(maps, state);
+  }
+}
+
+// Values alone: rows [first_row, end_row) of a column, the last of an image, whose windows end below it. Returns the
+// sum of ssim_loss() over those from `own_top` on.
+template <class Traits>
+__device__ __forceinline__ float filter_last_rows(const StripParams& p, const ColumnJob& job,
+                                                  const PixelShift& shift, int first_row,
+                                                  int end_row, int own_top, bool own_column,
+                                                  ColumnState<Traits>& state) {
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const float4 maps = maps_outside(shift);
+  float loss = 0.0f;
+#pragma unroll 1
+  for (int row = first_row; row < end_row; ++row) {
+    const SsimTerms<float> terms =
+        ssim_terms(push_moments(maps, state), job.shift_s, job.shift_d, stabilizers);
+    if (row >= own_top) {
+      loss += ssim_loss(terms);
+      if (Traits::kMap && own_column) {
+        job.store(p, row, terms);
+      }
+    }
+  }
+  return own_column ? loss : 0.0f;
 }
 
 // A chunk of a column that has no values: no partials, ever.

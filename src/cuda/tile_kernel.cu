@@ -59,13 +59,15 @@ struct TileTraits : KindTraits<kKind_> {
   // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
   static constexpr int kMargin = kGradient ? kRadius : 1;
   static constexpr int kStagedBefore = kMargin + kRadius + 2;
-  static constexpr int kCellQuads = 19;  // of columns
+  static constexpr int kCellQuads = kGradient ? 19 : 17;  // of columns
   static constexpr int kCellColumns = 4 * kCellQuads;
   static constexpr int kCellPitch = kCell * (kCellColumns + 1);
-  static constexpr int kStagedQuads = kCellQuads + 3;
+  static constexpr int kStagedQuads = 22;
+  static_assert(kStagedQuads >= kCellQuads + 3, "all windows are staged");
   static constexpr int kStagedPitch = 4 * kStagedQuads;
   static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
-  static_assert(kMaxTileColumns + 2 * kRadius <= kCellColumns, "moments of a tile's windows fit");
+  static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
+                "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
   // Lanes of the row phases take 4 rows x 2 quads of columns in turn: then 8 of them, which shared memory
   // serves at once, meet different banks both in staged quads and in cells.
@@ -565,7 +567,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   *sum += p.loss_weight * loss + p.l1_weight * l1_sum;
   const bool is_summed = !more && p.reduction.fixed_point != 0.0;
   if (is_summed) {
-    leave_sum(warp_sums, *sum);
+    warp_sums->leave(p.reduction, *sum);
   }
   __syncthreads();
   // The last warp has least to do in what follows.

@@ -80,18 +80,19 @@ __device__ __forceinline__ float add_product(float value, int k, float sum) {
   return kTaps == Taps::kEdge && k == 10 ? value + sum : fmaf(value, window_tap<kTaps>(k), sum);
 }
 
-// What the filters along rows and down columns make of an image that is `value` everywhere, rounding and all:
-// they add up the taps in this order, or in the opposite one, which is the same.
+// What a filter makes of an image that is `value` everywhere, rounding and all: filters add up the taps in this order,
+// or in the opposite one, which is the same.
+template <Taps kTaps>
+__device__ __forceinline__ float filtered_once(float value) {
+  float sum = outermost_product<kTaps>(value);
+  for (int k = 1; k < kDefaultWindowSize; ++k) {
+    sum = add_product<kTaps>(value, k, sum);
+  }
+  return sum;
+}
+// The same of the filters along rows and down columns.
 __device__ __forceinline__ float filtered_constant(float value) {
-  float row = outermost_product<Taps::kPlain>(value);
-  for (int k = 1; k < kDefaultWindowSize; ++k) {
-    row = add_product<Taps::kPlain>(value, k, row);
-  }
-  float column = outermost_product<Taps::kEdge>(row);
-  for (int k = 1; k < kDefaultWindowSize; ++k) {
-    column = add_product<Taps::kEdge>(row, k, column);
-  }
-  return column;
+  return filtered_once<Taps::kEdge>(filtered_once<Taps::kPlain>(value));
 }
 
 }  // namespace fused_ssim::cuda
