@@ -246,6 +246,7 @@ cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& dev
 struct StripChoice {
   int tile_rows = 0;  // tiles of so many rows; 0: strips
   int min_rows = 16;  // rows that a block owns at least
+  int resident = 0;   // pipeline kernel: blocks a multiprocessor; 0: whatever takes less time
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);
 // A request that one strip kernel serves.

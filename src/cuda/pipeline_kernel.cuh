@@ -57,7 +57,7 @@
 
 namespace fused_ssim::cuda {
 
-template <int kColumns_, StripKind kKind_, StripLoader kLoader_>
+template <int kColumns_, StripKind kKind_, StripLoader kLoader_, int kResident>
 struct PipelineTraits : KindTraits<kKind_> {
   using Kind = KindTraits<kKind_>;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
@@ -91,8 +91,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kSumsEarly = kGradient && kBoxes && !kWeighted;
 
   static constexpr int kThreads = 2 * kColumns;
-  static constexpr int kBlocksPerMultiprocessor =
-      pipeline_blocks_per_multiprocessor(kKind, kLoader);
+  static constexpr int kBlocksPerMultiprocessor = kResident;
   static constexpr int kRowWarps = kColumns / 32;
   // Column warps come first, from left to right, then row warps from right to left: in a strip narrower than
   // it could be warps at the right have nothing to do, and so each of the four schedulers has as many of them.
@@ -118,7 +117,8 @@ struct PipelineTraits : KindTraits<kKind_> {
                 "the tuning table counts the same");
   // Of them, at the top of the image. For a gradient: nobody needs moments above it. That would be one row more, but
   // the first gradients have to be those of a chunk's first row. For values: rows above are all alike.
-  static constexpr int kSparedLeadRows = spared_top_rows(kGradient);
+  static constexpr bool kSpares = spares_rows(kGradient, kResident);
+  static constexpr int kSparedLeadRows = kSpares ? spared_top_rows(kGradient) : 0;
   static_assert(kSparedLeadRows <= kRadius &&
                     (!kGradient || (2 * kLeadRows - kSparedLeadRows) % kChunkRows == 0),
                 "gradients begin with a chunk");
@@ -255,7 +255,8 @@ __device__ __forceinline__ int first_staged_row(const PipelinePiece& piece) {
 // Values at the bottom of an image are done without chunks of rows below it (filter_last_rows()).
 template <class Traits>
 __device__ __forceinline__ int piece_chunks(const StripParams& p, const PipelinePiece& piece) {
-  const bool has_last_rows = !Traits::kGradient && piece.end_row == p.height;
+  const bool has_last_rows =
+      !Traits::kGradient && Traits::kSpares && piece.end_row == p.height;
   const int rows = piece.end_row + (has_last_rows ? 0 : Traits::kLeadRows) -
                    first_staged_row<Traits>(piece);
   return (rows + Traits::kChunkRows - 1) / Traits::kChunkRows;
@@ -1012,11 +1013,12 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
     if (chunk == 0) {
       job.shift_s = shift.means.s;
       job.shift_d = shift.means.d;
-      if (!Traits::kGradient && own_top == 0) {
+      if (!Traits::kGradient && Traits::kSpares && own_top == 0) {
         push_rows_above<Traits>(shift.pixels, state);
       }
     }
-    if (Traits::kGradient ? chunk == 0 : first_row + Traits::kChunkRows <= own_top) {
+    if (Traits::kGradient || !Traits::kSpares ? chunk == 0
+                                              : first_row + Traits::kChunkRows <= own_top) {
       push_column_rows<Traits>(column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
@@ -1050,7 +1052,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       }
       end_chunk();
     }
-  } else if (has_value && own_bottom == p.height) {
+  } else if (Traits::kSpares && has_value && own_bottom == p.height) {
     total += static_cast<double>(filter_last_rows<Traits>(
         p, job, shift.pixels, first_moment_row + chunks * Traits::kChunkRows, own_bottom, own_top,
         own, state));
@@ -1063,6 +1065,7 @@ struct PipelineProgress {
   int64_t unit;     // the first of the next piece
   int64_t value;    // that the sums belong to
   unsigned chunks;  // loaded so far
+  bool is_last;     // the piece under way
 };
 
 template <class Traits>
@@ -1135,6 +1138,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       __syncthreads();
       if (threadIdx.x == 0) {
         progress.unit = next;
+        progress.is_last = next >= end;
         if (piece.first_row < piece.end_row) {
           progress.chunks = chunks_before + static_cast<unsigned>(piece_chunks<Traits>(p, piece));
         }
@@ -1156,8 +1160,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
                                             chunks_before),
                         total());
           // The whole sum, while row warps store the last gradients.
-          if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 &&
-              progress.unit >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
+          if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 && progress.is_last) {
             shared.column_sums.leave(plan, total());
             arrive(&shared.counters.summed);
             if (threadIdx.x < 32) {

@@ -141,10 +141,12 @@ struct PipelineShares {
 };
 
 // Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
-// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `spares`: strips begin
-// and end with the image, so that their first and last block have less to do for a row.
-PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int multiprocessors,
-                            int min_rows, bool gradient, bool spares) {
+// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `whole_image`: strips begin
+// and end with the image, so that their first and last block may have less to do for a row.
+PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
+                            int capacity, int multiprocessors, const StripChoice& choice,
+                            bool whole_image) {
+  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
   PipelineShares best = {0, 0, 0};
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
@@ -157,16 +159,24 @@ PipelineShares share_strips(int own_rows, int64_t strips, int capacity, int mult
     }
   };
   const int change_rows = pipeline_change_rows(gradient);
+  const int min_rows = choice.min_rows;
   const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
   const int all = std::max(1, capacity / multiprocessors);
   for (const int resident : {1, all}) {
+    if (choice.resident != 0 && choice.resident != resident) {
+      continue;
+    }
     // Fewer blocks than there is room for may come together on one multiprocessor, unless each has the same
     // number.
     const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      const int top = spares && per_strip > 1 ? spared_top_rows(gradient) : 0;
+      const int instance = resident == 1 && has_lone_instance(kind, loader)
+                               ? 1
+                               : pipeline_blocks_per_multiprocessor(kind, loader);
+      const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
+      const int top = spares ? spared_top_rows(gradient) : 0;
       for (int bottom = 0; bottom <= (top != 0 ? kSparedBottomRows : 0); ++bottom) {
         consider(resident, whole, -top, own_rows - top - bottom);
       }
@@ -389,8 +399,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   PipelineShares shares = {0, 0, p.own_rows};
   if (pipeline) {
-    shares = share_strips(p.own_rows, all_strips, capacity, device.multiprocessors, choice.min_rows,
-                          gradient, /*spares=*/gradient || crop == 0);
+    shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
+                          choice, /*whole_image=*/gradient || crop == 0);
   }
   p.strip_change_rows = shares.change_rows;
   p.units_per_strip = Divisor(shares.units_per_strip);

@@ -27,6 +27,11 @@ constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loa
          : loader == StripLoader::kFloatQuads                 ? 3
                                                               : 2;
 }
+// Where one block a multiprocessor is enough, it may have more registers: H100, us of values at 1x3x512x512, with 80
+// and with 96 of them: 9.3, 8.9.
+constexpr bool has_lone_instance(StripKind kind, StripLoader loader) {
+  return kind == StripKind::kValue && loader == StripLoader::kFloatQuads;
+}
 
 // What beginning another strip costs a block of the pipeline kernel, in rows: the halo, and the way through the
 // pipeline. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values with 14, 20, 28 rows: 41.7,
@@ -36,6 +41,8 @@ constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
 // Rows that the first block of a strip has more than the others, where whole blocks share it, and at most that the
 // last block has: the pipeline kernel leaves out rows above an image, and most of what there is to do below it.
 // H100, us without these, with them: 1x3x512x512 19.6, 18.6; values XX, XX.
+// Values in three blocks a multiprocessor do without: 36.4 instead of 35.5 at 1x3x1080x1920.
+constexpr bool spares_rows(bool gradient, int resident) { return gradient || resident < 3; }
 constexpr int spared_top_rows(bool gradient) { return gradient ? 4 : 5; }
 inline constexpr int kSparedBottomRows = 5;
 

@@ -1165,6 +1165,22 @@ void bench_choices() {
 }
 
 // Squares around the size from which strips take over from tiles.
+// One block of the pipeline kernel a multiprocessor, or as many as fit: values.
+void bench_residents() {
+  std::printf("us, one block a multiprocessor and all\n");
+  for (const auto& shape :
+       {fs::Shape{1, 3, 384, 384}, fs::Shape{1, 3, 512, 512}, fs::Shape{1, 3, 640, 640},
+        fs::Shape{1, 3, 768, 768}, fs::Shape{1, 3, 720, 1280}, fs::Shape{1, 3, 1024, 1024},
+        fs::Shape{1, 3, 1080, 1920}, fs::Shape{8, 3, 256, 256}, fs::Shape{4, 3, 512, 512}}) {
+    std::printf("%ldx%ldx%ldx%ld", shape.batch, shape.channels, shape.height, shape.width);
+    for (const int resident : {1, 3, 0}) {
+      fs::cuda::StripChoice choice;
+      choice.resident = resident;
+      std::printf("%16.2f", bench(shape, {"", false, false, false, false, false}, &choice));
+    }
+    std::printf("\n");
+  }
+}
 void bench_crossover() {
   fs::cuda::DeviceFacts device;
   check(fs::cuda::current_device(&device), "device");
@@ -1305,6 +1321,8 @@ int main(int argc, char** argv) {
     bench_choices();
   } else if (mode == "crossover") {
     bench_crossover();
+  } else if (mode == "residents") {
+    bench_residents();
   } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
     print_header();
     for (const Bench& b :
