@@ -22,7 +22,7 @@ from machine import commit, describe, file_name, measure_ceilings, recorded_comm
 from memory import cpu_peak, cuda_peak
 from peers import KINDS, NAMES, Library, load
 from report import Results, Row, tables
-from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_time
+from timing import cpu_times, cuda_kernel_time, cuda_wall_times
 from workload import Size, make_images, make_step
 
 _RESULTS = Path(__file__).parent / "results"
@@ -82,6 +82,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the JSON and plot")
     parser.add_argument("--name", help="their file name (default: from device, processor, preset)")
+    parser.add_argument(
+        "--commit", help="of the source tree, where this is a copy of it (default: what git says)"
+    )
     arguments = parser.parse_args()
     if arguments.original is not None and "original" not in arguments.libraries:
         arguments.libraries.append("original")
@@ -113,7 +116,7 @@ def main() -> int:
     results = Results(
         command=recorded_command("benchmarks/bench.py"),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=commit(),
+        commit=arguments.commit or commit(),
         device=device.type,
         dtype=arguments.dtype,
         element_bytes=torch.empty(0, dtype=dtype).element_size(),
@@ -129,7 +132,7 @@ def main() -> int:
         for size in sizes:
             print(f"measuring {kind} at {size} ...", file=sys.stderr, flush=True)
             if device.type == "cuda":
-                rows = [_cuda_row(library, kind, size, dtype, device) for library in candidates]
+                rows = _cuda_rows(candidates, kind, size, dtype, device)
             else:
                 rows = _cpu_rows(candidates, kind, size, dtype, arguments.budget)
             if kind == "training" and not arguments.no_memory:
@@ -166,28 +169,29 @@ def _cpu_rows(
     return rows
 
 
-def _cuda_row(
-    library: Library, kind: str, size: Size, dtype: torch.dtype, device: torch.device
-) -> Row:
-    row = Row(library.name, kind, str(size), size.values)
-    try:
-        row.mean, row.wall, row.gpu = _time_on_cuda(library, kind, size, dtype, device)
-    except _FAILURES as error:  # of one library: the others go on
-        row.error = _one_line(error)
-    torch.cuda.empty_cache()  # what one library kept shall not crowd the next
-    return row
-
-
-def _time_on_cuda(
-    library: Library, kind: str, size: Size, dtype: torch.dtype, device: torch.device
-) -> tuple[float, Timing, Timing]:
+def _cuda_rows(
+    libraries: list[Library], kind: str, size: Size, dtype: torch.dtype, device: torch.device
+) -> list[Row]:
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     one_set = 3 * size.values * torch.empty(0, dtype=dtype).element_size()
     distinct = min(_MOST_IMAGES, max(2, math.ceil(_CACHES_FULL * cache / one_set)))
     images = make_images(size, distinct, dtype, device, kind)
-    step = make_step(library, kind, images)
-    mean = float(step(0))
-    return mean, cuda_wall_time(step, device), cuda_kernel_time(step, distinct, device)
+    rows, steps = [], {}
+    for library in libraries:
+        row = Row(library.name, kind, str(size), size.values)
+        rows.append(row)
+        step = make_step(library, kind, images)
+        try:
+            row.mean = float(step(0))
+            row.gpu = cuda_kernel_time(step, distinct, device)
+            steps[library.name] = step
+        except _FAILURES as error:  # of one library: the others go on
+            row.error = _one_line(error)
+        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
+    times = cuda_wall_times(steps, device)
+    for row in rows:
+        row.wall = times.get(row.library)
+    return rows
 
 
 def _add_memory(

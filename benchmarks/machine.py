@@ -91,13 +91,14 @@ def commit() -> str | None:
 
 
 def recorded_command(script: str) -> str:
-    """The command of this process, but for --out, which names a folder of this machine."""
+    """The command of this process, but for where the results go and which commit they are of."""
+    left_out = ("--out", "--commit")
     words = ["python", script]
     arguments = iter(sys.argv[1:])
     for word in arguments:
-        if word == "--out":
+        if word in left_out:
             next(arguments, None)
-        elif not word.startswith("--out="):
+        elif not word.startswith(tuple(f"{option}=" for option in left_out)):
             words.append(word)
     return shlex.join(words)
 

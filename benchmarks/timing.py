@@ -102,10 +102,14 @@ def cuda_kernel_time(step: Step, distinct: int, device: torch.device) -> Timing:
     return _timing(samples, method)
 
 
-def cuda_wall_time(step: Step, device: torch.device) -> Timing:
-    """End to end, as a training loop sees it: steps launched one after the other."""
+def cuda_wall_times(steps: Mapping[str, Step], device: torch.device) -> dict[str, Timing]:
+    """End to end, as a training loop sees it: steps launched one after the other.
 
-    def batch(count: int) -> float:
+    Several are timed by turns: how fast the host launches changes from one moment to the next, and
+    shall meet all of them.
+    """
+
+    def batch(step: Step, count: int) -> float:
         torch.cuda.synchronize(device)
         start = time.perf_counter()
         for i in range(count):
@@ -113,9 +117,15 @@ def cuda_wall_time(step: Step, device: torch.device) -> Timing:
         torch.cuda.synchronize(device)
         return (time.perf_counter() - start) / count
 
-    batch(3)
-    count = max(3, math.ceil(_LEAST_WALL_S / batch(3)))
-    return _timing([batch(count) for _ in range(_LEAST_SAMPLES + 10)], "wall clock")
+    counts = {}
+    for name, step in steps.items():
+        batch(step, 3)
+        counts[name] = max(3, math.ceil(_LEAST_WALL_S / batch(step, 3)))
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(_LEAST_SAMPLES + 10):
+        for name, step in steps.items():
+            samples[name].append(batch(step, counts[name]))
+    return {name: _timing(values, "wall clock") for name, values in samples.items()}
 
 
 def cuda_seconds(action: Callable[[], object]) -> float:

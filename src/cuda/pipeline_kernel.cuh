@@ -249,16 +249,14 @@ struct PipelinePiece {
 // The first row that is staged.
 template <class Traits>
 __device__ __forceinline__ int first_staged_row(const PipelinePiece& piece) {
-  return piece.first_row - Traits::kLeadRows +
-         (piece.first_row == 0 ? Traits::kSparedLeadRows : 0);
+  return piece.first_row - Traits::kLeadRows + (piece.first_row == 0 ? Traits::kSparedLeadRows : 0);
 }
 // Values at the bottom of an image are done without chunks of rows below it (filter_last_rows()).
 template <class Traits>
 __device__ __forceinline__ int piece_chunks(const StripParams& p, const PipelinePiece& piece) {
-  const bool has_last_rows =
-      !Traits::kGradient && Traits::kSpares && piece.end_row == p.height;
-  const int rows = piece.end_row + (has_last_rows ? 0 : Traits::kLeadRows) -
-                   first_staged_row<Traits>(piece);
+  const bool has_last_rows = !Traits::kGradient && Traits::kSpares && piece.end_row == p.height;
+  const int rows =
+      piece.end_row + (has_last_rows ? 0 : Traits::kLeadRows) - first_staged_row<Traits>(piece);
   return (rows + Traits::kChunkRows - 1) / Traits::kChunkRows;
 }
 
@@ -641,13 +639,10 @@ struct GradientTarget {
 // The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Returns the L1
 // term of its pixels.
 template <class Traits, bool kL1>
-__device__ __forceinline__ float store_gradient_rows(const StripParams& p,
-                                                     const PipelinePiece& piece,
-                                                     const PixelShift& shift, const float* own,
-                                                     const float* map_row, float* turn,
-                                                     const GradientTarget& target,
-                                                     const char* weights,
-                                                     const PixelPlanes& planes) {
+__device__ __forceinline__ float store_gradient_rows(
+    const StripParams& p, const PipelinePiece& piece, const PixelShift& shift, const float* own,
+    const float* map_row, float* turn, const GradientTarget& target, const char* weights,
+    const PixelPlanes& planes) {
   const int y = target.y;
   const int columns = target.columns;
   const bool active = y >= piece.first_row && y < piece.end_row && columns > 0;
@@ -1074,7 +1069,7 @@ struct PipelineShared {
   PipelineProgress progress;
   PipelineCounters<Traits> counters;
   PieceShift piece_shift[Traits::kRowWarps];  // one, or one for each
-  double totals[Traits::kThreads];          // of f so far, a thread each
+  double totals[Traits::kThreads];            // of f so far, a thread each
   WarpSums<Traits::kThreads / 32> warp_sums;
   WarpSums<Traits::kColumns / 32> column_sums;
   bool is_summed;

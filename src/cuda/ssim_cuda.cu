@@ -103,13 +103,12 @@ double fixed_point(const Problem& problem, const Request& request) {
   // Four times the data range, with the usual k1: images may leave it, and if they leave it far behind the sum
   // takes a little longer.
   const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
-  const double largest = static_cast<double>(problem.shape.planes()) *
-                         static_cast<double>(problem.map_pixels_per_plane()) *
-                         (2.0 * std::abs(request.ssim_weight) +
-                          difference * std::abs(request.l1_weight));
+  const double largest =
+      static_cast<double>(problem.shape.planes()) *
+      static_cast<double>(problem.map_pixels_per_plane()) *
+      (2.0 * std::abs(request.ssim_weight) + difference * std::abs(request.l1_weight));
   // Half of what fits: blocks don't have equal parts of it.
-  const double scale =
-      std::exp2(std::log2(kLargestFixedSum) - 1.0 - std::ceil(std::log2(largest)));
+  const double scale = std::exp2(std::log2(kLargestFixedSum) - 1.0 - std::ceil(std::log2(largest)));
   return std::isfinite(scale) ? scale : 0.0;
 }
 
@@ -136,7 +135,7 @@ int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessor
 // How blocks of the pipeline kernel share the strips.
 struct PipelineShares {
   int blocks;
-  int change_rows;      // StripParams::strip_change_rows
+  int change_rows;  // StripParams::strip_change_rows
   int units_per_strip;
 };
 
@@ -416,10 +415,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (p.own_rows + p.tile_rows - 1) / p.tile_rows;
     p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
   }
-  p.reduction = plan_reduction(
-      problem, request, workspace,
-      strips ? int64_t{strips_per_plane} * shares.units_per_strip
-             : int64_t{p.tiles_per_plane.divisor});
+  p.reduction = plan_reduction(problem, request, workspace,
+                               strips ? int64_t{strips_per_plane} * shares.units_per_strip
+                                      : int64_t{p.tiles_per_plane.divisor});
   // The kernels add up losses: SSIM is 1 - 2 loss.
   if (request.value != nullptr) {
     const int64_t values =

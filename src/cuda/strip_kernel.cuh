@@ -602,9 +602,9 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
   const char* plane2 = p.img2.data + batch * p.img2.batch + channel * p.img2.channel;
   const Samples<float> samples =
       SamplePointers::of(plane1, plane2, p.img1, p.img2, max(0, first_row - Traits::kRadius),
-                     min(p.height, first_row + rows + Traits::kRadius),
-                     max(0, first_column - Traits::kRadius),
-                     min(p.width, end_column + Traits::kRadius))
+                         min(p.height, first_row + rows + Traits::kRadius),
+                         max(0, first_column - Traits::kRadius),
+                         min(p.width, end_column + Traits::kRadius))
           .load<float>(p.dtype);
   if (threadIdx.x != 0) {
     return samples;

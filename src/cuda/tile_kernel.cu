@@ -678,10 +678,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   }
   wait_for_previous_launch();
   if constexpr (Traits::kBoxes && Traits::kGradient) {
-    load_boxes<Traits>(p, tile,
-                       shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
-                           Traits::moment_floats(p.tile_rows),
-                       &loaded);
+    load_boxes<Traits>(
+        p, tile,
+        shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::moment_floats(p.tile_rows),
+        &loaded);
   }
 #pragma unroll 1
   for (;;) {

@@ -800,9 +800,10 @@ void test_large_sums() {
             if (i == 0) first = v;
             ++cases_run;
             // The SSIM of such images may be no number.
-            const bool right = std::isfinite(expected) && factor < 1e15
-                                   ? std::fabs(v - expected) <= 3e-7 * expected && v == first
-                                   : !std::isfinite(v) || std::fabs(v - expected) <= 3e-7 * expected;
+            const bool right =
+                std::isfinite(expected) && factor < 1e15
+                    ? std::fabs(v - expected) <= 3e-7 * expected && v == first
+                    : !std::isfinite(v) || std::fabs(v - expected) <= 3e-7 * expected;
             if (!right) {
               ++failures;
               std::printf("FAIL large sums: %.9g, not %.9g, first %.9g [%g, %lld rows%s%s]\n", v,
