@@ -81,7 +81,7 @@ inline constexpr int kMaxCountedBlocks = (1 << kCountBits) - 1;
 // The largest magnitude of such a sum, times fixed_point. A block may take as much of it as all others.
 inline constexpr double kLargestFixedSum = static_cast<double>(int64_t{1} << (62 - 2 * kCountBits));
 
-// A float32 image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
+// An image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
 // channels, batches. A dimension of which all entries are the same memory counts as one entry.
 struct TensorMap {
   alignas(64) uint64_t words[16] = {};
@@ -152,8 +152,13 @@ enum class StripLoader : int {
   kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
   kHalfQuads,   // the same for 16-bit types
   kWords,       // one column at once: any stride and alignment
+  kHalfBoxes,  // tiles only: as kHalfQuads, read by tensor maps (kFloatQuads are, where there are any)
 };
-inline constexpr int kStripLoaders = 3;
+inline constexpr int kStripLoaders = 4;
+// 16-bit quads have instances of their own where most of the time goes; elsewhere those for words serve.
+constexpr bool has_half_instances(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kOneGradient;
+}
 
 // Of the kernels for any window and type.
 struct MomentParams {
@@ -202,7 +207,7 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
 
-// Whether code for `architecture` loads float32 quads in boxes, which need tensor maps.
+// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and of 16-bit types in tiles.
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
 // Columns of values that a strip computes before its first own one, where threads copy its pixels.
 inline constexpr int kValueMargin = 1;
@@ -214,13 +219,16 @@ constexpr int box_columns(StripKind kind) {
 inline constexpr int kStripBoxRows = 8;
 // The boxes of tiles: columns, and rows beside those of the tile.
 inline constexpr int kTileBoxColumns = 88;
+// Of 16-bit types; the copy engine wants the first column's address to be a multiple of 16 bytes, so that there are 4
+// columns too many on one side or the other.
+inline constexpr int kHalfTileBoxColumns = 96;
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (kind == StripKind::kValue || kind == StripKind::kMap ? 10 : 20);
 }
-// Describes a float32 image whose quads are aligned. False where the driver can't, or won't for these
-// strides: then other loaders serve.
-bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, int box_rows,
-                     TensorMap* map);
+// Describes an image whose quads are aligned. False where the driver can't, or won't for these strides: then
+// other loaders serve.
+bool make_tensor_map(const InputImage& image, const Shape& shape, DType dtype, int box_columns,
+                     int box_rows, TensorMap* map);
 
 // Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
 cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,

@@ -15,13 +15,10 @@ struct KernelEntry {
   int (*shared_bytes)(int architecture);
 };
 
-// Kernels of all kinds and loaders. 16-bit quads have instances of their own where most of the time goes; elsewhere
-// those for words serve.
+// Kernels of all kinds and loaders.
 constexpr StripLoader instance_loader(StripKind kind, StripLoader loader) {
-  return loader == StripLoader::kHalfQuads && kind != StripKind::kValue &&
-                 kind != StripKind::kOneGradient
-             ? StripLoader::kWords
-             : loader;
+  const bool half = loader == StripLoader::kHalfQuads || loader == StripLoader::kHalfBoxes;
+  return half && !has_half_instances(kind) ? StripLoader::kWords : loader;
 }
 constexpr int entry_index(StripKind kind, StripLoader loader) {
   return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);

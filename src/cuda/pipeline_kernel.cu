@@ -13,7 +13,9 @@ constexpr KernelEntry entry_for() {
 template <StripKind kKind, StripLoader kLoader>
 struct PipelineEntry {
   static constexpr KernelEntry entry() {
-    return entry_for<kKind, kLoader, pipeline_blocks_per_multiprocessor(kKind, kLoader)>();
+    constexpr StripLoader kServes =
+        kLoader == StripLoader::kHalfBoxes ? StripLoader::kHalfQuads : kLoader;
+    return entry_for<kKind, kServes, pipeline_blocks_per_multiprocessor(kKind, kServes)>();
   }
 };
 

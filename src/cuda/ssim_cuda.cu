@@ -351,16 +351,20 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  bool boxes = quads && element == 4 && loads_boxes(device.architecture);
+  bool boxes = quads && (element == 4 || (!strips && has_half_instances(kind))) &&
+               loads_boxes(device.architecture);
   if (boxes) {
-    const int columns = strips ? box_columns(kind) : kTileBoxColumns;
+    const int columns = strips         ? box_columns(kind)
+                        : element == 4 ? kTileBoxColumns
+                                       : kHalfTileBoxColumns;
     const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
-    boxes = make_tensor_map(p.img1, shape, columns, rows, &p.tensor1) &&
-            make_tensor_map(p.img2, shape, columns, rows, &p.tensor2);
-    quads = boxes;
+    boxes = make_tensor_map(p.img1, shape, problem.dtype, columns, rows, &p.tensor1) &&
+            make_tensor_map(p.img2, shape, problem.dtype, columns, rows, &p.tensor2);
+    quads = boxes || element != 4;  // 16-bit quads do without
   }
   const StripLoader loader = !quads         ? StripLoader::kWords
                              : element == 4 ? StripLoader::kFloatQuads
+                             : boxes        ? StripLoader::kHalfBoxes
                                             : StripLoader::kHalfQuads;
   p.dtype = problem.dtype;
   p.l1 = request.l1_weight != 0.0;

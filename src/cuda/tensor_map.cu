@@ -31,8 +31,8 @@ Encoder find_encoder() {
 
 }  // namespace
 
-bool make_tensor_map(const InputImage& image, const Shape& shape, int box_columns, int box_rows,
-                     TensorMap* map) {
+bool make_tensor_map(const InputImage& image, const Shape& shape, DType dtype, int box_columns,
+                     int box_rows, TensorMap* map) {
   static const Encoder encode = find_encoder();
   if (encode == nullptr || shape.channels > INT_MAX || shape.batch > INT_MAX) {
     return false;  // coordinates have 32 bits
@@ -52,9 +52,12 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, int box_column
                              static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
   CUtensorMap encoded;
+  const CUtensorMapDataType type = dtype == DType::kFloat16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const CUresult result =
-      encode(&encoded, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, const_cast<char*>(image.data), extents,
-             strides, box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+      encode(&encoded, type, 4, const_cast<char*>(image.data), extents, strides, box, kSteps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   std::copy_n(reinterpret_cast<const uint64_t*>(&encoded), 16, map->words);
   return result == CUDA_SUCCESS;

@@ -43,11 +43,14 @@ struct TileTraits : KindTraits<kKind_> {
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
-  static constexpr bool kBoxes =
-      kLoader == StripLoader::kFloatQuads && loads_boxes(__CUDA_ARCH__ / 10);
+  static constexpr bool kHasBoxes = loads_boxes(__CUDA_ARCH__ / 10);
 #else
-  static constexpr bool kBoxes = false;
+  static constexpr bool kHasBoxes = false;
 #endif
+  static constexpr bool kMayHaveBoxes =
+      kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kHalfBoxes;
+  static constexpr bool kBoxes = kMayHaveBoxes && kHasBoxes;
+  static constexpr bool kLaunched = kLoader != StripLoader::kHalfBoxes || kHasBoxes;
   // Rows of a column that one thread filters at once.
   static constexpr int kSegment = kTileSegment;
   // A map shows the error of each single window; in sums and gradients errors average out.
@@ -66,6 +69,9 @@ struct TileTraits : KindTraits<kKind_> {
   static_assert(kStagedQuads >= kCellQuads + 3, "all windows are staged");
   static constexpr int kStagedPitch = 4 * kStagedQuads;
   static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
+  // Quads of a row of a box.
+  static constexpr int kBoxQuads =
+      (kLoader == StripLoader::kHalfBoxes ? kHalfTileBoxColumns : kTileBoxColumns) / 4;
   static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
                 "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
@@ -104,7 +110,7 @@ struct TileTraits : KindTraits<kKind_> {
   }
   static constexpr __host__ __device__ int partial_floats(int rows) {
     const int partials = partial_rows(rows) * kCellPitch;
-    const int boxes = kLoader == StripLoader::kFloatQuads ? 2 * staged_stride(rows) : 0;
+    const int boxes = kMayHaveBoxes ? 2 * staged_stride(rows) : 0;
     return partials > boxes || !kGradient ? partials : boxes;
   }
   static constexpr __host__ __device__ int shared_bytes(int rows) {
@@ -404,11 +410,12 @@ template <class Traits>
 __device__ __forceinline__ void load_boxes(const StripParams& p, const Tile& tile, float* raw,
                                            uint64_t* loaded) {
   if (threadIdx.x < 32 && is_elected()) {
-    const int x = tile.left - Traits::kStagedBefore;
+    constexpr int kAligned = Traits::kLoader == StripLoader::kHalfBoxes ? 8 : 4;
+    const int x = (tile.left - Traits::kStagedBefore) & -kAligned;
     const int y = tile.top - Traits::kPixelHalo;
     order_before_boxes();  // what was stored there
-    expect_bytes(loaded,
-                 2 * sizeof(float) * Traits::staged_rows(p.tile_rows) * Traits::kStagedPitch);
+    expect_bytes(loaded, 2 * kQuadBytes<Traits::kLoader> * Traits::staged_rows(p.tile_rows) *
+                             Traits::kBoxQuads);
     load_box(raw, p.tensor1,
              {x, y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
@@ -434,16 +441,26 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const PixelShift shift = PixelShift::of(means.x, means.y);
   *mean_shift = MeanShift::of<Traits::kCentred>(shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
+  const int first_quad = first_x / 4 & 1;  // of a row of a 16-bit box
   wait_for_phase(loaded, parity);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
 #pragma unroll 1
   for (int item = static_cast<int>(threadIdx.x); item < quads; item += Traits::kThreads) {
-    const float4 a = reinterpret_cast<const float4*>(raw)[item];
-    const float4 b = reinterpret_cast<const float4*>(raw2)[item];
+    const int row = item / Traits::kStagedQuads;
+    const auto load = [&](const float* from) {
+      if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
+        return reinterpret_cast<const float4*>(from)[item];
+      } else {
+        const int in_box = item + row * (Traits::kBoxQuads - Traits::kStagedQuads) + first_quad;
+        const float2 words = reinterpret_cast<const float2*>(from)[in_box];
+        return half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), p.dtype);
+      }
+    };
+    const float4 a = load(raw);
+    const float4 b = load(raw2);
     float4 s, d;
     if (__builtin_expect(p.l1, false)) {
       shift.apply_in_order(a, b, &s, &d);
-      const int row = item / Traits::kStagedQuads;
       const int y = first_y + row;
       if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
@@ -478,7 +495,10 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   PixelShift shift;
   MeanShift mean_shift;
   if constexpr (Traits::kBoxes) {
-    float* raw = Traits::kGradient ? partials : staged_s;
+    // 16-bit boxes of values can't become s and d in place.
+    float* raw = Traits::kGradient                             ? partials
+                 : Traits::kLoader == StripLoader::kFloatQuads ? staged_s
+                                                               : cells;
     if constexpr (!Traits::kGradient) {
       load_boxes<Traits>(p, tile, raw, loaded);
     }
@@ -653,8 +673,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, 1)
-    tile_kernel(const __grid_constant__ StripParams p) {
+__device__ __forceinline__ void run_tiles(const StripParams& p) {
   extern __shared__ __align__(128) float shared_floats[];
   __shared__ uint64_t loaded;
   __shared__ WarpSums<Traits::kThreads / 32> warp_sums;
@@ -706,6 +725,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
     finish_reduction<Traits::kThreads, float>(plan);
+  }
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    tile_kernel(const __grid_constant__ StripParams p) {
+  if constexpr (Traits::kLaunched) {
+    run_tiles<Traits>(p);
   }
 }
 
