@@ -119,6 +119,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   // the first gradients have to be those of a chunk's first row. For values: rows above are all alike.
   static constexpr bool kSpares = spares_rows(kGradient, kResident);
   static constexpr int kSparedLeadRows = kSpares ? spared_top_rows(kGradient) : 0;
+  static constexpr int kSparedLastRows = kSpares && !kGradient ? spared_bottom_rows(kGradient) : 0;
   static_assert(kSparedLeadRows <= kRadius &&
                     (!kGradient || (2 * kLeadRows - kSparedLeadRows) % kChunkRows == 0),
                 "gradients begin with a chunk");
@@ -251,12 +252,13 @@ template <class Traits>
 __device__ __forceinline__ int first_staged_row(const PipelinePiece& piece) {
   return piece.first_row - Traits::kLeadRows + (piece.first_row == 0 ? Traits::kSparedLeadRows : 0);
 }
-// Values at the bottom of an image are done without chunks of rows below it (filter_last_rows()).
+// The last rows of values of an image may do without a chunk of rows below it (filter_last_rows()).
 template <class Traits>
 __device__ __forceinline__ int piece_chunks(const StripParams& p, const PipelinePiece& piece) {
-  const bool has_last_rows = !Traits::kGradient && Traits::kSpares && piece.end_row == p.height;
-  const int rows =
-      piece.end_row + (has_last_rows ? 0 : Traits::kLeadRows) - first_staged_row<Traits>(piece);
+  int rows = piece.end_row + Traits::kLeadRows - first_staged_row<Traits>(piece);
+  if (Traits::kSparedLastRows > 0 && piece.end_row == p.height) {
+    rows -= Traits::kSparedLastRows;
+  }
   return (rows + Traits::kChunkRows - 1) / Traits::kChunkRows;
 }
 
@@ -1188,6 +1190,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       }
     }
   }
+  wait_for_previous_launch();  // a block may have had no row
   if (plan.fixed_point != 0.0) {
     if (!shared.is_summed) {
       add_to_sum<float>(plan, &shared.warp_sums, total());

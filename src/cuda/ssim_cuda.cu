@@ -176,7 +176,7 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
                                : pipeline_blocks_per_multiprocessor(kind, loader);
       const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
       const int top = spares ? spared_top_rows(gradient) : 0;
-      for (int bottom = 0; bottom <= (top != 0 ? kSparedBottomRows : 0); ++bottom) {
+      for (int bottom = 0; bottom <= (spares ? spared_bottom_rows(gradient) : 0); ++bottom) {
         consider(resident, whole, -top, own_rows - top - bottom);
       }
     }

@@ -72,6 +72,7 @@ struct TileTraits : KindTraits<kKind_> {
   // Quads of a row of a box.
   static constexpr int kBoxQuads =
       (kLoader == StripLoader::kHalfBoxes ? kHalfTileBoxColumns : kTileBoxColumns) / 4;
+  static_assert(kBoxQuads >= kStagedQuads, "a box holds what is staged");
   static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
                 "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");

@@ -44,7 +44,7 @@ constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
 // Values in three blocks a multiprocessor do without: 36.4 instead of 35.5 at 1x3x1080x1920.
 constexpr bool spares_rows(bool gradient, int resident) { return gradient || resident < 3; }
 constexpr int spared_top_rows(bool gradient) { return gradient ? 4 : 5; }
-inline constexpr int kSparedBottomRows = 5;
+constexpr int spared_bottom_rows(bool gradient) { return gradient ? 5 : 2; }
 
 // Time of the pipeline kernel where each multiprocessor has `resident` blocks that go through `chunks` chunks of 8
 // rows. H100, us of values, measured with 1, 3 blocks a multiprocessor:

@@ -1186,7 +1186,7 @@ void bench_crossover() {
   fs::cuda::DeviceFacts device;
   check(fs::cuda::current_device(&device), "device");
   std::printf("us, tiles and strips%14s%16s%16s%16s\n", "value", "", "value+gradient", "");
-  for (const int side : {192, 224, 256, 288, 320, 352}) {
+  for (const int side : {192, 256, 320, 352, 384, 416, 448, 512}) {
     const fs::Shape shape = {1, 3, side, side};
     std::printf("1x3x%dx%d %10s", side, side, "");
     for (const bool gradient : {false, true}) {
