@@ -30,11 +30,15 @@
 //   gradients        gradient of c - 1, filter c + 1 and stage c + 2
 //   ... of words     the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
 //
+// Above and below an image nobody needs moments, and all rows are alike. So a gradient's strip begins 6 rows above
+// the image instead of 10, and below the last row with values column warps only give out what their filters hold;
+// values begin with the first row and may end up to two rows early, but for those in three blocks a multiprocessor.
+//
 // Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows and
 // lanes that read neighbouring columns both meet no bank conflicts.
 //
 // Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but for the halos,
-// which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone).
+// which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone) but at an image's border.
 //
 // On an H100 at 1x3x1080x1920, value and one gradient: 254 instructions a pixel, halos included, at 2.9 an active
 // cycle.

@@ -5,7 +5,7 @@
 // through five phases with all its threads in each:
 //
 //   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment); aligned
-//             float32 by tensor maps (compute capability 9.0 and later), the next tile's while the last
+//             rows by tensor maps (compute capability 9.0 and later), the next tile's while the last
 //             phase stores, in the place of the partials
 //   rows      thread = 1 row x 4 columns: filters s, s^2, d, d^2 along the row
 //   columns   thread = 8 rows x 1 column: filters down; moments -> value and partial derivatives
@@ -13,7 +13,8 @@
 //   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
 //
 // The halo makes it compute up to twice as much as it keeps, which is the price of work for every
-// multiprocessor: with 24 rows a tile, an image of 3 x 256 x 256 has one tile for each of 132.
+// multiprocessor: with 24 rows a tile, an image of 3 x 256 x 256 has one tile for each of 132. The block's sum is
+// complete after the first column phase; one warp adds it to that of the launch while the others go on.
 //
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
 #include <atomic>

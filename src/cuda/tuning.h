@@ -40,7 +40,7 @@ constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
 
 // Rows that the first block of a strip has more than the others, where whole blocks share it, and at most that the
 // last block has: the pipeline kernel leaves out rows above an image, and most of what there is to do below it.
-// H100, us without these, with them: 1x3x512x512 19.6, 18.6; values XX, XX.
+// H100, us without these, with them: 1x3x512x512 19.6, 18.6; values 9.4, 8.9.
 // Values in three blocks a multiprocessor do without: 36.4 instead of 35.5 at 1x3x1080x1920.
 constexpr bool spares_rows(bool gradient, int resident) { return gradient || resident < 3; }
 constexpr int spared_top_rows(bool gradient) { return gradient ? 4 : 5; }
@@ -48,10 +48,10 @@ constexpr int spared_bottom_rows(bool gradient) { return gradient ? 5 : 2; }
 
 // Time of the pipeline kernel where each multiprocessor has `resident` blocks that go through `chunks` chunks of 8
 // rows. H100, us of values, measured with 1, 3 blocks a multiprocessor:
-//   1x3x512x512 10.2, 12.6    1x3x640x640 13.7, 14.5    1x3x720x1280 22.3, 21.7
-//   1x3x1024x1024 24.5, 23.4  1x3x1080x1920 42.6, 37.3
+//   1x3x384x384 7.4, 11.1   1x3x512x512 8.9, 11.6    1x3x640x640 12.1, 13.6    1x3x768x768 15.5, 15.5
+//   1x3x720x1280 21.4, 20.8 1x3x1024x1024 23.4, 22.5 1x3x1080x1920 41.0, 35.7  8x3x256x256 15.1, 15.3
 constexpr double pipeline_cost(int resident, int chunks) {
-  return 2.55 + 0.95 * resident + (0.31 + 0.52 * resident) * chunks;
+  return 3.24 + 0.31 * resident + (0.22 + 0.545 * resident) * chunks;
 }
 
 // Threads of a strip kernel's block, which is the widest strip in columns, and resident blocks that the
@@ -82,9 +82,9 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
 // Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the pipeline kernel:
-//                      1x3x256x256  1x3x320x320  1x3x384x384  1x3x512x512
-//   value + gradient    8.2 / 13.6  10.5 / 14.1  15.4 / 15.2  20.6 / 19.5
-//   value               5.6 / 10.5   6.6 /  7.8   7.9 /  7.9  13.2 / 10.1
+//                      1x3x256x256  1x3x320x320  1x3x352x352  1x3x512x512
+//   value + gradient    7.5 / 12.6   9.7 / 13.2  10.7 / 13.3  19.7 / 17.3
+//   value               5.0 /  7.8   5.8 /  7.3   6.9 /  7.3            8.9
 // Elsewhere the strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps are more
 // accurate by tiles (docs/decisions/0006), so those stay with them for longer, although strips are up to twice as
 // fast; kernels with four maps of partials have not been compared.
