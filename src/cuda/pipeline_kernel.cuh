@@ -1185,6 +1185,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       const int64_t value = progress.value;
       const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
       if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
+        wait_for_previous_launch();  // the piece may have had no row
         store_partial<Traits::kThreads>(plan, value, total());
         total() = 0.0;
       }
@@ -1194,7 +1195,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       }
     }
   }
-  wait_for_previous_launch();  // a block may have had no row
+  wait_for_previous_launch();  // no piece may have had a row
   if (plan.fixed_point != 0.0) {
     if (!shared.is_summed) {
       add_to_sum<float>(plan, &shared.warp_sums, total());
