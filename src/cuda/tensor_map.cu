@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <iterator>
 
 #include "cuda/kernels.h"
 
@@ -48,6 +49,13 @@ bool make_tensor_map(const InputImage& image, const Shape& shape, DType dtype, i
   };
   const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
                                  stride(image.batch, extents[3])};
+  // As the copy engine wants them: 16-bit quads may lie elsewhere.
+  constexpr uintptr_t kAlignment = 16;
+  if (reinterpret_cast<uintptr_t>(image.data) % kAlignment != 0 ||
+      std::any_of(std::begin(strides), std::end(strides),
+                  [](cuuint64_t bytes) { return bytes % kAlignment != 0; })) {
+    return false;
+  }
   const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns),
                              static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
