@@ -15,6 +15,7 @@ import argparse
 import datetime
 import math
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ from machine import commit, describe, file_name, measure_ceilings, recorded_comm
 from memory import cpu_peak, cuda_peak
 from peers import KINDS, NAMES, Library, load
 from report import Results, Row, tables
-from timing import cpu_times, cuda_kernel_time, cuda_wall_times
-from workload import Size, make_images, make_step
+from timing import Step, Timing, cpu_times, cuda_kernel_time, cuda_wall_times
+from workload import Images, Size, make_images, make_step
 
 _RESULTS = Path(__file__).parent / "results"
 _PRESETS = {
@@ -153,19 +154,8 @@ def _cpu_rows(
     libraries: list[Library], kind: str, size: Size, dtype: torch.dtype, budget_s: float
 ) -> list[Row]:
     images = make_images(size, 1, dtype, torch.device("cpu"), kind)
-    rows, steps = [], {}
-    for library in libraries:
-        row = Row(library.name, kind, str(size), size.values)
-        rows.append(row)
-        step = make_step(library, kind, images)
-        try:
-            row.mean = float(step(0))
-            steps[library.name] = step
-        except _FAILURES as error:  # of one library: the others go on
-            row.error = _one_line(error)
-    times = cpu_times(steps, budget_s)
-    for row in rows:
-        row.wall = times.get(row.library)
+    rows, steps = _try_libraries(libraries, kind, size, images, lambda row, step: None)
+    _set_wall_times(rows, cpu_times(steps, budget_s))
     return rows
 
 
@@ -176,6 +166,26 @@ def _cuda_rows(
     one_set = 3 * size.values * torch.empty(0, dtype=dtype).element_size()
     distinct = min(_MOST_IMAGES, max(2, math.ceil(_CACHES_FULL * cache / one_set)))
     images = make_images(size, distinct, dtype, device, kind)
+
+    def time_kernels(row: Row, step: Step) -> None:
+        try:
+            row.gpu = cuda_kernel_time(step, distinct, device)
+        finally:
+            torch.cuda.empty_cache()  # what one library kept shall not crowd the next
+
+    rows, steps = _try_libraries(libraries, kind, size, images, time_kernels)
+    _set_wall_times(rows, cuda_wall_times(steps, device))
+    return rows
+
+
+def _try_libraries(
+    libraries: list[Library],
+    kind: str,
+    size: Size,
+    images: Images,
+    measure: Callable[[Row, Step], None],
+) -> tuple[list[Row], dict[str, Step]]:
+    """A row for each library, with its mean and what `measure` adds; the steps of those that ran."""
     rows, steps = [], {}
     for library in libraries:
         row = Row(library.name, kind, str(size), size.values)
@@ -183,15 +193,16 @@ def _cuda_rows(
         step = make_step(library, kind, images)
         try:
             row.mean = float(step(0))
-            row.gpu = cuda_kernel_time(step, distinct, device)
+            measure(row, step)
             steps[library.name] = step
         except _FAILURES as error:  # of one library: the others go on
             row.error = _one_line(error)
-        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
-    times = cuda_wall_times(steps, device)
+    return rows, steps
+
+
+def _set_wall_times(rows: list[Row], times: Mapping[str, Timing]) -> None:
     for row in rows:
         row.wall = times.get(row.library)
-    return rows
 
 
 def _add_memory(

@@ -146,13 +146,16 @@ enum class StripKind : int {
   kWeighted,      // for either or both, with map_gradient
 };
 inline constexpr int kStripKinds = 5;
+constexpr bool has_gradient(StripKind kind) {
+  return kind != StripKind::kValue && kind != StripKind::kMap;
+}
 
 // How the strip kernel reads its images, and writes gradients.
 enum class StripLoader : int {
   kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
   kHalfQuads,   // the same for 16-bit types
   kWords,       // one column at once: any stride and alignment
-  kHalfBoxes,  // tiles only: as kHalfQuads, read by tensor maps (kFloatQuads are, where there are any)
+  kHalfBoxes,   // kHalfQuads of tiles, by tensor maps (as kFloatQuads, where there are any)
 };
 inline constexpr int kStripLoaders = 4;
 // 16-bit quads have instances of their own where most of the time goes; elsewhere those for words serve.
@@ -207,15 +210,14 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
 
-// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and of 16-bit types in tiles.
+// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and in tiles of 16-bit
+// types.
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
 // Columns of values that a strip computes before its first own one, where threads copy its pixels.
 inline constexpr int kValueMargin = 1;
 // The boxes of the strip kernel: 128 columns and those around them that their windows need, in an odd number
 // of quads. Values begin their windows in the middle of a quad and need one quad more.
-constexpr int box_columns(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kMap ? 148 : 140;
-}
+constexpr int box_columns(StripKind kind) { return has_gradient(kind) ? 140 : 148; }
 inline constexpr int kStripBoxRows = 8;
 // The boxes of tiles: columns, and rows beside those of the tile.
 inline constexpr int kTileBoxColumns = 88;
@@ -223,7 +225,7 @@ inline constexpr int kTileBoxColumns = 88;
 // columns too many on one side or the other.
 inline constexpr int kHalfTileBoxColumns = 96;
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
-  return tile_rows + (kind == StripKind::kValue || kind == StripKind::kMap ? 10 : 20);
+  return tile_rows + (has_gradient(kind) ? 20 : 10);
 }
 // Describes an image whose quads are aligned. False where the driver can't, or won't for these strides: then
 // other loaders serve.

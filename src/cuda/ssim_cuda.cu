@@ -72,7 +72,7 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
 // The tiles that finish soonest on this device by a count of instructions; none where strips serve better.
 void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
                   StripChoice* choice) {
-  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  const bool gradient = has_gradient(kind);
   const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
   choice->tile_rows = 0;
   if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind, device.architecture)) {
@@ -140,12 +140,12 @@ struct PipelineShares {
 };
 
 // Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
-// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `whole_image`: strips begin
-// and end with the image, so that their first and last block may have less to do for a row.
+// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `whole_image`: strips
+// begin and end with the image, so that their first and last block may have less to do for a row.
 PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
                             int capacity, int multiprocessors, const StripChoice& choice,
                             bool whole_image) {
-  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  const bool gradient = has_gradient(kind);
   PipelineShares best = {0, 0, 0};
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
@@ -324,7 +324,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
                        cudaStream_t stream) {
   const int64_t element = size_of(problem.dtype);
   const Shape& shape = problem.shape;
-  const bool gradient = kind != StripKind::kValue && kind != StripKind::kMap;
+  const bool gradient = has_gradient(kind);
   StripParams p;
   p.img1 = bytes_of(problem.img1, element);
   p.img2 = bytes_of(problem.img2, element);

@@ -22,7 +22,7 @@ template <StripKind kKind_>
 struct KindTraits {
   static constexpr StripKind kKind = kKind_;
   static constexpr bool kMap = kKind == StripKind::kMap;
-  static constexpr bool kGradient = kKind != StripKind::kValue && kKind != StripKind::kMap;
+  static constexpr bool kGradient = has_gradient(kKind);
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
@@ -112,7 +112,8 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
-// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `quads1` and `quads2`, whose values `convert` makes s and d.
+// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `quads1` and
+// `quads2`, whose values `convert` makes s and d.
 template <int kSkip, class Convert>
 __device__ __forceinline__ void filter_row_to_cells(const float* quads1, const float* quads2,
                                                     const Convert& convert, float* cells) {

@@ -19,13 +19,9 @@ constexpr bool has_pipeline(int architecture) { return architecture >= 90 && arc
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7, 132.4, 280; one of
 //   256 44.0, 136, 294. All with the kernel before decision 0012.
-constexpr int pipeline_columns(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kMap ? 128 : 256;
-}
+constexpr int pipeline_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
 constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
-  return kind != StripKind::kValue && kind != StripKind::kMap ? 1
-         : loader == StripLoader::kFloatQuads                 ? 3
-                                                              : 2;
+  return has_gradient(kind) ? 1 : loader == StripLoader::kFloatQuads ? 3 : 2;
 }
 // Where one block a multiprocessor is enough, it may have more registers: H100, us of values at 1x3x512x512, with 80
 // and with 96 of them: 9.3, 8.9.
@@ -60,9 +56,7 @@ constexpr double pipeline_cost(int resident, int chunks) {
 //   H200, values, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920: 4 blocks 42.1, 136.7, 274.9; 5 blocks
 //   42.6, 138.2, 276.4. Gradients: 3 blocks 89.7, 282, 564; 4 blocks 88.1, 289, 573.
 inline constexpr int kStripThreads = 128;
-constexpr int strip_blocks_per_multiprocessor(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kMap ? 4 : 3;
-}
+constexpr int strip_blocks_per_multiprocessor(StripKind kind) { return has_gradient(kind) ? 3 : 4; }
 
 // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
 // only where tiles don't serve. H200, value + gradient, us at 1x3x256x256 with 4, 8, 16, 24 rows, first

@@ -756,15 +756,21 @@ void test_all() {
   test_special();
 }
 
-// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both sides of what
-// blocks add up in one word; and of images with a pixel that is no number.
-void test_large_sums() {
-  const fs::Shape s{1, 2, 150, 300};
+// float32, the window of 11 taps, data range 1; without images.
+fs::Problem standard_problem(const fs::Shape& shape) {
   fs::Problem problem;
-  problem.shape = s;
+  problem.shape = shape;
   problem.window = fs::gaussian_taps(11, 1.5);
   problem.c1 = 1e-4;
   problem.c2 = 9e-4;
+  return problem;
+}
+
+// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both sides of what
+// blocks add up in one word; up to infinite pixels.
+void test_large_sums() {
+  const fs::Shape s{1, 2, 150, 300};
+  fs::Problem problem = standard_problem(s);
   DeviceImage img1(s, fs::DType::kFloat32, Layout::kContiguous);
   DeviceImage img2(s, fs::DType::kFloat32, Layout::kContiguous);
   DeviceImage grad(s, fs::DType::kFloat32, Layout::kContiguous);
@@ -822,11 +828,7 @@ void test_large_sums() {
 void test_special() {
   test_large_sums();
   const fs::Shape s{1, 1, 150, 300};
-  fs::Problem problem;
-  problem.shape = s;
-  problem.window = fs::gaussian_taps(11, 1.5);
-  problem.c1 = 1e-4;
-  problem.c2 = 9e-4;
+  fs::Problem problem = standard_problem(s);
   std::vector<double> a, b;
   fill(Content::kNoise, s, 7, &a, &b);
   const int64_t bad_y = 70, bad_x = 243;
