@@ -15,9 +15,15 @@ from fused_ssim import _library as _library  # registers the operators
 from fused_ssim import _validation
 from fused_ssim._validation import REDUCTIONS
 
-_ops = torch.ops.fused_ssim
+_ssim = torch.ops.fused_ssim.ssim.default
+_ssim_map = torch.ops.fused_ssim.ssim_map.default
+_ssim_map_backward = torch.ops.fused_ssim.ssim_map_backward.default
+_scale_gradient = torch.ops.fused_ssim.scale_gradient.default
+_scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
 _SUM = REDUCTIONS.index("sum")
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
+# Operators without the dispatcher's way through Python hooks of autograd.
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
 
 _NO_GRADIENT = (
     "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
@@ -69,18 +75,19 @@ def ssim(
         wants and requires2,
     )
     if torch.compiler.is_compiling():
-        value = _ops.ssim.default(img1, img2, *arguments)[0]
+        value = _ssim(img1, img2, *arguments)[0]
     elif differentiable:
         value = _SsimFunction.apply(img1, img2, arguments)[0]
     else:
-        value = _below_autograd(_ops.ssim.default, img1, img2, *arguments)[0]
+        with _BelowAutograd():
+            value = _ssim(img1, img2, *arguments)[0]
     return value  # type: ignore[no-any-return]
 
 
 def ssim_map(img1: torch.Tensor, img2: torch.Tensor, definition: Definition) -> torch.Tensor:
     """The SSIM map [B, C, H', W']."""
     _refuse_forward_mode(img1, img2)
-    return _ops.ssim_map.default(img1, img2, *definition)  # type: ignore[no-any-return]
+    return _ssim_map(img1, img2, *definition)  # type: ignore[no-any-return]
 
 
 class _Refuse(torch.autograd.Function):
@@ -218,12 +225,6 @@ def _graph_is_kept() -> bool:
     return bool(_keep_graph())
 
 
-def _below_autograd(operator: Any, *arguments: Any) -> Any:
-    """The operator without the dispatcher's way through Python hooks of autograd."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
-
-
 def _factor(
     image: torch.Tensor, value: torch.Tensor, window_size: int, valid: bool, reduction: int
 ) -> float:
@@ -258,9 +259,7 @@ def _ssim_backward(ctx: _Context, upstream: torch.Tensor | None, *_: Any) -> tup
             if ctx.needs_input_grad[i]:
                 if not ctx.wanted[i]:
                     raise RuntimeError(_NO_GRADIENT)
-                gradients[i] = _ops.scale_gradient.default(
-                    unit, upstream, ctx.reduction, ctx.factor
-                )
+                gradients[i] = _scale_gradient(unit, upstream, ctx.reduction, ctx.factor)
     return (*gradients, *[None] * 11)
 
 
@@ -273,7 +272,7 @@ def _map_setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> N
 def _map_backward(ctx: _Context, map_gradient: torch.Tensor) -> tuple[Any, ...]:
     img1, img2 = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
-    gradients = _ops.ssim_map_backward.default(map_gradient, img1, img2, *ctx.definition, *wanted)
+    gradients = _ssim_map_backward(map_gradient, img1, img2, *ctx.definition, *wanted)
     return (*(g if w else None for g, w in zip(gradients, wanted, strict=True)), *[None] * 5)
 
 
@@ -297,7 +296,8 @@ class _SsimFunction(torch.autograd.Function):
         ctx: _Context, img1: torch.Tensor, img2: torch.Tensor, arguments: tuple[Any, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         _, _, window_size, _, valid, reduction, *_, wanted1, wanted2 = arguments
-        value, unit1, unit2 = _below_autograd(_ops.ssim.default, img1, img2, *arguments)
+        with _BelowAutograd():
+            value, unit1, unit2 = _ssim(img1, img2, *arguments)
         # The unit gradients are saved but no outputs, which spares autograd's bookkeeping of them.
         # One empty output is left for gradients made with create_graph=True: it connects them to
         # the images, so that differentiating them is refused, and they don't pass for constants.
@@ -322,14 +322,14 @@ class _SsimFunction(torch.autograd.Function):
                 continue
             if unit is None:
                 raise RuntimeError(_NO_GRADIENT)
-            arguments = unit, upstream, *ctx.scale
             # The unit gradient becomes the gradient in place where nobody can ask for it again;
             # tracers (subclasses of Tensor) are given the plain form.
-            if may_overwrite and type(unit) is torch.Tensor:
-                _below_autograd(_ops.scale_gradient_.default, *arguments)
-                gradient = unit
-            else:
-                gradient = _below_autograd(_ops.scale_gradient.default, *arguments)
+            with _BelowAutograd():
+                if may_overwrite and type(unit) is torch.Tensor:
+                    _scale_gradient_(unit, upstream, *ctx.scale)
+                    gradient = unit
+                else:
+                    gradient = _scale_gradient(unit, upstream, *ctx.scale)
             if creates_graph:
                 gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
             gradients[i] = gradient

@@ -203,6 +203,32 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
+// Pixels of a row in shared memory, of which `quads` is aligned to 16 bytes: as many at once as these hold.
+template <DType kDType>
+struct StagedRow {
+  static constexpr int kAtOnce = kDType == DType::kFloat32 ? 4 : 8;
+  const float* quads;
+
+  // From column `first` on, a multiple of kAtOnce.
+  __device__ __forceinline__ void read(int first, float (&pixels)[kAtOnce]) const {
+    const float4 quad = *reinterpret_cast<const float4*>(quads + first * 4 / kAtOnce);
+    const float words[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const unsigned word = __float_as_uint(words[i]);
+      if constexpr (kDType == DType::kFloat32) {
+        pixels[i] = words[i];
+      } else if constexpr (kDType == DType::kFloat16) {
+        pixels[2 * i] = half_bits_to_float(word);
+        pixels[2 * i + 1] = half_bits_to_float(word >> 16);
+      } else {
+        pixels[2 * i] = bfloat_bits_to_float(word);
+        pixels[2 * i + 1] = __uint_as_float(word & 0xffff0000u);
+      }
+    }
+  }
+};
+
 // Four elements of a 16-bit type as `copy_word` left them; the address of the first and the stride
 // say which half of its word an element is.
 __device__ __forceinline__ float4 half_words_to_float(const float4& copied, const char* first,

@@ -155,13 +155,17 @@ enum class StripLoader : int {
   kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
   kHalfQuads,   // the same for 16-bit types
   kWords,       // one column at once: any stride and alignment
-  kHalfBoxes,   // kHalfQuads of tiles, by tensor maps (as kFloatQuads, where there are any)
+  kHalfBoxes,   // kHalfQuads by tensor maps, where there are any: tiles, and strips of values
+  kHalfWords,   // kWords of 16-bit types: strips of the pipeline kernel
 };
-inline constexpr int kStripLoaders = 4;
-// 16-bit quads have instances of their own where most of the time goes; elsewhere those for words serve.
+inline constexpr int kStripLoaders = 5;
+// 16-bit types have instances of their own where most of the time goes; elsewhere those for words serve.
 constexpr bool has_half_instances(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kOneGradient;
 }
+
+// Strips of the pipeline kernel whose 16-bit pixels come in boxes. Those of a gradient need s and d again.
+constexpr bool has_half_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
 
 // Of the kernels for any window and type.
 struct MomentParams {
@@ -222,8 +226,10 @@ inline constexpr int kStripBoxRows = 8;
 // The boxes of tiles: columns, and rows beside those of the tile.
 inline constexpr int kTileBoxColumns = 88;
 // Of 16-bit types; the copy engine wants the first column's address to be a multiple of 16 bytes, so that there are 4
-// columns too many on one side or the other.
+// columns too many on one side or the other. Strips begin at such an address.
 inline constexpr int kHalfTileBoxColumns = 96;
+inline constexpr int kHalfStripBoxColumns = 152;
+inline constexpr int kHalfBoxAlignment = 8;
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }

@@ -17,8 +17,8 @@ struct KernelEntry {
 
 // Kernels of all kinds and loaders.
 constexpr StripLoader instance_loader(StripKind kind, StripLoader loader) {
-  const bool half = loader == StripLoader::kHalfQuads || loader == StripLoader::kHalfBoxes;
-  return half && !has_half_instances(kind) ? StripLoader::kWords : loader;
+  return loader != StripLoader::kFloatQuads && !has_half_instances(kind) ? StripLoader::kWords
+                                                                         : loader;
 }
 constexpr int entry_index(StripKind kind, StripLoader loader) {
   return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);

@@ -25,7 +25,8 @@
 // A slot of shared memory passes from row warps to column warps and back. How they wait for each other:
 //
 //   values of boxes  each row warp hands its slots to a column warp of its own and gets them back, under counters
-//                    in shared memory. Pixels are staged as they are, made s and d while they are filtered.
+//                    in shared memory. Pixels are staged as they are, 16-bit ones too, and made s and d while they
+//                    are filtered.
 //   other values,    all threads meet after each chunk: while the column warps have chunk c, the row warps store the
 //   gradients        gradient of c - 1, filter c + 1 and stage c + 2
 //   ... of words     the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
@@ -68,8 +69,11 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kColumns = kColumns_;
   static constexpr int kChunkRows = 8;
   static constexpr StripLoader kLoader = kLoader_;
-  static constexpr bool kQuads = kLoader != StripLoader::kWords;
-  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads;
+  static constexpr bool kHalfWords = kLoader == StripLoader::kHalfWords;
+  static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords;
+  static constexpr bool kHalfBoxes = kLoader == StripLoader::kHalfBoxes;
+  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads || kHalfBoxes;
+  static_assert(!kHalfBoxes || has_half_strip_boxes(kKind), "no other kind converts them");
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
   // that of the row warps.
@@ -102,7 +106,9 @@ struct PipelineTraits : KindTraits<kKind_> {
   static __device__ __forceinline__ bool is_row_warp() { return threadIdx.x >= kColumns; }
   // Among the row threads, from left to right.
   static __device__ __forceinline__ int row_thread() {
-    const int thread = static_cast<int>(threadIdx.x);
+    // Values in three blocks a multiprocessor have too few registers to keep what follows from it.
+    const int thread = kKind == StripKind::kValue && kResident == 3 ? thread_index()
+                                                                    : static_cast<int>(threadIdx.x);
     return thread % 32 + (kThreads - 32 - thread / 32 * 32);
   }
   static constexpr int kRadius = kDefaultWindowSize / 2;
@@ -136,10 +142,14 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kParts = kBoxes ? kColumns / 128 : 1;
   static_assert(!kBoxes || kColumns % 128 == 0, "whole parts");
   static constexpr int kPartColumns = kColumns / kParts;
-  // Quads of a staged row that windows reach, and from one row to the next.
+  // Quads of a staged row that windows reach.
   static constexpr int kStagedQuads = (kSkip + kPartColumns + 2 * kRadius + 3) / 4;
-  static constexpr int kStagedPitch = kBoxes ? box_columns(kKind) : 4 * (kStagedQuads | 1);
-  static_assert(kStagedPitch >= 4 * kStagedQuads, "all windows");
+  // Columns in a word of shared memory, and words from one row to the next.
+  static constexpr int kColumnsPerWord = kHalfBoxes ? 2 : 1;
+  static constexpr int kStagedPitch = kHalfBoxes ? kHalfStripBoxColumns / kColumnsPerWord
+                                      : kBoxes   ? box_columns(kKind)
+                                                 : 4 * (kStagedQuads | 1);
+  static_assert(kColumnsPerWord * kStagedPitch >= 4 * kStagedQuads, "all windows");
   static constexpr int kPartStride = kChunkRows * kStagedPitch;
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
@@ -406,8 +416,12 @@ struct QuadLoader {
 template <class Traits>
 struct WordLoader {
   static constexpr int kAcross = Traits::kWordItems / Traits::kRowsPerWarp;
-  // How columns lie: of both images float32 in neighbouring words or three words apart; else any.
-  enum class Columns { kPlanar, kOfThree, kFloats, kHalves };
+  // Elements are of a 16-bit type or float32 or, where there is one instance for all types, either.
+  static constexpr bool kHalves = Traits::kHalfWords;
+  static constexpr bool kEither = !kHalves && !has_half_instances(Traits::kKind);
+  static constexpr int kElement = kHalves ? 2 : 4;
+  // How columns lie: of both images neighbours or three elements apart; else any, as of 16-bit types with kEither.
+  enum class Columns { kPlanar, kOfThree, kAny };
   const char* from1;  // this lane's first column in the warp's first row of the next chunk to load
   const char* from2;
   int y;  // of that row
@@ -432,10 +446,13 @@ struct WordLoader {
           static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x) ? 1u << j : 0;
     }
     const bool alike = p.img1.column == p.img2.column;
-    columns = p.dtype != DType::kFloat32        ? Columns::kHalves
-              : alike && p.img1.column == 4     ? Columns::kPlanar
-              : alike && p.img1.column == 3 * 4 ? Columns::kOfThree
-                                                : Columns::kFloats;
+    columns = is_half(p) && kEither                    ? Columns::kAny
+              : alike && p.img1.column == kElement     ? Columns::kPlanar
+              : alike && p.img1.column == 3 * kElement ? Columns::kOfThree
+                                                       : Columns::kAny;
+  }
+  static __device__ __forceinline__ bool is_half(const StripParams& p) {
+    return kHalves || (kEither && p.dtype != DType::kFloat32);
   }
   static __device__ __forceinline__ int first_row_of_warp() {
     return Traits::row_thread() / 32 * Traits::kRowsPerWarp;
@@ -460,15 +477,16 @@ struct WordLoader {
       const char* row2 = from2 + r * p.img2.row;
       float* to1 = a + r * kAcross;
       float* to2 = b + r * kAcross;
+      const auto load_if = kHalves ? load_half_if : load_float_if;
       if (columns == Columns::kPlanar) {
-        load_row(row1, 4, mask, to1, load_float_if);
-        load_row(row2, 4, mask, to2, load_float_if);
+        load_row(row1, kElement, mask, to1, load_if);
+        load_row(row2, kElement, mask, to2, load_if);
       } else if (columns == Columns::kOfThree) {
-        load_row(row1, 3 * 4, mask, to1, load_float_if);
-        load_row(row2, 3 * 4, mask, to2, load_float_if);
-      } else if (columns == Columns::kFloats) {
-        load_row(row1, p.img1.column, mask, to1, load_float_if);
-        load_row(row2, p.img2.column, mask, to2, load_float_if);
+        load_row(row1, 3 * kElement, mask, to1, load_if);
+        load_row(row2, 3 * kElement, mask, to2, load_if);
+      } else if (!kEither || !is_half(p)) {
+        load_row(row1, p.img1.column, mask, to1, load_if);
+        load_row(row2, p.img2.column, mask, to2, load_if);
       } else {
         load_row(row1, p.img1.column, mask, to1, load_half_if);
         load_row(row2, p.img2.column, mask, to2, load_half_if);
@@ -482,7 +500,7 @@ struct WordLoader {
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
                                          const PixelShift& shift, int first_y, float* slot) {
-    if (p.dtype != DType::kFloat32) {
+    if (is_half(p)) {
 #pragma unroll
       for (int i = 0; i < Traits::kWordItems; ++i) {
         a[i] = half_to_float(__float_as_uint(a[i]), p.dtype);
@@ -603,22 +621,45 @@ using PipelineLoader =
     std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
                        std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>>;
 
-// The L1 term of a chunk of raw pixels: of this thread's row and its columns, from `x` on.
-template <class Traits>
-__device__ __forceinline__ float absolute_row_differences(const StripParams& p,
-                                                          const PipelinePiece& piece, int y, int x,
-                                                          const float* pixels) {
-  if (y < max(piece.first_row, p.value_top) || y >= min(piece.end_row, p.value_bottom)) {
+// The pixels of a piece that have a value: rows from the first that is staged on, columns from the first own one on.
+// In shared memory.
+struct ValuedPixels {
+  int first_row;
+  int end_row;
+  int first_column;
+  int end_column;
+
+  static __device__ __forceinline__ ValuedPixels of(const StripParams& p,
+                                                    const PipelinePiece& piece, int first_staged) {
+    return {max(piece.first_row, p.value_top) - first_staged,
+            min(piece.end_row, p.value_bottom) - first_staged,
+            max(0, p.value_left - piece.first_column),
+            min(piece.end_column, p.value_right) - piece.first_column};
+  }
+};
+
+// The L1 term of raw pixels: of a row and its 8 columns from `column` on, both counted as ValuedPixels are, which lie in
+// `row1` and `row2` from column kStagedBefore on.
+template <class Traits, class Row>
+__device__ __forceinline__ float absolute_row_differences(const ValuedPixels& valued, int row,
+                                                          int column, const Row& row1,
+                                                          const Row& row2) {
+  if (row < valued.first_row || row >= valued.end_row) {
     return 0.0f;
   }
   float sum = 0.0f;
 #pragma unroll
-  for (int q = 0; q < 2; ++q) {
-    sum += absolute_differences(
-        *reinterpret_cast<const float4*>(pixels + 4 * q),
-        *reinterpret_cast<const float4*>(pixels + Traits::kImageStride + 4 * q),
-        max(piece.first_column, p.value_left) - x - 4 * q,
-        min(piece.end_column, p.value_right) - x - 4 * q);
+  for (int first = 0; first < 8; first += Row::kAtOnce) {
+    float pixels1[Row::kAtOnce], pixels2[Row::kAtOnce];
+    row1.read(Traits::kStagedBefore + first, pixels1);
+    row2.read(Traits::kStagedBefore + first, pixels2);
+#pragma unroll
+    for (int q = 0; q < Row::kAtOnce; q += 4) {
+      sum += absolute_differences(
+          make_float4(pixels1[q], pixels1[q + 1], pixels1[q + 2], pixels1[q + 3]),
+          make_float4(pixels2[q], pixels2[q + 1], pixels2[q + 2], pixels2[q + 3]),
+          valued.first_column - column - first - q, valued.end_column - column - first - q);
+    }
   }
   return sum;
 }
@@ -708,7 +749,7 @@ __device__ __forceinline__ float store_gradient_rows(
       __syncwarp();
       if (stores) {
         const float* from = turn + lane;
-        if (p.dtype == DType::kFloat32 && first_y >= piece.first_row &&
+        if (!Traits::kHalfWords && p.dtype == DType::kFloat32 && first_y >= piece.first_row &&
             first_y + Traits::kChunkRows <= piece.end_row) {
           char* to = of_lane;
 #pragma unroll
@@ -889,12 +930,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   return l1;
 }
 
-// Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it.
-template <class Traits, bool kL1>
-__device__ __forceinline__ double run_raw_rows(const StripParams& p, const PipelinePiece& piece,
-                                               float* staged, float* maps, PieceShift* piece_shift,
-                                               PipelineCounters<Traits>* counters,
-                                               unsigned chunks_before) {
+// Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it. Calls add_l1() with this
+// thread's share of the L1 term.
+template <class Traits, class AddL1>
+__device__ __forceinline__ void run_raw_rows(const StripParams& p, const PipelinePiece& piece,
+                                             float* staged, float* maps, PieceShift* piece_shift,
+                                             ValuedPixels* valued,
+                                             PipelineCounters<Traits>* counters,
+                                             unsigned chunks_before, const AddL1& add_l1) {
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
   const int chunks = piece_chunks<Traits>(p, piece);
@@ -905,43 +948,63 @@ __device__ __forceinline__ double run_raw_rows(const StripParams& p, const Pipel
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
   const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  const int warp = Traits::row_thread() / 32;
-  if (Traits::row_thread() % 32 == 0) {
+  const int thread = Traits::row_thread();
+  const int warp = thread / 32;
+  if (thread % 32 == 0) {
     piece_shift[warp] = PieceShift::of(shift);
+    valued[warp] = ValuedPixels::of(p, piece, first_y);
   }
-  const int row = Traits::row_thread() % 8;
-  const int group = Traits::row_thread() / 8;
+  __syncwarp();
+  const int row = thread % 8;
+  const int group = thread / 8;
   static_assert(Traits::kParts == 1, "else groups lie in parts");
   const int first = 8 * group;
-  const float* windows = kept(staged + row * Traits::kStagedPitch + first);
+  const float* windows =
+      kept(staged + row * Traits::kStagedPitch + first / Traits::kColumnsPerWord);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
-  MapSlot<Traits> map_slot(chunks_before);
-  double l1 = 0.0;
+  // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the way.
+  const auto run = [&](auto first_row, auto with_l1) {
+    MapSlot<Traits> map_slot(chunks_before);
 #pragma unroll 1
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    const unsigned staged_slot = loader.count & 1u;
-    if (chunk + 1 < chunks) {
-      loader.load(p, staged + (staged_slot ^ 1u) * Traits::kSlotStride, 1);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const unsigned staged_slot = loader.count & 1u;
+      if (chunk + 1 < chunks) {
+        loader.load(p, staged + (staged_slot ^ 1u) * Traits::kSlotStride, 1);
+      }
+      loader.wait();
+      wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
+      const float* quads = first_row.quads + staged_slot * Traits::kSlotStride;
+      const decltype(first_row) row1 = {quads};
+      const decltype(first_row) row2 = {quads + Traits::kImageStride};
+      filter_row_to_cells<Traits::kSkip>(
+          row1, row2,
+          [&shift](float pixel1, float pixel2, float* s, float* d) {
+            shift.apply(pixel1, pixel2, s, d);
+          },
+          map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
+      if (decltype(with_l1)::value && p.l1) {
+        add_l1(absolute_row_differences<Traits>(valued[warp], chunk * Traits::kChunkRows + row,
+                                                first, row1, row2));
+      }
+      arrive(&counters->filled[warp][map_slot.slot]);
+      arrive(&counters->emptied[staged_slot]);
+      map_slot.advance();
     }
-    loader.wait();
-    wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
-    const float* quads = windows + staged_slot * Traits::kSlotStride;
-    filter_row_to_cells<Traits::kSkip>(
-        quads, quads + Traits::kImageStride,
-        [&shift](float pixel1, float pixel2, float* s, float* d) {
-          shift.apply(pixel1, pixel2, s, d);
-        },
-        map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
-    if constexpr (kL1) {
-      l1 += static_cast<double>(absolute_row_differences<Traits>(
-          p, piece, first_y + chunk * Traits::kChunkRows + row, piece.first_column + first,
-          quads + Traits::kStagedBefore));
+  };
+  const auto run_type = [&](auto first_row) {
+    if (Traits::kMap || __builtin_expect(p.l1, false)) {
+      run(first_row, std::true_type{});
+    } else {
+      run(first_row, std::false_type{});
     }
-    arrive(&counters->filled[warp][map_slot.slot]);
-    arrive(&counters->emptied[staged_slot]);
-    map_slot.advance();
+  };
+  if constexpr (!Traits::kHalfBoxes) {
+    run_type(StagedRow<DType::kFloat32>{windows});
+  } else if (p.dtype == DType::kFloat16) {
+    run_type(StagedRow<DType::kFloat16>{windows});
+  } else {
+    run_type(StagedRow<DType::kBFloat16>{windows});
   }
-  return l1;
 }
 
 // Column warps: one piece. Returns this thread's sum of ssim_loss() over its own pixels.
@@ -1074,8 +1137,9 @@ template <class Traits>
 struct PipelineShared {
   PipelineProgress progress;
   PipelineCounters<Traits> counters;
-  PieceShift piece_shift[Traits::kRowWarps];  // one, or one for each
-  double totals[Traits::kThreads];            // of f so far, a thread each
+  PieceShift piece_shift[Traits::kRowWarps];                  // one, or one for each
+  ValuedPixels valued[Traits::kRaw ? Traits::kRowWarps : 1];  // the same for each
+  double totals[Traits::kThreads];                            // of f so far, a thread each
   WarpSums<Traits::kThreads / 32> warp_sums;
   WarpSums<Traits::kColumns / 32> column_sums;
   bool is_summed;
@@ -1148,13 +1212,8 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       if (piece.first_row < piece.end_row) {
         const auto run_row_warps = [&](auto with_l1) {
           constexpr bool kL1 = decltype(with_l1)::value;
-          if constexpr (Traits::kRaw) {
-            return run_raw_rows<Traits, kL1>(p, piece, staged, maps, shared.piece_shift,
-                                             &shared.counters, chunks_before);
-          } else {
-            return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.piece_shift,
-                                         &shared.counters, chunks_before);
-          }
+          return run_rows<Traits, kL1>(p, piece, staged, maps, turns, shared.piece_shift,
+                                       &shared.counters, chunks_before);
         };
         if (!Traits::is_row_warp()) {
           total() = fma(p.loss_weight,
@@ -1171,6 +1230,10 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
               shared.is_summed = true;
             }
           }
+        } else if constexpr (Traits::kRaw) {
+          run_raw_rows<Traits>(p, piece, staged, maps, shared.piece_shift, shared.valued,
+                               &shared.counters, chunks_before,
+                               [&](double l1) { total() = fma(p.l1_weight, l1, total()); });
         } else if (__builtin_expect(p.l1, false)) {
           total() = fma(p.l1_weight / (Traits::kGradient ? double{kPixelScale} : 1.0),
                         run_row_warps(std::true_type{}), total());

@@ -79,11 +79,16 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
     return;
   }
   double best_cost = 0.0;
+  int64_t last_down = 0;
   for (int rows = 4; rows <= kMaxTileRows; ++rows) {
     if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
       break;
     }
     const int64_t down = (shape.height + rows - 1) / rows;
+    if (down == last_down) {
+      continue;  // as many tiles as with fewer rows
+    }
+    last_down = down;
     const int64_t tiles = tiles_across * down * shape.planes();
     const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
     const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
@@ -351,18 +356,19 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  bool boxes = quads && (element == 4 || (!strips && has_half_instances(kind))) &&
-               loads_boxes(device.architecture);
+  const bool half_boxes =
+      strips ? pipeline && has_half_strip_boxes(kind) : has_half_instances(kind);
+  bool boxes = quads && (element == 4 || half_boxes) && loads_boxes(device.architecture);
   if (boxes) {
-    const int columns = strips         ? box_columns(kind)
-                        : element == 4 ? kTileBoxColumns
-                                       : kHalfTileBoxColumns;
+    const int columns = element != 4 ? (strips ? kHalfStripBoxColumns : kHalfTileBoxColumns)
+                                     : (strips ? box_columns(kind) : kTileBoxColumns);
     const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
     boxes = make_tensor_map(p.img1, shape, problem.dtype, columns, rows, &p.tensor1) &&
             make_tensor_map(p.img2, shape, problem.dtype, columns, rows, &p.tensor2);
     quads = boxes || element != 4;  // 16-bit quads do without
   }
-  const StripLoader loader = !quads         ? StripLoader::kWords
+  const bool half_words = pipeline && element == 2 && has_half_instances(kind);
+  const StripLoader loader = !quads ? (half_words ? StripLoader::kHalfWords : StripLoader::kWords)
                              : element == 4 ? StripLoader::kFloatQuads
                              : boxes        ? StripLoader::kHalfBoxes
                                             : StripLoader::kHalfQuads;
@@ -378,7 +384,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.value_right = p.width - crop;
   p.own_top = gradient ? 0 : p.value_top;
   p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
-  p.own_left = gradient ? 0 : p.value_left / 4 * 4;
+  // Strips begin with a quad, or where a box of 16-bit pixels may begin.
+  const int alignment = strips && loader == StripLoader::kHalfBoxes ? kHalfBoxAlignment : 4;
+  p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
   const int strip_columns = pipeline ? pipeline_columns(kind) : kStripThreads;
@@ -388,7 +396,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int margin = strips && !pipeline && !gradient && !boxes ? kValueMargin : 0;
   const int columns = p.own_right - p.own_left + margin;
   const int strips_wanted = (columns + max_width - 1) / max_width;
-  p.strip_width = static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, 4));
+  p.strip_width =
+      static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, alignment));
   const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
   p.strips_per_plane = Divisor(strips_per_plane);
   const int64_t all_strips = strips_per_plane * shape.planes();

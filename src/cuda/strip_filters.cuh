@@ -112,21 +112,21 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
-// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `quads1` and
-// `quads2`, whose values `convert` makes s and d.
-template <int kSkip, class Convert>
-__device__ __forceinline__ void filter_row_to_cells(const float* quads1, const float* quads2,
+// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `row1` and `row2`
+// (StagedRow), whose values `convert` makes s and d.
+template <int kSkip, class Row, class Convert>
+__device__ __forceinline__ void filter_row_to_cells(const Row& row1, const Row& row2,
                                                     const Convert& convert, float* cells) {
+  constexpr int kAtOnce = Row::kAtOnce;
   float mean_s[8], mean_d[8], square_s[8], square_d[8];
 #pragma unroll
-  for (int j = 0; j < (kSkip + 21) / 4; ++j) {
-    const float4 quad1 = *reinterpret_cast<const float4*>(quads1 + 4 * j);
-    const float4 quad2 = *reinterpret_cast<const float4*>(quads2 + 4 * j);
-    const float value1[4] = {quad1.x, quad1.y, quad1.z, quad1.w};
-    const float value2[4] = {quad2.x, quad2.y, quad2.z, quad2.w};
+  for (int j = 0; j < (kSkip + 17 + kAtOnce) / kAtOnce; ++j) {
+    float value1[kAtOnce], value2[kAtOnce];
+    row1.read(kAtOnce * j, value1);
+    row2.read(kAtOnce * j, value2);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int i = 4 * j + e - kSkip;
+    for (int e = 0; e < kAtOnce; ++e) {
+      const int i = kAtOnce * j + e - kSkip;
       if (i < 0 || i >= 18) {
         continue;
       }
@@ -169,8 +169,9 @@ __device__ __forceinline__ void filter_staged_row(const float* quads_s, const fl
                                                   float* maps) {
   using Places = MapPlaces<Traits>;
   if constexpr (Traits::kCells) {
+    using Row = StagedRow<DType::kFloat32>;
     filter_row_to_cells<Traits::kSkip>(
-        quads_s, quads_d,
+        Row{quads_s}, Row{quads_d},
         [](float staged_s, float staged_d, float* s, float* d) {
           *s = staged_s;
           *d = staged_d;

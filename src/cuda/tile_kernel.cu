@@ -745,7 +745,8 @@ struct TileEntry {
 
 template <StripKind kKind, StripLoader kLoader>
 struct MakeTileEntry {
-  using Traits = TileTraits<kKind, kLoader>;
+  using Traits =
+      TileTraits<kKind, kLoader == StripLoader::kHalfWords ? StripLoader::kWords : kLoader>;
   static constexpr TileEntry entry() { return {tile_kernel<Traits>, Traits::shared_bytes}; }
 };
 

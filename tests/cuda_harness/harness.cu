@@ -3,7 +3,7 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
-//   ./harness test | small | huge | bench | crossover
+//   ./harness test | small | huge | bench | quick | rows NAME... | choices | crossover | residents
 //
 // `small` reaches every kernel and loader with few pixels: for compute-sanitizer.
 #include <cuda_bf16.h>
@@ -693,6 +693,26 @@ void test_all() {
       }
     }
   }
+  // Rows of 16-bit types that are aligned for boxes, in one strip or several.
+  for (const fs::DType dtype : {fs::DType::kFloat16, fs::DType::kBFloat16}) {
+    for (const int w : {8, 16, 120, 128, 136, 256, 264, 376, 520}) {
+      Case c;
+      c.shape = {1, 2, 41 + w % 5, w};
+      c.dtype = dtype;
+      c.padding = w < 11 || w % 3 == 0 ? fs::Padding::kSame : fs::Padding::kValid;
+      c.reduction = static_cast<fs::Reduction>(w / 8 % 4);
+      c.content = Content::kPhoto;
+      with_outputs(c, &seed, false);
+    }
+    Case c;
+    c.shape = {1, 3, 1080, 1920};
+    c.dtype = dtype;
+    c.content = Content::kPhoto;
+    run_case(c, seed++);
+    c.l1_weight = 0.8;
+    c.padding = fs::Padding::kValid;
+    run_case(c, seed++);
+  }
   std::printf("types and layouts: %d cases, %d failures\n", cases_run, failures);
   // Windows.
   for (const int window : {3, 5, 7, 9, 11, 13, 21, 33}) {
@@ -1108,7 +1128,8 @@ void print_header() {
   std::printf("\n");
 }
 
-void bench_all(bool full) {
+// All rows, or those of these names.
+void bench_rows(const std::vector<std::string>& names) {
   const Bench table[] = {
       {"value + gradient", true, false, false, false, false},
       {"value", false, false, false, false, false},
@@ -1123,6 +1144,7 @@ void bench_all(bool full) {
       {"value + gradient float16", true, false, false, false, false, fs::DType::kFloat16},
       {"value + gradient bfloat16", true, false, false, false, false, fs::DType::kBFloat16},
       {"value float16", false, false, false, false, false, fs::DType::kFloat16},
+      {"value bfloat16", false, false, false, false, false, fs::DType::kBFloat16},
       {"value + gradient fp16 ch_last", true, false, false, false, false, fs::DType::kFloat16,
        Layout::kChannelsLast},
       {"value + gradient window 9", true, false, false, false, false, fs::DType::kFloat32,
@@ -1130,11 +1152,14 @@ void bench_all(bool full) {
       {"value + gradient float64", true, false, false, false, false, fs::DType::kFloat64},
   };
   print_header();
-  const int rows = full ? static_cast<int>(sizeof(table) / sizeof(table[0])) : 2;
-  for (int i = 0; i < rows; ++i) {
+  for (int i = 0; i < static_cast<int>(sizeof(table) / sizeof(table[0])); ++i) {
+    if (!names.empty() && std::find(names.begin(), names.end(), table[i].name) == names.end()) {
+      continue;
+    }
     std::printf("%-34s", table[i].name);
     for (int k = 0; k < kShapeCount; ++k) {
-      if (k >= 3 && k <= 4 && i >= 12) {
+      const bool slow = table[i].window != 11 || table[i].dtype == fs::DType::kFloat64;
+      if (k >= 3 && k <= 4 && slow) {
         std::printf("%16s", "-");
         continue;
       }
@@ -1316,31 +1341,18 @@ int main(int argc, char** argv) {
     test_huge();
   } else if (mode == "bench") {
     copy_bandwidth();
-    bench_all(true);
+    bench_rows({});
     bench_scale();
   } else if (mode == "quick") {
-    bench_all(false);
+    bench_rows({"value + gradient", "value"});
+  } else if (mode == "rows") {  // of `bench`, by their names
+    bench_rows({argv + 2, argv + argc});
   } else if (mode == "choices") {
     bench_choices();
   } else if (mode == "crossover") {
     bench_crossover();
   } else if (mode == "residents") {
     bench_residents();
-  } else if (mode == "layouts") {  // rows of `bench` that depend on the loader
-    print_header();
-    for (const Bench& b :
-         {Bench{"L1 + SSIM value + gradient", true, false, false, false, true},
-          Bench{"map gradient (one image)", true, false, false, true, false},
-          Bench{"value + gradient channels_last", true, false, false, false, false,
-                fs::DType::kFloat32, Layout::kChannelsLast},
-          Bench{"value channels_last", false, false, false, false, false, fs::DType::kFloat32,
-                Layout::kChannelsLast},
-          Bench{"value + gradient float16", true, false, false, false, false, fs::DType::kFloat16},
-          Bench{"value float16", false, false, false, false, false, fs::DType::kFloat16}}) {
-      std::printf("%-34s", b.name);
-      for (int k = 0; k < kShapeCount; ++k) std::printf("%16.2f", bench(kShapes[k], b));
-      std::printf("\n");
-    }
   } else if (mode.rfind("profile", 0) == 0) {  // for a profiler: one row of `bench` at one size
     const struct {
       const char* mode;
