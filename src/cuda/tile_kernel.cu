@@ -51,11 +51,12 @@ struct TileTraits : KindTraits<kKind_> {
   static constexpr bool kMayHaveBoxes =
       kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kHalfBoxes;
   static constexpr bool kBoxes = kMayHaveBoxes && kHasBoxes;
-  static constexpr bool kLaunched = kLoader != StripLoader::kHalfBoxes || kHasBoxes;
+  static constexpr bool kLaunched = kLoader != StripLoader::kHalfBoxes || kBoxes;
   // Rows of a column that one thread filters at once.
   static constexpr int kSegment = kTileSegment;
   // A map shows the error of each single window; in sums and gradients errors average out.
   static constexpr bool kCentred = kMap;
+  static_assert(!kCentred || !kGradient, "centred filters have no gradient");
 
   static constexpr int kThreads = kTileThreads;
   static constexpr int kRadius = kDefaultWindowSize / 2;
@@ -63,6 +64,7 @@ struct TileTraits : KindTraits<kKind_> {
   // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
   static constexpr int kMargin = kGradient ? kRadius : 1;
   static constexpr int kStagedBefore = kMargin + kRadius + 2;
+  static_assert(kStagedBefore % 4 == 0, "staged quads are quads of the image");
   static constexpr int kCellQuads = kGradient ? 19 : 17;  // of columns
   static constexpr int kCellColumns = 4 * kCellQuads;
   static constexpr int kCellPitch = kCell * (kCellColumns + 1);
