@@ -218,12 +218,9 @@ struct StagedRow {
       const unsigned word = __float_as_uint(words[i]);
       if constexpr (kDType == DType::kFloat32) {
         pixels[i] = words[i];
-      } else if constexpr (kDType == DType::kFloat16) {
-        pixels[2 * i] = half_bits_to_float(word);
-        pixels[2 * i + 1] = half_bits_to_float(word >> 16);
       } else {
-        pixels[2 * i] = bfloat_bits_to_float(word);
-        pixels[2 * i + 1] = __uint_as_float(word & 0xffff0000u);
+        pixels[2 * i] = half_to_float(word, kDType);
+        pixels[2 * i + 1] = half_to_float(word >> 16, kDType);
       }
     }
   }

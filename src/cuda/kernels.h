@@ -159,6 +159,10 @@ enum class StripLoader : int {
   kHalfWords,   // kWords of 16-bit types: strips of the pipeline kernel
 };
 inline constexpr int kStripLoaders = 5;
+// By tensor maps, where the architecture has them.
+constexpr bool is_of_boxes(StripLoader loader) {
+  return loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes;
+}
 // 16-bit types have instances of their own where most of the time goes; elsewhere those for words serve.
 constexpr bool has_half_instances(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kOneGradient;

@@ -72,7 +72,7 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kHalfWords = kLoader == StripLoader::kHalfWords;
   static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords;
   static constexpr bool kHalfBoxes = kLoader == StripLoader::kHalfBoxes;
-  static constexpr bool kBoxes = kLoader == StripLoader::kFloatQuads || kHalfBoxes;
+  static constexpr bool kBoxes = is_of_boxes(kLoader);
   static_assert(!kHalfBoxes || has_half_strip_boxes(kKind), "no other kind converts them");
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
@@ -963,7 +963,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       kept(staged + row * Traits::kStagedPitch + first / Traits::kColumnsPerWord);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
   // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the way.
-  const auto run = [&](auto first_row, auto with_l1) {
+  const auto run = [&](auto staged_row, auto with_l1) {
     MapSlot<Traits> map_slot(chunks_before);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -973,9 +973,9 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       }
       loader.wait();
       wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
-      const float* quads = first_row.quads + staged_slot * Traits::kSlotStride;
-      const decltype(first_row) row1 = {quads};
-      const decltype(first_row) row2 = {quads + Traits::kImageStride};
+      const float* quads = staged_row.quads + staged_slot * Traits::kSlotStride;
+      const decltype(staged_row) row1 = {quads};
+      const decltype(staged_row) row2 = {quads + Traits::kImageStride};
       filter_row_to_cells<Traits::kSkip>(
           row1, row2,
           [&shift](float pixel1, float pixel2, float* s, float* d) {
@@ -991,11 +991,11 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       map_slot.advance();
     }
   };
-  const auto run_type = [&](auto first_row) {
+  const auto run_type = [&](auto staged_row) {
     if (Traits::kMap || __builtin_expect(p.l1, false)) {
-      run(first_row, std::true_type{});
+      run(staged_row, std::true_type{});
     } else {
-      run(first_row, std::false_type{});
+      run(staged_row, std::false_type{});
     }
   };
   if constexpr (!Traits::kHalfBoxes) {

@@ -48,8 +48,7 @@ struct TileTraits : KindTraits<kKind_> {
 #else
   static constexpr bool kHasBoxes = false;
 #endif
-  static constexpr bool kMayHaveBoxes =
-      kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kHalfBoxes;
+  static constexpr bool kMayHaveBoxes = is_of_boxes(kLoader);
   static constexpr bool kBoxes = kMayHaveBoxes && kHasBoxes;
   static constexpr bool kLaunched = kLoader != StripLoader::kHalfBoxes || kBoxes;
   // Rows of a column that one thread filters at once.

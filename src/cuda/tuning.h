@@ -21,14 +21,12 @@ constexpr bool has_pipeline(int architecture) { return architecture >= 90 && arc
 //   256 44.0, 136, 294. All with the kernel before decision 0012.
 constexpr int pipeline_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
 constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
-  const bool boxes = loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes;
-  return has_gradient(kind) ? 1 : boxes ? 3 : 2;
+  return has_gradient(kind) ? 1 : is_of_boxes(loader) ? 3 : 2;
 }
 // Where one block a multiprocessor is enough, it may have more registers: H100, us of values at 1x3x512x512, with 80
 // and with 96 of them: 9.3, 8.9.
 constexpr bool has_lone_instance(StripKind kind, StripLoader loader) {
-  return kind == StripKind::kValue &&
-         (loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes);
+  return kind == StripKind::kValue && is_of_boxes(loader);
 }
 
 // What beginning another strip costs a block of the pipeline kernel, in rows: the halo, and the way through the
