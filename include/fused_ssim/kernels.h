@@ -18,6 +18,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(_WIN32)
 #if defined(FUSED_SSIM_BUILDING_KERNELS)
@@ -46,22 +47,31 @@ enum {
   FUSED_SSIM_OUT_OF_MEMORY = 2,     ///< of the host
   FUSED_SSIM_CUDA_ERROR = 3,        ///< a CUDA call failed; the message holds CUDA's own
   FUSED_SSIM_NO_GPU_CODE = 4,       ///< the GPU's architecture is not in this build
-  FUSED_SSIM_INTERNAL_ERROR = 5
+  FUSED_SSIM_INTERNAL_ERROR = 5,
+  FUSED_SSIM_NOT_SERVED = 6  ///< valid, but these kernels do not compute it (yet)
 };
 
-/// Types of pixels. Sums of float16, bfloat16 and float32 are float32, of float64 they are float64:
-/// the "accumulation type" below.
+/// Types of pixels. Sums are float64 where one of the images is, else float32: the "accumulation type"
+/// below.
 enum {
-  FUSED_SSIM_FLOAT16 = 0,
-  FUSED_SSIM_BFLOAT16 = 1,
-  FUSED_SSIM_FLOAT32 = 2,
-  FUSED_SSIM_FLOAT64 = 3
+  FUSED_SSIM_UINT8 = 0,  ///< has no gradient; stands for the number divided by `uint8_divisor`
+  FUSED_SSIM_FLOAT16 = 1,
+  FUSED_SSIM_BFLOAT16 = 2,
+  FUSED_SSIM_FLOAT32 = 3,
+  FUSED_SSIM_FLOAT64 = 4
 };
 
 /// What lies beyond the border.
 enum {
   FUSED_SSIM_SAME = 0,  ///< zeros: a value for every pixel
-  FUSED_SSIM_VALID = 1  ///< whole windows only: (window_size - 1) / 2 pixels fewer at each border
+  FUSED_SSIM_VALID = 1  ///< whole windows only: half a window fewer pixels at each border
+};
+
+/// Which number a pixel gets.
+enum {
+  FUSED_SSIM_STATISTIC_SSIM = 0,      ///< luminance times contrast
+  FUSED_SSIM_STATISTIC_CONTRAST = 1,  ///< contrast times structure
+  FUSED_SSIM_STATISTIC_LUMINANCE = 2
 };
 
 /// What values are reduced to.
@@ -72,179 +82,178 @@ enum {
   FUSED_SSIM_CHANNEL = 3  ///< [batch, channels]: the mean of each plane
 };
 
-/// Images [batch, channels, height, width] that are read. Strides are in elements, in any order
-/// (planar, interleaved), and may be 0 (one image for a whole batch) or negative (rows from the
-/// bottom up).
+/// What a mask does; only where FusedSsimProblem::mask is set.
+enum {
+  FUSED_SSIM_MASK_WEIGHTED = 0,   ///< weights of the mean over the plain map
+  FUSED_SSIM_MASK_NORMALIZED = 1  ///< weights inside the windows, too
+};
+
+/// The axes of images, in the order of sizes and strides. Of 2D images the depth is 1, of 1D signals
+/// the height, too.
+enum {
+  FUSED_SSIM_AXIS_BATCH = 0,
+  FUSED_SSIM_AXIS_CHANNEL = 1,
+  FUSED_SSIM_AXIS_DEPTH = 2,
+  FUSED_SSIM_AXIS_ROW = 3,
+  FUSED_SSIM_AXIS_COLUMN = 4,
+  FUSED_SSIM_AXES = 5
+};
+
+/// Images [batch, channels, depth, height, width] in memory. Strides are in elements, in any order
+/// (planar, interleaved); of images that are only read they may be 0 (one image for a whole batch) or
+/// negative (rows from the bottom up), of those that are written no two pixels may share memory.
 typedef struct FusedSsimImage {
-  const void* data;
-  int64_t stride_batch;
-  int64_t stride_channel;
-  int64_t stride_row;
-  int64_t stride_column;
+  void* data;  ///< null: no image
+  int64_t strides[FUSED_SSIM_AXES];
+  int32_t dtype;  ///< FUSED_SSIM_FLOAT32, ...
 } FusedSsimImage;
 
-/// Images [batch, channels, height, width] that are written. No two pixels may share memory.
-typedef struct FusedSsimOutput {
-  void* data;
-  int64_t stride_batch;
-  int64_t stride_channel;
-  int64_t stride_row;
-  int64_t stride_column;
-} FusedSsimOutput;
+/// The window along one axis, applied as correlation.
+typedef struct FusedSsimWindow {
+  const double* taps;  ///< [size] in host memory, summing to 1; null for 1 tap, and for the standard 11
+  int32_t size;        ///< odd; 1: not filtered along this axis
+} FusedSsimWindow;
 
 /// Two images and the definition of SSIM on them. Start from fused_ssim_problem().
 typedef struct FusedSsimProblem {
   int64_t struct_size;
-  int64_t batch;
-  int64_t channels;
-  int64_t height;
-  int64_t width;
-  int32_t dtype;        ///< FUSED_SSIM_FLOAT32, ...: of both images and of the gradients
-  int32_t padding;      ///< FUSED_SSIM_SAME or FUSED_SSIM_VALID
-  FusedSsimImage img1;  ///< [batch, channels, height, width]
-  FusedSsimImage img2;  ///< likewise
-  int32_t window_size;  ///< taps of the Gaussian window: odd, 3 to 33; 11 is the fast case
-  double sigma;         ///< its standard deviation in pixels
-  double c1;            ///< (0.01 * data range)^2, as a rule
-  double c2;            ///< (0.03 * data range)^2
+  int64_t sizes[FUSED_SSIM_AXES];
+  FusedSsimImage img1;
+  FusedSsimImage img2;
+  FusedSsimWindow windows[3];  ///< along depth, height, width
+  double c1;                   ///< (0.01 * data range)^2, as a rule
+  double c2;                   ///< (0.03 * data range)^2; over N / (N - 1) for sample covariance, where
+                               ///< N is the product of the windows' sizes
+  const void* stabilizers;     ///< [batch, 2], accumulation type: C1 and C2 of each image; or null
+  int32_t padding;             ///< FUSED_SSIM_SAME or FUSED_SSIM_VALID
+  int32_t statistic;           ///< FUSED_SSIM_STATISTIC_SSIM, ...
+  int32_t uint8_divisor;       ///< 255 or 1
+  int32_t mask_mode;           ///< FUSED_SSIM_MASK_WEIGHTED or FUSED_SSIM_MASK_NORMALIZED
+  FusedSsimImage mask;         ///< of the images' sizes, in [0, 1]; FUSED_SSIM_UINT8 is a mask of bools
+  const void* mask_sums;       ///< [values], accumulation type: the mask's sum over the pixels of each
 } FusedSsimProblem;
 
 /// What to compute; null pointers are not written. Start from fused_ssim_request().
 ///
-/// With f(p) = ssim_weight * SSIM(p) + l1_weight * |img1(p) - img2(p)| at each pixel p that has a
-/// value:
+/// With f(p) = statistic_weight * S(p) + l1_weight * |x(p) - y(p)| + l2_weight * (x(p) - y(p))^2 at
+/// each pixel p that has a value, where S is the problem's statistic, x and y are the images:
 ///
 ///     value[i] = offset + mean or sum of f over the pixels of value i
-///     map[p]   = SSIM(p)
-///     grad1    = d(sum over p of g(p) f(p)) / d(img1), where g = map_gradient, or 1 without one
+///     mse[i]   = mean or sum of (x(p) - y(p))^2 over the same
+///     map[p]   = S(p)
+///     grad1    = d(value)/d(img1); with map_gradient g: d(sum over p of g(p) f(p)) / d(img1)
 ///     grad2    = the same for img2
-///
-/// The gradient is that of the sum also where `value` is a mean. For value and gradient of a mean in
-/// one go, ask for FUSED_SSIM_SUM and divide the weights by the number of pixels.
 typedef struct FusedSsimRequest {
   int64_t struct_size;
-  void* value;                  ///< [1], [batch] or [batch, channels], accumulation type
-  int32_t reduction;            ///< FUSED_SSIM_MEAN, ...
-  double ssim_weight;           ///< 1
-  double l1_weight;             ///< 0
-  double offset;                ///< 0
-  void* map;                    ///< [batch, channels, map height, map width], contiguous,
-                                ///< accumulation type; the size is that of fused_ssim_map_size()
-  FusedSsimOutput grad1;        ///< [batch, channels, height, width], dtype of the images
-  FusedSsimOutput grad2;        ///< likewise
-  FusedSsimImage map_gradient;  ///< [batch, channels, map height, map width], accumulation type
+  int32_t reduction;         ///< FUSED_SSIM_MEAN, ...
+  int32_t gradient_of_sum;   ///< 1: gradients are those of the sum also where `value` is a mean, as
+                             ///< float16 needs, whose numbers are too coarse for a millionth
+  double statistic_weight;   ///< 1
+  double l1_weight;          ///< 0
+  double l2_weight;          ///< 0
+  double offset;             ///< 0
+  void* value;               ///< [1], [batch] or [batch, channels], accumulation type
+  void* mse;                 ///< likewise
+  void* map;                 ///< [batch, channels, map sizes], contiguous, accumulation type; the sizes
+                             ///< are those of fused_ssim_map_sizes()
+  FusedSsimImage grad1;      ///< of the images' sizes, in the dtype of img1
+  FusedSsimImage grad2;      ///< of the images' sizes, in the dtype of img2
+  FusedSsimImage map_gradient;  ///< of the map's sizes, accumulation type
 } FusedSsimRequest;
 
 /// The chain rule's last step: out = unit * (factor * upstream[value that the plane belongs to]).
 /// Start from fused_ssim_scale_request().
 typedef struct FusedSsimScaleRequest {
   int64_t struct_size;
-  int64_t batch;
-  int64_t channels;
-  int64_t height;
-  int64_t width;
-  int32_t dtype;         ///< of `unit` and `out`
+  int64_t sizes[FUSED_SSIM_AXES];
   int32_t reduction;     ///< which planes share a number of `upstream`
-  FusedSsimImage unit;   ///< [batch, channels, height, width]: a gradient of the sum
-  FusedSsimOutput out;   ///< the same shape; may be `unit` itself
+  FusedSsimImage unit;   ///< a gradient
+  FusedSsimImage out;    ///< the same dtype; may be `unit` itself
   const void* upstream;  ///< [1], [batch] or [batch, channels], accumulation type
   double factor;         ///< 1
 } FusedSsimScaleRequest;
 
 // ---- structures to start from -------------------------------------------------------------------
 
-/// Contiguous planes: [batch, channels, height, width].
+/// Contiguous float32 planes: [batch, channels, height, width].
 static inline FusedSsimImage fused_ssim_planar(const void* data, int64_t channels, int64_t height,
                                                int64_t width) {
   FusedSsimImage image;
-  image.data = data;
-  image.stride_batch = channels * height * width;
-  image.stride_channel = height * width;
-  image.stride_row = width;
-  image.stride_column = 1;
+  image.data = (void*)data;
+  image.strides[FUSED_SSIM_AXIS_BATCH] = channels * height * width;
+  image.strides[FUSED_SSIM_AXIS_CHANNEL] = height * width;
+  image.strides[FUSED_SSIM_AXIS_DEPTH] = height * width;
+  image.strides[FUSED_SSIM_AXIS_ROW] = width;
+  image.strides[FUSED_SSIM_AXIS_COLUMN] = 1;
+  image.dtype = FUSED_SSIM_FLOAT32;
   return image;
 }
 
-/// Contiguous pixels of interleaved channels: [batch, height, width, channels].
+/// Contiguous float32 pixels of interleaved channels: [batch, height, width, channels].
 static inline FusedSsimImage fused_ssim_interleaved(const void* data, int64_t channels,
                                                     int64_t height, int64_t width) {
-  FusedSsimImage image;
-  image.data = data;
-  image.stride_batch = channels * height * width;
-  image.stride_channel = 1;
-  image.stride_row = channels * width;
-  image.stride_column = channels;
+  FusedSsimImage image = fused_ssim_planar(data, channels, height, width);
+  image.strides[FUSED_SSIM_AXIS_CHANNEL] = 1;
+  image.strides[FUSED_SSIM_AXIS_ROW] = channels * width;
+  image.strides[FUSED_SSIM_AXIS_COLUMN] = channels;
   return image;
 }
 
-/// Memory laid out like `like`, to be written.
-static inline FusedSsimOutput fused_ssim_output(void* data, FusedSsimImage like) {
-  FusedSsimOutput output;
-  output.data = data;
-  output.stride_batch = like.stride_batch;
-  output.stride_channel = like.stride_channel;
-  output.stride_row = like.stride_row;
-  output.stride_column = like.stride_column;
-  return output;
+/// Memory laid out like `like`, and of its dtype.
+static inline FusedSsimImage fused_ssim_output(void* data, FusedSsimImage like) {
+  like.data = data;
+  return like;
 }
 
-/// The standard SSIM of float32 images in [0, 1]: 11 taps, sigma 1.5, k1 = 0.01, k2 = 0.03, "same".
+/// The standard SSIM of images [batch, channels, height, width] in [0, 1]: 11 taps, sigma 1.5,
+/// k1 = 0.01, k2 = 0.03, "same".
 static inline FusedSsimProblem fused_ssim_problem(int64_t batch, int64_t channels, int64_t height,
                                                   int64_t width, FusedSsimImage img1,
                                                   FusedSsimImage img2) {
   FusedSsimProblem problem;
+  memset(&problem, 0, sizeof(problem));
   problem.struct_size = (int64_t)sizeof(problem);
-  problem.batch = batch;
-  problem.channels = channels;
-  problem.height = height;
-  problem.width = width;
-  problem.dtype = FUSED_SSIM_FLOAT32;
-  problem.padding = FUSED_SSIM_SAME;
+  problem.sizes[FUSED_SSIM_AXIS_BATCH] = batch;
+  problem.sizes[FUSED_SSIM_AXIS_CHANNEL] = channels;
+  problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 1;
+  problem.sizes[FUSED_SSIM_AXIS_ROW] = height;
+  problem.sizes[FUSED_SSIM_AXIS_COLUMN] = width;
   problem.img1 = img1;
   problem.img2 = img2;
-  problem.window_size = 11;
-  problem.sigma = 1.5;
+  problem.windows[0].size = 1;
+  problem.windows[1].size = 11;
+  problem.windows[2].size = 11;
   problem.c1 = 0.01 * 0.01;
   problem.c2 = 0.03 * 0.03;
+  problem.padding = FUSED_SSIM_SAME;
+  problem.statistic = FUSED_SSIM_STATISTIC_SSIM;
+  problem.uint8_divisor = 255;
   return problem;
 }
 
-/// A request for nothing yet: set `value`, `map`, `grad1` or `grad2`.
+/// A request for nothing yet: set `value`, `mse`, `map`, `grad1` or `grad2`.
 static inline FusedSsimRequest fused_ssim_request(void) {
-  const FusedSsimOutput no_output = {0, 0, 0, 0, 0};
-  const FusedSsimImage no_image = {0, 0, 0, 0, 0};
   FusedSsimRequest request;
+  memset(&request, 0, sizeof(request));
   request.struct_size = (int64_t)sizeof(request);
-  request.value = 0;
   request.reduction = FUSED_SSIM_MEAN;
-  request.ssim_weight = 1.0;
-  request.l1_weight = 0.0;
-  request.offset = 0.0;
-  request.map = 0;
-  request.grad1 = no_output;
-  request.grad2 = no_output;
-  request.map_gradient = no_image;
+  request.statistic_weight = 1.0;
   return request;
 }
 
-/// `unit` times the numbers of `upstream`, in place unless `out` is changed.
-static inline FusedSsimScaleRequest fused_ssim_scale_request(int64_t batch, int64_t channels,
-                                                             int64_t height, int64_t width,
-                                                             FusedSsimOutput unit,
+/// `unit` times the numbers of `upstream`, in place unless `out` is changed. `like` tells the sizes.
+static inline FusedSsimScaleRequest fused_ssim_scale_request(const FusedSsimProblem* like,
+                                                             FusedSsimImage unit,
                                                              const void* upstream) {
   FusedSsimScaleRequest request;
+  int axis;
+  memset(&request, 0, sizeof(request));
   request.struct_size = (int64_t)sizeof(request);
-  request.batch = batch;
-  request.channels = channels;
-  request.height = height;
-  request.width = width;
-  request.dtype = FUSED_SSIM_FLOAT32;
+  for (axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    request.sizes[axis] = like->sizes[axis];
+  }
   request.reduction = FUSED_SSIM_MEAN;
-  request.unit.data = unit.data;
-  request.unit.stride_batch = unit.stride_batch;
-  request.unit.stride_channel = unit.stride_channel;
-  request.unit.stride_row = unit.stride_row;
-  request.unit.stride_column = unit.stride_column;
+  request.unit = unit;
   request.out = unit;
   request.upstream = upstream;
   request.factor = 1.0;
@@ -260,13 +269,18 @@ FUSED_SSIM_API int32_t fused_ssim_kernels_abi(void);
 /// got ...; what to do". Valid until the next call that fails on this thread; never null.
 FUSED_SSIM_API const char* fused_ssim_last_error(void);
 
-/// Checks the problem and tells the size of its map. Reads neither image.
-FUSED_SSIM_API FusedSsimStatus fused_ssim_map_size(const FusedSsimProblem* problem, int64_t* height,
-                                                   int64_t* width);
+/// The Gaussian window of `size` taps (odd), summing to 1; 11 taps of sigma 1.5 are the standard.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_gaussian_taps(int32_t size, double sigma, double* taps);
 
-/// How many values a reduction gives: 1, batch, or batch * channels.
-FUSED_SSIM_API FusedSsimStatus fused_ssim_value_count(int64_t batch, int64_t channels,
-                                                      int32_t reduction, int64_t* count);
+/// Checks the problem and tells the sizes of its map, batch and channels included. Reads no image.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_map_sizes(const FusedSsimProblem* problem,
+                                                    int64_t sizes[FUSED_SSIM_AXES]);
+
+/// How many values a reduction gives: 1, batch, or batch * channels; and how many pixels of the map
+/// each is made of (1 for FUSED_SSIM_SUM, which divides by nothing). Either may be null.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_reduction(const int64_t map_sizes[FUSED_SSIM_AXES],
+                                                    int32_t reduction, int64_t* values,
+                                                    int64_t* divisor);
 
 /// Strings live as long as the library; lists are separated by spaces; null means "none".
 typedef struct FusedSsimCpuInfo {
@@ -286,7 +300,7 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_run(const FusedSsimProblem* proble
 /// The backward multiplication, on the calling thread.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest* request);
 
-/// The same for rows [begin, end) of batch * channels * height: for a thread pool.
+/// The same for rows [begin, end) of batch * channels * depth * height: for a thread pool.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request,
                                                          int64_t begin, int64_t end);
 
@@ -342,7 +356,7 @@ FUSED_SSIM_API const FusedSsimCudaInfo* fused_ssim_cuda_info(void);
 
 /// Bytes of device memory that fused_ssim_cuda_run() needs as scratch: a few kilobytes, and four maps
 /// of the accumulation type where a gradient is wanted of float64 images or with another window than
-/// 11 taps of sigma 1.5.
+/// 11 taps of sigma 1.5. FUSED_SSIM_NOT_SERVED where it would not run.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_workspace_bytes(const FusedSsimProblem* problem,
                                                                const FusedSsimRequest* request,
                                                                int64_t* bytes);

@@ -1,128 +1,96 @@
-// What a backend is asked to compute: plain pointers, sizes and strides; no tensor, no stream.
+// What a backend is asked to compute. The structures are those of the public C interface, validated
+// and completed by src/c_api: from there down nobody checks or copies them again, and in `windows`
+// `taps` always points at `size` numbers.
 #pragma once
 
 #include <cstdint>
 
-#include "core/gaussian_window.h"
+#include "fused_ssim/kernels.h"
 
 namespace fused_ssim {
 
-enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
+using Image = FusedSsimImage;
+using Window = FusedSsimWindow;
+using Problem = FusedSsimProblem;
+using Request = FusedSsimRequest;
+using ScaleRequest = FusedSsimScaleRequest;
 
-// Values and maps of float16, bfloat16 and float32 images are float32; of float64 images, float64.
-constexpr bool accumulates_in_double(DType dtype) { return dtype == DType::kFloat64; }
+// The spatial axes, as indices of `Problem::windows`; kFirstSpatialAxis more, of sizes and strides.
+enum SpatialAxis : int { kDepth = 0, kHeight = 1, kWidth = 2 };
+inline constexpr int kSpatialAxes = 3;
+inline constexpr int kFirstSpatialAxis = FUSED_SSIM_AXIS_DEPTH;
 
-constexpr int64_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+constexpr int64_t size_of(int32_t dtype) {
+  return dtype == FUSED_SSIM_FLOAT64   ? 8
+         : dtype == FUSED_SSIM_FLOAT32 ? 4
+         : dtype == FUSED_SSIM_UINT8   ? 1
+                                       : 2;
 }
 
-// An image batch [batch, channels, height, width] where it lies. Strides are in elements and may be
-// zero (expanded) or in any order (channels_last, permuted); `data` is null where none is given.
-template <class Pointer>
-struct BasicImage {
-  Pointer data = nullptr;
-  int64_t stride_batch = 0;
-  int64_t stride_channel = 0;
-  int64_t stride_row = 0;
-  int64_t stride_column = 0;
-};
-using ConstImage = BasicImage<const void*>;
-using MutableImage = BasicImage<void*>;
-
-struct Shape {
-  int64_t batch = 0;
-  int64_t channels = 0;
-  int64_t height = 0;
-  int64_t width = 0;
-
-  constexpr int64_t planes() const { return batch * channels; }
-};
-
-// "same": zeros outside the image, a value for every pixel. "valid": whole windows only.
-enum class Padding : int { kSame, kValid };
-
-// The two images and the definition of SSIM on them.
-struct Problem {
-  Shape shape;
-  DType dtype = DType::kFloat32;
-  ConstImage img1;
-  ConstImage img2;
-  Padding padding = Padding::kSame;
-  WindowTaps<double> window;
-  double sigma = kDefaultSigma;
-  double c1 = 0.0;
-  double c2 = 0.0;
-
-  constexpr int radius() const { return window.size / 2; }
-  // Rows and columns at each border that have no value.
-  constexpr int crop() const { return padding == Padding::kValid ? radius() : 0; }
-  constexpr int64_t map_height() const { return shape.height - 2 * crop(); }
-  constexpr int64_t map_width() const { return shape.width - 2 * crop(); }
-  constexpr int64_t map_pixels_per_plane() const { return map_height() * map_width(); }
-};
-
-// What the sums of the planes are reduced to.
-enum class Reduction : int {
-  kMean,     // one number: mean over everything
-  kSum,      // one number: sum over everything
-  kImage,    // [batch]: mean over each image
-  kChannel,  // [batch, channels]: mean over each plane
-};
-
-constexpr int64_t reduced_size(Reduction reduction, const Shape& shape) {
-  return reduction == Reduction::kChannel ? shape.planes()
-         : reduction == Reduction::kImage ? shape.batch
-                                          : 1;
+// Values and maps are float64 where one of the images is, else float32.
+constexpr bool accumulates_in_double(const Problem& problem) {
+  return problem.img1.dtype == FUSED_SSIM_FLOAT64 || problem.img2.dtype == FUSED_SSIM_FLOAT64;
+}
+constexpr int32_t accumulation_dtype(const Problem& problem) {
+  return accumulates_in_double(problem) ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32;
 }
 
+constexpr int64_t plane_count(const int64_t* sizes) {
+  return sizes[FUSED_SSIM_AXIS_BATCH] * sizes[FUSED_SSIM_AXIS_CHANNEL];
+}
+constexpr int64_t plane_pixels(const int64_t* sizes) {
+  return sizes[FUSED_SSIM_AXIS_DEPTH] * sizes[FUSED_SSIM_AXIS_ROW] * sizes[FUSED_SSIM_AXIS_COLUMN];
+}
+
+constexpr int radius(const Problem& problem, SpatialAxis axis) {
+  return problem.windows[axis].size / 2;
+}
+// Pixels at either border of an axis that have no value.
+constexpr int crop(const Problem& problem, SpatialAxis axis) {
+  return problem.padding == FUSED_SSIM_VALID ? radius(problem, axis) : 0;
+}
+constexpr int64_t image_size(const Problem& problem, SpatialAxis axis) {
+  return problem.sizes[kFirstSpatialAxis + axis];
+}
+constexpr int64_t map_size(const Problem& problem, SpatialAxis axis) {
+  return image_size(problem, axis) - 2 * crop(problem, axis);
+}
+constexpr int64_t map_plane_pixels(const Problem& problem) {
+  return map_size(problem, kDepth) * map_size(problem, kHeight) * map_size(problem, kWidth);
+}
+
+constexpr int64_t value_count(int32_t reduction, const int64_t* sizes) {
+  return reduction == FUSED_SSIM_CHANNEL ? plane_count(sizes)
+         : reduction == FUSED_SSIM_IMAGE ? sizes[FUSED_SSIM_AXIS_BATCH]
+                                         : 1;
+}
 // Planes that share one reduced value; plane p belongs to value p / planes_per_value.
-constexpr int64_t planes_per_value(Reduction reduction, const Shape& shape) {
-  return reduction == Reduction::kChannel ? 1
-         : reduction == Reduction::kImage ? shape.channels
-                                          : shape.planes();
+constexpr int64_t planes_per_value(int32_t reduction, const int64_t* sizes) {
+  return reduction == FUSED_SSIM_CHANNEL ? 1
+         : reduction == FUSED_SSIM_IMAGE ? sizes[FUSED_SSIM_AXIS_CHANNEL]
+                                         : plane_count(sizes);
 }
-
 // The number that a sum over the pixels of one reduced value is divided by.
-constexpr int64_t reduction_divisor(Reduction reduction, const Problem& problem) {
-  return reduction == Reduction::kSum
+constexpr int64_t reduction_divisor(int32_t reduction, const int64_t* map_sizes) {
+  return reduction == FUSED_SSIM_SUM
              ? 1
-             : planes_per_value(reduction, problem.shape) * problem.map_pixels_per_plane();
+             : planes_per_value(reduction, map_sizes) * plane_pixels(map_sizes);
+}
+constexpr int64_t reduction_divisor(const Problem& problem, const Request& request) {
+  return request.reduction == FUSED_SSIM_SUM
+             ? 1
+             : planes_per_value(request.reduction, problem.sizes) * map_plane_pixels(problem);
+}
+// What a derivative of f is divided by in a gradient.
+constexpr double gradient_divisor(const Problem& problem, const Request& request) {
+  return request.gradient_of_sum != 0 || request.map_gradient.data != nullptr
+             ? 1.0
+             : static_cast<double>(reduction_divisor(problem, request));
 }
 
-// What to write. With f = ssim_weight * SSIM(p) + l1_weight * |x(p) - y(p)| at each pixel p that has
-// a value:
-//   value[i] = offset + (sum of f over the pixels of value i) / divisor
-//   map[p]   = SSIM(p)
-//   grad1    = d(sum over p of g(p) f(p)) / d(img1), with g = map_gradient, or 1 where it is null
-//   grad2    = the same for img2
-// so grad1 and grad2 are the gradient of a value up to a factor known only in the backward pass.
-// Null pointers are not written. sign(0) = 0 in the derivative of |x - y|.
-struct Request {
-  void* value = nullptr;  // [reduced_size], accumulation type
-  Reduction reduction = Reduction::kMean;
-  double ssim_weight = 1.0;
-  double l1_weight = 0.0;
-  double offset = 0.0;
-
-  void* map = nullptr;  // [batch, channels, map_height, map_width] contiguous, accumulation type
-
-  MutableImage grad1;       // [batch, channels, height, width], dtype of the images
-  MutableImage grad2;       // likewise
-  ConstImage map_gradient;  // [batch, channels, map_height, map_width], accumulation type
-
-  constexpr bool wants_gradient() const { return grad1.data != nullptr || grad2.data != nullptr; }
-};
-
-// The backward pass: out = unit * (factor * upstream[plane / planes_per_value]).
-struct ScaleRequest {
-  Shape shape;
-  DType dtype = DType::kFloat32;
-  ConstImage unit;                 // [batch, channels, height, width]
-  MutableImage out;                // the same shape; may be `unit` itself
-  const void* upstream = nullptr;  // accumulation type
-  int64_t planes_per_value = 1;
-  double factor = 1.0;
-};
+constexpr bool wants_gradient(const Request& request) {
+  return request.grad1.data != nullptr || request.grad2.data != nullptr;
+}
 
 // a * b in 64 bits; false where it overflows. Both are non-negative.
 constexpr bool checked_multiply(int64_t a, int64_t b, int64_t* product) {

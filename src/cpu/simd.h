@@ -13,7 +13,7 @@
 #endif
 
 #include "core/macros.h"
-#include "core/ssim_formula.h"
+#include "core/formula.h"
 
 namespace fused_ssim::cpu {
 

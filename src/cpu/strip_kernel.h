@@ -28,7 +28,7 @@
 #include <cstdint>
 
 #include "core/problem.h"
-#include "core/ssim_formula.h"
+#include "core/formula.h"
 #include "cpu/convert.h"
 #include "cpu/plan.h"
 #include "cpu/simd.h"
@@ -838,7 +838,7 @@ void StripKernel<Arch, T, kFixedRadius, kImages>::combine_block(const V* partial
         taps, [&](int k) __attribute__((always_inline)) { return from[k]; },
         filtered[decltype(map)::value]);
   });
-  // A quarter of the gradient: the store multiplies by four (see core/ssim_formula.h).
+  // A quarter of the gradient: the store multiplies by four (see core/formula.h).
   unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
     constexpr int kI = decltype(i)::value;
     const V s = s_row[radius() + j + kI];

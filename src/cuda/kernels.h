@@ -131,7 +131,7 @@ struct StripParams {
   float twice_c2 = 0.0f;
   double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 ssim_weight
   double l1_weight = 0.0;
-  // In the gradient: four times ssim_weight (core/ssim_formula.h), and what undoes the taps' scale.
+  // In the gradient: four times ssim_weight (core/formula.h), and what undoes the taps' scale.
   float gradient_scale = 4.0f;
   float gradient_l1 = 0.0f;
   ReductionPlan reduction;

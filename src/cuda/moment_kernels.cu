@@ -8,7 +8,7 @@
 // Global memory per pixel of accumulation type T: pass one reads both images and writes 4 T of
 // partials; pass two reads 4 T and both images and writes the gradients. With the window of the fast
 // kernels this costs several times their time; it is there for the windows and types that they lack.
-#include "core/ssim_formula.h"
+#include "core/formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/reduction.cuh"
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kThreads)
                                             (x - p.value_left) * p.map_gradient.column);
         }
       }
-      const T scale = static_cast<T>(4.0 * p.ssim_weight);  // see core/ssim_formula.h
+      const T scale = static_cast<T>(4.0 * p.ssim_weight);  // see core/formula.h
       const T by_s = s * filtered[2];
       const T by_d = d * filtered[3];
       if (p.grad1.data != nullptr) {

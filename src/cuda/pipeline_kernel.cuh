@@ -2,7 +2,7 @@
 // multiprocessors with 213 KB of shared memory for a block.
 //
 // A block owns strips of kColumns columns and marches down them in chunks of 8 rows. It has kColumns threads
-// of each kind. With s = x + y - shift and d = x - y - shift (core/ssim_formula.h), a chunk goes through
+// of each kind. With s = x + y - shift and d = x - y - shift (core/formula.h), a chunk goes through
 //
 //   row warps     load     global memory -> shared memory, by tensor maps or through registers, a chunk ahead;
 //                          pixels become s and d
@@ -47,8 +47,8 @@
 
 #include <type_traits>
 
-#include "core/gaussian_window.h"
-#include "core/ssim_formula.h"
+#include "core/taps.h"
+#include "core/formula.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"

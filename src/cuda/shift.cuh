@@ -1,8 +1,8 @@
 // The shift of a tile: means of x and y over 32 of its pixels, so that squares of shifted values stay
-// small and variances lose little to cancellation (core/ssim_formula.h).
+// small and variances lose little to cancellation (core/formula.h).
 #pragma once
 
-#include "core/ssim_formula.h"
+#include "core/formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/thread.cuh"
 

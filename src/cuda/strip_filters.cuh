@@ -8,8 +8,8 @@
 // image's mean), of which the rows need windows of 18 columns: 15 loads instead of 18.
 #pragma once
 
-#include "core/gaussian_window.h"
-#include "core/ssim_formula.h"
+#include "core/taps.h"
+#include "core/formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/pixel_shift.cuh"

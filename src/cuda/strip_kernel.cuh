@@ -2,7 +2,7 @@
 // has too little shared memory for the pipeline kernel (pipeline_kernel.cuh): every warp does all of the work.
 //
 // A block owns strips of up to 128 columns and marches down them in chunks of 8 rows. With
-// s = x + y - shift and d = x - y - shift (core/ssim_formula.h), a chunk goes through
+// s = x + y - shift and d = x - y - shift (core/formula.h), a chunk goes through
 //
 //   load    global -> shared memory, asynchronously, while the chunk above is filtered; at the end of
 //           its column phase the threads turn the pixels into s and d, in place. From compute capability
@@ -34,8 +34,8 @@
 // (18 and 10 for values alone).
 #pragma once
 
-#include "core/gaussian_window.h"
-#include "core/ssim_formula.h"
+#include "core/taps.h"
+#include "core/formula.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"

@@ -19,8 +19,8 @@
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
 #include <atomic>
 
-#include "core/gaussian_window.h"
-#include "core/ssim_formula.h"
+#include "core/taps.h"
+#include "core/formula.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"

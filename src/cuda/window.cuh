@@ -19,7 +19,7 @@
 // so a gradient times kPixelScale, exactly, is what it would be with plain taps everywhere.
 #pragma once
 
-#include "core/gaussian_window.h"
+#include "core/taps.h"
 
 namespace fused_ssim::cuda {
 

@@ -3,7 +3,7 @@
 #include <initializer_list>
 
 #include "check.h"
-#include "core/ssim_formula.h"
+#include "core/formula.h"
 
 using namespace fused_ssim;
 

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "check.h"
-#include "core/gaussian_window.h"
+#include "core/taps.h"
 
 using namespace fused_ssim;
 
