@@ -55,6 +55,13 @@ constexpr int64_t image_size(const Problem& problem, SpatialAxis axis) {
 constexpr int64_t map_size(const Problem& problem, SpatialAxis axis) {
   return image_size(problem, axis) - 2 * crop(problem, axis);
 }
+constexpr void map_sizes_of(const Problem& problem, int64_t* sizes) {
+  sizes[FUSED_SSIM_AXIS_BATCH] = problem.sizes[FUSED_SSIM_AXIS_BATCH];
+  sizes[FUSED_SSIM_AXIS_CHANNEL] = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  for (int axis = 0; axis < kSpatialAxes; ++axis) {
+    sizes[kFirstSpatialAxis + axis] = map_size(problem, SpatialAxis(axis));
+  }
+}
 constexpr int64_t map_plane_pixels(const Problem& problem) {
   return map_size(problem, kDepth) * map_size(problem, kHeight) * map_size(problem, kWidth);
 }
