@@ -99,6 +99,8 @@ constexpr bool wants_gradient(const Request& request) {
   return request.grad1.data != nullptr || request.grad2.data != nullptr;
 }
 
+constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // a * b in 64 bits; false where it overflows. Both are non-negative.
 constexpr bool checked_multiply(int64_t a, int64_t b, int64_t* product) {
   if (a != 0 && b > INT64_MAX / a) {
