@@ -110,8 +110,9 @@ typedef struct FusedSsimImage {
 
 /// The window along one axis, applied as correlation.
 typedef struct FusedSsimWindow {
-  const double* taps;  ///< [size] in host memory, summing to 1; null for 1 tap, and for the standard 11
-  int32_t size;        ///< odd; 1: not filtered along this axis
+  const double*
+      taps;      ///< [size] in host memory, summing to 1; null for 1 tap, and for the standard 11
+  int32_t size;  ///< odd; 1: not filtered along this axis
 } FusedSsimWindow;
 
 /// Two images and the definition of SSIM on them. Start from fused_ssim_problem().
@@ -122,15 +123,15 @@ typedef struct FusedSsimProblem {
   FusedSsimImage img2;
   FusedSsimWindow windows[3];  ///< along depth, height, width
   double c1;                   ///< (0.01 * data range)^2, as a rule
-  double c2;                   ///< (0.03 * data range)^2; over N / (N - 1) for sample covariance, where
-                               ///< N is the product of the windows' sizes
-  const void* stabilizers;     ///< [batch, 2], accumulation type: C1 and C2 of each image; or null
-  int32_t padding;             ///< FUSED_SSIM_SAME or FUSED_SSIM_VALID
-  int32_t statistic;           ///< FUSED_SSIM_STATISTIC_SSIM, ...
-  int32_t uint8_divisor;       ///< 255 or 1
-  int32_t mask_mode;           ///< FUSED_SSIM_MASK_WEIGHTED or FUSED_SSIM_MASK_NORMALIZED
-  FusedSsimImage mask;         ///< of the images' sizes, in [0, 1]; FUSED_SSIM_UINT8 is a mask of bools
-  const void* mask_sums;       ///< [values], accumulation type: the mask's sum over the pixels of each
+  double c2;  ///< (0.03 * data range)^2; over N / (N - 1) for sample covariance, where
+              ///< N is the product of the windows' sizes
+  const void* stabilizers;  ///< [batch, 2], accumulation type: C1 and C2 of each image; or null
+  int32_t padding;          ///< FUSED_SSIM_SAME or FUSED_SSIM_VALID
+  int32_t statistic;        ///< FUSED_SSIM_STATISTIC_SSIM, ...
+  int32_t uint8_divisor;    ///< 255 or 1
+  int32_t mask_mode;        ///< FUSED_SSIM_MASK_WEIGHTED or FUSED_SSIM_MASK_NORMALIZED
+  FusedSsimImage mask;    ///< of the images' sizes, in [0, 1]; FUSED_SSIM_UINT8 is a mask of bools
+  const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the pixels of each
 } FusedSsimProblem;
 
 /// What to compute; null pointers are not written. Start from fused_ssim_request().
@@ -145,19 +146,19 @@ typedef struct FusedSsimProblem {
 ///     grad2    = the same for img2
 typedef struct FusedSsimRequest {
   int64_t struct_size;
-  int32_t reduction;         ///< FUSED_SSIM_MEAN, ...
-  int32_t gradient_of_sum;   ///< 1: gradients are those of the sum also where `value` is a mean, as
-                             ///< float16 needs, whose numbers are too coarse for a millionth
-  double statistic_weight;   ///< 1
-  double l1_weight;          ///< 0
-  double l2_weight;          ///< 0
-  double offset;             ///< 0
-  void* value;               ///< [1], [batch] or [batch, channels], accumulation type
-  void* mse;                 ///< likewise
-  void* map;                 ///< [batch, channels, map sizes], contiguous, accumulation type; the sizes
-                             ///< are those of fused_ssim_map_sizes()
-  FusedSsimImage grad1;      ///< of the images' sizes, in the dtype of img1
-  FusedSsimImage grad2;      ///< of the images' sizes, in the dtype of img2
+  int32_t reduction;        ///< FUSED_SSIM_MEAN, ...
+  int32_t gradient_of_sum;  ///< 1: gradients are those of the sum also where `value` is a mean, as
+                            ///< float16 needs, whose numbers are too coarse for a millionth
+  double statistic_weight;  ///< 1
+  double l1_weight;         ///< 0
+  double l2_weight;         ///< 0
+  double offset;            ///< 0
+  void* value;              ///< [1], [batch] or [batch, channels], accumulation type
+  void* mse;                ///< likewise
+  void* map;             ///< [batch, channels, map sizes], contiguous, accumulation type; the sizes
+                         ///< are those of fused_ssim_map_sizes()
+  FusedSsimImage grad1;  ///< of the images' sizes, in the dtype of img1
+  FusedSsimImage grad2;  ///< of the images' sizes, in the dtype of img2
   FusedSsimImage map_gradient;  ///< of the map's sizes, accumulation type
 } FusedSsimRequest;
 
@@ -320,6 +321,9 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_plan_create(const FusedSsimProblem
                                                           int32_t threads, FusedSsimCpuPlan** plan);
 FUSED_SSIM_API int64_t fused_ssim_cpu_plan_tasks(const FusedSsimCpuPlan* plan);
 
+/// Tasks that are worth waking a thread for: with no more than these, stay on one.
+FUSED_SSIM_API int64_t fused_ssim_cpu_plan_grain(const FusedSsimCpuPlan* plan);
+
 /// Bytes of scratch memory that each call under way at a time needs, aligned to
 /// FUSED_SSIM_CPU_ALIGNMENT bytes.
 FUSED_SSIM_API int64_t fused_ssim_cpu_plan_workspace_bytes(const FusedSsimCpuPlan* plan);
@@ -368,6 +372,19 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run(const FusedSsimProblem* probl
                                                    const FusedSsimRequest* request, void* workspace,
                                                    int64_t workspace_bytes,
                                                    struct CUstream_st* stream);
+
+/// Gives `bytes` of device memory, at least 1, aligned to 256 bytes, that belong to the request until
+/// the stream has passed it; null where there are none. An exception of it becomes
+/// FUSED_SSIM_INTERNAL_ERROR with its message.
+typedef void* (*FusedSsimCudaAllocate)(void* context, int64_t bytes);
+
+/// fused_ssim_cuda_run() that asks allocate(context, bytes) for its workspace, once and only where it
+/// needs one: for callers with an allocator, since a request is then checked only once.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimProblem* problem,
+                                                              const FusedSsimRequest* request,
+                                                              FusedSsimCudaAllocate allocate,
+                                                              void* context,
+                                                              struct CUstream_st* stream);
 
 /// The backward multiplication, on `stream`.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
@@ -425,6 +442,7 @@ class Plan {
   ~Plan() { fused_ssim_cpu_plan_destroy(plan_); }
 
   int64_t tasks() const { return fused_ssim_cpu_plan_tasks(plan_); }
+  int64_t grain() const { return fused_ssim_cpu_plan_grain(plan_); }
   int64_t workspace_bytes() const { return fused_ssim_cpu_plan_workspace_bytes(plan_); }
   void run(int64_t begin, int64_t end, void* workspace) {
     check(fused_ssim_cpu_plan_run(plan_, begin, end, workspace));

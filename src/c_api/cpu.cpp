@@ -13,6 +13,7 @@
 
 #include "c_api/requests.h"
 #include "c_api/status.h"
+#include "core/taps.h"
 #include "cpu/dispatch.h"
 #include "cpu/levels.h"
 #include "fused_ssim/kernels.h"
@@ -30,9 +31,32 @@ struct FusedSsimCpuPlan {
                    int32_t threads)
       : problem(c_api::problem_of(given_problem)),
         request(c_api::request_of(given_request, problem)),
-        plan(problem, checked_threads(threads)),
+        taps(own_taps(&problem)),
+        plan(served(problem, request), checked_threads(threads)),
         sums(static_cast<std::size_t>(plan.slots())),
         workspace_bytes(cpu::workspace_bytes(problem, request, plan)) {}
+
+  // The caller's taps may be gone before the plan is.
+  static std::vector<double> own_taps(Problem* problem) {
+    std::vector<double> taps;
+    for (const Window& window : problem->windows) {
+      taps.insert(taps.end(), window.taps, window.taps + window.size);
+    }
+    const double* next = taps.data();
+    for (Window& window : problem->windows) {
+      window.taps = next;
+      next += window.size;
+    }
+    return taps;
+  }
+
+  static const Problem& served(const Problem& problem, const Request& request) {
+    const char* reason = cpu::not_served(problem, request);
+    if (reason != nullptr) {
+      throw c_api::NotServed(reason);
+    }
+    return problem;
+  }
 
   static int32_t checked_threads(int32_t threads) {
     if (threads < 1 || threads > kMaxThreads) {
@@ -47,16 +71,13 @@ struct FusedSsimCpuPlan {
                    static_cast<unsigned char*>(workspace));
   }
 
-  void finish() {
-    if (request.value != nullptr) {
-      cpu::reduce(problem, request, plan, sums.data());
-    }
-  }
+  void finish() { cpu::reduce(problem, request, plan, sums.data()); }
 
   static constexpr int32_t kMaxThreads = 1 << 20;
 
   Problem problem;
   Request request;
+  std::vector<double> taps;
   cpu::Plan plan;
   std::vector<cpu::ChunkSums> sums;
   int64_t workspace_bytes;
@@ -94,7 +115,8 @@ void run_on_threads(FusedSsimCpuPlan& plan, int32_t threads) {
   std::atomic<int64_t> next{0};
   std::atomic<bool> out_of_memory{false};
   std::vector<std::thread> others;
-  const int64_t useful = std::min<int64_t>(threads, plan.plan.tasks());
+  const int64_t useful =
+      std::min<int64_t>(threads, ceil_divide(plan.plan.tasks(), plan.plan.grain()));
   others.reserve(static_cast<std::size_t>(useful - 1));
   try {
     for (int64_t i = 1; i < useful; ++i) {
@@ -110,6 +132,11 @@ void run_on_threads(FusedSsimCpuPlan& plan, int32_t threads) {
   if (out_of_memory) {
     throw std::bad_alloc();
   }
+}
+
+int64_t row_count(const ScaleRequest& request) {
+  return plane_count(request.sizes) * request.sizes[FUSED_SSIM_AXIS_DEPTH] *
+         request.sizes[FUSED_SSIM_AXIS_ROW];
 }
 
 std::string names_of_levels(bool (*wanted)(cpu::Level)) {
@@ -140,30 +167,44 @@ int32_t fused_ssim_kernels_abi() { return FUSED_SSIM_KERNELS_ABI; }
 
 const char* fused_ssim_last_error() { return c_api::last_error().c_str(); }
 
-FusedSsimStatus fused_ssim_map_size(const FusedSsimProblem* problem, int64_t* height,
-                                    int64_t* width) {
+FusedSsimStatus fused_ssim_gaussian_taps(int32_t size, double sigma, double* taps) {
   return guarded([&] {
-    const Problem checked = c_api::checked_problem(problem);
-    if (height == nullptr || width == nullptr) {
-      return failure(FUSED_SSIM_INVALID_ARGUMENT, "expected height and width, got a null pointer");
+    c_api::check_window_size("window", size);
+    c_api::check_positive("sigma", sigma);
+    if (taps == nullptr) {
+      return failure(FUSED_SSIM_INVALID_ARGUMENT, "expected a place for taps, got a null pointer");
     }
-    *height = checked.map_height();
-    *width = checked.map_width();
+    gaussian_taps(size, sigma, taps);
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }
 
-FusedSsimStatus fused_ssim_value_count(int64_t batch, int64_t channels, int32_t reduction,
-                                       int64_t* count) {
+FusedSsimStatus fused_ssim_map_sizes(const FusedSsimProblem* problem,
+                                     int64_t sizes[FUSED_SSIM_AXES]) {
   return guarded([&] {
-    const Reduction kind = c_api::reduction_of(reduction);
-    int64_t planes = 0;
-    if (count == nullptr || batch < 0 || channels < 0 ||
-        !checked_multiply(batch, channels, &planes)) {
-      return failure(FUSED_SSIM_INVALID_ARGUMENT,
-                     "expected sizes that are not negative and fit into 64 bits, and a count");
+    const Problem checked = c_api::sizes_of(problem);
+    if (sizes == nullptr) {
+      return failure(FUSED_SSIM_INVALID_ARGUMENT, "expected a place for sizes, got a null pointer");
     }
-    *count = reduced_size(kind, {batch, channels, 0, 0});
+    map_sizes_of(checked, sizes);
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
+FusedSsimStatus fused_ssim_reduction(const int64_t map_sizes[FUSED_SSIM_AXES], int32_t reduction,
+                                     int64_t* values, int64_t* divisor) {
+  return guarded([&] {
+    if (map_sizes == nullptr) {
+      return failure(FUSED_SSIM_INVALID_ARGUMENT, "expected the map's sizes, got a null pointer");
+    }
+    c_api::check_sizes(map_sizes);
+    c_api::check_reduction(reduction);
+    if (values != nullptr) {
+      *values = value_count(reduction, map_sizes);
+    }
+    if (divisor != nullptr) {
+      *divisor = reduction_divisor(reduction, map_sizes);
+    }
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }
@@ -190,9 +231,9 @@ FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request, 
                                           int64_t end) {
   return guarded([&] {
     const ScaleRequest scale = c_api::scale_request_of(request);
-    if (begin < 0 || begin > end || end > scale.shape.planes() * scale.shape.height) {
+    if (begin < 0 || begin > end || end > row_count(scale)) {
       return failure(FUSED_SSIM_INVALID_ARGUMENT,
-                     "expected 0 <= begin <= end <= batch * channels * height");
+                     "expected 0 <= begin <= end <= batch * channels * depth * height");
     }
     cpu::scale_rows(scale, begin, end);
     return FusedSsimStatus{FUSED_SSIM_OK};
@@ -202,7 +243,7 @@ FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request, 
 FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest* request) {
   return guarded([&] {
     const ScaleRequest scale = c_api::scale_request_of(request);
-    cpu::scale_rows(scale, 0, scale.shape.planes() * scale.shape.height);
+    cpu::scale_rows(scale, 0, row_count(scale));
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }
@@ -222,6 +263,10 @@ FusedSsimStatus fused_ssim_cpu_plan_create(const FusedSsimProblem* problem,
 
 int64_t fused_ssim_cpu_plan_tasks(const FusedSsimCpuPlan* plan) {
   return plan == nullptr ? 0 : plan->plan.tasks();
+}
+
+int64_t fused_ssim_cpu_plan_grain(const FusedSsimCpuPlan* plan) {
+  return plan == nullptr ? 1 : plan->plan.grain();
 }
 
 int64_t fused_ssim_cpu_plan_workspace_bytes(const FusedSsimCpuPlan* plan) {

@@ -9,8 +9,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/taps.h"
+
 namespace fused_ssim::c_api {
 namespace {
+
+constexpr const char* kSpatialAxisNames[kSpatialAxes] = {"depth", "height", "width"};
 
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
@@ -19,16 +23,16 @@ template <class... Parts>
   throw std::invalid_argument(message.str());
 }
 
-// A copy of a structure of which the caller may know less or more than this library. `first_size` is
-// the size that it had under the first version of the interface.
+// A copy of a structure of which the caller may know less or more than this library.
 template <class Struct>
-Struct read(const Struct* given, const char* name, int64_t first_size) {
+Struct read(const Struct* given, const char* name) {
   if (given == nullptr) {
     fail("expected a ", name, ", got a null pointer");
   }
   const int64_t known = sizeof(Struct);
   const int64_t size = given->struct_size;
-  if (size < first_size || size > 64 * known) {
+  // Version 1 of the interface has no smaller structure than today's.
+  if (size < known || size > 64 * known) {
     fail("expected struct_size of ", name, " to be its sizeof, ", known, " here, got ", size,
          "; start from the function of kernels.h that fills it in");
   }
@@ -39,48 +43,18 @@ Struct read(const Struct* given, const char* name, int64_t first_size) {
            " with something set that this library does not know; update fused_ssim");
     }
   }
-  Struct copy = {};
-  std::memcpy(&copy, given, static_cast<std::size_t>(std::min(size, known)));
+  Struct copy;
+  std::memcpy(&copy, given, sizeof(Struct));
   return copy;
-}
-
-std::string shape_text(const Shape& shape) {
-  std::ostringstream text;
-  text << "[" << shape.batch << ", " << shape.channels << ", " << shape.height << ", "
-       << shape.width << "]";
-  return text.str();
 }
 
 // Offsets into 2^56 elements of 8 bytes and counts of tasks of them fit into 64 bits.
 constexpr int64_t kMaxElements = int64_t{1} << 56;
 
-Shape checked_shape(int64_t batch, int64_t channels, int64_t height, int64_t width) {
-  const Shape shape = {batch, channels, height, width};
-  int64_t product = 1;
-  for (const int64_t extent : {batch, channels, height, width}) {
-    if (extent < 1) {
-      fail("expected images with at least one pixel, got ", shape_text(shape));
-    }
-    if (!checked_multiply(product, extent, &product) || product > kMaxElements) {
-      fail("expected images of at most 2^56 elements, got ", shape_text(shape));
-    }
+void check_code(const char* name, int32_t code, int32_t last, const char* meaning) {
+  if (code < 0 || code > last) {
+    fail("expected a ", name, " from 0 to ", last, " (", meaning, "), got ", code);
   }
-  return shape;
-}
-
-DType checked_dtype(int32_t code) {
-  switch (code) {
-    case FUSED_SSIM_FLOAT16:
-      return DType::kFloat16;
-    case FUSED_SSIM_BFLOAT16:
-      return DType::kBFloat16;
-    case FUSED_SSIM_FLOAT32:
-      return DType::kFloat32;
-    case FUSED_SSIM_FLOAT64:
-      return DType::kFloat64;
-  }
-  fail("expected a dtype from 0 to 3 (FUSED_SSIM_FLOAT16, _BFLOAT16, _FLOAT32, _FLOAT64), got ",
-       code);
 }
 
 void check_alignment(const char* name, const void* data, int64_t bytes) {
@@ -90,49 +64,48 @@ void check_alignment(const char* name, const void* data, int64_t bytes) {
   }
 }
 
-// `Given` is FusedSsimImage or FusedSsimOutput. Null data is for the caller to judge.
-template <class Image, class Given>
-Image checked_image(const char* name, const Given& given, const Shape& shape,
-                    int64_t element_bytes) {
-  Image image;
-  image.data = given.data;
-  image.stride_batch = given.stride_batch;
-  image.stride_channel = given.stride_channel;
-  image.stride_row = given.stride_row;
-  image.stride_column = given.stride_column;
+// Null data is for the caller to judge.
+void check_image(const char* name, const Image& image, const int64_t* sizes) {
   if (image.data == nullptr) {
-    return image;
+    return;
   }
-  check_alignment(name, image.data, element_bytes);
-  const int64_t extents[] = {shape.batch, shape.channels, shape.height, shape.width};
-  const int64_t strides[] = {image.stride_batch, image.stride_channel, image.stride_row,
-                             image.stride_column};
+  check_code("dtype", image.dtype, FUSED_SSIM_FLOAT64,
+             "FUSED_SSIM_UINT8, _FLOAT16, _BFLOAT16, _FLOAT32, _FLOAT64");
+  check_alignment(name, image.data, size_of(image.dtype));
   int64_t reach = 0;
-  for (int i = 0; i < 4; ++i) {
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    const int64_t stride = image.strides[axis];
     int64_t steps = 0;
-    if (strides[i] <= -kMaxElements ||
-        !checked_multiply(extents[i] - 1, std::abs(strides[i]), &steps) || steps > kMaxElements) {
-      fail("expected strides of ", name, " that stay within 2^56 elements, got ", strides[i],
-           " for an extent of ", extents[i]);
+    if (stride <= -kMaxElements || !checked_multiply(sizes[axis] - 1, std::abs(stride), &steps) ||
+        steps > kMaxElements) {
+      fail("expected strides of ", name, " that stay within 2^56 elements, got ", stride,
+           " for an extent of ", sizes[axis]);
     }
     reach += steps;
   }
   if (reach > kMaxElements) {
     fail("expected strides of ", name, " that stay within 2^56 elements, got ", reach);
   }
-  return image;
 }
 
-MutableImage checked_output(const char* name, const FusedSsimOutput& given, const Shape& shape,
-                            int64_t element_bytes) {
-  const auto image = checked_image<MutableImage>(name, given, shape, element_bytes);
-  if (image.data != nullptr && ((shape.batch > 1 && image.stride_batch == 0) ||
-                                (shape.channels > 1 && image.stride_channel == 0) ||
-                                (shape.height > 1 && image.stride_row == 0) ||
-                                (shape.width > 1 && image.stride_column == 0))) {
-    fail("expected ", name, " to have memory of its own for each pixel, got a stride of 0");
+void check_gradient(const char* name, const Image& gradient, const char* image_name,
+                    const Image& image, const int64_t* sizes) {
+  check_image(name, gradient, sizes);
+  if (gradient.data == nullptr) {
+    return;
   }
-  return image;
+  if (image.dtype == FUSED_SSIM_UINT8) {
+    fail("expected no ", name, ", for ", image_name, " is of integers, which have no gradient");
+  }
+  if (gradient.dtype != image.dtype) {
+    fail("expected ", name, " in the dtype of ", image_name, ", ", image.dtype, ", got ",
+         gradient.dtype);
+  }
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    if (sizes[axis] > 1 && gradient.strides[axis] == 0) {
+      fail("expected ", name, " to have memory of its own for each pixel, got a stride of 0");
+    }
+  }
 }
 
 void check_finite(const char* name, double value) {
@@ -141,106 +114,164 @@ void check_finite(const char* name, double value) {
   }
 }
 
+// Taps that sum to 1 up to rounding; `null` stands for the standard window and for one tap.
+void complete_window(Window* window, const char* axis) {
+  static constexpr WindowTaps<double> kStandard = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
+  static constexpr double kOneTap[] = {1.0};
+  check_window_size(axis, window->size);
+  if (window->taps == nullptr) {
+    if (window->size != 1 && window->size != kDefaultWindowSize) {
+      fail("expected taps of a window of ", window->size, " along the ", axis,
+           ", got a null pointer; fused_ssim_gaussian_taps() computes them");
+    }
+    window->taps = window->size == 1 ? kOneTap : kStandard.taps;
+    return;
+  }
+  double sum = 0.0;
+  for (int32_t i = 0; i < window->size; ++i) {
+    if (!(window->taps[i] >= 0.0)) {
+      fail("expected taps that are not negative along the ", axis, ", got ", window->taps[i]);
+    }
+    sum += window->taps[i];
+  }
+  if (!(std::abs(sum - 1.0) <= 1e-6)) {
+    fail("expected taps that sum to 1 along the ", axis, ", got a sum of ", sum);
+  }
+}
+
+void check_dtypes(const Image& img1, const Image& img2) {
+  const auto mixes_with_double = [](int32_t dtype) {
+    return dtype == FUSED_SSIM_FLOAT64 || dtype == FUSED_SSIM_UINT8;
+  };
+  if ((img1.dtype == FUSED_SSIM_FLOAT64 && !mixes_with_double(img2.dtype)) ||
+      (img2.dtype == FUSED_SSIM_FLOAT64 && !mixes_with_double(img1.dtype))) {
+    fail("expected float64 images beside float64 or uint8 ones, got dtypes ", img1.dtype, " and ",
+         img2.dtype);
+  }
+}
+
 }  // namespace
 
-Problem checked_problem(const FusedSsimProblem* given) {
-  const auto p = read(given, "FusedSsimProblem", sizeof(FusedSsimProblem));
-  Problem problem;
-  problem.shape = checked_shape(p.batch, p.channels, p.height, p.width);
-  problem.dtype = checked_dtype(p.dtype);
-  const int window_size = p.window_size;
-  if (window_size < kMinWindowSize || window_size > kMaxWindowSize || window_size % 2 == 0) {
-    fail("expected an odd window_size from ", kMinWindowSize, " to ", kMaxWindowSize, ", got ",
-         window_size);
+std::string text_of(const int64_t* sizes) {
+  std::ostringstream text;
+  text << "[";
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    if (axis != FUSED_SSIM_AXIS_DEPTH || sizes[axis] != 1) {
+      text << (axis > 0 ? ", " : "") << sizes[axis];
+    }
   }
-  if (!(p.sigma > 0.0) || !std::isfinite(p.sigma)) {
-    fail("expected a positive, finite sigma, got ", p.sigma);
+  text << "]";
+  return text.str();
+}
+
+void check_sizes(const int64_t* sizes) {
+  int64_t product = 1;
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    if (sizes[axis] < 1) {
+      fail("expected images with at least one pixel, got ", text_of(sizes));
+    }
+    if (!checked_multiply(product, sizes[axis], &product) || product > kMaxElements) {
+      fail("expected images of at most 2^56 elements, got ", text_of(sizes));
+    }
   }
-  if (!(p.c1 > 0.0) || !std::isfinite(p.c1) || !(p.c2 > 0.0) || !std::isfinite(p.c2)) {
-    fail("expected positive, finite C1 and C2, got ", p.c1, " and ", p.c2);
+}
+
+void check_reduction(int32_t reduction) {
+  check_code("reduction", reduction, FUSED_SSIM_CHANNEL, "mean, sum, image, channel");
+}
+
+void check_window_size(const char* name, int32_t size) {
+  if (size < 1 || size % 2 == 0) {
+    fail("expected an odd number of taps along the ", name, ", got ", size);
   }
-  if (p.padding != FUSED_SSIM_SAME && p.padding != FUSED_SSIM_VALID) {
-    fail("expected padding 0 (\"same\") or 1 (\"valid\"), got ", p.padding);
+}
+
+void check_positive(const char* name, double value) {
+  if (!(value > 0.0) || !std::isfinite(value)) {
+    fail("expected a positive, finite ", name, ", got ", value);
   }
-  problem.padding = p.padding == FUSED_SSIM_VALID ? Padding::kValid : Padding::kSame;
-  if (problem.padding == Padding::kValid && (p.height < window_size || p.width < window_size)) {
-    fail("expected height and width of at least the window's ", window_size,
-         " with padding \"valid\", got ", shape_text(problem.shape),
-         "; use \"same\" or a smaller window");
+}
+
+Problem sizes_of(const FusedSsimProblem* given) {
+  Problem problem = read(given, "FusedSsimProblem");
+  check_sizes(problem.sizes);
+  check_code("padding", problem.padding, FUSED_SSIM_VALID, "\"same\", \"valid\"");
+  for (int axis = 0; axis < kSpatialAxes; ++axis) {
+    const char* name = kSpatialAxisNames[axis];
+    check_window_size(name, problem.windows[axis].size);
+    if (map_size(problem, SpatialAxis(axis)) < 1) {
+      fail("expected a ", name, " of at least the window's ", problem.windows[axis].size,
+           " with padding \"valid\", got ", text_of(problem.sizes),
+           "; use \"same\" or a smaller window");
+    }
   }
-  problem.window.size = window_size;
-  problem.sigma = p.sigma;
-  problem.c1 = p.c1;
-  problem.c2 = p.c2;
-  const int64_t bytes = size_of(problem.dtype);
-  problem.img1 = checked_image<ConstImage>("img1", p.img1, problem.shape, bytes);
-  problem.img2 = checked_image<ConstImage>("img2", p.img2, problem.shape, bytes);
   return problem;
 }
 
 Problem problem_of(const FusedSsimProblem* given) {
-  Problem problem = checked_problem(given);
+  Problem problem = sizes_of(given);
+  for (int axis = 0; axis < kSpatialAxes; ++axis) {
+    complete_window(&problem.windows[axis], kSpatialAxisNames[axis]);
+  }
+  check_positive("C1", problem.c1);
+  check_positive("C2", problem.c2);
+  check_code("statistic", problem.statistic, FUSED_SSIM_STATISTIC_LUMINANCE,
+             "SSIM, contrast, luminance");
+  if (problem.uint8_divisor != 1 && problem.uint8_divisor != 255) {
+    fail("expected a uint8_divisor of 1 or 255, got ", problem.uint8_divisor);
+  }
+  check_image("img1", problem.img1, problem.sizes);
+  check_image("img2", problem.img2, problem.sizes);
   if (problem.img1.data == nullptr || problem.img2.data == nullptr) {
     fail("expected two images, got a null pointer for ",
          problem.img1.data == nullptr ? "img1" : "img2");
   }
-  static constexpr WindowTaps<double> kStandard = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
-  problem.window = problem.window.size == kDefaultWindowSize && problem.sigma == kDefaultSigma
-                       ? kStandard
-                       : gaussian_taps(problem.window.size, problem.sigma);
+  check_dtypes(problem.img1, problem.img2);
+  check_image("mask", problem.mask, problem.sizes);
+  check_code("mask_mode", problem.mask_mode, FUSED_SSIM_MASK_NORMALIZED, "weighted, normalized");
+  const int64_t accumulator = size_of(accumulation_dtype(problem));
+  check_alignment("stabilizers", problem.stabilizers, accumulator);
+  check_alignment("mask_sums", problem.mask_sums, accumulator);
   return problem;
 }
 
-Reduction reduction_of(int32_t code) {
-  if (code < FUSED_SSIM_MEAN || code > FUSED_SSIM_CHANNEL) {
-    fail("expected a reduction from 0 to ", int{FUSED_SSIM_CHANNEL},
-         " (mean, sum, image, channel), got ", code);
-  }
-  return static_cast<Reduction>(code);
-}
-
 Request request_of(const FusedSsimRequest* given, const Problem& problem) {
-  const auto r = read(given, "FusedSsimRequest", sizeof(FusedSsimRequest));
-  const int64_t element = size_of(problem.dtype);
-  const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
-  check_finite("ssim_weight", r.ssim_weight);
-  check_finite("l1_weight", r.l1_weight);
-  check_finite("offset", r.offset);
-  check_alignment("value", r.value, accumulator);
-  check_alignment("map", r.map, accumulator);
-  Request request;
-  request.value = r.value;
-  request.reduction = reduction_of(r.reduction);
-  request.ssim_weight = r.ssim_weight;
-  request.l1_weight = r.l1_weight;
-  request.offset = r.offset;
-  request.map = r.map;
-  request.grad1 = checked_output("grad1", r.grad1, problem.shape, element);
-  request.grad2 = checked_output("grad2", r.grad2, problem.shape, element);
-  Shape map_shape = problem.shape;
-  map_shape.height = problem.map_height();
-  map_shape.width = problem.map_width();
-  request.map_gradient =
-      checked_image<ConstImage>("map_gradient", r.map_gradient, map_shape, accumulator);
+  const Request request = read(given, "FusedSsimRequest");
+  check_reduction(request.reduction);
+  check_code("gradient_of_sum", request.gradient_of_sum, 1, "no, yes");
+  check_finite("statistic_weight", request.statistic_weight);
+  check_finite("l1_weight", request.l1_weight);
+  check_finite("l2_weight", request.l2_weight);
+  check_finite("offset", request.offset);
+  const int32_t accumulation = accumulation_dtype(problem);
+  check_alignment("value", request.value, size_of(accumulation));
+  check_alignment("mse", request.mse, size_of(accumulation));
+  check_alignment("map", request.map, size_of(accumulation));
+  check_gradient("grad1", request.grad1, "img1", problem.img1, problem.sizes);
+  check_gradient("grad2", request.grad2, "img2", problem.img2, problem.sizes);
+  int64_t map_sizes[FUSED_SSIM_AXES];
+  map_sizes_of(problem, map_sizes);
+  check_image("map_gradient", request.map_gradient, map_sizes);
+  if (request.map_gradient.data != nullptr && request.map_gradient.dtype != accumulation) {
+    fail("expected map_gradient in the accumulation type, ", accumulation, ", got ",
+         request.map_gradient.dtype);
+  }
   return request;
 }
 
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given) {
-  const auto r = read(given, "FusedSsimScaleRequest", sizeof(FusedSsimScaleRequest));
-  ScaleRequest request;
-  request.shape = checked_shape(r.batch, r.channels, r.height, r.width);
-  request.dtype = checked_dtype(r.dtype);
-  const int64_t element = size_of(request.dtype);
-  request.unit = checked_image<ConstImage>("unit", r.unit, request.shape, element);
-  request.out = checked_output("out", r.out, request.shape, element);
-  if (r.unit.data == nullptr || r.out.data == nullptr || r.upstream == nullptr) {
+  const ScaleRequest request = read(given, "FusedSsimScaleRequest");
+  check_sizes(request.sizes);
+  check_reduction(request.reduction);
+  if (request.unit.data == nullptr || request.out.data == nullptr || request.upstream == nullptr) {
     fail("expected unit, out and upstream, got a null pointer");
   }
-  check_alignment("upstream", r.upstream, accumulates_in_double(request.dtype) ? 8 : 4);
-  request.upstream = r.upstream;
-  request.planes_per_value = planes_per_value(reduction_of(r.reduction), request.shape);
-  check_finite("factor", r.factor);
-  request.factor = r.factor;
+  check_image("unit", request.unit, request.sizes);
+  check_gradient("out", request.out, "unit", request.unit, request.sizes);
+  check_alignment(
+      "upstream", request.upstream,
+      size_of(request.unit.dtype == FUSED_SSIM_FLOAT64 ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32));
+  check_finite("factor", request.factor);
   return request;
 }
 

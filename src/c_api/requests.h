@@ -1,24 +1,32 @@
-// From the structures of the public C interface to those of the kernels: every argument is checked
-// here, for torch's operators as for other callers, and nowhere else below them.
+// Checks the structures of the public C interface and completes them to those of core/problem.h: every
+// number is checked here, for torch's operators as for other callers, and nowhere else below them.
 //
 // These functions throw std::invalid_argument, whose message ends up in fused_ssim_last_error().
 #pragma once
+
+#include <string>
 
 #include "core/problem.h"
 #include "fused_ssim/kernels.h"
 
 namespace fused_ssim::c_api {
 
-// The problem, checked, without taps: for questions about sizes.
-Problem checked_problem(const FusedSsimProblem* given);
+// The problem without a look at the images' memory: for questions about sizes.
+Problem sizes_of(const FusedSsimProblem* given);
 
-// The problem, checked, as the kernels take it.
+// The problem, complete. Taps stay where the caller has them.
 Problem problem_of(const FusedSsimProblem* given);
 
 Request request_of(const FusedSsimRequest* given, const Problem& problem);
 
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given);
 
-Reduction reduction_of(int32_t code);
+// For messages: "[1, 3, 256, 256]", and with a depth that is not 1 "[1, 1, 64, 256, 256]".
+std::string text_of(const int64_t* sizes);
+
+void check_sizes(const int64_t* sizes);
+void check_reduction(int32_t reduction);
+void check_window_size(const char* name, int32_t size);
+void check_positive(const char* name, double value);
 
 }  // namespace fused_ssim::c_api

@@ -10,6 +10,11 @@
 
 namespace fused_ssim::c_api {
 
+// A valid request that the kernels do not compute.
+class NotServed : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Not in a namespace without a name: each library has one, and only one.
 inline std::string& last_error() {
   static thread_local std::string message;
@@ -33,6 +38,8 @@ FusedSsimStatus guarded(const Work& work) noexcept {
     return work();
   } catch (const std::invalid_argument& error) {
     return failure(FUSED_SSIM_INVALID_ARGUMENT, error.what());
+  } catch (const NotServed& error) {
+    return failure(FUSED_SSIM_NOT_SERVED, error.what());
   } catch (const std::bad_alloc&) {
     return failure(FUSED_SSIM_OUT_OF_MEMORY, "out of memory");
   } catch (const std::length_error&) {  // of containers: more than any memory

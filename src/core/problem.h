@@ -55,6 +55,13 @@ constexpr int64_t image_size(const Problem& problem, SpatialAxis axis) {
 constexpr int64_t map_size(const Problem& problem, SpatialAxis axis) {
   return image_size(problem, axis) - 2 * crop(problem, axis);
 }
+constexpr void map_sizes_of(const Problem& problem, int64_t* sizes) {
+  sizes[FUSED_SSIM_AXIS_BATCH] = problem.sizes[FUSED_SSIM_AXIS_BATCH];
+  sizes[FUSED_SSIM_AXIS_CHANNEL] = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  for (int axis = 0; axis < kSpatialAxes; ++axis) {
+    sizes[kFirstSpatialAxis + axis] = map_size(problem, SpatialAxis(axis));
+  }
+}
 constexpr int64_t map_plane_pixels(const Problem& problem) {
   return map_size(problem, kDepth) * map_size(problem, kHeight) * map_size(problem, kWidth);
 }
@@ -91,6 +98,8 @@ constexpr double gradient_divisor(const Problem& problem, const Request& request
 constexpr bool wants_gradient(const Request& request) {
   return request.grad1.data != nullptr || request.grad2.data != nullptr;
 }
+
+constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // a * b in 64 bits; false where it overflows. Both are non-negative.
 constexpr bool checked_multiply(int64_t a, int64_t b, int64_t* product) {

@@ -26,7 +26,7 @@ Workspace allocate_workspace(int64_t bytes) {
 struct CpuBackend {
   static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request, const Tensor&) {
     kernels::Plan plan(problem, request, static_cast<int32_t>(torch::stable::get_num_threads()));
-    torch::stable::parallel_for(0, plan.tasks(), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, plan.tasks(), plan.grain(), [&](int64_t begin, int64_t end) {
       const Workspace workspace = allocate_workspace(plan.workspace_bytes());
       plan.run(begin, end, workspace.get());
     });
@@ -36,8 +36,11 @@ struct CpuBackend {
   static void scale(const FusedSsimScaleRequest& request, const Tensor&) {
     // Enough elements for a thread to be worth waking.
     constexpr int64_t kElementsPerTask = 1 << 16;
-    const int64_t rows = request.batch * request.channels * request.height;
-    const int64_t grain = 1 + kElementsPerTask / request.width;
+    int64_t rows = 1;
+    for (int axis = 0; axis < FUSED_SSIM_AXIS_COLUMN; ++axis) {
+      rows *= request.sizes[axis];
+    }
+    const int64_t grain = 1 + kElementsPerTask / request.sizes[FUSED_SSIM_AXIS_COLUMN];
     torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
       kernels::check(fused_ssim_cpu_scale_rows(&request, begin, end));
     });

@@ -16,11 +16,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "fused_ssim/kernels.h"
 
@@ -47,6 +48,31 @@ inline int32_t narrow(int64_t value, const char* name) {
   return static_cast<int32_t>(value);
 }
 
+// An operator's arguments in the order of its schema, and then its results. Read from the boxed
+// stack by hand: the arguments of a problem are then listed once for all operators.
+class Stack {
+ public:
+  explicit Stack(StableIValue* values) : values_(values) {}
+
+  template <class T>
+  T next() {
+    return torch::stable::detail::to<T>(values_[index_++]);
+  }
+  int32_t next_code(const char* name) { return narrow(next<int64_t>(), name); }
+
+  template <class... Results>
+  void finish(const Results&... results) {
+    index_ = 0;
+    ((values_[index_++] = torch::stable::detail::from(results)), ...);
+  }
+
+ private:
+  StableIValue* values_;
+  std::size_t index_ = 0;
+};
+
+using Sizes = std::array<int64_t, FUSED_SSIM_AXES>;
+
 inline std::string shape_text(const Tensor& tensor) {
   std::ostringstream text;
   text << "[";
@@ -57,273 +83,371 @@ inline std::string shape_text(const Tensor& tensor) {
   return text.str();
 }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  bool same = a.dim() == b.dim();
-  for (int64_t i = 0; same && i < a.dim(); ++i) {
-    same = a.size(i) == b.size(i);
-  }
-  return same;
-}
-
-inline int32_t dtype_of(const Tensor& image) {
-  switch (image.scalar_type()) {
-    case ScalarType::Half:
-      return FUSED_SSIM_FLOAT16;
-    case ScalarType::BFloat16:
-      return FUSED_SSIM_BFLOAT16;
-    case ScalarType::Float:
-      return FUSED_SSIM_FLOAT32;
-    case ScalarType::Double:
-      return FUSED_SSIM_FLOAT64;
-    default:
-      fail(
-          "expected images of dtype float16, bfloat16, float32 or float64, got scalar type number ",
-          static_cast<int>(image.scalar_type()), "; convert them with .float()");
-  }
-}
-
-inline ScalarType accumulation_type(int32_t dtype) {
-  return dtype == FUSED_SSIM_FLOAT64 ? ScalarType::Double : ScalarType::Float;
-}
-
-template <class Image, class Pointer>
-Image image_of(const Tensor& tensor, Pointer data) {
-  return {data, tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
-}
-inline FusedSsimImage const_image(const Tensor& tensor) {
-  return image_of<FusedSsimImage>(tensor, tensor.const_data_ptr());
-}
-inline FusedSsimOutput mutable_image(const Tensor& tensor) {
-  return image_of<FusedSsimOutput>(tensor, tensor.mutable_data_ptr());
-}
-
-inline void check_same_device(const Tensor& a, const Tensor& b, const char* a_name,
-                              const char* b_name) {
-  if (a.is_cuda() != b.is_cuda() || a.get_device_index() != b.get_device_index()) {
-    fail("expected ", a_name, " and ", b_name, " on one device; move one with .to(other.device)");
-  }
-}
-
-inline void check_rank(const Tensor& image) {
-  if (image.dim() != 4) {
-    fail("expected images of shape [B, C, H, W], got ", shape_text(image));
-  }
-}
-
-// A problem and the size of its map.
-struct Sized {
-  FusedSsimProblem problem;
-  int64_t map_height = 0;
-  int64_t map_width = 0;
+// Shims know a dtype by a number of their own.
+struct DTypeCodes {
+  ScalarType torch;
+  int32_t (*shim)();
+  int32_t fused_ssim;
+};
+inline constexpr DTypeCodes kDTypes[] = {
+    {ScalarType::Byte, &aoti_torch_dtype_uint8, FUSED_SSIM_UINT8},
+    {ScalarType::Half, &aoti_torch_dtype_float16, FUSED_SSIM_FLOAT16},
+    {ScalarType::BFloat16, &aoti_torch_dtype_bfloat16, FUSED_SSIM_BFLOAT16},
+    {ScalarType::Float, &aoti_torch_dtype_float32, FUSED_SSIM_FLOAT32},
+    {ScalarType::Double, &aoti_torch_dtype_float64, FUSED_SSIM_FLOAT64},
 };
 
-inline Sized make_problem(const Tensor& img1, const Tensor& img2, double c1, double c2,
-                          int64_t window_size, double sigma, bool valid) {
-  check_rank(img1);
-  if (!same_shape(img1, img2)) {
-    fail("expected images of one shape, got ", shape_text(img1), " and ", shape_text(img2));
+inline int32_t dtype_of(const Tensor& image) {
+  const ScalarType dtype = image.scalar_type();
+  if (dtype == ScalarType::Bool) {  // a mask
+    return FUSED_SSIM_UINT8;
   }
-  const int32_t dtype = dtype_of(img1);
-  if (dtype_of(img2) != dtype) {
-    fail("expected images of one dtype; convert one with .to(other.dtype)");
+  for (const DTypeCodes& codes : kDTypes) {
+    if (codes.torch == dtype) {
+      return codes.fused_ssim;
+    }
   }
-  check_same_device(img1, img2, "img1", "img2");
-  Sized sized;
-  sized.problem = fused_ssim_problem(img1.size(0), img1.size(1), img1.size(2), img1.size(3),
-                                     const_image(img1), const_image(img2));
-  sized.problem.dtype = dtype;
-  sized.problem.padding = valid ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
-  sized.problem.window_size = narrow(window_size, "window_size");
-  sized.problem.sigma = sigma;
-  sized.problem.c1 = c1;
-  sized.problem.c2 = c2;
-  kernels::check(fused_ssim_map_size(&sized.problem, &sized.map_height, &sized.map_width));
-  return sized;
+  fail("expected dtype uint8, float16, bfloat16, float32 or float64, got scalar type number ",
+       static_cast<int>(dtype), "; convert with .float()");
 }
 
-inline int64_t value_count(const Tensor& image, int32_t reduction) {
-  int64_t count = 0;
-  kernels::check(fused_ssim_value_count(image.size(0), image.size(1), reduction, &count));
-  return count;
+inline const DTypeCodes& codes_of(int32_t dtype) { return kDTypes[dtype]; }
+static_assert(kDTypes[FUSED_SSIM_UINT8].torch == ScalarType::Byte &&
+                  kDTypes[FUSED_SSIM_FLOAT64].torch == ScalarType::Double,
+              "in the order of their numbers");
+
+// The axis of a tensor [B, C, (D,) (H,) W], as one of FUSED_SSIM_AXIS_...
+inline int axis_of(int64_t dimension, int64_t rank) {
+  return static_cast<int>(dimension < 2 ? dimension : dimension + FUSED_SSIM_AXES - rank);
 }
 
-inline int32_t shim_dtype(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Half:
-      return aoti_torch_dtype_float16();
-    case ScalarType::BFloat16:
-      return aoti_torch_dtype_bfloat16();
-    case ScalarType::Float:
-      return aoti_torch_dtype_float32();
-    case ScalarType::Double:
-      return aoti_torch_dtype_float64();
-    case ScalarType::Byte:
-      return aoti_torch_dtype_uint8();
-    default:
-      fail("expected to allocate floating-point numbers or bytes, got scalar type number ",
-           static_cast<int>(dtype));
+inline void check_rank(const char* name, const Tensor& image) {
+  if (image.dim() < 3 || image.dim() > FUSED_SSIM_AXES) {
+    fail("expected ", name, " of shape [B, C, W], [B, C, H, W] or [B, C, D, H, W], got ",
+         shape_text(image));
   }
 }
+
+inline Sizes sizes_of(const Tensor& image) {
+  Sizes sizes;
+  sizes.fill(1);
+  for (int64_t i = 0; i < image.dim(); ++i) {
+    sizes[static_cast<std::size_t>(axis_of(i, image.dim()))] = image.size(i);
+  }
+  return sizes;
+}
+
+// Images are described by their addresses; only results are written to.
+inline FusedSsimImage image_of(const Tensor& tensor) {
+  FusedSsimImage image = {};
+  image.data = const_cast<void*>(tensor.const_data_ptr());
+  image.dtype = dtype_of(tensor);
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    image.strides[axis_of(i, tensor.dim())] = tensor.stride(i);
+  }
+  return image;
+}
+
+inline void check_agree(const char* name, const Tensor& tensor, const Tensor& img1,
+                        const Sizes& sizes) {
+  check_rank(name, tensor);
+  if (tensor.dim() != img1.dim() || sizes_of(tensor) != sizes) {
+    fail("expected ", name, " to fit img1 of shape ", shape_text(img1), ", got ",
+         shape_text(tensor));
+  }
+  if (tensor.is_cuda() != img1.is_cuda() || tensor.get_device_index() != img1.get_device_index()) {
+    fail("expected img1 and ", name, " on one device; move one with .to(other.device)");
+  }
+}
+
+// The arguments that all operators share (FUSED_SSIM_PROBLEM_SCHEMA in library.cpp).
+struct TensorProblem {
+  // All is read before anything is checked: what is left on the stack would leak.
+  explicit TensorProblem(Stack* stack)
+      : img1(stack->next<Tensor>()),
+        img2(stack->next<Tensor>()),
+        taps(stack->next<std::vector<double>>()) {
+    const auto window_sizes = stack->next<std::vector<int64_t>>();
+    problem.c1 = stack->next<double>();
+    problem.c2 = stack->next<double>();
+    problem.padding = stack->next<bool>() ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
+    const auto statistic = stack->next<int64_t>();
+    const auto uint8_divisor = stack->next<int64_t>();
+    stabilizers = stack->next<std::optional<Tensor>>();
+    mask = stack->next<std::optional<Tensor>>();
+    problem.mask_mode = stack->next_code("mask_mode");
+    problem.statistic = narrow(statistic, "statistic");
+    problem.uint8_divisor = narrow(uint8_divisor, "uint8_divisor");
+    check_rank("img1", img1);
+    const Sizes sizes = sizes_of(img1);
+    check_agree("img2", img2, img1, sizes);
+    std::copy(sizes.begin(), sizes.end(), problem.sizes);
+    problem.struct_size = sizeof(problem);
+    problem.img1 = image_of(img1);
+    problem.img2 = image_of(img2);
+    set_windows(window_sizes);
+    if (stabilizers.has_value()) {
+      if (stabilizers->numel() != 2 * img1.size(0) || !stabilizers->is_contiguous() ||
+          dtype_of(*stabilizers) != accumulation()) {
+        fail("expected stabilizers of shape [B, 2] in the value's dtype, got ",
+             shape_text(*stabilizers));
+      }
+      problem.stabilizers = stabilizers->const_data_ptr();
+    }
+    if (mask.has_value()) {
+      check_agree("mask", *mask, img1, sizes);
+      problem.mask = image_of(*mask);
+    }
+  }
+  // `problem` points into `taps`.
+  TensorProblem(const TensorProblem&) = delete;
+  TensorProblem& operator=(const TensorProblem&) = delete;
+
+  int32_t accumulation() const {
+    return problem.img1.dtype == FUSED_SSIM_FLOAT64 || problem.img2.dtype == FUSED_SSIM_FLOAT64
+               ? FUSED_SSIM_FLOAT64
+               : FUSED_SSIM_FLOAT32;
+  }
+
+  // [B, C] and the map's spatial sizes, as many as the images have.
+  std::vector<int64_t> map_shape() const {
+    Sizes sizes;
+    kernels::check(fused_ssim_map_sizes(&problem, sizes.data()));
+    std::vector<int64_t> shape;
+    for (int64_t i = 0; i < img1.dim(); ++i) {
+      shape.push_back(sizes[static_cast<std::size_t>(axis_of(i, img1.dim()))]);
+    }
+    return shape;
+  }
+
+  Tensor img1;
+  Tensor img2;
+  std::vector<double> taps;
+  std::optional<Tensor> stabilizers;
+  std::optional<Tensor> mask;
+  FusedSsimProblem problem = {};
+
+ private:
+  void set_windows(const std::vector<int64_t>& window_sizes) {
+    if (window_sizes.size() != 3) {
+      fail("expected window_sizes of depth, height and width, got ", window_sizes.size(),
+           " numbers");
+    }
+    // One window for all filtered axes, or one for each of them in turn.
+    const auto given = static_cast<int64_t>(taps.size());
+    const bool shared = std::all_of(window_sizes.begin(), window_sizes.end(),
+                                    [&](int64_t size) { return size == 1 || size == given; });
+    int64_t offset = 0;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      const int64_t size = window_sizes[axis];
+      problem.windows[axis].size = narrow(size, "window");
+      if (size > 1 && size <= given - offset) {
+        problem.windows[axis].taps = taps.data() + offset;
+        offset += shared ? 0 : size;
+      } else if (size != 1) {
+        fail("expected taps of every window, got ", given, " for windows of ", window_sizes[0],
+             ", ", window_sizes[1], " and ", window_sizes[2]);
+      }
+    }
+    if (!shared && offset != given) {
+      fail("expected ", offset, " taps, got ", given);
+    }
+  }
+};
 
 // Uninitialised, contiguous, on the device of `like`. Straight to torch's allocator: on a small image
 // the way through the dispatcher, three or four times a call, is time that one can measure.
-inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes,
-                        ScalarType dtype) {
-  constexpr std::size_t kMaxDimensions = 4;
-  std::array<int64_t, kMaxDimensions> strides{};
+inline Tensor new_empty(const Tensor& like, const int64_t* sizes, std::size_t rank, int32_t dtype) {
+  std::array<int64_t, FUSED_SSIM_AXES> strides{};
   int64_t stride = 1;
-  for (std::size_t i = sizes.size(); i-- > 0;) {
+  for (std::size_t i = rank; i-- > 0;) {
     strides[i] = stride;
-    stride *= std::max<int64_t>(1, sizes.begin()[i]);
+    stride *= std::max<int64_t>(1, sizes[i]);
   }
   int32_t device_type = 0;
   int32_t device_index = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(),
-                                                  strides.data(), shim_dtype(dtype), device_type,
-                                                  device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(rank), sizes, strides.data(),
+                                                  codes_of(dtype).shim(), device_type, device_index,
+                                                  &handle));
   return Tensor(handle);
 }
 
 // [], [], [B] or [B, C].
-inline Tensor new_value(const Tensor& image, int32_t reduction, int32_t dtype) {
-  switch (reduction) {
-    case FUSED_SSIM_IMAGE:
-      return new_empty(image, {image.size(0)}, accumulation_type(dtype));
-    case FUSED_SSIM_CHANNEL:
-      return new_empty(image, {image.size(0), image.size(1)}, accumulation_type(dtype));
-    default:
-      return new_empty(image, {}, accumulation_type(dtype));
-  }
+inline Tensor new_value(const TensorProblem& given, int32_t reduction) {
+  const std::size_t rank = reduction == FUSED_SSIM_CHANNEL ? 2 : reduction == FUSED_SSIM_IMAGE;
+  return new_empty(given.img1, given.problem.sizes, rank, given.accumulation());
 }
 
 // Memory in the layout of the image.
 inline Tensor new_like(const Tensor& image) {
-  return image.is_contiguous()
-             ? new_empty(image, {image.size(0), image.size(1), image.size(2), image.size(3)},
-                         image.scalar_type())
-             : torch::stable::empty_like(image);
+  if (!image.is_contiguous()) {
+    return torch::stable::empty_like(image);
+  }
+  std::array<int64_t, FUSED_SSIM_AXES> shape{};
+  for (int64_t i = 0; i < image.dim(); ++i) {
+    shape[static_cast<std::size_t>(i)] = image.size(i);
+  }
+  return new_empty(image, shape.data(), static_cast<std::size_t>(image.dim()), dtype_of(image));
 }
 
 // Memory for a gradient in the layout of the image, or an empty tensor where none is wanted.
-inline Tensor new_gradient(const Tensor& image, bool wanted, FusedSsimOutput* out) {
+inline Tensor new_gradient(const Tensor& image, bool wanted, FusedSsimImage* out) {
   if (!wanted) {
-    return new_empty(image, {0}, image.scalar_type());
+    constexpr int64_t kNothing = 0;
+    return new_empty(image, &kNothing, 1, dtype_of(image));
   }
   Tensor gradient = new_like(image);
-  *out = mutable_image(gradient);
+  *out = image_of(gradient);
   return gradient;
 }
 
+// A mean over a million float16 pixels has gradients below what float16 can hold: theirs is that of
+// the sum, which the backward pass divides.
+constexpr bool gradient_is_of_sum(int32_t dtype) { return dtype == FUSED_SSIM_FLOAT16; }
+
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor, Tensor> ssim(const Tensor& img1, const Tensor& img2, double c1,
-                                                 double c2, int64_t window_size, double sigma,
-                                                 bool valid, int64_t reduction, double ssim_weight,
-                                                 double l1_weight, double offset, bool gradient1,
-                                                 bool gradient2) {
-    const FusedSsimProblem problem =
-        make_problem(img1, img2, c1, c2, window_size, sigma, valid).problem;
+  static void ssim(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const TensorProblem given(&stack);
     FusedSsimRequest request = fused_ssim_request();
-    request.reduction = narrow(reduction, "reduction");
-    value_count(img1, request.reduction);  // checks the reduction
-    request.ssim_weight = ssim_weight;
-    request.l1_weight = l1_weight;
-    request.offset = offset;
-    Tensor value = new_value(img1, request.reduction, problem.dtype);
+    request.reduction = stack.next_code("reduction");
+    request.statistic_weight = stack.next<double>();
+    request.l1_weight = stack.next<double>();
+    request.l2_weight = stack.next<double>();
+    request.offset = stack.next<double>();
+    const bool wants1 = stack.next<bool>();
+    const bool wants2 = stack.next<bool>();
+    Tensor value = new_value(given, request.reduction);
     request.value = value.mutable_data_ptr();
-    Tensor unit1 = new_gradient(img1, gradient1, &request.grad1);
-    Tensor unit2 = new_gradient(img2, gradient2, &request.grad2);
-    Backend::run(problem, request, img1);
-    return {value, unit1, unit2};
+    Tensor gradient1 = new_gradient(given.img1, wants1, &request.grad1);
+    Tensor gradient2 = new_gradient(given.img2, wants2, &request.grad2);
+    const bool of_sum1 = wants1 && gradient_is_of_sum(given.problem.img1.dtype);
+    const bool of_sum2 = wants2 && gradient_is_of_sum(given.problem.img2.dtype);
+    if (wants1 && wants2 && of_sum1 != of_sum2) {
+      // Two passes: one gradient is that of the mean, the other that of the sum.
+      FusedSsimRequest second = request;
+      second.value = nullptr;
+      second.grad1 = {};
+      second.gradient_of_sum = of_sum2;
+      Backend::run(given.problem, second, given.img1);
+      request.grad2 = {};
+    }
+    request.gradient_of_sum = of_sum1 || (of_sum2 && !wants1);
+    Backend::run(given.problem, request, given.img1);
+    stack.finish(value, gradient1, gradient2);
   }
 
-  static Tensor ssim_map(const Tensor& img1, const Tensor& img2, double c1, double c2,
-                         int64_t window_size, double sigma, bool valid) {
-    const Sized sized = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
-    Tensor map = new_empty(img1, {img1.size(0), img1.size(1), sized.map_height, sized.map_width},
-                           accumulation_type(sized.problem.dtype));
+  static void ssim_and_mse(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const TensorProblem given(&stack);
+    FusedSsimRequest request = fused_ssim_request();
+    request.reduction = FUSED_SSIM_CHANNEL;
+    Tensor value = new_value(given, request.reduction);
+    Tensor mse = new_value(given, request.reduction);
+    request.value = value.mutable_data_ptr();
+    request.mse = mse.mutable_data_ptr();
+    Backend::run(given.problem, request, given.img1);
+    stack.finish(value, mse);
+  }
+
+  static void ssim_map(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const TensorProblem given(&stack);
+    const std::vector<int64_t> shape = given.map_shape();
+    Tensor map = new_empty(given.img1, shape.data(), shape.size(), given.accumulation());
     FusedSsimRequest request = fused_ssim_request();
     request.map = map.mutable_data_ptr();
-    Backend::run(sized.problem, request, img1);
-    return map;
+    Backend::run(given.problem, request, given.img1);
+    stack.finish(map);
   }
 
-  static std::tuple<Tensor, Tensor> ssim_map_backward(const Tensor& map_gradient,
-                                                      const Tensor& img1, const Tensor& img2,
-                                                      double c1, double c2, int64_t window_size,
-                                                      double sigma, bool valid, bool gradient1,
-                                                      bool gradient2) {
-    const Sized sized = make_problem(img1, img2, c1, c2, window_size, sigma, valid);
-    check_same_device(img1, map_gradient, "the images", "map_gradient");
-    check_rank(map_gradient);
-    if (map_gradient.size(0) != img1.size(0) || map_gradient.size(1) != img1.size(1) ||
-        map_gradient.size(2) != sized.map_height || map_gradient.size(3) != sized.map_width ||
-        map_gradient.scalar_type() != accumulation_type(sized.problem.dtype)) {
-      fail("expected map_gradient of the map's shape and dtype, [", img1.size(0), ", ",
-           img1.size(1), ", ", sized.map_height, ", ", sized.map_width, "], got ",
-           shape_text(map_gradient));
-    }
+  static void ssim_map_backward(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const Tensor map_gradient = stack.next<Tensor>();
+    const TensorProblem given(&stack);
+    const bool wants1 = stack.next<bool>();
+    const bool wants2 = stack.next<bool>();
+    Sizes map_sizes;
+    kernels::check(fused_ssim_map_sizes(&given.problem, map_sizes.data()));
+    check_agree("map_gradient", map_gradient, given.img1, map_sizes);
     FusedSsimRequest request = fused_ssim_request();
-    request.map_gradient = const_image(map_gradient);
-    Tensor grad1 = new_gradient(img1, gradient1, &request.grad1);
-    Tensor grad2 = new_gradient(img2, gradient2, &request.grad2);
-    if (gradient1 || gradient2) {
-      Backend::run(sized.problem, request, img1);
+    request.map_gradient = image_of(map_gradient);
+    Tensor gradient1 = new_gradient(given.img1, wants1, &request.grad1);
+    Tensor gradient2 = new_gradient(given.img2, wants2, &request.grad2);
+    if (wants1 || wants2) {
+      Backend::run(given.problem, request, given.img1);
     }
-    return {grad1, grad2};
+    stack.finish(gradient1, gradient2);
   }
 
-  static Tensor scale_gradient(const Tensor& unit, const Tensor& upstream, int64_t reduction,
-                               double factor) {
-    check_rank(unit);
-    Tensor out = new_like(unit);
-    scale_into(unit, upstream, reduction, factor, out);
-    return out;
+  static void scale_gradient(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const Tensor gradient = stack.next<Tensor>();
+    const Tensor upstream = stack.next<Tensor>();
+    check_rank("gradient", gradient);
+    Tensor out = new_like(gradient);
+    scale_into(gradient, upstream, out, &stack);
+    stack.finish(out);
   }
 
-  static void scale_gradient_(Tensor unit, const Tensor& upstream, int64_t reduction,
-                              double factor) {
-    scale_into(unit, upstream, reduction, factor, unit);
+  static void scale_gradient_(StableIValue* values, uint64_t, uint64_t) {
+    Stack stack(values);
+    const Tensor gradient = stack.next<Tensor>();
+    const Tensor upstream = stack.next<Tensor>();
+    check_rank("gradient", gradient);
+    scale_into(gradient, upstream, gradient, &stack);
   }
 
  private:
-  static void scale_into(const Tensor& unit, const Tensor& upstream, int64_t reduction,
-                         double factor, const Tensor& out) {
-    check_rank(unit);
-    const int32_t dtype = dtype_of(unit);
-    check_same_device(unit, upstream, "unit", "upstream");
-    const int32_t kind = narrow(reduction, "reduction");
-    const int64_t values = value_count(unit, kind);
-    if (upstream.numel() != values || upstream.scalar_type() != accumulation_type(dtype) ||
-        !upstream.is_contiguous()) {
-      fail("expected a contiguous upstream gradient of ", values,
-           " elements in the value's dtype, got ", shape_text(upstream));
-    }
-    if (unit.numel() == 0) {
+  static void scale_into(const Tensor& gradient, const Tensor& upstream, const Tensor& out,
+                         Stack* stack) {
+    FusedSsimScaleRequest request = {};
+    request.struct_size = sizeof(request);
+    request.reduction = stack->next_code("reduction");
+    const std::vector<int64_t> window_sizes = stack->next<std::vector<int64_t>>();
+    const bool valid = stack->next<bool>();
+    if (gradient.numel() == 0) {
       return;
     }
-    FusedSsimScaleRequest request =
-        fused_ssim_scale_request(unit.size(0), unit.size(1), unit.size(2), unit.size(3),
-                                 mutable_image(out), upstream.const_data_ptr());
-    request.dtype = dtype;
-    request.reduction = kind;
-    request.unit = const_image(unit);
-    request.factor = factor;
-    Backend::scale(request, unit);
+    Sizes map_sizes = sizes_of(gradient);
+    std::copy(map_sizes.begin(), map_sizes.end(), request.sizes);
+    for (std::size_t axis = 0; valid && axis < window_sizes.size() && axis < 3; ++axis) {
+      map_sizes[FUSED_SSIM_AXIS_DEPTH + axis] -= window_sizes[axis] - 1;
+    }
+    request.unit = image_of(gradient);
+    request.out = image_of(out);
+    request.factor = 1.0;
+    int64_t expected = 0;
+    int64_t divisor = 1;
+    kernels::check(fused_ssim_reduction(map_sizes.data(), request.reduction, &expected, &divisor));
+    if (gradient_is_of_sum(request.unit.dtype)) {
+      request.factor /= static_cast<double>(divisor);
+    }
+    const int32_t accumulation =
+        request.unit.dtype == FUSED_SSIM_FLOAT64 ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32;
+    if (upstream.numel() != expected || dtype_of(upstream) != accumulation ||
+        !upstream.is_contiguous() || upstream.is_cuda() != gradient.is_cuda()) {
+      fail("expected a contiguous upstream gradient of ", expected,
+           " elements in the value's dtype on the gradient's device, got ", shape_text(upstream));
+    }
+    request.upstream = upstream.const_data_ptr();
+    Backend::scale(request, gradient);
   }
 };
 
 template <class Backend>
 void register_operators(torch::stable::detail::StableLibrary& library) {
   using Ops = Operators<Backend>;
-  library.impl("ssim", TORCH_BOX(&Ops::ssim));
-  library.impl("ssim_map", TORCH_BOX(&Ops::ssim_map));
-  library.impl("ssim_map_backward", TORCH_BOX(&Ops::ssim_map_backward));
-  library.impl("scale_gradient", TORCH_BOX(&Ops::scale_gradient));
-  library.impl("scale_gradient_", TORCH_BOX(&Ops::scale_gradient_));
+  library.impl("ssim", &Ops::ssim);
+  library.impl("ssim_and_mse", &Ops::ssim_and_mse);
+  library.impl("ssim_map", &Ops::ssim_map);
+  library.impl("ssim_map_backward", &Ops::ssim_map_backward);
+  library.impl("scale_gradient", &Ops::scale_gradient);
+  library.impl("scale_gradient_", &Ops::scale_gradient_);
 }
 
 }  // namespace fused_ssim::torch_ops
