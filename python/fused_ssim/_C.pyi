@@ -1,3 +1,49 @@
-from fused_ssim._library import BuildFacts
+from collections.abc import Callable, Sequence
 
-def build_facts() -> BuildFacts: ...
+from fused_ssim._library import CpuInfo
+
+_Image = tuple[int, Sequence[int], int] | None
+
+def cpu_info() -> CpuInfo: ...
+def load_cuda_kernels(path: str) -> None: ...
+def run(
+    sizes: Sequence[int],
+    img1: _Image,
+    img2: _Image,
+    *,
+    windows: Sequence[Sequence[float] | None],
+    c1: float,
+    c2: float,
+    padding: int = 0,
+    statistic: int = 0,
+    uint8_divisor: int = 255,
+    stabilizers: int = 0,
+    mask: _Image = None,
+    mask_mode: int = 0,
+    mask_sums: int = 0,
+    reduction: int = 0,
+    gradient_of_sum: bool = False,
+    statistic_weight: float = 1.0,
+    l1_weight: float = 0.0,
+    l2_weight: float = 0.0,
+    offset: float = 0.0,
+    value: int = 0,
+    mse: int = 0,
+    map: int = 0,
+    grad1: _Image = None,
+    grad2: _Image = None,
+    map_gradient: _Image = None,
+    threads: int = 0,
+    stream: int | None = None,
+    allocate: Callable[[int], int] | None = None,
+) -> None: ...
+def scale(
+    sizes: Sequence[int],
+    gradient: _Image,
+    out: _Image,
+    upstream: int,
+    *,
+    reduction: int = 0,
+    factor: float = 1.0,
+    stream: int | None = None,
+) -> None: ...

@@ -4,6 +4,9 @@
 //            16-byte accesses, two in flight a thread. Reads and writes one image, whose unit
 //            gradient is often still in L2.
 //   strided  any other layout: one element a thread.
+//
+// Where the product would be written over the gradient and the number is 1, as it is for a loss that
+// nothing is multiplied with, both return at once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -25,6 +28,7 @@ struct ScaleParams {
   int64_t elements = 0;
   int64_t elements_per_value = 0;  // of the flat kernel
   int64_t planes_per_value = 0;    // of the strided kernel
+  bool one_value_in_place = false;
 };
 
 template <class T>
@@ -75,6 +79,9 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
   allow_next_launch();
   wait_for_previous_launch();
   auto factor = factor_of<T>(p, 0);
+  if (p.one_value_in_place && factor == 1) {
+    return;
+  }
 #pragma unroll 2
   for (int64_t i = thread; i < vectors; i += step) {
     Vector v = reinterpret_cast<const Vector*>(unit)[i];
@@ -111,6 +118,9 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) scale_strided(const __grid_constant__ ScaleParams p) {
   allow_next_launch();
   wait_for_previous_launch();
+  if (p.one_value_in_place && factor_of<T>(p, 0) == 1) {
+    return;
+  }
   const FusedSsimImage& unit = p.request.unit;
   const FusedSsimImage& out = p.request.out;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -210,7 +220,10 @@ cudaError_t scale(const ScaleRequest& request, cudaStream_t stream) {
   const int values_by = request.reduction == FUSED_SSIM_CHANNEL ? 2
                         : request.reduction == FUSED_SSIM_IMAGE ? 1
                                                                 : 0;
-  bool flat = same_layout(request) && reinterpret_cast<uintptr_t>(request.unit.data) % 16 == 0 &&
+  const bool alike = same_layout(request);
+  p.one_value_in_place = alike && request.unit.data == request.out.data &&
+                         p.planes_per_value == plane_count(request.sizes);
+  bool flat = alike && reinterpret_cast<uintptr_t>(request.unit.data) % 16 == 0 &&
               reinterpret_cast<uintptr_t>(request.out.data) % 16 == 0;
   if (flat) {
     p.elements_per_value = flat_elements_per_value(request.unit, request.sizes, values_by);

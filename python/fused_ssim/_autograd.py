@@ -1,0 +1,295 @@
+"""The kernels as differentiable functions of checked arguments.
+
+Eager mode takes `torch.autograd.Function`s, at half the overhead of what is registered with the
+operators; the registrations serve tracers and whoever calls the operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ssim import _fakes as _fakes  # registers them
+from fused_ssim import _operators
+from fused_ssim._parameters import REDUCTIONS, Definition
+from fused_ssim._torch_private import BelowAutograd, graph_is_kept, has_tangent
+
+_Context = Any  # torch's FunctionCtx, whose attributes are set freely
+
+_NO_GRADIENT = (
+    "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
+    "require one at the time); call it with train=True on images that require a gradient"
+)
+_NO_SECOND_DERIVATIVE = (
+    "fused_ssim: expected a first derivative only, got a request for the derivative of the "
+    "gradient, which is not implemented; detach the gradient, drop create_graph=True, or set "
+    "FUSED_SSIM_COMPOSITE=1 in the environment"
+)
+_NO_FORWARD_MODE = (
+    "fused_ssim: expected images without tangents, got a request for forward-mode differentiation, "
+    "which is not implemented; use reverse mode, .backward() or torch.autograd.grad(), or set "
+    "FUSED_SSIM_COMPOSITE=1 in the environment"
+)
+# Of the kernels, which serve no mask and no stabilizers for each image yet: see _route.py.
+_NO_STABILIZERS_NO_MASK = (None, None, 0)
+
+
+def reduced(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    reduction: str,
+    *,
+    statistic_weight: float = 1.0,
+    l1_weight: float = 0.0,
+    offset: float = 0.0,
+    train: bool = True,
+) -> Tensor:
+    """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
+    if has_tangent(img1, img2):
+        raise NotImplementedError(_NO_FORWARD_MODE)
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
+    wants = train and differentiable
+    arguments = (
+        *definition,
+        *_NO_STABILIZERS_NO_MASK,
+        REDUCTIONS.index(reduction),
+        statistic_weight,
+        l1_weight,
+        0.0,
+        offset,
+        wants and requires1,
+        wants and requires2,
+    )
+    value: Tensor
+    if torch.compiler.is_compiling():
+        if differentiable and not train:
+            value = _operators.ssim(img1.detach(), img2.detach(), *arguments)[0]
+            return without_gradient(value, img1, img2)
+        value = _operators.ssim(img1, img2, *arguments)[0]
+    elif differentiable:
+        value = _Reduced.apply(img1, img2, arguments)[0]
+    else:
+        with BelowAutograd():
+            value = _operators.ssim(img1, img2, *arguments)[0]
+    return value
+
+
+def mapped(img1: Tensor, img2: Tensor, definition: Definition, *, train: bool = True) -> Tensor:
+    """The map [B, C, H', W']."""
+    if has_tangent(img1, img2):
+        raise NotImplementedError(_NO_FORWARD_MODE)
+    images = (img1, img2) if train else (img1.detach(), img2.detach())
+    value: Tensor = _operators.ssim_map(*images, *definition, *_NO_STABILIZERS_NO_MASK)
+    return value if train else without_gradient(value, img1, img2)
+
+
+def ssim_and_mse(img1: Tensor, img2: Tensor, definition: Definition) -> tuple[Tensor, Tensor]:
+    """[B, C] each; not differentiable."""
+    value, mse = _operators.ssim_and_mse(
+        img1.detach(), img2.detach(), *definition, *_NO_STABILIZERS_NO_MASK
+    )
+    return value, mse
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+class _Refuse(torch.autograd.Function):
+    """A result as it is, whose derivative by any of `inputs` is an error with this message."""
+
+    @staticmethod
+    def forward(ctx: _Context, message: str, result: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.message = message
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: _Context, *_: Any) -> Any:
+        raise RuntimeError(ctx.message)
+
+
+def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
+    """`result`, refusing a backward pass to `images` instead of passing for a constant."""
+    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
+        if torch.compiler.is_compiling():
+            refused: Tensor = torch.ops.fused_ssim.without_gradient(result, list(images))
+            return refused
+        return _Refuse.apply(_NO_GRADIENT, result, *images)  # type: ignore[no-any-return]
+    return result
+
+
+# Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
+# an operator of its own, which the compiled backward pass runs.
+_library = torch.library.Library("fused_ssim", "FRAGMENT")
+_library.define("without_gradient(Tensor result, Tensor[] images) -> Tensor")
+_library.define("refuse_gradient(Tensor upstream, Tensor[] images) -> Tensor[]")
+
+
+def _refuse_gradient(upstream: Tensor, images: Sequence[Tensor]) -> Any:
+    raise RuntimeError(_NO_GRADIENT)
+
+
+_library.impl(
+    "without_gradient", lambda result, images: result.clone(), "CompositeExplicitAutograd"
+)
+_library.impl("refuse_gradient", _refuse_gradient, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "fused_ssim::without_gradient", lambda result, images: torch.empty_like(result)
+)
+torch.library.register_fake(
+    "fused_ssim::refuse_gradient",
+    lambda upstream, images: [torch.empty_like(image) for image in images],
+)
+
+
+def _without_gradient_setup(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[1])
+
+
+def _without_gradient_backward(ctx: _Context, upstream: Tensor) -> Any:
+    return None, torch.ops.fused_ssim.refuse_gradient(upstream, list(ctx.saved_tensors))
+
+
+torch.library.register_autograd(
+    "fused_ssim::without_gradient",
+    _without_gradient_backward,
+    setup_context=_without_gradient_setup,
+)
+
+# ---- eager mode ---------------------------------------------------------------------------------
+
+_SSIM_ARGUMENTS = _operators.argument_names(_operators.ssim)
+# Where the arguments of scale_gradient stand among those of ssim, the images left out.
+_SCALE_ARGUMENTS = [_SSIM_ARGUMENTS.index(n) - 2 for n in ("reduction", "window_sizes", "valid")]
+
+
+class _Reduced(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        wanted1, wanted2 = arguments[-2:]
+        with BelowAutograd():
+            value, gradient1, gradient2 = _operators.ssim(img1, img2, *arguments)
+        # The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
+        # empty output is left for gradients made with create_graph=True: it connects them to the
+        # images, so that differentiating them is refused, and they don't pass for constants.
+        link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            gradient1 if wanted1 else None, gradient2 if wanted2 else None, link
+        )
+        ctx.scale = [arguments[i] for i in _SCALE_ARGUMENTS]
+        return value, link
+
+    @staticmethod
+    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
+        if upstream is None:
+            return None, None, None
+        upstream = upstream.contiguous()
+        *saved, link = ctx.saved_tensors
+        creates_graph = torch.is_grad_enabled()
+        may_overwrite = not creates_graph and not graph_is_kept()
+        results: list[Tensor | None] = [None, None]
+        for i, gradient in enumerate(saved):
+            if not ctx.needs_input_grad[i]:
+                continue
+            if gradient is None:
+                raise RuntimeError(_NO_GRADIENT)
+            # The saved gradient becomes the result in place where nobody can ask for it again;
+            # tracers (subclasses of Tensor) are given the plain form.
+            with BelowAutograd():
+                if may_overwrite and type(gradient) is Tensor:
+                    _operators.scale_gradient_(gradient, upstream, *ctx.scale)
+                else:
+                    gradient = _operators.scale_gradient(gradient, upstream, *ctx.scale)
+            if creates_graph:
+                gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+            results[i] = gradient
+        return *results, None
+
+
+# ---- registrations for tracers ------------------------------------------------------------------
+
+
+def _register(
+    operator: Any,
+    save: Callable[[_Context, SimpleNamespace, Any], None],
+    backward: Callable[..., dict[str, Tensor | None]],
+) -> None:
+    """`save` is given the arguments, and `backward` returns gradients, by the schema's names."""
+    names = _operators.argument_names(operator)
+
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+        # Without this autograd would fill whole images with zeros for the gradients of gradients.
+        # They stay differentiable, for what is made of them (a gradient that is asked for with
+        # create_graph=True) must refuse to be differentiated, not pass for a constant.
+        ctx.set_materialize_grads(False)
+        save(ctx, SimpleNamespace(**dict(zip(names, inputs, strict=True))), output)
+
+    def by_position(ctx: _Context, *upstreams: Any) -> tuple[Tensor | None, ...]:
+        gradients = backward(ctx, *upstreams)
+        return tuple(gradients.get(name) for name in names)
+
+    torch.library.register_autograd(
+        operator.name().partition(".")[0], by_position, setup_context=setup_context
+    )
+
+
+def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.wanted = call.wants_gradient1, call.wants_gradient2
+    ctx.scale = call.reduction, call.window_sizes, call.valid
+
+
+def _ssim_backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> dict[str, Tensor | None]:
+    gradients: dict[str, Tensor | None] = {}
+    if upstream is None:
+        return gradients
+    upstream = upstream.contiguous()
+    for i, name in enumerate(("img1", "img2")):
+        if ctx.needs_input_grad[i]:
+            if not ctx.wanted[i]:
+                raise RuntimeError(_NO_GRADIENT)
+            gradients[name] = _operators.scale_gradient(ctx.saved_tensors[i], upstream, *ctx.scale)
+    return gradients
+
+
+_MAP_ARGUMENTS = _operators.argument_names(_operators.ssim_map)
+
+
+def _save_map(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+    ctx.save_for_backward(call.img1, call.img2)
+    ctx.definition = [getattr(call, name) for name in _MAP_ARGUMENTS[2:]]
+
+
+def _map_backward(ctx: _Context, map_gradient: Tensor | None) -> dict[str, Tensor | None]:
+    if map_gradient is None:
+        return {}
+    wanted = ctx.needs_input_grad[:2]
+    gradients = _operators.ssim_map_backward(
+        map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted
+    )
+    return {
+        name: gradient if want else None
+        for name, gradient, want in zip(("img1", "img2"), gradients, wanted, strict=True)
+    }
+
+
+def _refuse_second_derivative(ctx: _Context, *_: Any) -> dict[str, Tensor | None]:
+    raise RuntimeError(_NO_SECOND_DERIVATIVE)
+
+
+def _save_nothing(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+    pass
+
+
+_register(_operators.ssim, _save_ssim, _ssim_backward)
+_register(_operators.ssim_map, _save_map, _map_backward)
+_register(_operators.ssim_map_backward, _save_nothing, _refuse_second_derivative)
+_register(_operators.scale_gradient, _save_nothing, _refuse_second_derivative)
