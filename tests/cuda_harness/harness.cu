@@ -795,8 +795,8 @@ void test_all() {
   test_special();
 }
 
-// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both sides of what
-// blocks add up in one word; up to infinite pixels.
+// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both
+// sides of what blocks add up in one word; up to infinite pixels.
 void test_large_sums() {
   const Shape s{1, 2, 150, 300};
   DeviceImage img1(s, kFloat32, Layout::kContiguous);
@@ -1248,8 +1248,8 @@ void bench_scale() {
   std::printf("\n");
 }
 
-// More than 2^31 elements, and an image whose last rows lie beyond 2^32 bytes: the corner against the
-// reference on a crop.
+// More than 2^31 elements, and an image whose last rows lie beyond 2^32 bytes: the corner against
+// the reference on a crop.
 void test_huge() {
   const int64_t h = 46344, w = 46344, crop = 96;
   const Shape s{1, 1, h, w};
@@ -1290,7 +1290,8 @@ void test_huge() {
   bool clean = true;
   const double mean = value.download(&clean)[0];
   ++cases_run;
-  // Noise of 2^31 pixels: the mean is that of any large sample of this noise without a border, 0.00579 (CPU, float32).
+  // Noise of 2^31 pixels: the mean is that of any large sample of this noise without a border,
+  // 0.00579 (CPU, float32).
   if (!(worst <= 2e-3) || !(std::fabs(mean - 0.0058) < 2e-4)) ++failures;
   std::printf("huge: gradient at the corner off by %.3g, mean %.6f\n", worst, mean);
   cudaFree(workspace);
