@@ -175,9 +175,11 @@ def _filtered(image: Tensor, windows: list[tuple[int, Taps]]) -> Tensor:
     """
     for axis, taps in windows:
         size = image.shape[axis] - len(taps) + 1
-        total = taps[0] * image.narrow(axis, 0, size)
-        for i, tap in enumerate(taps[1:], 1):
-            total = torch.add(total, image.narrow(axis, i, size), alpha=tap)
+        # The smallest taps first: fewer sums are rounded at full size.
+        first, *others = sorted(range(len(taps)), key=taps.__getitem__)
+        total = taps[first] * image.narrow(axis, first, size)
+        for i in others:
+            total = torch.add(total, image.narrow(axis, i, size), alpha=taps[i])
         image = total
     return image
 
@@ -206,22 +208,23 @@ def _statistic(
     shift_d = shift_x - shift_y
     d = (x - y) - shift_d
     x, y = x - shift_x, y - shift_y
-    # The means of x and y, not of s and d: where one image is dark and the other bright, the
-    # derivative by the one is far smaller than that by the other, and would drown in their sum.
-    pixels = torch.stack([x, y, (x + y).square(), d.square()])
+    # The means of x and y beside that of d, which has more digits where the images nearly agree. Where
+    # one is dark and the other bright, the derivative by the one is far smaller than that by the
+    # other, and would drown in their sum, the derivative by d.
+    pixels = torch.stack([x, y, d, (x + y).square(), d.square()])
     if counts is None:
         means = _filtered(pixels, windows)
     else:
         seen = _filtered(counts, windows)
         means = _filtered(counts * pixels, windows) / seen.where(seen > 0, 1.0)
-    mean_x, mean_y, mean_s2, mean_d2 = means.unbind()
+    mean_x, mean_y, mean_d, mean_s2, mean_d2 = means.unbind()
     c1, c2 = _stabilizers(definition, stabilizers, x)
     name = STATISTICS[definition.statistic]
     result = None
     if name != "luminance":
-        result = _contrast(mean_x, mean_y, mean_s2, mean_d2, c2)
+        result = _contrast(mean_x + mean_y, mean_d, mean_s2, mean_d2, c2)
     if name != "contrast":
-        luminance = _luminance(mean_x + shift_x, mean_y + shift_y, mean_x - mean_y + shift_d, c1)
+        luminance = _luminance(mean_x + shift_x, mean_y + shift_y, mean_d + shift_d, c1)
         result = luminance if result is None else luminance * result
     assert result is not None
     return result if counts is None else result.where(seen > 0, 1.0)
@@ -238,10 +241,10 @@ def _stabilizers(
 
 
 def _contrast(
-    mean_x: Tensor, mean_y: Tensor, mean_s2: Tensor, mean_d2: Tensor, c2: Tensor | float
+    mean_s: Tensor, mean_d: Tensor, mean_s2: Tensor, mean_d2: Tensor, c2: Tensor | float
 ) -> Tensor:
-    var_s = _clamped(mean_s2 - (mean_x + mean_y).square(), 0.0, None)
-    var_d = _clamped(mean_d2 - (mean_x - mean_y).square(), 0.0, None)
+    var_s = _clamped(mean_s2 - mean_s.square(), 0.0, None)
+    var_d = _clamped(mean_d2 - mean_d.square(), 0.0, None)
     return 1.0 - 2.0 * (var_d / (var_s + (var_d + 2.0 * c2)))
 
 
