@@ -3,6 +3,7 @@
 #include <atomic>
 #include <climits>
 #include <cmath>
+#include <cstdlib>
 #include <iterator>
 #include <utility>
 
@@ -356,9 +357,12 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that
   // work on them at the same time find it in L2.
-  const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
+  const auto is_interleaved = [](const InputImage& image) {
+    return std::abs(image.channel) < std::abs(image.column);
+  };
   const int64_t channels = sizes[FUSED_SSIM_AXIS_CHANNEL];
-  if (strips && interleaved && p.reduction.values == 1 && blocks >= channels) {
+  if (strips && is_interleaved(p.img1) && is_interleaved(p.img2) && p.reduction.values == 1 &&
+      blocks >= channels) {
     p.channels_together = static_cast<int>(channels);
   }
   const int sharing = blocks / p.channels_together;
