@@ -4,7 +4,6 @@
 #include <climits>
 #include <cmath>
 #include <cstdlib>
-#include <iterator>
 #include <utility>
 
 #include "core/taps.h"
@@ -179,7 +178,7 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      const int instance = resident == 1 && has_lone_instance(kind, loader)
+      const int instance = resident == 1 && has_single_block_instance(kind, loader)
                                ? 1
                                : pipeline_blocks_per_multiprocessor(kind, loader);
       const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
@@ -202,14 +201,9 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
-bool is_close(double a, double b) { return std::abs(a - b) <= 1e-12; }
-
 // Of a problem that is served, whose windows are all the same.
 bool strips_serve(const Problem& problem) {
-  static constexpr WindowTaps<double> kStandard = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
-  const Window& window = problem.windows[kWidth];
-  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && window.size == kDefaultWindowSize &&
-         std::equal(window.taps, window.taps + window.size, kStandard.taps, is_close) &&
+  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && is_standard(problem.windows[kWidth]) &&
          image_size(problem, kHeight) <= kMaxStripExtent &&
          image_size(problem, kWidth) <= kMaxStripExtent;
 }
@@ -308,9 +302,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strips_per_plane = Divisor(strips_per_plane);
   const int64_t all_strips = strips_per_plane * plane_count(sizes);
   StripKernel found;
-  cudaError_t error = pipeline ? find_pipeline_kernel(device, kind, loader, /*lone=*/false, &found)
-                      : strips ? find_strip_kernel(device, kind, loader, &found)
-                               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
+  cudaError_t error =
+      pipeline ? find_pipeline_kernel(device, kind, loader, /*single_block=*/false, &found)
+      : strips ? find_strip_kernel(device, kind, loader, &found)
+               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
   if (error != cudaSuccess) {
     return error;
   }
@@ -369,7 +364,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
   if (pipeline && blocks <= device.multiprocessors) {
-    error = find_pipeline_kernel(device, kind, loader, /*lone=*/true, &found);
+    error = find_pipeline_kernel(device, kind, loader, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;
     }
@@ -410,10 +405,9 @@ cudaError_t run_moments(const Problem& problem, const Request& request, const De
   const Window& window = problem.windows[kWidth];
   std::copy_n(window.taps, window.size, p.taps);
   if (!accumulates_in_double(problem)) {
-    WindowTaps<double> exact;
-    exact.size = window.size;
-    std::copy_n(window.taps, window.size, exact.taps);
-    std::copy_n(round_taps_to_float(exact).taps, window.size, p.taps);
+    float rounded[kMaxMomentTaps];
+    round_taps_to_float(window.taps, window.size, rounded);
+    std::copy_n(rounded, window.size, p.taps);
   }
   p.reduction = plan_reduction(problem, request, workspace, p.tiles_x * p.tiles_y);
   if (wants_gradient(request)) {
@@ -516,12 +510,10 @@ const char* not_served(const Problem& problem, const Request& request) {
                : "expected a window of 3 to 33 taps for the CUDA kernels, got more";
   }
   static_assert(kMinMomentTaps == 3 && kMaxMomentTaps == 33, "as the messages say");
-  if (down.size != along.size ||
-      !std::equal(down.taps, down.taps + down.size, along.taps, is_close)) {
+  if (down.size != along.size || !std::equal(down.taps, down.taps + down.size, along.taps)) {
     return "expected one window for both axes for the CUDA kernels, got two";
   }
-  if (!std::equal(along.taps, along.taps + along.size,
-                  std::reverse_iterator<const double*>(along.taps + along.size), is_close)) {
+  if (!is_symmetric(along)) {
     return "expected a symmetric window for the CUDA kernels, got an asymmetric one";
   }
   return nullptr;
