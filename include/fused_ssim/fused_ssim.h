@@ -2,27 +2,28 @@
 /// SSIM and losses built on it for C++ programs on libtorch, differentiable in both images.
 ///
 ///     #include <fused_ssim/fused_ssim.h>
-///     at::Tensor loss = 1 - fused_ssim::fused_ssim(rendered, photograph);  // [B, C, H, W] in [0, 1]
+///     // rendered, photograph: [B, C, H, W] in [0, 1]
+///     at::Tensor loss = 1 - fused_ssim::fused_ssim(rendered, photograph);
 ///     loss.backward();
 ///
-/// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as far
-/// as the kernels serve: masks, volumes, reflected borders, MS-SSIM and second derivatives are computed
-/// in Python alone.
+/// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as
+/// far as the kernels serve: masks, volumes, reflected borders, MS-SSIM and second derivatives are
+/// computed in Python alone.
 ///
 /// This header is compiled by the program against its own libtorch, 2.10 or newer; the operators it
-/// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every such
-/// libtorch as they are. `find_package(fused_ssim)` and the target fused_ssim::fused_ssim see to the
-/// linking; docs/cpp.md says how to do without CMake.
+/// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every
+/// such libtorch as they are. `find_package(fused_ssim)` and the target fused_ssim::fused_ssim see
+/// to the linking; docs/cpp.md says how to do without CMake.
 ///
-/// Images are [B, C, H, W], of any strides (channels_last, permuted, expanded), which are read as they
-/// are. Where the functions take a `layout`, images may come as "BCHW" (the default), "BHWC", "CHW" or
-/// "HWC". float16, bfloat16 and float32 may mix; so may uint8 with any of them and with float64. A
-/// uint8 pixel u stands for u / 255. Each gradient has its image's dtype.
+/// Images are [B, C, H, W], of any strides (channels_last, permuted, expanded), which are read as
+/// they are. Where the functions take a `layout`, images may come as "BCHW" (the default), "BHWC",
+/// "CHW" or "HWC". float16, bfloat16 and float32 may mix; so may uint8 with any of them and with
+/// float64. A uint8 pixel u stands for u / 255. Each gradient has its image's dtype.
 ///
 /// Errors are c10::Error: c10::ValueError and c10::TypeError for bad arguments (what was expected,
 /// what came, what to do), c10::NotImplementedError for what Python alone computes and for a device
-/// that the libraries in the process do not serve. The CUDA kernels do not serve every form yet: what
-/// they refuse says so.
+/// that the libraries in the process do not serve. The CUDA kernels do not serve every form yet:
+/// what they refuse says so.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -50,8 +51,8 @@ namespace fused_ssim {
 /// \param img2    images of the same shape and device
 /// \param padding "same" averages over all pixels, with zeros around the image; "valid" over those
 ///                whose window lies in the image, which must be at least 11 high and wide
-/// \param train   whether a gradient will be wanted. It is computed in the same pass, for each image
-///                that requires it; with false, or under at::NoGradGuard, only the value is.
+/// \param train   whether a gradient will be wanted. It is computed in the same pass, for each
+///                image that requires it; with false, or under at::NoGradGuard, only the value is.
 /// \param layout  of both images
 /// \return [] in [-1, 1], 1 where the images are identical; float64 where an image is, else float32
 inline at::Tensor fused_ssim(const at::Tensor& img1, const at::Tensor& img2,
@@ -66,8 +67,8 @@ inline at::Tensor fused_ssim(const at::Tensor& img1, const at::Tensor& img2,
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
 /// \param options which SSIM; its reduction is not looked at
-/// \return [B, C, H', W'] in the images' layout; H' = H with padding "same", and H less the window's
-///         size plus 1 with "valid", W' likewise; float64 where an image is, else float32
+/// \return [B, C, H', W'] in the images' layout; H' = H with padding "same", and H less the
+///         window's size plus 1 with "valid", W' likewise; float64 where an image is, else float32
 inline at::Tensor ssim_map(const at::Tensor& img1, const at::Tensor& img2,
                            const SSIMOptions& options = {}) {
   const detail::DefinitionPtr d = detail::definition(options);
@@ -80,8 +81,8 @@ inline at::Tensor ssim_map(const at::Tensor& img1, const at::Tensor& img2,
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
 /// \param options which SSIM, and what to reduce it to
-/// \return [], [B], [B, C] or the map, as options.reduction says, in [-1, 1] (but for "sum"); float64
-///         where an image is, else float32
+/// \return [], [B], [B, C] or the map, as options.reduction says, in [-1, 1] (but for "sum");
+///         float64 where an image is, else float32
 inline at::Tensor ssim(const at::Tensor& img1, const at::Tensor& img2,
                        const SSIMOptions& options = {}) {
   const auto reduction =
@@ -99,8 +100,8 @@ inline at::Tensor ssim(const at::Tensor& img1, const at::Tensor& img2,
 ///
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
-/// \param options which SSIM; its reduction is not looked at. With padding "valid" the squared error is
-///                averaged over the same pixels as SSIM.
+/// \param options which SSIM; its reduction is not looked at. With padding "valid" the squared
+///                error is averaged over the same pixels as SSIM.
 /// \return [B, C] each; float64 where an image is, else float32
 inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
                                                        const at::Tensor& img2,
@@ -111,9 +112,9 @@ inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
   return {detail::without_batch(value, options.layout), detail::without_batch(mse, options.layout)};
 }
 
-/// (1 - w) mean |pred - target| + w (1 - SSIM), value and gradient in one pass: the photometric loss
-/// of 3D Gaussian Splatting. SSIM is that of fused_ssim(); the derivative of |pred - target| at 0 is
-/// 0.
+/// (1 - w) mean |pred - target| + w (1 - SSIM), value and gradient in one pass: the photometric
+/// loss of 3D Gaussian Splatting. SSIM is that of fused_ssim(); the derivative of |pred - target|
+/// at 0 is 0.
 ///
 /// \param pred        images [B, C, H, W] in [0, 1]
 /// \param target      images of the same shape and device
@@ -153,8 +154,8 @@ struct FusedSSIMMap {
   /// \param C2           (k2 data_range)^2, positive; 0.03^2 is the standard
   /// \param img1         images [B, C, H, W], of floating-point numbers
   /// \param img2         images of the same shape and device
-  /// \param padding      "same" for a map of the images' size, "valid" for one cropped by 5 pixels at
-  ///                     each border
+  /// \param padding      "same" for a map of the images' size, "valid" for one cropped by 5 pixels
+  ///                     at each border
   /// \param train        with false a backward pass is refused
   /// \param spatial_dims 2; volumes (3) are computed by Python's fused_ssim alone
   /// \return [B, C, H', W']; float64 where an image is, else float32

@@ -53,9 +53,9 @@ class Reduced : public torch::autograd::Function<Reduced> {
                                bool wants1, bool wants2) {
     auto [value, gradient1, gradient2] =
         call_ssim({img1, img2}, *d, reduction, weights, wants1, wants2);
-    // The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One empty
-    // output is left for gradients made with create_graph: it connects them to the images, so that
-    // differentiating them is refused, and they don't pass for constants.
+    // The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
+    // empty output is left for gradients made with create_graph: it connects them to the images, so
+    // that differentiating them is refused, and they don't pass for constants.
     at::Tensor link = !wants1 ? gradient1 : !wants2 ? gradient2 : at::empty({0}, value.options());
     ctx->set_materialize_grads(false);
     ctx->save_for_backward(

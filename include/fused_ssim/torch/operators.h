@@ -36,8 +36,8 @@ Result call(const std::tuple<Arguments...>& arguments) {
   return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
 }
 
-// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp, without stabilizers of single images and without
-// a mask.
+// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp, without stabilizers of single images and
+// without a mask.
 inline auto problem(const Images& images, const Definition& d) {
   static const std::optional<at::Tensor> none;
   using Optional = const std::optional<at::Tensor>&;

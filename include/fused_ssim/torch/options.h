@@ -19,8 +19,8 @@ struct SSIMOptions {
   int64_t window_size = 11;
   /// Standard deviation of the Gaussian window in pixels; positive.
   double sigma = 1.5;
-  /// A window of one's own in place of `window`, `window_size` and `sigma`, the same along each axis:
-  /// an odd number of taps, not negative, summing to 1. It is applied as correlation.
+  /// A window of one's own in place of `window`, `window_size` and `sigma`, the same along each
+  /// axis: an odd number of taps, not negative, summing to 1. It is applied as correlation.
   std::vector<double> taps = {};
   /// Stabilizes the luminance term, C1 = (k1 data_range)^2; positive.
   double k1 = 0.01;
@@ -29,11 +29,11 @@ struct SSIMOptions {
   /// "same": zeros around the image and a value for every pixel; "valid": a value only where the
   /// whole window lies in the image, which must be at least as large as the window.
   std::string padding = "same";
-  /// "mean" or "sum" over everything ([]), "image" means ([B]), "channel" means ([B, C]), or "none",
-  /// the map. ssim_map() and ssim_and_mse() do not look at it.
+  /// "mean" or "sum" over everything ([]), "image" means ([B]), "channel" means ([B, C]), or
+  /// "none", the map. ssim_map() and ssim_and_mse() do not look at it.
   std::string reduction = "mean";
-  /// Whether variances and the covariance are those of samples, divided by N - 1 instead of N, where
-  /// N is the number of pixels in a window.
+  /// Whether variances and the covariance are those of samples, divided by N - 1 instead of N,
+  /// where N is the number of pixels in a window.
   bool unbiased = false;
   /// "ssim", or one of its factors: "contrast" (contrast times structure) or "luminance".
   std::string component = "ssim";
