@@ -89,6 +89,31 @@ def test_layouts_and_types(device, dtype, layout):
         check(compiled, function, x, y)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: 1 - fused_ssim(x, y, train=False),
+        lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "same", False, 2).mean(),
+    ],
+    ids=["fused_ssim", "map"],
+)
+def test_train_false_refuses_the_backward_pass(device, function):
+    compiled = torch.compile(function, fullgraph=True)
+    x, y = images(device)
+    value = compiled(x, y.detach())
+    assert relative_error(value, function(x, y).detach()) <= 1e-6
+    with pytest.raises(RuntimeError, match="computed without a gradient"):
+        value.backward()
+
+
+@pytest.mark.parametrize("name", ["fused_ssim valid", "image", "loss", "map"])
+def test_a_second_size_does_not_recompile(device, name):
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    check(compiled, FUNCTIONS[name], *images(device, 2, 3, 20, 31))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        check(compiled, FUNCTIONS[name], *images(device, 3, 2, 40, 17))
+
+
 def test_dynamic_shapes(device):
     graphs = 0
 

@@ -24,9 +24,10 @@ ARROWS = {
 }
 # Folder of src/ -> public headers (include/fused_ssim) that it may include.
 PUBLIC_HEADERS = {
+    "core": {"kernels.h"},
     "c_api": {"kernels.h", "version.h"},
     "torch": {"kernels.h", "version.h", "build_facts.h"},
-    "python": {"build_facts.h"},
+    "python": {"kernels.h"},
 }
 # The stable ABI. A library that uses anything else of torch breaks with the next torch.
 STABLE_HEADERS = (

@@ -373,6 +373,19 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run(const FusedSsimProblem* probl
                                                    int64_t workspace_bytes,
                                                    struct CUstream_st* stream);
 
+/// Gives `bytes` of device memory, at least 1, aligned to 256 bytes, that belong to the request until
+/// the stream has passed it; null where there are none. An exception of it becomes
+/// FUSED_SSIM_INTERNAL_ERROR with its message.
+typedef void* (*FusedSsimCudaAllocate)(void* context, int64_t bytes);
+
+/// fused_ssim_cuda_run() that asks allocate(context, bytes) for its workspace, once and only where it
+/// needs one: for callers with an allocator, since a request is then checked only once.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimProblem* problem,
+                                                              const FusedSsimRequest* request,
+                                                              FusedSsimCudaAllocate allocate,
+                                                              void* context,
+                                                              struct CUstream_st* stream);
+
 /// The backward multiplication, on `stream`.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
                                                      struct CUstream_st* stream);

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fused_ssim import _library
+from fused_ssim import _library, _operators
 from fused_ssim._cuda_driver import cuda_driver
 from fused_ssim._verdict import Gpu, Situation, build_problem, verdict
 
@@ -108,13 +108,13 @@ def build_info() -> BuildInfo:
 
     Asks torch and the driver for the machine's GPUs, which importing fused_ssim never does.
     """
-    facts = _library.build_facts
+    facts = _operators.build_facts
     situation = Situation(
-        toolkit=facts["cuda_toolkit"],
-        architectures=tuple((facts["cuda_architectures"] or "").split()),
-        loaded=_library.cuda_library.loaded,
-        status=_library.cuda_library.reason,
-        cpu_level=facts["cpu_level_active"],
+        toolkit=facts.text("cuda_toolkit"),
+        architectures=tuple((facts.text("cuda_architectures") or "").split()),
+        loaded=_operators.cuda_library.loaded,
+        status=_operators.cuda_library.reason,
+        cpu_level=_library.cpu_info["level_active"],
         torch=str(torch.__version__),
         torch_cuda=torch.version.cuda,
         torch_gpus=_torch_gpus(),
@@ -126,22 +126,23 @@ def build_info() -> BuildInfo:
 
 def assemble(situation: Situation) -> BuildInfo:
     """The report on a situation; separate from the machine's own, for tests."""
-    facts = _library.build_facts
+    facts = _operators.build_facts
+    cpu = _library.cpu_info
     gpus = []
     for gpu in situation.torch_gpus:
         problem = build_problem(situation, gpu.capability)
         remedy = None if problem is None else f"{problem.reason}: {problem.remedy}"
         gpus.append(GpuInfo(gpu.index, gpu.name, gpu.capability, problem is None, remedy))
     return BuildInfo(
-        version=facts["version"],
-        compiler=facts["compiler"],
-        torch_built=facts["torch_version"],
-        torch_minimum=facts["torch_minimum"],
+        version=_library.__version__,
+        compiler=facts.text("compiler") or "unknown",
+        torch_built=facts.text("torch_version") or "unknown",
+        torch_minimum=facts.text("torch_minimum") or "unknown",
         torch_running=situation.torch,
-        cpu_levels_compiled=tuple(facts["cpu_levels_compiled"].split()),
-        cpu_levels_supported=tuple(facts["cpu_levels_supported"].split()),
+        cpu_levels_compiled=tuple(cpu["levels_compiled"].split()),
+        cpu_levels_supported=tuple(cpu["levels_supported"].split()),
         cpu_level=situation.cpu_level,
-        cpu_level_error=facts["cpu_level_error"],
+        cpu_level_error=cpu["level_error"],
         cuda_built=situation.toolkit is not None,
         cuda_toolkit=situation.toolkit,
         cuda_architectures=situation.architectures,

@@ -48,18 +48,6 @@ Struct read(const Struct* given, const char* name) {
   return copy;
 }
 
-std::string text_of(const int64_t* sizes) {
-  std::ostringstream text;
-  text << "[";
-  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
-    if (axis != FUSED_SSIM_AXIS_DEPTH || sizes[axis] != 1) {
-      text << (axis > 0 ? ", " : "") << sizes[axis];
-    }
-  }
-  text << "]";
-  return text.str();
-}
-
 // Offsets into 2^56 elements of 8 bytes and counts of tasks of them fit into 64 bits.
 constexpr int64_t kMaxElements = int64_t{1} << 56;
 
@@ -163,6 +151,18 @@ void check_dtypes(const Image& img1, const Image& img2) {
 }
 
 }  // namespace
+
+std::string text_of(const int64_t* sizes) {
+  std::ostringstream text;
+  text << "[";
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    if (axis != FUSED_SSIM_AXIS_DEPTH || sizes[axis] != 1) {
+      text << (axis > 0 ? ", " : "") << sizes[axis];
+    }
+  }
+  text << "]";
+  return text.str();
+}
 
 void check_sizes(const int64_t* sizes) {
   int64_t product = 1;

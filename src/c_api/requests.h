@@ -4,6 +4,8 @@
 // These functions throw std::invalid_argument, whose message ends up in fused_ssim_last_error().
 #pragma once
 
+#include <string>
+
 #include "core/problem.h"
 #include "fused_ssim/kernels.h"
 
@@ -18,6 +20,9 @@ Problem problem_of(const FusedSsimProblem* given);
 Request request_of(const FusedSsimRequest* given, const Problem& problem);
 
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given);
+
+// For messages: "[1, 3, 256, 256]", and with a depth that is not 1 "[1, 1, 64, 256, 256]".
+std::string text_of(const int64_t* sizes);
 
 void check_sizes(const int64_t* sizes);
 void check_reduction(int32_t reduction);

@@ -10,6 +10,20 @@
 
 namespace fused_ssim::cuda {
 
+// The element types that kernels read and write.
+enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
+constexpr DType dtype_of(const Image& image) {
+  return static_cast<DType>(image.dtype - FUSED_SSIM_FLOAT16);
+}
+static_assert(dtype_of({nullptr, {}, FUSED_SSIM_BFLOAT16}) == DType::kBFloat16 &&
+                  dtype_of({nullptr, {}, FUSED_SSIM_FLOAT32}) == DType::kFloat32 &&
+                  dtype_of({nullptr, {}, FUSED_SSIM_FLOAT64}) == DType::kFloat64,
+              "the same order");
+
+// Taps of the windows that the moment kernels serve.
+inline constexpr int kMinMomentTaps = 3;
+inline constexpr int kMaxMomentTaps = 33;
+
 // An image batch as kernels address it: strides in bytes.
 template <class Byte>
 struct ByteImage {
@@ -129,9 +143,10 @@ struct StripParams {
   int64_t map_plane = 0;
   float twice_c1 = 0.0f;  // in the units of the moments (cuda/window.cuh)
   float twice_c2 = 0.0f;
-  double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 ssim_weight
+  double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 statistic_weight
   double l1_weight = 0.0;
-  // In the gradient: four times ssim_weight (core/formula.h), and what undoes the taps' scale.
+  // In the gradient, over gradient_divisor(): 4 statistic_weight (core/formula.h), times what undoes
+  // the taps' scale; and l1_weight.
   float gradient_scale = 4.0f;
   float gradient_l1 = 0.0f;
   ReductionPlan reduction;
@@ -193,10 +208,12 @@ struct MomentParams {
   int64_t tiles_y = 0;
   double c1 = 0.0;
   double c2 = 0.0;
-  double ssim_weight = 1.0;
+  double statistic_weight = 1.0;  // in the value
   double l1_weight = 0.0;
+  double gradient_scale = 4.0;  // as in StripParams, without a scale of taps
+  double gradient_l1 = 0.0;
   int radius = 0;
-  double taps[kMaxWindowSize] = {};
+  double taps[kMaxMomentTaps] = {};
   ReductionPlan reduction;
 };
 
@@ -209,11 +226,11 @@ struct DeviceFacts {
   bool overlaps_launches = false;  // launches.h
 };
 
+// What is asked of a device is kept for so many of them.
+inline constexpr int kMaxKnownDevices = 64;
+
 // Facts of the current device, read once per device.
 cudaError_t current_device(DeviceFacts* facts);
-
-// The next free counter slot for a launch on `stream`.
-cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
 
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
@@ -237,30 +254,31 @@ inline constexpr int kHalfBoxAlignment = 8;
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }
-// Describes an image whose quads are aligned. False where the driver can't, or won't for these strides: then
-// other loaders serve.
-bool make_tensor_map(const InputImage& image, const Shape& shape, DType dtype, int box_columns,
+// Describes an image of these sizes whose quads are aligned. False where the driver can't, or won't for
+// these strides: then other loaders serve.
+bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype, int box_columns,
                      int box_rows, TensorMap* map);
 
-// Blocks of a strip kernel that the device holds at once; prepares the kernel for launch.
-cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                           int* blocks);
-cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                          StripLoader loader, int blocks, cudaStream_t stream);
-
-// The same of the pipeline kernel.
-cudaError_t pipeline_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                              int* blocks);
-cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                            StripLoader loader, int blocks, cudaStream_t stream);
+// A kernel of StripParams and how it is launched on a device, ready for it.
+struct StripKernel {
+  void (*kernel)(const StripParams) = nullptr;
+  int threads = 0;
+  int shared_bytes = 0;
+  int blocks_per_multiprocessor = 0;
+};
+cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              StripKernel* found);
+// `lone`: that for one block a multiprocessor, where has_lone_instance() (tuning.h).
+cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                                 bool lone, StripKernel* found);
 
 // Tiles of a small image, at most this wide.
 inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
 inline constexpr int kTileStaticShared = 1024;
 int tile_shared_bytes(StripKind kind, int rows);
-cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int blocks, cudaStream_t stream);
+cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                             int tile_rows, StripKernel* found);
 
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
@@ -268,15 +286,7 @@ struct StripChoice {
   int min_rows = 16;  // rows that a block owns at least
   int resident = 0;   // pipeline kernel: blocks a multiprocessor; 0: whatever takes less time
 };
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape);
-// A request that one strip kernel serves.
-cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
-                       const StripChoice& choice, StripKind kind, void* workspace,
-                       cudaStream_t stream);
-
-// run() of ssim_cuda.h; without `tiles`, strips serve small images too: for tests.
-cudaError_t run(const Problem& problem, const Request& request, void* workspace,
-                cudaStream_t stream, bool tiles);
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes);
 
 // Any window, any data type: two passes, with the partial derivatives in memory between them.
 cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream);

@@ -1,4 +1,4 @@
-// How many blocks of a kernel a device holds, asked once per device; and launches that need the answer.
+// How a kernel is made ready for a device, once, and launched.
 #pragma once
 
 #include <array>
@@ -8,12 +8,6 @@
 #include "cuda/kernels.h"
 
 namespace fused_ssim::cuda {
-
-struct KernelEntry {
-  void (*kernel)(const StripParams);
-  int threads;
-  int (*shared_bytes)(int architecture);
-};
 
 // Kernels of all kinds and loaders.
 constexpr StripLoader instance_loader(StripKind kind, StripLoader loader) {
@@ -36,21 +30,39 @@ constexpr auto make_entries() {
   return make_entries<Make>(std::make_integer_sequence<int, kStripKinds * kStripLoaders>());
 }
 
-// How an entry runs on each device: blocks in the upper half, bytes of shared memory in the lower; 0 where
-// not yet asked.
+// How many blocks of a kernel a multiprocessor of each device holds; 0 where not yet asked.
 struct LaunchCache {
-  static constexpr int kMaxDevices = 64;
-  std::atomic<uint64_t> known[kMaxDevices];
+  std::atomic<int> blocks[kMaxKnownDevices];
 };
 
-struct Launch {
-  int blocks_per_multiprocessor = 0;
-  int shared_bytes = 0;
-};
+// Allows `found` its shared memory and asks for its blocks, unless `cache` says that this was done.
+inline cudaError_t prepare(const DeviceFacts& device, LaunchCache* cache, StripKernel* found) {
+  const bool cached = device.index < kMaxKnownDevices;
+  found->blocks_per_multiprocessor =
+      cached ? cache->blocks[device.index].load(std::memory_order_acquire) : 0;
+  if (found->blocks_per_multiprocessor != 0) {
+    return cudaSuccess;
+  }
+  const auto* kernel = reinterpret_cast<const void*>(found->kernel);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           found->shared_bytes);
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&found->blocks_per_multiprocessor, kernel,
+                                                          found->threads, found->shared_bytes);
+  }
+  if (error == cudaSuccess && found->blocks_per_multiprocessor == 0) {
+    error = cudaErrorInvalidConfiguration;
+  }
+  if (error == cudaSuccess && cached) {
+    cache->blocks[device.index].store(found->blocks_per_multiprocessor, std::memory_order_release);
+  }
+  return error;
+}
 
-// Launches a kernel that calls wait_for_previous_launch() before it touches any memory, and after whatever it can
-// find out without. Where the device and its driver can, its blocks begin while the last of the kernel before are at
-// work. Every thread calls it, so that launches finish one after the other.
+// Launches a kernel that calls wait_for_previous_launch() before it touches any memory, and after
+// whatever it can find out without. Where the device and its driver can, its blocks begin while the
+// last of the kernel before are at work. Every thread calls it, so that launches finish one after the
+// other.
 template <class Params>
 cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, int blocks,
                           int threads, int shared_bytes, const DeviceFacts& device,
@@ -66,57 +78,6 @@ cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, in
   config.attrs = &overlap;
   config.numAttrs = device.overlaps_launches ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params);
-}
-
-inline cudaError_t find_launch(const KernelEntry& entry, const DeviceFacts& device,
-                               LaunchCache* cache, Launch* launch) {
-  const bool cached = device.index < LaunchCache::kMaxDevices;
-  if (cached) {
-    const uint64_t packed = cache->known[device.index].load(std::memory_order_acquire);
-    if (packed != 0) {
-      launch->blocks_per_multiprocessor = static_cast<int>(packed >> 32);
-      launch->shared_bytes = static_cast<int>(packed & 0xffffffffu);
-      return cudaSuccess;
-    }
-  }
-  const auto* kernel = reinterpret_cast<const void*>(entry.kernel);
-  launch->shared_bytes = entry.shared_bytes(device.architecture);
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           launch->shared_bytes);
-  if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-        &launch->blocks_per_multiprocessor, kernel, entry.threads, launch->shared_bytes);
-  }
-  if (error == cudaSuccess && launch->blocks_per_multiprocessor == 0) {
-    error = cudaErrorInvalidConfiguration;
-  }
-  if (error == cudaSuccess && cached) {
-    cache->known[device.index].store(static_cast<uint64_t>(launch->blocks_per_multiprocessor)
-                                             << 32 |
-                                         static_cast<uint64_t>(launch->shared_bytes),
-                                     std::memory_order_release);
-  }
-  return error;
-}
-
-inline cudaError_t capacity_of(const KernelEntry& entry, const DeviceFacts& device,
-                               LaunchCache* cache, int* blocks) {
-  Launch launch;
-  const cudaError_t error = find_launch(entry, device, cache, &launch);
-  *blocks = launch.blocks_per_multiprocessor * device.multiprocessors;
-  return error;
-}
-
-inline cudaError_t launch_entry(const KernelEntry& entry, const StripParams& params,
-                                const DeviceFacts& device, LaunchCache* cache, int blocks,
-                                cudaStream_t stream) {
-  Launch launch;
-  const cudaError_t error = find_launch(entry, device, cache, &launch);
-  if (error != cudaSuccess) {
-    return error;
-  }
-  return launch_kernel(entry.kernel, params, blocks, entry.threads, launch.shared_bytes, device,
-                       stream);
 }
 
 }  // namespace fused_ssim::cuda

@@ -25,7 +25,7 @@ constexpr int kMaps = 4;
 constexpr int shared_bytes(int radius, int element) {
   return kMaps * (kTileRows + 2 * radius) * kTileColumns * element;
 }
-static_assert(shared_bytes(kMaxWindowSize / 2, 8) <= 48 * 1024, "no opt-in to more shared memory");
+static_assert(shared_bytes(kMaxMomentTaps / 2, 8) <= 48 * 1024, "no opt-in to more shared memory");
 
 struct Tile {
   int64_t plane;
@@ -55,7 +55,7 @@ __device__ __forceinline__ Shift<T> plane_shift(const MomentParams& p, const cha
 
 template <class T>
 struct SharedTaps {
-  T tap[kMaxWindowSize];
+  T tap[kMaxMomentTaps];
 };
 
 template <class T>
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
         const int64_t at = (tile.plane * map_rows + (y - p.value_top)) * map_columns;
         static_cast<T*>(p.map)[at + (x - p.value_left)] = ssim;
       }
-      sum += p.ssim_weight * static_cast<double>(ssim);
+      sum += p.statistic_weight * static_cast<double>(ssim);
       if (p.l1_weight != 0.0) {
         const T a = load_element<T>(plane1 + y * p.img1.row + x * p.img1.column, p.dtype);
         const T b = load_element<T>(plane2 + y * p.img2.row + x * p.img2.column, p.dtype);
@@ -253,15 +253,15 @@ __global__ void __launch_bounds__(kThreads)
       T l1 = T(0);
       const bool has_value =
           x >= p.value_left && x < p.value_right && y >= p.value_top && y < p.value_bottom;
-      if (p.l1_weight != 0.0 && has_value) {
-        l1 = static_cast<T>(p.l1_weight) * ((px > py ? T(1) : T(0)) - (px < py ? T(1) : T(0)));
+      if (p.gradient_l1 != 0.0 && has_value) {
+        l1 = static_cast<T>(p.gradient_l1) * ((px > py ? T(1) : T(0)) - (px < py ? T(1) : T(0)));
         if (p.map_gradient.data != nullptr) {
           const char* weights = plane_of(p.map_gradient, tile.plane, p.channels);
           l1 *= *reinterpret_cast<const T*>(weights + (y - p.value_top) * p.map_gradient.row +
                                             (x - p.value_left) * p.map_gradient.column);
         }
       }
-      const T scale = static_cast<T>(4.0 * p.ssim_weight);  // see core/formula.h
+      const T scale = static_cast<T>(p.gradient_scale);
       const T by_s = s * filtered[2];
       const T by_d = d * filtered[3];
       if (p.grad1.data != nullptr) {
@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream) {
-  if (accumulates_in_double(params.dtype)) {
+  if (params.dtype == DType::kFloat64) {
     moment_kernel<double><<<blocks, kThreads, shared_bytes(params.radius, 8), stream>>>(params);
   } else {
     moment_kernel<float><<<blocks, kThreads, shared_bytes(params.radius, 4), stream>>>(params);
@@ -291,7 +291,7 @@ cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStre
 }
 
 cudaError_t launch_gradient_tiles(const MomentParams& params, int blocks, cudaStream_t stream) {
-  if (accumulates_in_double(params.dtype)) {
+  if (params.dtype == DType::kFloat64) {
     gradient_kernel<double><<<blocks, kThreads, shared_bytes(params.radius, 8), stream>>>(params);
   } else {
     gradient_kernel<float><<<blocks, kThreads, shared_bytes(params.radius, 4), stream>>>(params);

@@ -6,13 +6,13 @@ namespace fused_ssim::cuda {
 namespace {
 
 template <StripKind kKind, StripLoader kLoader, int kResident>
-constexpr KernelEntry entry_for() {
+constexpr StripKernel entry_for() {
   using Traits = PipelineTraits<pipeline_columns(kKind), kKind, kLoader, kResident>;
-  return {pipeline_kernel<Traits>, Traits::kThreads, [](int) { return Traits::shared_bytes(); }};
+  return {pipeline_kernel<Traits>, Traits::kThreads, Traits::shared_bytes()};
 }
 template <StripKind kKind, StripLoader kLoader>
 struct PipelineEntry {
-  static constexpr KernelEntry entry() {
+  static constexpr StripKernel entry() {
     // 16-bit quads come in boxes or by words, or through registers where boxes are not for that kind.
     constexpr bool kBoxes = has_half_strip_boxes(kKind);
     constexpr StripLoader kServes =
@@ -26,7 +26,7 @@ struct PipelineEntry {
 constexpr auto kEntries = make_entries<PipelineEntry>();
 LaunchCache cache[kEntries.size()];
 // For one block a multiprocessor, where that has an instance of its own.
-constexpr KernelEntry kLoneEntries[] = {
+constexpr StripKernel kLoneEntries[] = {
     entry_for<StripKind::kValue, StripLoader::kFloatQuads, 1>(),
     entry_for<StripKind::kValue, StripLoader::kHalfBoxes, 1>(),
 };
@@ -34,20 +34,16 @@ LaunchCache lone_caches[2];
 
 }  // namespace
 
-cudaError_t pipeline_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                              int* blocks) {
-  const int index = entry_index(kind, loader);
-  return capacity_of(kEntries[index], device, &cache[index], blocks);
-}
-
-cudaError_t launch_pipeline(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                            StripLoader loader, int blocks, cudaStream_t stream) {
-  if (has_lone_instance(kind, loader) && blocks <= device.multiprocessors) {
-    const int lone = loader == StripLoader::kHalfBoxes ? 1 : 0;
-    return launch_entry(kLoneEntries[lone], params, device, &lone_caches[lone], blocks, stream);
+cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                                 bool lone, StripKernel* found) {
+  if (lone && has_lone_instance(kind, loader)) {
+    const int index = loader == StripLoader::kHalfBoxes ? 1 : 0;
+    *found = kLoneEntries[index];
+    return prepare(device, &lone_caches[index], found);
   }
   const int index = entry_index(kind, loader);
-  return launch_entry(kEntries[index], params, device, &cache[index], blocks, stream);
+  *found = kEntries[index];
+  return prepare(device, &cache[index], found);
 }
 
 }  // namespace fused_ssim::cuda

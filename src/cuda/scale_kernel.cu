@@ -4,10 +4,15 @@
 //            16-byte accesses, two in flight a thread. Reads and writes one image, whose unit
 //            gradient is often still in L2.
 //   strided  any other layout: one element a thread.
-#include <algorithm>
-#include <utility>
+//
+// Where the product would be written over the gradient and the number is 1, as it is for a loss that
+// nothing is multiplied with, both return at once.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
-#include "cuda/image_access.cuh"
+#include <algorithm>
+
+#include "cuda/division.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
 #include "cuda/ssim_cuda.h"
@@ -19,17 +24,11 @@ namespace {
 constexpr int kThreads = 256;
 
 struct ScaleParams {
-  InputImage unit;
-  OutputImage out;
-  const void* upstream = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t channels = 0;
-  int64_t height = 0;
-  int64_t width = 0;
+  ScaleRequest request;
   int64_t elements = 0;
   int64_t elements_per_value = 0;  // of the flat kernel
   int64_t planes_per_value = 0;    // of the strided kernel
-  double factor = 1.0;
+  bool one_value_in_place = false;
 };
 
 template <class T>
@@ -61,8 +60,8 @@ template <class T>
 __device__ __forceinline__ typename ElementTraits<T>::Accumulator factor_of(const ScaleParams& p,
                                                                             int64_t value) {
   using Accumulator = typename ElementTraits<T>::Accumulator;
-  const Accumulator upstream = static_cast<const Accumulator*>(p.upstream)[value];
-  return static_cast<Accumulator>(p.factor * static_cast<double>(upstream));
+  const Accumulator upstream = static_cast<const Accumulator*>(p.request.upstream)[value];
+  return static_cast<Accumulator>(p.request.factor * static_cast<double>(upstream));
 }
 
 template <class T>
@@ -71,8 +70,8 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
   struct alignas(16) Vector {
     T element[kVector];
   };
-  const auto* unit = reinterpret_cast<const T*>(p.unit.data);
-  auto* out = reinterpret_cast<T*>(p.out.data);
+  const auto* unit = static_cast<const T*>(p.request.unit.data);
+  auto* out = static_cast<T*>(p.request.out.data);
   const bool one_value = p.elements_per_value == p.elements;
   const int64_t vectors = p.elements / kVector;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -80,6 +79,9 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
   allow_next_launch();
   wait_for_previous_launch();
   auto factor = factor_of<T>(p, 0);
+  if (p.one_value_in_place && factor == 1) {
+    return;
+  }
 #pragma unroll 2
   for (int64_t i = thread; i < vectors; i += step) {
     Vector v = reinterpret_cast<const Vector*>(unit)[i];
@@ -116,68 +118,78 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) scale_strided(const __grid_constant__ ScaleParams p) {
   allow_next_launch();
   wait_for_previous_launch();
+  if (p.one_value_in_place && factor_of<T>(p, 0) == 1) {
+    return;
+  }
+  const FusedSsimImage& unit = p.request.unit;
+  const FusedSsimImage& out = p.request.out;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.elements;
        i += step) {
-    const int64_t row_index = i / p.width;
-    const int64_t x = i - row_index * p.width;
-    const int64_t plane = row_index / p.height;
-    const int64_t y = row_index - plane * p.height;
-    const char* unit = plane_of(p.unit, plane, p.channels) + y * p.unit.row + x * p.unit.column;
-    char* out = plane_of(p.out, plane, p.channels) + y * p.out.row + x * p.out.column;
-    *reinterpret_cast<T*>(out) =
-        scaled(*reinterpret_cast<const T*>(unit), factor_of<T>(p, plane / p.planes_per_value));
+    int64_t from = 0;
+    int64_t to = 0;
+    int64_t left = i;
+    int64_t plane = 0;
+#pragma unroll
+    for (int axis = FUSED_SSIM_AXES - 1; axis >= 0; --axis) {
+      const int64_t size = p.request.sizes[axis];
+      if (axis == FUSED_SSIM_AXIS_CHANNEL) {
+        plane = left;
+      }
+      if (size != 1) {
+        const int64_t slower = axis == FUSED_SSIM_AXIS_BATCH ? 0 : quotient(left, size);
+        const int64_t at = left - slower * size;
+        from += at * unit.strides[axis];
+        to += at * out.strides[axis];
+        left = slower;
+      }
+    }
+    static_cast<T*>(out.data)[to] = scaled(static_cast<const T*>(unit.data)[from],
+                                           factor_of<T>(p, quotient(plane, p.planes_per_value)));
   }
 }
 
-// Elements in a row of memory that share a value, if `image` is dense, else 0. `extent` and `stride`
-// are those of batch, channel, row, column; the elements of a value are those with the same batch
-// (values_by >= 1) and channel (values_by = 2).
-template <class Pointer>
-int64_t flat_elements_per_value(const BasicImage<Pointer>& image, const Shape& shape,
-                                int values_by) {
-  const int64_t extent[4] = {shape.batch, shape.channels, shape.height, shape.width};
-  const int64_t stride[4] = {image.stride_batch, image.stride_channel, image.stride_row,
-                             image.stride_column};
-  int order[4];  // dimensions longer than 1, fastest first
+// Elements in a row of memory that share a value, if the image is dense, else 0. The elements of a
+// value are those with the same index along the first `values_by` axes: none, batch, or channel, too.
+int64_t flat_elements_per_value(const Image& image, const int64_t* sizes, int values_by) {
+  int order[FUSED_SSIM_AXES];  // axes longer than 1, fastest first
   int count = 0;
-  for (int i = 3; i >= 0; --i) {
-    if (extent[i] != 1) {
+  for (int i = FUSED_SSIM_AXES - 1; i >= 0; --i) {
+    if (sizes[i] != 1) {
       order[count++] = i;
     }
   }
-  for (int i = 1; i < count; ++i) {
-    for (int j = i; j > 0 && stride[order[j]] < stride[order[j - 1]]; --j) {
-      std::swap(order[j], order[j - 1]);
-    }
-  }
+  const int64_t* strides = image.strides;
+  std::sort(order, order + count, [strides](int a, int b) { return strides[a] < strides[b]; });
   int64_t expected = 1;
   int64_t per_value = 0;
   for (int i = 0; i < count; ++i) {
-    const int dimension = order[i];
-    if (stride[dimension] != expected) {
+    const int axis = order[i];
+    if (strides[axis] != expected) {
       return 0;
     }
-    if (dimension < values_by && per_value == 0) {
+    if (axis < values_by && per_value == 0) {
       per_value = expected;
     }
-    if (dimension >= values_by && per_value != 0) {
+    if (axis >= values_by && per_value != 0) {
       return 0;  // a value's elements are scattered
     }
-    expected *= extent[dimension];
+    expected *= sizes[axis];
   }
   // With both batch and channel selecting the value, batch must be the slower of them.
-  if (values_by == 2 && shape.batch != 1 && shape.channels != 1 && stride[0] < stride[1]) {
+  if (values_by == 2 && sizes[0] != 1 && sizes[1] != 1 && strides[0] < strides[1]) {
     return 0;
   }
   return per_value == 0 ? expected : per_value;
 }
 
-bool same_layout(const ConstImage& a, const MutableImage& b, const Shape& shape) {
-  return (shape.batch == 1 || a.stride_batch == b.stride_batch) &&
-         (shape.channels == 1 || a.stride_channel == b.stride_channel) &&
-         (shape.height == 1 || a.stride_row == b.stride_row) &&
-         (shape.width == 1 || a.stride_column == b.stride_column);
+bool same_layout(const ScaleRequest& request) {
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    if (request.sizes[axis] != 1 && request.unit.strides[axis] != request.out.strides[axis]) {
+      return false;
+    }
+  }
+  return true;
 }
 
 template <class T>
@@ -196,50 +208,35 @@ cudaError_t launch_scale(const ScaleParams& params, bool flat, const DeviceFacts
 }  // namespace
 
 cudaError_t scale(const ScaleRequest& request, cudaStream_t stream) {
-  const Shape& shape = request.shape;
-  ScaleParams p;
-  p.elements = shape.planes() * shape.height * shape.width;
-  if (p.elements == 0) {
-    return cudaSuccess;
-  }
   DeviceFacts device;
   const cudaError_t error = current_device(&device);
   if (error != cudaSuccess) {
     return error;
   }
-  const int64_t bytes = size_of(request.dtype);
-  const auto& u = request.unit;
-  const auto& o = request.out;
-  p.unit = {static_cast<const char*>(u.data), u.stride_batch * bytes, u.stride_channel * bytes,
-            u.stride_row * bytes, u.stride_column * bytes};
-  p.out = {static_cast<char*>(o.data), o.stride_batch * bytes, o.stride_channel * bytes,
-           o.stride_row * bytes, o.stride_column * bytes};
-  p.upstream = request.upstream;
-  p.dtype = request.dtype;
-  p.channels = shape.channels;
-  p.height = shape.height;
-  p.width = shape.width;
-  p.planes_per_value = request.planes_per_value;
-  p.factor = request.factor;
-  const int values_by = request.planes_per_value >= shape.planes()   ? 0
-                        : request.planes_per_value == shape.channels ? 1
-                        : request.planes_per_value == 1              ? 2
-                                                                     : -1;
-  bool flat = values_by >= 0 && same_layout(u, o, shape) &&
-              reinterpret_cast<uintptr_t>(u.data) % 16 == 0 &&
-              reinterpret_cast<uintptr_t>(o.data) % 16 == 0;
+  ScaleParams p;
+  p.request = request;
+  p.elements = plane_count(request.sizes) * plane_pixels(request.sizes);
+  p.planes_per_value = planes_per_value(request.reduction, request.sizes);
+  const int values_by = request.reduction == FUSED_SSIM_CHANNEL ? 2
+                        : request.reduction == FUSED_SSIM_IMAGE ? 1
+                                                                : 0;
+  const bool alike = same_layout(request);
+  p.one_value_in_place = alike && request.unit.data == request.out.data &&
+                         p.planes_per_value == plane_count(request.sizes);
+  bool flat = alike && reinterpret_cast<uintptr_t>(request.unit.data) % 16 == 0 &&
+              reinterpret_cast<uintptr_t>(request.out.data) % 16 == 0;
   if (flat) {
-    p.elements_per_value = flat_elements_per_value(u, shape, values_by);
+    p.elements_per_value = flat_elements_per_value(request.unit, request.sizes, values_by);
     flat = p.elements_per_value > 0;
   }
-  switch (request.dtype) {
-    case DType::kFloat16:
+  switch (request.unit.dtype) {
+    case FUSED_SSIM_FLOAT16:
       return launch_scale<__half>(p, flat, device, stream);
-    case DType::kBFloat16:
+    case FUSED_SSIM_BFLOAT16:
       return launch_scale<__nv_bfloat16>(p, flat, device, stream);
-    case DType::kFloat32:
+    case FUSED_SSIM_FLOAT32:
       return launch_scale<float>(p, flat, device, stream);
-    case DType::kFloat64:
+    case FUSED_SSIM_FLOAT64:
       return launch_scale<double>(p, flat, device, stream);
   }
   return cudaErrorInvalidValue;

@@ -3,9 +3,12 @@
 #include <atomic>
 #include <climits>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
+#include "core/taps.h"
 #include "cuda/kernels.h"
+#include "cuda/launches.h"
 #include "cuda/ssim_cuda.h"
 #include "cuda/tuning.h"
 #include "cuda/window.cuh"
@@ -17,7 +20,6 @@
 namespace fused_ssim::cuda {
 namespace {
 
-constexpr int kMaxDevices = 64;
 // No kernel here has more resident blocks a multiprocessor.
 constexpr int kMaxBlocksPerMultiprocessor = 16;
 constexpr int kMomentBlocksPerMultiprocessor = 8;
@@ -30,52 +32,52 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-InputImage bytes_of(const ConstImage& image, int64_t element) {
-  return {static_cast<const char*>(image.data), image.stride_batch * element,
-          image.stride_channel * element, image.stride_row * element,
-          image.stride_column * element};
-}
-
-OutputImage bytes_of(const MutableImage& image, int64_t element) {
-  return {static_cast<char*>(image.data), image.stride_batch * element,
-          image.stride_channel * element, image.stride_row * element,
-          image.stride_column * element};
+template <class Byte>
+ByteImage<Byte> bytes_of(const Image& image) {
+  const int64_t element = size_of(image.dtype);
+  return {static_cast<Byte*>(image.data), image.strides[FUSED_SSIM_AXIS_BATCH] * element,
+          image.strides[FUSED_SSIM_AXIS_CHANNEL] * element,
+          image.strides[FUSED_SSIM_AXIS_ROW] * element,
+          image.strides[FUSED_SSIM_AXIS_COLUMN] * element};
 }
 
 template <class Byte>
-bool aligned_for_quads(const ByteImage<Byte>& image, const Shape& shape, int64_t element) {
+bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64_t element) {
   const int64_t quad = 4 * element;
-  const auto divisible = [&](int64_t stride, int64_t extent) {
-    return extent == 1 || stride % quad == 0;
+  const auto divisible = [&](int64_t stride, int axis) {
+    return sizes[axis] == 1 || stride % quad == 0;
   };
-  return (image.column == element || shape.width == 1) &&
+  return (image.column == element || sizes[FUSED_SSIM_AXIS_COLUMN] == 1) &&
          reinterpret_cast<uintptr_t>(image.data) % static_cast<uintptr_t>(quad) == 0 &&
-         divisible(image.row, shape.height) && divisible(image.channel, shape.channels) &&
-         divisible(image.batch, shape.batch);
+         divisible(image.row, FUSED_SSIM_AXIS_ROW) &&
+         divisible(image.channel, FUSED_SSIM_AXIS_CHANNEL) &&
+         divisible(image.batch, FUSED_SSIM_AXIS_BATCH);
 }
 
 ReductionPlan plan_reduction(const Problem& problem, const Request& request, void* workspace,
                              int64_t units_per_plane) {
   ReductionPlan plan;
-  const bool wanted = request.value != nullptr;
-  const Reduction reduction = wanted ? request.reduction : Reduction::kSum;
+  const int32_t reduction = request.value != nullptr ? request.reduction : FUSED_SSIM_SUM;
   plan.partials = static_cast<double*>(workspace);
   plan.value = request.value;
-  plan.values = reduced_size(reduction, problem.shape);
-  plan.units_per_value = planes_per_value(reduction, problem.shape) * units_per_plane;
-  plan.total_units = problem.shape.planes() * units_per_plane;
-  plan.factor = 1.0 / static_cast<double>(reduction_divisor(reduction, problem));
+  plan.values = value_count(reduction, problem.sizes);
+  plan.units_per_value = planes_per_value(reduction, problem.sizes) * units_per_plane;
+  plan.total_units = plane_count(problem.sizes) * units_per_plane;
+  plan.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
   plan.offset = request.offset;
   return plan;
 }
 
 // The tiles that finish soonest on this device by a count of instructions; none where strips serve better.
-void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
+void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* sizes,
                   StripChoice* choice) {
   const bool gradient = has_gradient(kind);
-  const int64_t tiles_across = (shape.width + kMaxTileColumns - 1) / kMaxTileColumns;
+  const int64_t height = sizes[FUSED_SSIM_AXIS_ROW];
+  const int64_t planes = plane_count(sizes);
+  const int64_t tiles_across =
+      (sizes[FUSED_SSIM_AXIS_COLUMN] + kMaxTileColumns - 1) / kMaxTileColumns;
   choice->tile_rows = 0;
-  if (shape.planes() * shape.height * shape.width > max_tiled_pixels(kind, device.architecture)) {
+  if (planes * plane_pixels(sizes) > max_tiled_pixels(kind, device.architecture)) {
     return;
   }
   double best_cost = 0.0;
@@ -84,12 +86,12 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Shape& shape,
     if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
       break;
     }
-    const int64_t down = (shape.height + rows - 1) / rows;
+    const int64_t down = (height + rows - 1) / rows;
     if (down == last_down) {
       continue;  // as many tiles as with fewer rows
     }
     last_down = down;
-    const int64_t tiles = tiles_across * down * shape.planes();
+    const int64_t tiles = tiles_across * down * planes;
     const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
     const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
     if (choice->tile_rows == 0 || cost < best_cost) {
@@ -109,9 +111,9 @@ double fixed_point(const Problem& problem, const Request& request) {
   // takes a little longer.
   const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
   const double largest =
-      static_cast<double>(problem.shape.planes()) *
-      static_cast<double>(problem.map_pixels_per_plane()) *
-      (2.0 * std::abs(request.ssim_weight) + difference * std::abs(request.l1_weight));
+      static_cast<double>(plane_count(problem.sizes)) *
+      static_cast<double>(map_plane_pixels(problem)) *
+      (2.0 * std::abs(request.statistic_weight) + difference * std::abs(request.l1_weight));
   // Half of what fits: blocks don't have equal parts of it.
   const double scale = std::exp2(std::log2(kLargestFixedSum) - 1.0 - std::ceil(std::log2(largest)));
   return std::isfinite(scale) ? scale : 0.0;
@@ -194,57 +196,225 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   if (request.value == nullptr) {
     return 0;
   }
-  const int64_t values = reduced_size(request.reduction, problem.shape);
+  const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t blocks = int64_t{device.multiprocessors} * kMaxBlocksPerMultiprocessor;
   return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
+bool is_close(double a, double b) { return std::abs(a - b) <= 1e-12; }
+
+// Of a problem that is served, whose windows are all the same.
 bool strips_serve(const Problem& problem) {
-  return problem.dtype != DType::kFloat64 && problem.window.size == kDefaultWindowSize &&
-         problem.sigma == kDefaultSigma && problem.shape.height <= kMaxStripExtent &&
-         problem.shape.width <= kMaxStripExtent;
+  static constexpr WindowTaps<double> kStandard = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
+  const Window& window = problem.windows[kWidth];
+  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && window.size == kDefaultWindowSize &&
+         std::equal(window.taps, window.taps + window.size, kStandard.taps, is_close) &&
+         image_size(problem, kHeight) <= kMaxStripExtent &&
+         image_size(problem, kWidth) <= kMaxStripExtent;
 }
 
-cudaError_t run_tiles(const Problem& problem, const Request& request, const DeviceFacts& device,
-                      void* workspace, cudaStream_t stream) {
-  const int64_t element = size_of(problem.dtype);
-  const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
-  const Shape& shape = problem.shape;
+// The next free counter slot for a launch on `stream`.
+cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
+  static std::atomic<unsigned> eager{0};
+  static std::atomic<unsigned> captured{0};
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const bool capturing = status != cudaStreamCaptureStatusNone;
+  const unsigned next = (capturing ? captured : eager).fetch_add(1, std::memory_order_relaxed);
+  *slot = next % kCounterSlots + (capturing ? kCounterSlots : 0u);
+  return cudaSuccess;
+}
+
+// The 11-tap kernels: one launch.
+cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
+                       const StripChoice& choice, StripKind kind, void* workspace,
+                       cudaStream_t stream) {
+  const int64_t* sizes = problem.sizes;
+  const int64_t element = size_of(problem.img1.dtype);
+  const bool gradient = has_gradient(kind);
+  StripParams p;
+  p.img1 = bytes_of<const char>(problem.img1);
+  p.img2 = bytes_of<const char>(problem.img2);
+  p.dtype = dtype_of(problem.img1);
+  p.height = static_cast<int>(image_size(problem, kHeight));
+  p.width = static_cast<int>(image_size(problem, kWidth));
+  bool quads = p.width % 4 == 0 && aligned_for_quads(p.img1, sizes, element) &&
+               aligned_for_quads(p.img2, sizes, element);
+  if (gradient) {
+    p.grad1 = bytes_of<char>(request.grad1);
+    p.grad2 = bytes_of<char>(request.grad2);
+    quads = quads && (p.grad1.data == nullptr || aligned_for_quads(p.grad1, sizes, element)) &&
+            (p.grad2.data == nullptr || aligned_for_quads(p.grad2, sizes, element));
+    p.map_gradient = bytes_of<const char>(request.map_gradient);
+    if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
+      // f is symmetric.
+      std::swap(p.img1, p.img2);
+      std::swap(p.grad1, p.grad2);
+    }
+  } else {
+    p.map = static_cast<float*>(request.map);
+  }
+  const bool strips = choice.tile_rows == 0;
+  const bool pipeline = strips && has_pipeline(device.architecture);
+  if (!strips) {
+    const int own_rows = static_cast<int>(gradient ? p.height : map_size(problem, kHeight));
+    const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
+    p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
+  }
+  const bool half_boxes =
+      strips ? pipeline && has_half_strip_boxes(kind) : has_half_instances(kind);
+  bool boxes = quads && (element == 4 || half_boxes) && loads_boxes(device.architecture);
+  if (boxes) {
+    const int columns = element != 4 ? (strips ? kHalfStripBoxColumns : kHalfTileBoxColumns)
+                                     : (strips ? box_columns(kind) : kTileBoxColumns);
+    const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
+    boxes = make_tensor_map(p.img1, sizes, p.dtype, columns, rows, &p.tensor1) &&
+            make_tensor_map(p.img2, sizes, p.dtype, columns, rows, &p.tensor2);
+    quads = boxes || element != 4;  // 16-bit quads do without
+  }
+  const bool half_words = pipeline && element == 2 && has_half_instances(kind);
+  const StripLoader loader = !quads ? (half_words ? StripLoader::kHalfWords : StripLoader::kWords)
+                             : element == 4 ? StripLoader::kFloatQuads
+                             : boxes        ? StripLoader::kHalfBoxes
+                                            : StripLoader::kHalfQuads;
+  p.l1 = request.l1_weight != 0.0;
+  p.channels = Divisor(sizes[FUSED_SSIM_AXIS_CHANNEL]);
+  const int border = crop(problem, kWidth);
+  p.value_top = border;
+  p.value_bottom = p.height - border;
+  p.value_left = border;
+  p.value_right = p.width - border;
+  p.own_top = gradient ? 0 : p.value_top;
+  p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
+  // Strips begin with a quad, or where a box of 16-bit pixels may begin.
+  const int alignment = strips && loader == StripLoader::kHalfBoxes ? kHalfBoxAlignment : 4;
+  p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
+  p.own_right = gradient ? p.width : p.value_right;
+  // Strips of equal width, as few as possible.
+  const int strip_columns = pipeline ? pipeline_columns(kind) : kStripThreads;
+  const int max_width = !strips    ? kMaxTileColumns
+                        : gradient ? (strip_columns - 10) / 4 * 4
+                                   : strip_columns;
+  const int margin = strips && !pipeline && !gradient && !boxes ? kValueMargin : 0;
+  const int columns = p.own_right - p.own_left + margin;
+  const int strips_wanted = (columns + max_width - 1) / max_width;
+  p.strip_width =
+      static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, alignment));
+  const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
+  p.strips_per_plane = Divisor(strips_per_plane);
+  const int64_t all_strips = strips_per_plane * plane_count(sizes);
+  StripKernel found;
+  cudaError_t error = pipeline ? find_pipeline_kernel(device, kind, loader, /*lone=*/false, &found)
+                      : strips ? find_strip_kernel(device, kind, loader, &found)
+                               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const int capacity = found.blocks_per_multiprocessor * device.multiprocessors;
+  PipelineShares shares = {0, 0, p.own_rows};
+  if (pipeline) {
+    shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
+                          choice, /*whole_image=*/gradient || border == 0);
+  }
+  p.strip_change_rows = shares.change_rows;
+  p.units_per_strip = Divisor(shares.units_per_strip);
+  p.map_pitch = map_size(problem, kWidth);
+  p.map_plane = map_plane_pixels(problem);
+  p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
+  p.twice_c2 = static_cast<float>(2.0 * problem.c2 * kMomentScale * kMomentScale);
+  p.loss_weight = -2.0 * request.statistic_weight;
+  p.l1_weight = request.l1_weight;
+  const double divisor = gradient_divisor(problem, request);
+  p.gradient_scale = static_cast<float>(4.0 * request.statistic_weight * kPixelScale / divisor);
+  p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
+  if (!strips) {
+    const int tiles_down = (p.own_rows + p.tile_rows - 1) / p.tile_rows;
+    p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
+  }
+  p.reduction = plan_reduction(problem, request, workspace,
+                               strips ? int64_t{strips_per_plane} * shares.units_per_strip
+                                      : int64_t{p.tiles_per_plane.divisor});
+  // The kernels add up losses: SSIM is 1 - 2 loss.
+  const int64_t pixels = planes_per_value(request.reduction, sizes) * p.map_plane;
+  p.reduction.offset +=
+      request.statistic_weight *
+      (static_cast<double>(pixels) / static_cast<double>(reduction_divisor(problem, request)));
+  error = next_counter_slot(stream, &p.reduction.counter_slot);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  int blocks =
+      !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
+      : pipeline ? shares.blocks
+                 : strip_blocks(p.reduction.total_units, all_strips, capacity,
+                                device.multiprocessors, choice.min_rows, gradient);
+  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
+    p.reduction.fixed_point = fixed_point(problem, request);
+  }
+  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that work on
+  // them at the same time find it in L2.
+  const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
+  const int64_t channels = sizes[FUSED_SSIM_AXIS_CHANNEL];
+  if (strips && interleaved && p.reduction.values == 1 && blocks >= channels) {
+    p.channels_together = static_cast<int>(channels);
+  }
+  const int sharing = blocks / p.channels_together;
+  p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
+  blocks = sharing * p.channels_together;
+  if (pipeline && blocks <= device.multiprocessors) {
+    error = find_pipeline_kernel(device, kind, loader, /*lone=*/true, &found);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return launch_kernel(found.kernel, p, blocks, found.threads, found.shared_bytes, device, stream);
+}
+
+// The kernels for any window and type: one launch, and one more for a gradient.
+cudaError_t run_moments(const Problem& problem, const Request& request, const DeviceFacts& device,
+                        void* workspace, cudaStream_t stream) {
+  const int64_t height = image_size(problem, kHeight);
+  const int64_t width = image_size(problem, kWidth);
   MomentParams p;
-  p.img1 = bytes_of(problem.img1, element);
-  p.img2 = bytes_of(problem.img2, element);
-  p.grad1 = bytes_of(request.grad1, element);
-  p.grad2 = bytes_of(request.grad2, element);
-  p.map_gradient = bytes_of(request.map_gradient, accumulator);
+  p.img1 = bytes_of<const char>(problem.img1);
+  p.img2 = bytes_of<const char>(problem.img2);
+  p.grad1 = bytes_of<char>(request.grad1);
+  p.grad2 = bytes_of<char>(request.grad2);
+  p.map_gradient = bytes_of<const char>(request.map_gradient);
   p.map = request.map;
-  p.dtype = problem.dtype;
-  p.planes = shape.planes();
-  p.channels = shape.channels;
-  p.height = shape.height;
-  p.width = shape.width;
-  p.value_top = problem.crop();
-  p.value_bottom = shape.height - problem.crop();
-  p.value_left = problem.crop();
-  p.value_right = shape.width - problem.crop();
-  p.tiles_x = (shape.width + kMomentTileColumns - 1) / kMomentTileColumns;
-  p.tiles_y = (shape.height + kMomentTileRows - 1) / kMomentTileRows;
+  p.dtype = dtype_of(problem.img1);
+  p.planes = plane_count(problem.sizes);
+  p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  p.height = height;
+  p.width = width;
+  p.value_top = crop(problem, kHeight);
+  p.value_bottom = height - crop(problem, kHeight);
+  p.value_left = crop(problem, kWidth);
+  p.value_right = width - crop(problem, kWidth);
+  p.tiles_x = (width + kMomentTileColumns - 1) / kMomentTileColumns;
+  p.tiles_y = (height + kMomentTileRows - 1) / kMomentTileRows;
   p.c1 = problem.c1;
   p.c2 = problem.c2;
-  p.ssim_weight = request.ssim_weight;
+  const double divisor = gradient_divisor(problem, request);
+  p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
-  p.radius = problem.radius();
-  for (int i = 0; i < problem.window.size; ++i) {
-    p.taps[i] = problem.window.taps[i];
-  }
+  p.gradient_scale = 4.0 * request.statistic_weight / divisor;
+  p.gradient_l1 = request.l1_weight / divisor;
+  p.radius = radius(problem, kWidth);
+  const Window& window = problem.windows[kWidth];
+  std::copy_n(window.taps, window.size, p.taps);
   p.reduction = plan_reduction(problem, request, workspace, p.tiles_x * p.tiles_y);
-  if (request.wants_gradient()) {
+  if (wants_gradient(request)) {
     p.partial_maps = static_cast<char*>(workspace) + partials_bytes(problem, request, device);
   }
-  if (!accumulates_in_double(problem.dtype)) {
-    const WindowTaps<float> taps = round_taps_to_float(problem.window);
-    for (int i = 0; i < problem.window.size; ++i) {
-      p.taps[i] = static_cast<double>(taps.taps[i]);
-    }
+  if (!accumulates_in_double(problem)) {
+    WindowTaps<double> exact;
+    exact.size = window.size;
+    std::copy_n(window.taps, window.size, exact.taps);
+    std::copy_n(round_taps_to_float(exact).taps, window.size, p.taps);
   }
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   if (error != cudaSuccess) {
@@ -254,7 +424,7 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
       p.reduction.total_units, int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
   p.reduction.share_among(blocks, p.reduction.total_units);
   error = launch_moment_tiles(p, blocks, stream);
-  if (error == cudaSuccess && request.wants_gradient()) {
+  if (error == cudaSuccess && wants_gradient(request)) {
     error = launch_gradient_tiles(p, blocks, stream);
   }
   return error;
@@ -263,14 +433,14 @@ cudaError_t run_tiles(const Problem& problem, const Request& request, const Devi
 }  // namespace
 
 cudaError_t current_device(DeviceFacts* facts) {
-  static DeviceFacts known[kMaxDevices];
-  static std::atomic<int> state[kMaxDevices];  // 0 unknown, 1 being written, 2 known
+  static DeviceFacts known[kMaxKnownDevices];
+  static std::atomic<int> state[kMaxKnownDevices];  // 0 unknown, 1 being written, 2 known
   int index = 0;
   cudaError_t error = cudaGetDevice(&index);
   if (error != cudaSuccess) {
     return error;
   }
-  const bool cached = index < kMaxDevices;
+  const bool cached = index < kMaxKnownDevices;
   if (cached && state[index].load(std::memory_order_acquire) == 2) {
     *facts = known[index];
     return cudaSuccess;
@@ -303,176 +473,55 @@ cudaError_t current_device(DeviceFacts* facts) {
   return error;
 }
 
-cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
-  static std::atomic<unsigned> eager{0};
-  static std::atomic<unsigned> captured{0};
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  const cudaError_t error = cudaStreamIsCapturing(stream, &status);
-  if (error != cudaSuccess) {
-    return error;
-  }
-  const bool capturing = status != cudaStreamCaptureStatusNone;
-  const unsigned next = (capturing ? captured : eager).fetch_add(1, std::memory_order_relaxed);
-  *slot = next % kCounterSlots + (capturing ? kCounterSlots : 0u);
-  return cudaSuccess;
-}
-
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Shape& shape) {
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes) {
   StripChoice choice;
   choice.min_rows = kStripMinRows;
-  choose_tiles(device, kind, shape, &choice);
+  choose_tiles(device, kind, sizes, &choice);
   return choice;
 }
 
-cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
-                       const StripChoice& choice, StripKind kind, void* workspace,
-                       cudaStream_t stream) {
-  const int64_t element = size_of(problem.dtype);
-  const Shape& shape = problem.shape;
-  const bool gradient = has_gradient(kind);
-  StripParams p;
-  p.img1 = bytes_of(problem.img1, element);
-  p.img2 = bytes_of(problem.img2, element);
-  bool quads = shape.width % 4 == 0 && aligned_for_quads(p.img1, shape, element) &&
-               aligned_for_quads(p.img2, shape, element);
-  if (gradient) {
-    p.grad1 = bytes_of(request.grad1, element);
-    p.grad2 = bytes_of(request.grad2, element);
-    quads = quads && (p.grad1.data == nullptr || aligned_for_quads(p.grad1, shape, element)) &&
-            (p.grad2.data == nullptr || aligned_for_quads(p.grad2, shape, element));
-    p.map_gradient = bytes_of(request.map_gradient, 4);
-    if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
-      // f is symmetric.
-      std::swap(p.img1, p.img2);
-      std::swap(p.grad1, p.grad2);
-    }
-  } else {
-    p.map = static_cast<float*>(request.map);
+const char* not_served(const Problem& problem, const Request& request) {
+  const Window& down = problem.windows[kHeight];
+  const Window& along = problem.windows[kWidth];
+  if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
+    return "expected 2D images for the CUDA kernels, got a depth, or a window along it";
   }
-  const bool strips = choice.tile_rows == 0;
-  const bool pipeline = strips && has_pipeline(device.architecture);
-  if (!strips) {
-    const int own_rows = static_cast<int>(gradient ? shape.height : problem.map_height());
-    const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
-    p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
+  if (problem.img1.dtype != problem.img2.dtype) {
+    return "expected images of one dtype for the CUDA kernels, got two dtypes";
   }
-  const bool half_boxes =
-      strips ? pipeline && has_half_strip_boxes(kind) : has_half_instances(kind);
-  bool boxes = quads && (element == 4 || half_boxes) && loads_boxes(device.architecture);
-  if (boxes) {
-    const int columns = element != 4 ? (strips ? kHalfStripBoxColumns : kHalfTileBoxColumns)
-                                     : (strips ? box_columns(kind) : kTileBoxColumns);
-    const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
-    boxes = make_tensor_map(p.img1, shape, problem.dtype, columns, rows, &p.tensor1) &&
-            make_tensor_map(p.img2, shape, problem.dtype, columns, rows, &p.tensor2);
-    quads = boxes || element != 4;  // 16-bit quads do without
+  if (problem.img1.dtype == FUSED_SSIM_UINT8) {
+    return "expected images of floating point for the CUDA kernels, got uint8";
   }
-  const bool half_words = pipeline && element == 2 && has_half_instances(kind);
-  const StripLoader loader = !quads ? (half_words ? StripLoader::kHalfWords : StripLoader::kWords)
-                             : element == 4 ? StripLoader::kFloatQuads
-                             : boxes        ? StripLoader::kHalfBoxes
-                                            : StripLoader::kHalfQuads;
-  p.dtype = problem.dtype;
-  p.l1 = request.l1_weight != 0.0;
-  p.height = static_cast<int>(shape.height);
-  p.width = static_cast<int>(shape.width);
-  p.channels = Divisor(shape.channels);
-  const int crop = problem.crop();
-  p.value_top = crop;
-  p.value_bottom = p.height - crop;
-  p.value_left = crop;
-  p.value_right = p.width - crop;
-  p.own_top = gradient ? 0 : p.value_top;
-  p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
-  // Strips begin with a quad, or where a box of 16-bit pixels may begin.
-  const int alignment = strips && loader == StripLoader::kHalfBoxes ? kHalfBoxAlignment : 4;
-  p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
-  p.own_right = gradient ? p.width : p.value_right;
-  // Strips of equal width, as few as possible.
-  const int strip_columns = pipeline ? pipeline_columns(kind) : kStripThreads;
-  const int max_width = !strips    ? kMaxTileColumns
-                        : gradient ? (strip_columns - 10) / 4 * 4
-                                   : strip_columns;
-  const int margin = strips && !pipeline && !gradient && !boxes ? kValueMargin : 0;
-  const int columns = p.own_right - p.own_left + margin;
-  const int strips_wanted = (columns + max_width - 1) / max_width;
-  p.strip_width =
-      static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, alignment));
-  const int strips_per_plane = (columns + p.strip_width - 1) / p.strip_width;
-  p.strips_per_plane = Divisor(strips_per_plane);
-  const int64_t all_strips = strips_per_plane * shape.planes();
-  int capacity = 0;
-  if (strips) {
-    const cudaError_t error = pipeline ? pipeline_capacity(device, kind, loader, &capacity)
-                                       : strip_capacity(device, kind, loader, &capacity);
-    if (error != cudaSuccess) {
-      return error;
-    }
+  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX) {
+    return "expected less than 2^31 channels for the CUDA kernels, got more";
   }
-  PipelineShares shares = {0, 0, p.own_rows};
-  if (pipeline) {
-    shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
-                          choice, /*whole_image=*/gradient || crop == 0);
+  if (problem.statistic != FUSED_SSIM_STATISTIC_SSIM) {
+    return "expected the statistic SSIM for the CUDA kernels, got contrast or luminance";
   }
-  p.strip_change_rows = shares.change_rows;
-  p.units_per_strip = Divisor(shares.units_per_strip);
-  p.map_pitch = problem.map_width();
-  p.map_plane = problem.map_pixels_per_plane();
-  p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
-  p.twice_c2 = static_cast<float>(2.0 * problem.c2 * kMomentScale * kMomentScale);
-  p.loss_weight = -2.0 * request.ssim_weight;
-  p.l1_weight = request.l1_weight;
-  p.gradient_scale = static_cast<float>(4.0 * request.ssim_weight * kPixelScale);
-  p.gradient_l1 = static_cast<float>(request.l1_weight);
-  if (!strips) {
-    const int tiles_down = (p.own_rows + p.tile_rows - 1) / p.tile_rows;
-    p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
+  if (problem.stabilizers != nullptr) {
+    return "expected one C1 and C2 for the CUDA kernels, got some for each image";
   }
-  p.reduction = plan_reduction(problem, request, workspace,
-                               strips ? int64_t{strips_per_plane} * shares.units_per_strip
-                                      : int64_t{p.tiles_per_plane.divisor});
-  // The kernels add up losses: SSIM is 1 - 2 loss.
-  if (request.value != nullptr) {
-    const int64_t values =
-        planes_per_value(request.reduction, shape) * problem.map_pixels_per_plane();
-    p.reduction.offset +=
-        request.ssim_weight * (static_cast<double>(values) /
-                               static_cast<double>(reduction_divisor(request.reduction, problem)));
+  if (problem.mask.data != nullptr) {
+    return "expected no mask for the CUDA kernels, got one";
   }
-  cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
-  if (error == cudaSuccess && !strips) {
-    const auto blocks =
-        static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
-    p.reduction.share_among(blocks, p.reduction.total_units);
-    p.reduction.fixed_point = p.reduction.values == 1 ? fixed_point(problem, request) : 0.0;
-    return launch_image_tiles(p, device, kind, loader, blocks, stream);
+  if (request.mse != nullptr || request.l2_weight != 0.0) {
+    return "expected SSIM and L1 alone for the CUDA kernels, got mse or an l2_weight";
   }
-  if (error != cudaSuccess) {
-    return error;
+  if (along.size < kMinMomentTaps || along.size > kMaxMomentTaps) {
+    return along.size < kMinMomentTaps
+               ? "expected a window of 3 to 33 taps for the CUDA kernels, got 1 tap"
+               : "expected a window of 3 to 33 taps for the CUDA kernels, got more";
   }
-  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that work on
-  // them at the same time find it in L2.
-  const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
-  const int channels_together =
-      interleaved && p.reduction.values == 1 ? static_cast<int>(shape.channels) : 1;
-  const int blocks = pipeline ? shares.blocks
-                              : strip_blocks(p.reduction.total_units, all_strips, capacity,
-                                             device.multiprocessors, choice.min_rows, gradient);
-  const auto launch = [&](int count) {
-    return pipeline ? launch_pipeline(p, device, kind, loader, count, stream)
-                    : launch_strips(p, device, kind, loader, count, stream);
-  };
-  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
-    p.reduction.fixed_point = fixed_point(problem, request);
+  static_assert(kMinMomentTaps == 3 && kMaxMomentTaps == 33, "as the messages say");
+  if (down.size != along.size ||
+      !std::equal(down.taps, down.taps + down.size, along.taps, is_close)) {
+    return "expected one window for both axes for the CUDA kernels, got two";
   }
-  if (channels_together > 1 && blocks >= channels_together) {
-    p.channels_together = channels_together;
-    const int sharing = blocks / channels_together;
-    p.reduction.share_among(sharing, p.reduction.total_units / channels_together);
-    return launch(sharing * channels_together);
+  if (!std::equal(along.taps, along.taps + along.size,
+                  std::reverse_iterator<const double*>(along.taps + along.size), is_close)) {
+    return "expected a symmetric window for the CUDA kernels, got an asymmetric one";
   }
-  p.reduction.share_among(blocks, p.reduction.total_units);
-  return launch(blocks);
+  return nullptr;
 }
 
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes) {
@@ -482,22 +531,18 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
     return error;
   }
   *bytes = partials_bytes(problem, request, device);
-  if (!strips_serve(problem) && request.wants_gradient()) {
-    const int64_t accumulator = accumulates_in_double(problem.dtype) ? 8 : 4;
-    *bytes += 4 * accumulator * problem.shape.planes() * problem.shape.height * problem.shape.width;
+  if (!strips_serve(problem) && wants_gradient(request)) {
+    *bytes += 4 * size_of(accumulation_dtype(problem)) * plane_count(problem.sizes) *
+              plane_pixels(problem.sizes);
   }
   return cudaSuccess;
 }
 
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
-                cudaStream_t stream, bool tiles) {
-  const Shape& shape = problem.shape;
-  if (shape.planes() == 0 ||
-      (request.value == nullptr && request.map == nullptr && !request.wants_gradient())) {
+                cudaStream_t stream, const StripChoice* choice) {
+  const bool gradient = wants_gradient(request);
+  if (request.value == nullptr && request.map == nullptr && !gradient) {
     return cudaSuccess;
-  }
-  if (problem.map_height() < 1 || problem.map_width() < 1 || shape.channels > INT_MAX) {
-    return cudaErrorInvalidValue;
   }
   DeviceFacts device;
   cudaError_t error = current_device(&device);
@@ -505,37 +550,28 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
     return error;
   }
   if (!strips_serve(problem)) {
-    return run_tiles(problem, request, device, workspace, stream);
+    return run_moments(problem, request, device, workspace, stream);
   }
-  const auto run_kind = [&](const Request& part, StripKind kind) {
-    StripChoice choice = choose_strips(device, kind, shape);
-    choice.tile_rows = tiles ? choice.tile_rows : 0;
-    return run_strips(problem, part, device, choice, kind, workspace, stream);
+  const auto choice_for = [&](StripKind kind) {
+    return choice != nullptr ? *choice : choose_strips(device, kind, problem.sizes);
   };
-  if (!request.wants_gradient()) {
-    const StripKind kind = request.map != nullptr ? StripKind::kMap : StripKind::kValue;
-    return run_kind(request, kind);
-  }
-  if (request.map != nullptr) {
+  if (gradient && request.map != nullptr) {
     Request map_only = request;
     map_only.value = nullptr;
     map_only.grad1 = {};
     map_only.grad2 = {};
-    error = run_kind(map_only, StripKind::kMap);
+    error = run_strips(problem, map_only, device, choice_for(StripKind::kMap), StripKind::kMap,
+                       workspace, stream);
     if (error != cudaSuccess) {
       return error;
     }
   }
   const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
-  const StripKind kind = request.map_gradient.data != nullptr ? StripKind::kWeighted
-                         : two                                ? StripKind::kTwoGradients
-                                                              : StripKind::kOneGradient;
-  return run_kind(request, kind);
-}
-
-cudaError_t run(const Problem& problem, const Request& request, void* workspace,
-                cudaStream_t stream) {
-  return run(problem, request, workspace, stream, /*tiles=*/true);
+  const StripKind kind = !gradient ? (request.map != nullptr ? StripKind::kMap : StripKind::kValue)
+                         : request.map_gradient.data != nullptr ? StripKind::kWeighted
+                         : two                                  ? StripKind::kTwoGradients
+                                                                : StripKind::kOneGradient;
+  return run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
 }
 
 const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }

@@ -1,5 +1,5 @@
 // The CUDA backend: raw pointers and a stream in, cudaError_t out. No allocation, no
-// synchronisation, no default stream: capturable in a CUDA graph.
+// synchronisation, no default stream: capturable in a CUDA graph. Nothing here throws.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,6 +10,11 @@
 
 namespace fused_ssim::cuda {
 
+struct StripChoice;
+
+// Null where the functions below serve this valid request; else why not: "expected ..., got ...".
+const char* not_served(const Problem& problem, const Request& request);
+
 // Bytes of device memory that `run` needs beside the request's outputs, on the current device: a few
 // kilobytes of partial sums; for float64 and for windows other than 11 taps of sigma 1.5 with a
 // gradient, also four maps of the accumulation type.
@@ -17,9 +22,10 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
 // beside a gradient, and where the workspace holds four maps). Pointers are device pointers of it;
-// `workspace` is aligned to 256 bytes. A request for no planes, or for nothing, does nothing.
+// `workspace` is aligned to 256 bytes. A request for nothing does nothing. `choice`: how the 11-tap
+// kernels run; null: as the tuning table says.
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
-                cudaStream_t stream);
+                cudaStream_t stream, const StripChoice* choice = nullptr);
 
 cudaError_t scale(const ScaleRequest& request, cudaStream_t stream);
 

@@ -9,19 +9,18 @@ namespace {
 struct StripEntry {
   StripKind kind;
   StripLoader loader;
-  KernelEntry launched;
+  void (*kernel)(const StripParams);
+  int (*shared_bytes)(int architecture);
 };
 
 template <StripKind kKind, StripLoader kLoader>
 constexpr StripEntry entry() {
   using Traits = StripTraits<kStripThreads, kKind, kLoader>;
-  return {kKind,
-          kLoader,
-          {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>, kStripThreads,
-           [](int architecture) {
-             return static_cast<int>(sizeof(StripShared<Traits>)) +
-                    Traits::staged_bytes(architecture);
-           }}};
+  return {kKind, kLoader, strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>,
+          [](int architecture) {
+            return static_cast<int>(sizeof(StripShared<Traits>)) +
+                   Traits::staged_bytes(architecture);
+          }};
 }
 
 constexpr StripEntry kEntries[] = {
@@ -61,28 +60,21 @@ LaunchCache cache[kEntryCount];
 
 cudaError_t compiled_architecture(int* architecture) {
   cudaFuncAttributes attributes = {};
-  const cudaError_t error = cudaFuncGetAttributes(
-      &attributes, reinterpret_cast<const void*>(kEntries[0].launched.kernel));
+  const cudaError_t error =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kEntries[0].kernel));
   *architecture = attributes.ptxVersion;
   return error;
 }
 
-cudaError_t strip_capacity(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                           int* blocks) {
+cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              StripKernel* found) {
   const int index = find_entry(kind, loader);
   if (index < 0) {
     return cudaErrorInvalidValue;
   }
-  return capacity_of(kEntries[index].launched, device, &cache[index], blocks);
-}
-
-cudaError_t launch_strips(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                          StripLoader loader, int blocks, cudaStream_t stream) {
-  const int index = find_entry(kind, loader);
-  if (index < 0) {
-    return cudaErrorInvalidValue;
-  }
-  return launch_entry(kEntries[index].launched, params, device, &cache[index], blocks, stream);
+  const StripEntry& entry = kEntries[index];
+  *found = {entry.kernel, kStripThreads, entry.shared_bytes(device.architecture)};
+  return prepare(device, &cache[index], found);
 }
 
 }  // namespace fused_ssim::cuda

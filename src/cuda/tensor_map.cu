@@ -32,28 +32,33 @@ Encoder find_encoder() {
 
 }  // namespace
 
-bool make_tensor_map(const InputImage& image, const Shape& shape, DType dtype, int box_columns,
+bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype, int box_columns,
                      int box_rows, TensorMap* map) {
   static const Encoder encode = find_encoder();
-  if (encode == nullptr || shape.channels > INT_MAX || shape.batch > INT_MAX) {
+  const int64_t batches = image.batch == 0 ? 1 : sizes[FUSED_SSIM_AXIS_BATCH];
+  const int64_t channels = image.channel == 0 ? 1 : sizes[FUSED_SSIM_AXIS_CHANNEL];
+  if (encode == nullptr || channels > INT_MAX || batches > INT_MAX) {
     return false;  // coordinates have 32 bits
   }
-  map->channels = image.channel == 0 ? 1 : static_cast<int>(shape.channels);
-  map->batches = image.batch == 0 ? 1 : static_cast<int>(shape.batch);
-  const cuuint64_t extents[4] = {
-      static_cast<cuuint64_t>(shape.width), static_cast<cuuint64_t>(shape.height),
-      static_cast<cuuint64_t>(map->channels), static_cast<cuuint64_t>(map->batches)};
+  map->channels = static_cast<int>(channels);
+  map->batches = static_cast<int>(batches);
+  const cuuint64_t extents[4] = {static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_COLUMN]),
+                                 static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_ROW]),
+                                 static_cast<cuuint64_t>(channels),
+                                 static_cast<cuuint64_t>(batches)};
   // The stride of a single entry means nothing, and must be valid.
   const auto stride = [](int64_t bytes, cuuint64_t extent) {
     return extent == 1 ? cuuint64_t{16} : static_cast<cuuint64_t>(bytes);
   };
   const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
                                  stride(image.batch, extents[3])};
-  // As the copy engine wants them: 16-bit quads may lie elsewhere.
+  // As the copy engine wants them: 16-bit quads may lie elsewhere, and strides may be negative.
   constexpr uintptr_t kAlignment = 16;
+  constexpr cuuint64_t kStrideEnd = cuuint64_t{1} << 40;
   if (reinterpret_cast<uintptr_t>(image.data) % kAlignment != 0 ||
-      std::any_of(std::begin(strides), std::end(strides),
-                  [](cuuint64_t bytes) { return bytes % kAlignment != 0; })) {
+      std::any_of(std::begin(strides), std::end(strides), [](cuuint64_t bytes) {
+        return bytes % kAlignment != 0 || bytes >= kStrideEnd;
+      })) {
     return false;
   }
   const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns),

@@ -17,10 +17,8 @@
 // complete after the first column phase; one warp adds it to that of the launch while the others go on.
 //
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
-#include <atomic>
-
-#include "core/taps.h"
 #include "core/formula.h"
+#include "core/taps.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -752,6 +750,7 @@ struct MakeTileEntry {
 };
 
 constexpr auto kEntries = make_entries<MakeTileEntry>();
+LaunchCache cache[kEntries.size()];
 
 }  // namespace
 
@@ -759,26 +758,14 @@ int tile_shared_bytes(StripKind kind, int rows) {
   return kEntries[entry_index(kind, StripLoader::kFloatQuads)].shared_bytes(rows);
 }
 
-cudaError_t launch_image_tiles(const StripParams& params, const DeviceFacts& device, StripKind kind,
-                               StripLoader loader, int blocks, cudaStream_t stream) {
-  constexpr int kMaxDevices = 64;
-  static std::atomic<bool> prepared[kMaxDevices][kEntries.size()];
+cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                             int tile_rows, StripKernel* found) {
   const int index = entry_index(kind, loader);
-  const TileEntry& entry = kEntries[index];
-  const bool cached = device.index < kMaxDevices;
-  if (!cached || !prepared[device.index][index].load(std::memory_order_acquire)) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(entry.kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   device.shared_per_block - kTileStaticShared);
-    if (error != cudaSuccess) {
-      return error;
-    }
-    if (cached) {
-      prepared[device.index][index].store(true, std::memory_order_release);
-    }
-  }
-  return launch_kernel(entry.kernel, params, blocks, kTileThreads,
-                       entry.shared_bytes(params.tile_rows), device, stream);
+  // Ready for tiles of any size.
+  *found = {kEntries[index].kernel, kTileThreads, device.shared_per_block - kTileStaticShared};
+  const cudaError_t error = prepare(device, &cache[index], found);
+  found->shared_bytes = kEntries[index].shared_bytes(tile_rows);
+  return error;
 }
 
 }  // namespace fused_ssim::cuda

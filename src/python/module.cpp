@@ -41,7 +41,7 @@ py::dict cpu_info() {
 // The functions of libfused_ssim_cuda_kernels, which is loaded where there is a GPU to run it on.
 struct CudaKernels {
   decltype(&fused_ssim_cuda_last_error) last_error = nullptr;
-  decltype(&fused_ssim_cuda_run) run = nullptr;
+  decltype(&fused_ssim_cuda_run_allocating) run = nullptr;
   decltype(&fused_ssim_cuda_scale) scale = nullptr;
 };
 CudaKernels cuda_kernels;
@@ -66,7 +66,7 @@ void load_cuda_kernels(const std::string& path) {
   CudaKernels found;
   found.last_error =
       reinterpret_cast<decltype(found.last_error)>(find("fused_ssim_cuda_last_error"));
-  found.run = reinterpret_cast<decltype(found.run)>(find("fused_ssim_cuda_run"));
+  found.run = reinterpret_cast<decltype(found.run)>(find("fused_ssim_cuda_run_allocating"));
   found.scale = reinterpret_cast<decltype(found.scale)>(find("fused_ssim_cuda_scale"));
   if (found.last_error == nullptr || found.run == nullptr || found.scale == nullptr) {
     throw py::value_error(path + " is no libfused_ssim_cuda_kernels of this version");
@@ -194,9 +194,8 @@ void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& o
   if (cuda_kernels.scale == nullptr) {
     throw py::value_error("expected load_cuda_kernels() to have been called, with a stream");
   }
-  raise_unless_ok(
-      cuda_kernels.scale(&request, static_cast<CUstream_st*>(pointer_to(*stream))),
-      cuda_kernels.last_error());
+  raise_unless_ok(cuda_kernels.scale(&request, static_cast<CUstream_st*>(pointer_to(*stream))),
+                  cuda_kernels.last_error());
 }
 
 }  // namespace

@@ -27,11 +27,18 @@ struct CudaBackend {
   static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
                   const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
-    int64_t bytes = 0;
-    check_launch(fused_ssim_cuda_workspace_bytes(&problem, &request, &bytes));
-    const Tensor workspace = new_empty(on_device, {bytes}, ScalarType::Byte);
-    check_launch(fused_ssim_cuda_run(&problem, &request, workspace.mutable_data_ptr(), bytes,
-                                     current_stream(on_device)));
+    // torch's allocator keeps the memory for the stream's later work when the tensor is gone.
+    struct Workspace {
+      const Tensor& on_device;
+      Tensor memory;
+    } workspace = {on_device, Tensor()};
+    const auto allocate = [](void* context, int64_t bytes) {
+      auto& given = *static_cast<Workspace*>(context);
+      given.memory = new_empty(given.on_device, &bytes, 1, FUSED_SSIM_UINT8);
+      return given.memory.mutable_data_ptr();
+    };
+    check_launch(fused_ssim_cuda_run_allocating(&problem, &request, allocate, &workspace,
+                                                current_stream(on_device)));
   }
 
   static void scale(const FusedSsimScaleRequest& request, const Tensor& on_device) {

@@ -40,7 +40,7 @@ spills() {
 }
 
 harness() {
-  nvcc -std=c++17 -O3 "-arch=$architecture" -Isrc \
+  nvcc -std=c++17 -O3 "-arch=$architecture" -Iinclude -Isrc \
     "-DFUSED_SSIM_CUDA_ARCHITECTURES=\"$architecture\"" \
     -o "$output/harness" tests/cuda_harness/harness.cu src/cuda/*.cu
 }

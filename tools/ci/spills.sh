@@ -12,7 +12,7 @@ for architecture in $(python3 -c 'import sys; sys.path.insert(0, "tools"); impor
 done
 running=()
 for kernel in pipeline_kernel strip_kernel tile_kernel; do
-  nvcc -std=c++17 -O3 -c -Isrc -Xptxas=-v "${targets[@]}" -o "$scratch/$kernel.o" "src/cuda/$kernel.cu" \
+  nvcc -std=c++17 -O3 -c -Iinclude -Isrc -Xptxas=-v "${targets[@]}" -o "$scratch/$kernel.o" "src/cuda/$kernel.cu" \
     >"$scratch/$kernel.log" 2>&1 &
   running+=($!)
 done

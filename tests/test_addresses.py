@@ -1,0 +1,131 @@
+"""The torch-free entry `_C.run`: NumPy's memory in, no torch in the process."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+
+import oracle
+from fused_ssim import _C
+from images import noise_pair
+from installation import run_python
+from measure import relative_error
+from oracle import gaussian_taps
+
+DTYPES = {"uint8": 0, "float16": 1, "float32": 3, "float64": 4}
+STANDARD = [None, gaussian_taps(), gaussian_taps()]
+STABILIZERS = {"c1": 0.01**2, "c2": 0.03**2}
+
+
+def described(array):
+    """An array [batch, channels, height, width] as `_C` takes images."""
+    strides = [stride // array.itemsize for stride in array.strides]
+    return array.ctypes.data, [*strides[:2], 0, *strides[2:]], DTYPES[array.dtype.name]
+
+
+def sizes(array):
+    return [*array.shape[:2], 1, *array.shape[2:]]
+
+
+def run(x, y, **request):
+    _C.run(
+        sizes(x),
+        described(x),
+        described(y),
+        **{"windows": STANDARD, **STABILIZERS, **request},
+    )
+
+
+def arrays(*shape):
+    return tuple(image.numpy().copy() for image in noise_pair(*shape))
+
+
+def test_value_map_and_gradients():
+    x, y = arrays(2, 3, 21, 34)
+    value, by_x, by_y = numpy.zeros((2, 3), "float32"), numpy.zeros_like(x), numpy.zeros_like(y)
+    run(
+        x,
+        y,
+        reduction=3,
+        value=value.ctypes.data,
+        grad1=described(by_x),
+        grad2=described(by_y),
+    )
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    expected = oracle.ssim(a, b, reduction="channel")
+    assert relative_error(torch.from_numpy(value), expected) <= 1e-6
+    gradients = oracle.gradients(lambda p, q: oracle.ssim(p, q, reduction="channel"), a, b)
+    for found, wanted in zip((by_x, by_y), gradients, strict=True):
+        assert relative_error(torch.from_numpy(found), wanted) <= 1e-5
+    values = numpy.zeros((2, 3, 11, 24), "float32")
+    run(x, y, padding=1, map=values.ctypes.data)
+    assert relative_error(torch.from_numpy(values), oracle.ssim_map(a, b, padding="valid")) <= 1e-5
+
+
+def test_uint8_and_mse_in_one_pass():
+    generator = numpy.random.default_rng(0)
+    x = generator.integers(0, 256, (1, 3, 40, 51), "uint8")
+    y = (x * 0.9).astype("uint8")[..., ::-1]  # strides may be negative
+    value, mse = numpy.zeros(1, "float32"), numpy.zeros(1, "float32")
+    run(x, y, value=value.ctypes.data, mse=mse.ctypes.data)
+    a, b = (torch.from_numpy(image.copy()).double() / 255 for image in (x, y))
+    assert abs(value[0] - oracle.ssim(a, b).item()) <= 1e-6
+    assert abs(mse[0] - (a - b).square().mean().item()) <= 1e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_a_bit(threads):
+    x, y = arrays(1, 2, 300, 400)
+    values = numpy.zeros((2, 1), "float32")
+    for count, value in zip((1, threads), values, strict=True):
+        run(x, y, threads=count, value=value.ctypes.data)
+    assert values[0] == values[1]
+
+
+def test_scale():
+    gradient = numpy.random.default_rng(1).random((2, 3, 4, 5))
+    expected = gradient * numpy.array([2.0, -3.0]).reshape(2, 1, 1, 1) / 7
+    upstream = numpy.array([2.0, -3.0])
+    image = described(gradient)
+    _C.scale(sizes(gradient), image, image, upstream.ctypes.data, reduction=2, factor=1 / 7)
+    numpy.testing.assert_allclose(gradient, expected, rtol=1e-15)
+
+
+def test_bad_arguments_are_errors_of_python():
+    x, y = arrays(1, 1, 8, 8)
+    value = numpy.zeros(1, "float32")
+    with pytest.raises(ValueError, match='at least the window\'s 11 with padding "valid"'):
+        run(x, y, padding=1, value=value.ctypes.data)
+    with pytest.raises(ValueError, match="expected two images, got a null pointer for img2"):
+        _C.run(sizes(x), described(x), None, windows=STANDARD, **STABILIZERS)
+    with pytest.raises(ValueError, match="sum to 1 along the height, got a sum of 2"):
+        run(x, y, windows=[None, [1.0, 0.5, 0.5], None], value=value.ctypes.data)
+    with pytest.raises(ValueError, match="odd number of taps along the width, got 2"):
+        run(x, y, windows=[None, None, [0.5, 0.5]], value=value.ctypes.data)
+    with pytest.raises(ValueError, match="expected a dtype from 0 to 4"):
+        _C.run(sizes(x), described(x), (y.ctypes.data, [0] * 5, 9), windows=STANDARD, **STABILIZERS)
+    with pytest.raises(ValueError, match="load_cuda_kernels"):
+        run(x, y, value=value.ctypes.data, stream=0)
+    with pytest.raises(NotImplementedError, match="mask"):
+        run(x, y, value=value.ctypes.data, mask=described(x))
+
+
+def test_a_library_that_is_none_of_ours(tmp_path):
+    file = tmp_path / "lib.so"
+    file.write_text("not a library")
+    with pytest.raises(OSError, match="does not load"):
+        _C.load_cuda_kernels(str(file))
+
+
+def test_no_torch_is_needed():
+    done = run_python(
+        "import sys, numpy\nfrom fused_ssim import _C\n"
+        "x = numpy.ones((1, 1, 16, 16), 'float32'); value = numpy.zeros(1, 'float32')\n"
+        "image = (x.ctypes.data, [256, 256, 0, 16, 1], 3)\n"
+        "taps = [1 / 7] * 7\n"
+        "_C.run([1, 1, 1, 16, 16], image, image, windows=[None, taps, taps], c1=1e-4, c2=9e-4,\n"
+        "       value=value.ctypes.data)\n"
+        "print(value[0], 'torch' in sys.modules)"
+    )
+    assert done.stdout == "1.0 False\n"
