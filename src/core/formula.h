@@ -1,5 +1,5 @@
-// The SSIM formula: moments -> value, and moments -> partial derivatives. Stands once; CPU and CUDA
-// kernels both call it, on float, double, or a SIMD vector.
+// The SSIM formula: moments -> luminance and contrast -> the statistic, and its partial derivatives.
+// Stands once; CPU and CUDA kernels both call it, on float, double, or a SIMD vector.
 //
 // SSIM (Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to
 // structural similarity", IEEE TIP 2004) of images x and y under a window that sums to 1:
@@ -23,19 +23,22 @@
 // a black one hangs on the last digits of a luminance near zero, so there it is a quotient whose
 // numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
 //
-//   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / (sum^2 + difference^2 + 2 C1)^2
+//   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / denominator^2,
+//   denominator = sum^2 + difference^2 + 2 C1,
 //
-// takes no difference of quantities that agree (mean_y: the sign of difference turned).
+// takes no difference of quantities that agree (mean_y: with -difference for difference).
 //
 // Every factor of two stands where it costs nothing: C1 and C2 are passed doubled, the partial
-// derivatives are a quarter (by the means) and half (by the squares) of what they are called. The gradient of a sum of SSIM values follows by
-// filtering them with the same window:
+// derivatives are a quarter (by the means) and half (by the squares) of what they are called. The
+// gradient of a sum of values follows by filtering them with the same window, mirrored where it is
+// not symmetric:
 //
 //   grad_x = 4 (window * by_mean_x + s (window * by_mean_s2) + d (window * by_mean_d2))
 //   grad_y = 4 (window * by_mean_y + s (window * by_mean_s2) - d (window * by_mean_d2))
 #pragma once
 
 #include "core/macros.h"
+#include "fused_ssim/kernels.h"
 
 namespace fused_ssim {
 
@@ -120,39 +123,63 @@ template <class V>
 FUSED_SSIM_INLINE V ssim_loss(const SsimTerms<V>& t) {
   return multiply_add(t.luminance_loss, t.contrast, t.contrast_loss);
 }
+// The statistic that a pixel gets; exactly 1 where the images agree, and never more.
+template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
+FUSED_SSIM_INLINE V statistic_value(const SsimTerms<V>& t) {
+  if constexpr (kStatistic == FUSED_SSIM_STATISTIC_CONTRAST) {
+    return t.contrast;
+  } else if constexpr (kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
+    return multiply_add(V(-2.0f), t.luminance_loss, V(1.0f));
+  } else {
+    return multiply_add(V(-2.0f), ssim_loss(t), V(1.0f));
+  }
+}
 template <class V>
 FUSED_SSIM_INLINE V ssim_value(const SsimTerms<V>& t) {
-  return multiply_add(V(-2.0f), ssim_loss(t), V(1.0f));
+  return statistic_value(t);
 }
 
-// Half of d(SSIM)/d(E[s^2]) and of d(SSIM)/d(E[d^2]).
+// Half of d(statistic)/d(E[s^2]) and of d(statistic)/d(E[d^2]).
 template <class V>
 struct SquarePartials {
   V by_mean_s2;
   V by_mean_d2;
 };
 
-template <class V>
+template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
 FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
   SquarePartials<V> q;
-  const V by_variance = t.luminance * t.contrast_reciprocal;
-  q.by_mean_s2 = by_variance * t.contrast_loss;
-  q.by_mean_d2 = q.by_mean_s2 - by_variance;
+  if constexpr (kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
+    q.by_mean_s2 = V(0.0f);
+    q.by_mean_d2 = V(0.0f);
+  } else {
+    const V by_variance = kStatistic == FUSED_SSIM_STATISTIC_CONTRAST
+                              ? t.contrast_reciprocal
+                              : t.luminance * t.contrast_reciprocal;
+    q.by_mean_s2 = by_variance * t.contrast_loss;
+    q.by_mean_d2 = q.by_mean_s2 - by_variance;
+  }
   return q;
 }
 
-// A quarter of d(SSIM)/d(mean_x) for sign = 1, of d(SSIM)/d(mean_y) for sign = -1: in total, that is
-// through the variances too.
-template <class V>
+// A quarter of d(statistic)/d(mean_x) for sign = 1, of d(statistic)/d(mean_y) for sign = -1: in total,
+// that is through the variances too.
+template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
 FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
                                  const SquarePartials<V>& q, const DoubledStabilizers<V>& doubled,
                                  V sign) {
-  const V other = t.sum - sign * t.difference;  // twice the mean of the other image
-  const V by_luminance = t.contrast * (t.scaled_difference * t.luminance_reciprocal);
   const V through_variances =
       multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
-  return multiply_add(-sign * by_luminance, multiply_add(other, t.sum, doubled.c1),
-                      -through_variances);
+  if constexpr (kStatistic == FUSED_SSIM_STATISTIC_CONTRAST) {
+    return -through_variances;
+  } else {
+    const V other = t.sum - sign * t.difference;  // twice the mean of the other image
+    const V of_luminance = t.scaled_difference * t.luminance_reciprocal;
+    const V by_luminance =
+        kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE ? of_luminance : t.contrast * of_luminance;
+    return multiply_add(-sign * by_luminance, multiply_add(other, t.sum, doubled.c1),
+                        -through_variances);
+  }
 }
 
 }  // namespace fused_ssim

@@ -1,4 +1,5 @@
-// float16 and bfloat16 to and from float32, written so that compilers vectorise loops over them.
+// The types of pixels to and from the type of the arithmetic, written so that compilers vectorise
+// loops over them.
 #pragma once
 
 #include <cstdint>
@@ -26,11 +27,13 @@ FUSED_SSIM_INLINE uint32_t bits_of_float(float value) {
   return bits;
 }
 
-template <class T>
-FUSED_SSIM_INLINE void widen(float from, T* to) {
-  *to = from;
+// float or double to float or double.
+template <class From, class T>
+FUSED_SSIM_INLINE void widen(From from, T* to) {
+  *to = static_cast<T>(from);
 }
-FUSED_SSIM_INLINE void widen(double from, double* to) { *to = from; }
+FUSED_SSIM_INLINE void widen(uint8_t from, float* to) { *to = static_cast<float>(from); }
+FUSED_SSIM_INLINE void widen(uint8_t from, double* to) { *to = static_cast<double>(from); }
 FUSED_SSIM_INLINE void widen(Float16 from, float* to) {
   const uint32_t sign = static_cast<uint32_t>(from.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(from.bits & 0x7fffu) << 13;
@@ -43,9 +46,19 @@ FUSED_SSIM_INLINE void widen(BFloat16 from, float* to) {
   *to = float_from_bits(static_cast<uint32_t>(from.bits) << 16);
 }
 
+template <class Half>
+FUSED_SSIM_INLINE void widen_half(Half from, double* to) {
+  float value;
+  widen(from, &value);
+  *to = static_cast<double>(value);
+}
+FUSED_SSIM_INLINE void widen(Float16 from, double* to) { widen_half(from, to); }
+FUSED_SSIM_INLINE void widen(BFloat16 from, double* to) { widen_half(from, to); }
+
 // Round to nearest, ties to even.
 FUSED_SSIM_INLINE void narrow(float from, float* to) { *to = from; }
 FUSED_SSIM_INLINE void narrow(double from, double* to) { *to = from; }
+FUSED_SSIM_INLINE void narrow(double from, float* to) { *to = static_cast<float>(from); }
 FUSED_SSIM_INLINE void narrow(float from, Float16* to) {
   const uint32_t bits = bits_of_float(from);
   const uint32_t sign = (bits >> 16) & 0x8000u;

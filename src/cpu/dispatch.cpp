@@ -31,7 +31,7 @@ int64_t workspace_bytes(const Problem& problem, const Request& request, const Pl
 }
 
 void run_tasks(const Problem& problem, const Request& request, const Plan& plan, int64_t begin,
-               int64_t end, ChunkSums* slots, unsigned char* workspace) {
+               int64_t end, PixelSums* slots, unsigned char* workspace) {
   std::vector<Task> tasks;
   tasks.reserve(static_cast<std::size_t>(end - begin));
   for (int64_t i = begin; i < end; ++i) {
@@ -41,31 +41,33 @@ void run_tasks(const Problem& problem, const Request& request, const Plan& plan,
 }
 
 void reduce(const Problem& problem, const Request& request, const Plan& plan,
-            const ChunkSums* slots) {
-  const int64_t values = reduced_size(request.reduction, problem.shape);
+            const PixelSums* slots) {
+  const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t slots_per_value =
-      planes_per_value(request.reduction, problem.shape) * plan.slots_per_plane();
-  const double divisor = static_cast<double>(reduction_divisor(request.reduction, problem));
-  for (int64_t i = 0; i < values; ++i) {
-    double ssim = 0.0;
-    double l1 = 0.0;
-    for (int64_t k = i * slots_per_value; k < (i + 1) * slots_per_value; ++k) {
-      ssim += slots[k].ssim;
-      l1 += slots[k].l1;
-    }
-    // l1 is left out rather than multiplied by 0, and the same for SSIM: it may be NaN.
-    double sum = 0.0;
-    if (request.ssim_weight != 0.0) {
-      sum += request.ssim_weight * ssim;
-    }
-    if (request.l1_weight != 0.0) {
-      sum += request.l1_weight * l1;
-    }
-    const double value = request.offset + sum / divisor;
-    if (accumulates_in_double(problem.dtype)) {
-      static_cast<double*>(request.value)[i] = value;
+      planes_per_value(request.reduction, problem.sizes) * plan.slots_per_plane();
+  const double divisor = static_cast<double>(reduction_divisor(problem, request));
+  const double unit = pixel_unit(problem);
+  const auto write = [&](void* to, int64_t i, double value) {
+    if (accumulates_in_double(problem)) {
+      static_cast<double*>(to)[i] = value;
     } else {
-      static_cast<float*>(request.value)[i] = static_cast<float>(value);
+      static_cast<float*>(to)[i] = static_cast<float>(value);
+    }
+  };
+  for (int64_t i = 0; i < values; ++i) {
+    PixelSums sums = {0.0, 0.0, 0.0};
+    for (int64_t k = i * slots_per_value; k < (i + 1) * slots_per_value; ++k) {
+      sums.statistic += slots[k].statistic;
+      sums.absolute += slots[k].absolute;
+      sums.squares += slots[k].squares;
+    }
+    sums.absolute *= unit;
+    sums.squares *= unit * unit;
+    if (request.value != nullptr) {
+      write(request.value, i, reduced_value(request, sums, divisor));
+    }
+    if (request.mse != nullptr) {
+      write(request.mse, i, sums.squares / divisor);
     }
   }
 }

@@ -3,77 +3,85 @@
 #pragma once
 
 #include "cpu/level_functions.h"
-#include "cpu/scale_kernel.h"
-#include "cpu/strip_kernel.h"
+#include "cpu/scale.h"
+#include "cpu/strip.h"
 
 namespace fused_ssim::cpu {
 
 template <class Arch>
 struct LevelInstance {
-  template <class Visitor>
-  static FUSED_SSIM_INLINE void visit(const Problem& problem, const Request& request,
-                                      Visitor visitor) {
-    if (accumulates_in_double(problem.dtype)) {
-      visit_radius<double>(problem, request, visitor);
-    } else {
-      visit_radius<float>(problem, request, visitor);
-    }
-  }
-
   static int64_t workspace_bytes(const Problem& problem, const Request& request,
                                  int64_t strip_columns) {
     int64_t bytes = 0;
-    visit(problem, request, [&](auto kernel) {
-      bytes = decltype(kernel)::Type::workspace_bytes(problem, request, strip_columns);
+    visit(problem, request, [&](auto kernel) __attribute__((always_inline)) {
+      using Kernel = typename decltype(kernel)::template Type<AnyFilter>;  // FixedFilter's, too
+      bytes = Kernel(problem, request, strip_columns, nullptr).workspace_bytes();
     });
     return bytes;
   }
 
   static void run(const Problem& problem, const Request& request, const Task* tasks,
                   int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
-    // SSIM and |x - y| are symmetric: the gradient of img2 alone is that of img1 with the two
-    // exchanged.
+    // Statistics, |x - y| and (x - y)^2 are symmetric: the gradient of img2 alone is that of img1
+    // with the two exchanged.
     Problem exchanged_problem = problem;
     Request exchanged_request = request;
     if (request.grad1.data == nullptr && request.grad2.data != nullptr) {
       exchanged_problem.img1 = problem.img2;
       exchanged_problem.img2 = problem.img1;
       exchanged_request.grad1 = request.grad2;
-      exchanged_request.grad2 = MutableImage();
+      exchanged_request.grad2 = Image();
     }
-    visit(exchanged_problem, exchanged_request, [&](auto kernel) {
-      typename decltype(kernel)::Type strip(exchanged_problem, exchanged_request, strip_columns,
-                                            workspace);
-      for (int64_t i = 0; i < task_count; ++i) {
-        strip.run(tasks[i]);
-      }
+    visit(exchanged_problem, exchanged_request, [&](auto kernel) __attribute__((always_inline)) {
+      run_kernel<decltype(kernel)>(exchanged_problem, exchanged_request, tasks, task_count,
+                                   strip_columns, workspace);
     });
   }
 
  private:
-  template <class Kernel>
-  struct Tag {
-    using Type = Kernel;
+  template <class T, int kImages>
+  struct Kernel {
+    template <template <class> class Filter>
+    using Type = StripKernel<Arch, T, Filter, kImages>;
   };
 
-  template <class T, class Visitor>
-  static FUSED_SSIM_INLINE void visit_radius(const Problem& problem, const Request& request,
-                                             Visitor visitor) {
-    if (problem.window.size == kDefaultWindowSize) {
-      visit_images<T, kDefaultWindowSize / 2>(request, visitor);
+  template <class Visitor>
+  static FUSED_SSIM_INLINE void visit(const Problem& problem, const Request& request,
+                                      Visitor visitor) {
+    if (accumulates_in_double(problem)) {
+      visit_images<double>(request, visitor);
     } else {
-      visit_images<T, 0>(request, visitor);
+      visit_images<float>(request, visitor);
     }
   }
 
-  template <class T, int kFixedRadius, class Visitor>
+  template <class T, class Visitor>
   static FUSED_SSIM_INLINE void visit_images(const Request& request, Visitor visitor) {
-    if (!request.wants_gradient()) {
-      visitor(Tag<StripKernel<Arch, T, kFixedRadius, 0>>());
+    if (!wants_gradient(request)) {
+      visitor(Kernel<T, 0>());
     } else if (request.grad1.data == nullptr || request.grad2.data == nullptr) {
-      visitor(Tag<StripKernel<Arch, T, kFixedRadius, 1>>());
+      visitor(Kernel<T, 1>());
     } else {
-      visitor(Tag<StripKernel<Arch, T, kFixedRadius, 2>>());
+      visitor(Kernel<T, 2>());
+    }
+  }
+
+  template <class Kernel>
+  static void run_kernel(const Problem& problem, const Request& request, const Task* tasks,
+                         int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
+    const bool fixed = has_fixed_radius(problem);
+    for (int64_t i = 0; i < task_count; ++i) {
+      bool done = false;
+      if (fixed) {
+        typename Kernel::template Type<FixedFilter> strip(problem, request, strip_columns,
+                                                          workspace);
+        strip.run(tasks[i]);
+        done = !strip.spread_nonfinite();
+      }
+      if (!done) {
+        typename Kernel::template Type<AnyFilter> strip(problem, request, strip_columns, workspace);
+        strip.run(tasks[i]);
+      }
     }
   }
 };

@@ -2,26 +2,57 @@
 
 #include <algorithm>
 
+#include "core/taps.h"
+
 namespace fused_ssim::cpu {
 namespace {
 
 constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+bool fits_fixed_radius(const Window& window) {
+  return window.size <= 2 * kFixedRadius + 1 && is_symmetric(window);
+}
+
 }  // namespace
 
+const char* not_served(const Problem& problem) {
+  if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
+    return "the CPU kernels compute images of depth 1, not filtered along it";
+  }
+  if (problem.mask.data != nullptr) {
+    return "the CPU kernels take no mask";
+  }
+  return nullptr;
+}
+
+bool has_fixed_radius(const Problem& problem) {
+  return fits_fixed_radius(problem.windows[kHeight]) && fits_fixed_radius(problem.windows[kWidth]);
+}
+
+int filter_radius(const Problem& problem, SpatialAxis axis) {
+  return has_fixed_radius(problem) ? kFixedRadius
+                                   : static_cast<int>(std::min<int64_t>(radius(problem, axis),
+                                                                        image_size(problem, axis)));
+}
+
 Plan::Plan(const Problem& problem, int threads)
-    : planes_(problem.shape.planes()), width_(problem.shape.width) {
+    : planes_(plane_count(problem.sizes)), width_(image_size(problem, kWidth)) {
   strips_ = ceil_divide(width_, kMaxStripColumns);
   strip_columns_ = ceil_divide(width_, strips_);
-  lead_ = ceil_divide(2 * problem.radius(), kChunkRows);
-  chunks_ = ceil_divide(problem.shape.height, kChunkRows);
+  lead_ = ceil_divide(2 * filter_radius(problem, kHeight), kChunkRows);
+  chunks_ = ceil_divide(image_size(problem, kHeight), kChunkRows);
   // A few tasks a thread even out the load; cutting further only repeats shared rows.
   const int64_t wanted = threads <= 1 ? 1 : 4 * static_cast<int64_t>(threads);
   bands_ = std::clamp<int64_t>(ceil_divide(wanted, planes_ * strips_), 1,
                                std::max<int64_t>(1, chunks_ / kMinBandChunks));
 }
 
-Task Plan::task(int64_t index, ChunkSums* slots) const {
+int64_t Plan::grain() const {
+  const int64_t task_pixels = strip_columns_ * kChunkRows * ceil_divide(chunks_, bands_);
+  return ceil_divide(kMinThreadPixels, task_pixels);
+}
+
+Task Plan::task(int64_t index, PixelSums* slots) const {
   const int64_t band = index % bands_;
   const int64_t strip = index / bands_ % strips_;
   const int64_t plane = index / bands_ / strips_;

@@ -8,7 +8,9 @@
 
 #include <cstdint>
 
+#include "core/pointwise.h"
 #include "core/problem.h"
+#include "core/taps.h"
 
 namespace fused_ssim::cpu {
 
@@ -18,12 +20,27 @@ inline constexpr int kChunkRows = 8;
 inline constexpr int64_t kMaxStripColumns = 960;
 // Shorter bands would spend too much on the rows that neighbours share (4 radii).
 inline constexpr int64_t kMinBandChunks = 12;
+// Fewer pixels than these take less time than another thread takes to wake up.
+inline constexpr int64_t kMinThreadPixels = 1 << 15;
+// The radius that is fixed at compile time: symmetric windows of up to 11 taps along both axes.
+inline constexpr int kFixedRadius = kDefaultWindowSize / 2;
 
-// Sums over the pixels that one chunk of one strip owns.
-struct ChunkSums {
-  double ssim;
-  double l1;
-};
+// Why the CPU kernels do not compute this, as one sentence, or null where they do.
+const char* not_served(const Problem& problem);
+
+// Whether both windows are symmetric and of at most 2 kFixedRadius + 1 taps.
+bool has_fixed_radius(const Problem& problem);
+// The radius that the kernel works with along an axis: kFixedRadius, or the window's own; at most
+// the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).
+int filter_radius(const Problem& problem, SpatialAxis axis);
+
+// What the kernels' numbers for pixels stand for. Two uint8 images are computed in whole numbers;
+// everything else as what it stands for.
+inline double pixel_unit(const Problem& problem) {
+  const bool whole =
+      problem.img1.dtype == FUSED_SSIM_UINT8 && problem.img2.dtype == FUSED_SSIM_UINT8;
+  return whole ? 1.0 / problem.uint8_divisor : 1.0;
+}
 
 struct Task {
   int64_t plane;
@@ -33,7 +50,7 @@ struct Task {
   // image rows two radii below; chunks before 0 finish no gradient row but own values near the top.
   int64_t chunk_begin;
   int64_t chunk_end;
-  ChunkSums* sums;  // of chunk 0 of this plane and strip
+  PixelSums* sums;  // of chunk 0 of this plane and strip
 };
 
 class Plan {
@@ -41,12 +58,14 @@ class Plan {
   Plan(const Problem& problem, int threads);
 
   int64_t tasks() const { return planes_ * strips_ * bands_; }
+  // How many tasks make it worth to wake a thread for them.
+  int64_t grain() const;
   // Slots to allocate; every task fills those it owns.
   int64_t slots() const { return planes_ * slots_per_plane(); }
   int64_t slots_per_plane() const { return strips_ * (lead_ + chunks_); }
   int64_t strip_columns() const { return strip_columns_; }
 
-  Task task(int64_t index, ChunkSums* slots) const;
+  Task task(int64_t index, PixelSums* slots) const;
 
  private:
   int64_t planes_;

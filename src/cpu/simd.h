@@ -12,8 +12,8 @@
 #include <arm_neon.h>
 #endif
 
-#include "core/macros.h"
 #include "core/formula.h"
+#include "core/macros.h"
 
 namespace fused_ssim::cpu {
 
@@ -73,6 +73,7 @@ struct NativeVector<double, 128> {
 
 template <class T, int kBytes>
 struct Vec {
+  using Scalar = T;
   static constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
   using Native = typename NativeVector<T, kBytes>::Type;
   using Mask = typename NativeVector<T, kBytes>::Mask;

@@ -1,0 +1,851 @@
+// Strip kernel: sums, map and gradients of one strip of one plane, in one pass over the rows.
+//
+// Rows go down the strip in chunks of 8, held in segments (segments.h). For each chunk, in order:
+//   1. stage:    8 new rows of x and y -> s, d (shifted), transposed into a ring of chunks
+//   2. H:        filter s, d, s^2, d^2 along x, 8 columns at a time, into a small tile
+//   3. V:        filter the tile's columns along y; the last 2 radius rows of each column are carried
+//                from chunk to chunk. Values and partial derivatives (core/pointwise.h) come out one
+//                radius above the new rows.
+//   4. V:        filter the partials along y (carried likewise) into 8 partial rows
+//   5. H:        filter the partial rows along x, combine with s and d, transpose back, store the
+//                gradient rows two radii above the new ones.
+//
+// Traffic per pixel and plane (float32): 8 B read, 4 B written for each gradient or map; the rest
+// stays in L2: (6 radius + 6) floats of ring, 40 + 30 of carry and 24 of partial rows a column for
+// an 11-tap window. About 88 multiply-adds for the value and 154 with the gradient.
+#pragma once
+
+#include <cstdint>
+
+#include "core/pointwise.h"
+#include "core/problem.h"
+#include "core/taps.h"
+#include "cpu/filter.h"
+#include "cpu/loader.h"
+#include "cpu/plan.h"
+#include "cpu/segments.h"
+#include "cpu/simd.h"
+
+namespace fused_ssim::cpu {
+
+// Consecutive pieces of a workspace; without one, only their sizes.
+class WorkspaceLayout {
+ public:
+  explicit WorkspaceLayout(unsigned char* workspace) : workspace_(workspace) {}
+
+  template <class Element>
+  Element* take(int64_t count) {
+    const int64_t offset = bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
+    return workspace_ == nullptr ? nullptr : reinterpret_cast<Element*>(workspace_ + offset);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  unsigned char* workspace_;
+  int64_t bytes_ = 0;
+};
+
+// Filter: FixedFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
+template <class Arch, class T, template <class> class Filter, int kImages>
+class StripKernel {
+ public:
+  using V = Vec<T, Arch::kVectorBytes>;
+
+  // Without a workspace only for workspace_bytes().
+  StripKernel(const Problem& problem, const Request& request, int64_t strip_columns,
+              unsigned char* workspace)
+      : problem_(problem),
+        request_(request),
+        loader_(T(pixel_unit(problem) == 1.0 ? problem.uint8_divisor : 1)),
+        radius_x_(filter_radius(problem, kWidth)),
+        radius_y_(filter_radius(problem, kHeight)),
+        crop_x_(crop(problem, kWidth)),
+        crop_y_(crop(problem, kHeight)),
+        height_(image_size(problem, kHeight)),
+        width_(image_size(problem, kWidth)) {
+    lay_out(strip_columns, workspace);
+  }
+
+  int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  void run(const Task& task);
+
+  // Whether the last run read numbers that zero taps may have spread where no window sees them.
+  bool spread_nonfinite() const { return spread_nonfinite_; }
+
+ private:
+  using Mask = typename V::Mask;
+  using Rows = Segments<Arch, T>;
+  static constexpr int kLanes = V::kLanes;
+  static constexpr int kBlock = 8;    // columns of vectors filtered at a time
+  static constexpr int kMoments = 4;  // s, d, s^2, d^2
+  static constexpr int kPartialMaps = partial_maps(kImages);
+  static constexpr T kLargest = sizeof(T) == 4 ? T(1e18) : T(1e150);  // its square is finite
+  using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
+
+  FUSED_SSIM_INLINE int radius_x() const { return Filter<V>::kIsFixed ? kFixedRadius : radius_x_; }
+  FUSED_SSIM_INLINE int radius_y() const { return Filter<V>::kIsFixed ? kFixedRadius : radius_y_; }
+  // Columns that a strip reads beyond the ones it owns, at either side.
+  FUSED_SSIM_INLINE int halo() const { return kImages > 0 ? 2 * radius_x() : radius_x(); }
+  FUSED_SSIM_INLINE int carried() const { return 2 * radius_y(); }
+  FUSED_SSIM_INLINE int64_t pitch() const { return segment_capacity_ + 2 * radius_x(); }
+  FUSED_SSIM_INLINE Filter<V> filter_x() const { return Filter<V>(taps_x_); }
+  FUSED_SSIM_INLINE Filter<V> filter_y() const { return Filter<V>(taps_y_); }
+
+  void lay_out(int64_t strip_columns, unsigned char* workspace);
+  static FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius);
+
+  void begin_strip(const Task& task);
+  void choose_shift();
+  void build_masks();
+  void stage_chunk(int64_t chunk, PixelSums* sums);
+  void stage_row(int64_t row, V* s_row, V* d_row, PixelSums* sums);
+  void add_differences(const T* x, const T* y, PixelSums* sums) const;
+  void check_finite(const T* natural);
+  void stage_map_gradient(int64_t first_row);
+  void prefetch_rows(int64_t chunk, int64_t j) const;
+  // The rows of a chunk, as [begin, end) in 0 .. 8, for which there is a value.
+  struct ValueRows {
+    int64_t first_row;
+    int begin;
+    int end;
+  };
+  ValueRows value_rows(int64_t chunk) const;
+  // The columns in [begin, end) that have a value.
+  struct Columns {
+    int64_t begin;
+    int64_t end;
+  };
+  Columns value_columns(int64_t begin, int64_t end) const;
+  void evaluate_chunk(int64_t chunk, PixelSums* sums);
+  void carry_chunk(int64_t chunk);
+  template <int kCount>
+  void filter_block(int64_t chunk, int64_t j);
+  FUSED_SSIM_INLINE void filter_column(const Filter<V>& filter, V* carry, const V* fresh,
+                                       bool centred, V (&out)[kChunkRows]) const;
+  void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
+  using Moments8 = V[kMoments][kChunkRows];
+  using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
+  template <int kStatistic>
+  FUSED_SSIM_INLINE void evaluate_pixels(int64_t j, const Moments8& moments, const ValueRows& rows,
+                                         Partials8& partials, DoubleLanes* sum) const;
+  void store_map(int64_t chunk);
+  void finish_gradient(int64_t chunk);
+  template <int kCount>
+  void combine_block(const V* partial_row, const V* s_row, const V* d_row, int64_t j);
+  void store_gradient_row(int64_t row, const V* gradient, const Plane& plane, T sign);
+
+  FUSED_SSIM_INLINE V* ring_chunk(int64_t chunk) const {
+    const int64_t slot = ((chunk % ring_chunks_) + ring_chunks_) % ring_chunks_;
+    return ring_ + slot * kChunkRows * 2 * pitch();
+  }
+
+  const Problem& problem_;
+  const Request& request_;
+  const Loader<Arch, T> loader_;
+  const int radius_x_;
+  const int radius_y_;
+  const int crop_x_;
+  const int crop_y_;
+  const int64_t height_;
+  const int64_t width_;
+  FilterTaps<T> taps_x_;
+  FilterTaps<T> taps_y_;
+
+  // Workspace.
+  int64_t workspace_bytes_ = 0;
+  int64_t segment_capacity_ = 0;
+  int64_t ring_chunks_ = 0;
+  V* ring_ = nullptr;               // [ring_chunks][8][2: s, d][pitch]
+  V* tile_ = nullptr;               // [kBlock][kMoments][8]
+  V* carry_ = nullptr;              // [segment][kMoments][2 radius_y]
+  V* partial_carry_ = nullptr;      // [segment][kPartialMaps][2 radius_y]
+  V* partial_rows_ = nullptr;       // [8][kPartialMaps][pitch]
+  V* column_ = nullptr;             // [2 radius_y + 8]
+  V* gradient_rows_ = nullptr;      // [kImages][segment]
+  V* map_rows_ = nullptr;           // [8][segment]
+  V* map_gradient_rows_ = nullptr;  // [8][segment]
+  Mask* value_mask_ = nullptr;      // [segment]: columns that have a value
+  Mask* owned_mask_ = nullptr;      // [segment]: those of them that this strip sums up
+  T* natural_a_ = nullptr;          // [kLanes * segment]
+  T* natural_b_ = nullptr;
+  T* scratch_a_ = nullptr;
+  T* scratch_b_ = nullptr;
+
+  // The strip in hand.
+  Task task_ = {};
+  Plane img1_ = {};
+  Plane img2_ = {};
+  Plane grad1_ = {};
+  Plane grad2_ = {};
+  Plane map_gradient_ = {};
+  DoubledStabilizers<V> doubled_stabilizers_;
+  int64_t segment_ = 0;
+  int64_t data_begin_ = 0;  // first column staged
+  int64_t data_end_ = 0;
+  T shift_s_ = 0;
+  T shift_d_ = 0;
+  bool spread_nonfinite_ = false;
+};
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
+                                                    unsigned char* workspace) {
+  WorkspaceLayout layout(workspace);
+  segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
+  ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
+  taps_x_ = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
+  taps_y_ = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  ring_ = layout.take<V>(ring_chunks_ * kChunkRows * 2 * pitch());
+  tile_ = layout.take<V>(kBlock * kMoments * kChunkRows);
+  carry_ = layout.take<V>(segment_capacity_ * kMoments * carried());
+  partial_carry_ = layout.take<V>(segment_capacity_ * kPartialMaps * carried());
+  partial_rows_ = layout.take<V>(kChunkRows * kPartialMaps * pitch());
+  column_ = layout.take<V>(carried() + kChunkRows);
+  gradient_rows_ = layout.take<V>(kImages * segment_capacity_);
+  map_rows_ = layout.take<V>(request_.map != nullptr ? kChunkRows * segment_capacity_ : 0);
+  map_gradient_rows_ =
+      layout.take<V>(request_.map_gradient.data != nullptr ? kChunkRows * segment_capacity_ : 0);
+  value_mask_ = layout.take<Mask>(segment_capacity_);
+  owned_mask_ = layout.take<Mask>(segment_capacity_);
+  natural_a_ = layout.take<T>(kLanes * segment_capacity_);
+  natural_b_ = layout.take<T>(kLanes * segment_capacity_);
+  scratch_a_ = layout.take<T>(kLanes * segment_capacity_);
+  scratch_b_ = layout.take<T>(kLanes * segment_capacity_);
+  workspace_bytes_ = layout.bytes();
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+FilterTaps<T> StripKernel<Arch, T, Filter, kImages>::lay_out_taps(WorkspaceLayout& layout,
+                                                                  const Window& window,
+                                                                  int radius) {
+  const int size = 2 * radius + 1;
+  double* exact = layout.take<double>(size);
+  T* taps = layout.take<T>(size);
+  T* mirrored = layout.take<T>(size);
+  const int own_radius = window.size / 2 < radius ? window.size / 2 : radius;
+  if (exact != nullptr) {
+    fit_taps(window, radius, exact);
+    if constexpr (sizeof(T) == 4) {
+      round_taps_to_float(exact, size, taps);
+    }
+    for (int k = 0; k < size; ++k) {
+      if constexpr (sizeof(T) == 8) {
+        taps[k] = exact[k];
+      }
+      mirrored[size - 1 - k] = taps[k];
+    }
+  }
+  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1};
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::run(const Task& task) {
+  begin_strip(task);
+  // Chunks to run before the first owned one, so that its rows find their predecessors carried.
+  const int64_t reach = kImages > 0 ? 4 * radius_y() : 2 * radius_y();
+  const int64_t warm_up = (reach + kChunkRows - 1) / kChunkRows;
+  const int64_t topmost = -((3 * radius_y() + kChunkRows - 1) / kChunkRows);  // holds row -radius
+  int64_t chunk = task.chunk_begin - warm_up;
+  if (chunk < topmost) {
+    chunk = topmost;
+  }
+  const int64_t first_gradient_chunk = task.chunk_begin < 0 ? 0 : task.chunk_begin;
+  for (; chunk < task.chunk_end; ++chunk) {
+    const bool owned = chunk >= task.chunk_begin;
+    PixelSums sums = {0.0, 0.0, 0.0};
+    stage_chunk(chunk, &sums);
+    // A warm-up chunk's values matter only as partials of the first gradient rows.
+    const int64_t last_value_row = chunk * kChunkRows + radius_y() + kChunkRows - 1;
+    const bool feeds_gradient =
+        kImages > 0 && last_value_row >= first_gradient_chunk * kChunkRows - radius_y();
+    if (owned || feeds_gradient) {
+      evaluate_chunk(chunk, &sums);
+    } else {
+      carry_chunk(chunk);
+    }
+    if (owned && request_.map != nullptr) {
+      store_map(chunk);
+    }
+    if constexpr (kImages > 0) {
+      if (chunk >= first_gradient_chunk) {
+        finish_gradient(chunk);
+      }
+    }
+    if (owned) {
+      task.sums[chunk] = sums;
+    }
+  }
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
+  const int64_t channels = problem_.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  const int64_t batch = task.plane / channels;
+  const int64_t channel = task.plane % channels;
+  task_ = task;
+  img1_ = plane_of(problem_.img1, batch, channel);
+  img2_ = plane_of(problem_.img2, batch, channel);
+  grad1_ = plane_of(request_.grad1, batch, channel);
+  grad2_ = plane_of(request_.grad2, batch, channel);
+  map_gradient_ = plane_of(request_.map_gradient, batch, channel);
+  const T* own = static_cast<const T*>(problem_.stabilizers);
+  const double unit = pixel_unit(problem_);
+  const T c1 = T(2 * (own != nullptr ? own[2 * batch] : problem_.c1) / (unit * unit));
+  const T c2 = T(2 * (own != nullptr ? own[2 * batch + 1] : problem_.c2) / (unit * unit));
+  doubled_stabilizers_ = {V(c1), V(c2)};
+  data_begin_ = task.column_begin - halo();
+  data_begin_ = data_begin_ < 0 ? 0 : data_begin_;
+  data_end_ = task.column_end + halo();
+  data_end_ = data_end_ > width_ ? width_ : data_end_;
+  segment_ = Rows::length(data_end_ - data_begin_, radius_x());
+  spread_nonfinite_ = false;
+  choose_shift();
+  build_masks();
+  for (int64_t i = 0; i < segment_ * kMoments * carried(); ++i) {
+    carry_[i] = V(T(0));
+  }
+  for (int64_t i = 0; i < segment_ * kPartialMaps * carried(); ++i) {
+    partial_carry_[i] = V(T(0));
+  }
+}
+
+// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may be
+// outliers, and so is what is not finite: it must spoil its own windows alone.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::choose_shift() {
+  constexpr int kAxisSamples = 6;
+  constexpr int kSamples = kAxisSamples * kAxisSamples;
+  constexpr int kOutliers = 2;  // left out at either end
+  T s[kSamples];
+  T d[kSamples];
+  int count = 0;
+  const auto insert = [](T* sorted, int size, T value) {
+    for (; size > 0 && sorted[size - 1] > value; --size) {
+      sorted[size] = sorted[size - 1];
+    }
+    sorted[size] = value;
+  };
+  const int64_t columns = task_.column_end - task_.column_begin;
+  for (int i = 0; i < kAxisSamples; ++i) {
+    const int64_t row = (2 * i + 1) * height_ / (2 * kAxisSamples);
+    for (int k = 0; k < kAxisSamples; ++k) {
+      const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kAxisSamples);
+      const T x = *loader_.row(img1_, row, column, 1, scratch_a_);
+      const T y = *loader_.row(img2_, row, column, 1, scratch_b_);
+      if (x > -kLargest && x < kLargest && y > -kLargest && y < kLargest) {
+        insert(s, count, x + y);
+        insert(d, count, x - y);
+        ++count;
+      }
+    }
+  }
+  const int trim = count > 4 * kOutliers ? kOutliers : 0;
+  shift_s_ = 0;
+  shift_d_ = 0;
+  for (int i = trim; i < count - trim; ++i) {
+    shift_s_ += s[i] / T(count - 2 * trim);
+    shift_d_ += d[i] / T(count - 2 * trim);
+  }
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+typename StripKernel<Arch, T, Filter, kImages>::Columns
+StripKernel<Arch, T, Filter, kImages>::value_columns(int64_t begin, int64_t end) const {
+  const int64_t limit = width_ - crop_x_;
+  return {begin < crop_x_ ? crop_x_ : begin, end > limit ? limit : end};
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::build_masks() {
+  const Columns valued = value_columns(data_begin_, data_end_);
+  for (int64_t j = 0; j < segment_; ++j) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t column = data_begin_ + lane * segment_ + j;
+      const bool has_value = column >= valued.begin && column < valued.end;
+      const bool owned = column >= task_.column_begin && column < task_.column_end;
+      value_mask_[j][lane] = has_value ? -1 : 0;
+      owned_mask_[j][lane] = has_value && owned ? -1 : 0;
+    }
+  }
+}
+
+// ---- 1. stage -----------------------------------------------------------------------------------
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::stage_chunk(int64_t chunk, PixelSums* sums) {
+  V* rows = ring_chunk(chunk);
+  const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
+  for (int i = 0; i < kChunkRows; ++i) {
+    stage_row(first_row + i, rows + 2 * i * pitch(), rows + (2 * i + 1) * pitch(), sums);
+  }
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* d_row,
+                                                      PixelSums* sums) {
+  const V shift_s(shift_s_);
+  const V shift_d(shift_d_);
+  if (row < 0 || row >= height_) {
+    for (int64_t j = 0; j < segment_ + 2 * radius_x(); ++j) {
+      s_row[j] = -shift_s;
+      d_row[j] = -shift_d;
+    }
+    return;
+  }
+  const int64_t columns = data_end_ - data_begin_;
+  const T* x = loader_.row(img1_, row, data_begin_, columns, scratch_a_);
+  const T* y = loader_.row(img2_, row, data_begin_, columns, scratch_b_);
+  int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) {
+    const V a = V::load_unaligned(x + c);
+    const V b = V::load_unaligned(y + c);
+    ((a + b) - shift_s).store_unaligned(natural_a_ + c);
+    ((a - b) - shift_d).store_unaligned(natural_b_ + c);
+  }
+  for (; c < columns; ++c) {
+    natural_a_[c] = (x[c] + y[c]) - shift_s_;
+    natural_b_[c] = (x[c] - y[c]) - shift_d_;
+  }
+  for (; c < kLanes * segment_; ++c) {
+    natural_a_[c] = -shift_s_;
+    natural_b_[c] = -shift_d_;
+  }
+  if constexpr (Filter<V>::kIsFixed) {
+    if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+      check_finite(natural_a_);
+      check_finite(natural_b_);
+    }
+  }
+  Rows::from_natural(natural_a_, segment_, s_row + radius_x());
+  Rows::from_natural(natural_b_, segment_, d_row + radius_x());
+  Rows::fill_halo(s_row, segment_, radius_x(), -shift_s);
+  Rows::fill_halo(d_row, segment_, radius_x(), -shift_d);
+  if (row >= crop_y_ && row < height_ - crop_y_) {
+    add_differences(x, y, sums);
+  }
+}
+
+// Notes numbers of a row, as staged, whose square or product with a zero tap is not finite.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::check_finite(const T* natural) {
+  Mask ordinary = ~Mask{};
+  for (int64_t c = 0; c < kLanes * segment_; c += kLanes) {
+    const V value = V::load_unaligned(natural + c);
+    ordinary &= (value.v < V(kLargest).v) & (value.v > V(-kLargest).v);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    spread_nonfinite_ = spread_nonfinite_ || ordinary[lane] == 0;
+  }
+}
+
+// |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T* y,
+                                                            PixelSums* sums) const {
+  const Columns owned = value_columns(task_.column_begin, task_.column_end);
+  // In double from the start: float32 partial sums of a constant image drift.
+  const auto sum_of = [&](auto magnitude) __attribute__((always_inline)) {
+    DoubleLanes sum = {};
+    int64_t i = owned.begin - data_begin_;
+    for (; i + kLanes <= owned.end - data_begin_; i += kLanes) {
+      const V difference = V::load_unaligned(x + i) - V::load_unaligned(y + i);
+      sum += __builtin_convertvector(magnitude(difference).v, DoubleLanes);
+    }
+    double total = 0.0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      total += sum[lane];
+    }
+    for (; i < owned.end - data_begin_; ++i) {
+      total += magnitude(V(x[i] - y[i])).lane(0);
+    }
+    return total;
+  };
+  if (request_.l1_weight != 0.0) {
+    sums->absolute += sum_of([](V difference) __attribute__((always_inline)) {
+      return V(
+          typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v));
+    });
+  }
+  if (request_.l2_weight != 0.0 || request_.mse != nullptr) {
+    sums->squares +=
+        sum_of([](V difference) __attribute__((always_inline)) { return difference * difference; });
+  }
+}
+
+// Asks for the block's share of the rows that `chunk` will stage. The strips of a row lie too far
+// apart for the hardware to see them coming, and the arithmetic of a chunk covers the wait.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
+  constexpr int64_t kCacheLine = 64;
+  constexpr int64_t kRows = 2 * kChunkRows;  // of both images
+  const int64_t blocks = segment_ / kBlock;
+  const int64_t block = j / kBlock;
+  for (int64_t i = kRows * block / blocks; i < kRows * (block + 1) / blocks; ++i) {
+    const int64_t row = chunk * kChunkRows + 2 * radius_y() + i / 2;
+    if (row < 0 || row >= height_) {
+      continue;
+    }
+    const Plane& plane = i % 2 == 0 ? img1_ : img2_;
+    const int64_t element = size_of(plane.dtype);
+    const unsigned char* from =
+        plane.data + element * (row * plane.row_stride + data_begin_ * plane.column_stride);
+    const int64_t bytes = element * (data_end_ - data_begin_) * plane.column_stride;
+    for (int64_t offset = 0; offset < bytes; offset += kCacheLine) {
+      __builtin_prefetch(from + offset, 0, 2);
+    }
+  }
+}
+
+// d(loss)/d(map) of the chunk's value rows, zero where there is no value.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::stage_map_gradient(int64_t first_row) {
+  const Columns columns = value_columns(data_begin_, data_end_);
+  for (int i = 0; i < kChunkRows; ++i) {
+    const int64_t map_row = first_row + i - crop_y_;
+    for (int64_t c = 0; c < kLanes * segment_; ++c) {
+      natural_a_[c] = T(0);
+    }
+    if (map_row >= 0 && map_row < map_size(problem_, kHeight) && columns.begin < columns.end) {
+      const T* values = loader_.row(map_gradient_, map_row, columns.begin - crop_x_,
+                                    columns.end - columns.begin, scratch_a_);
+      for (int64_t c = columns.begin; c < columns.end; ++c) {
+        natural_a_[c - data_begin_] = values[c - columns.begin];
+      }
+    }
+    if constexpr (Filter<V>::kIsFixed) {
+      if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+        check_finite(natural_a_);
+      }
+    }
+    Rows::from_natural(natural_a_, segment_, map_gradient_rows_ + i * segment_);
+  }
+}
+
+// ---- 2. to 4. filter, evaluate, filter the partials along y -------------------------------------
+
+// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
+template <class Arch, class T, template <class> class Filter, int kImages>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
+    const Filter<V>& filter, V* carry, const V* fresh, bool centred, V (&out)[kChunkRows]) const {
+  constexpr bool kIsFixed = Filter<V>::kIsFixed;
+  if constexpr (!kIsFixed) {
+    for (int k = 0; k < carried(); ++k) {
+      column_[k] = carry[k];
+    }
+    for (int k = 0; k < kChunkRows; ++k) {
+      column_[carried() + k] = fresh[k];
+    }
+    for (int k = 0; k < carried(); ++k) {
+      carry[k] = column_[k + kChunkRows];
+    }
+  }
+  const auto input = [&](int k) __attribute__((always_inline)) {
+    if constexpr (kIsFixed) {
+      return k < 2 * kFixedRadius ? carry[k] : fresh[k - 2 * kFixedRadius];
+    } else {
+      return column_[k];
+    }
+  };
+  const V reference = centred ? filter.template reference<kChunkRows>(input) : V(T(0));
+  filter.template apply<kChunkRows>(
+      [&](int k) __attribute__((always_inline)) {
+        const V value = input(k);
+        if (kIsFixed && k >= kChunkRows) {
+          carry[k - kChunkRows] = value;
+        }
+        return centred ? value - reference : value;
+      },
+      out);
+  if (centred) {
+    unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
+      out[decltype(row)::value] = out[decltype(row)::value] + reference;
+    });
+  }
+}
+
+// H: the four moments of kCount columns from j on, for the chunk's 8 rows, into the tile.
+template <class Arch, class T, template <class> class Filter, int kImages>
+template <int kCount>
+void StripKernel<Arch, T, Filter, kImages>::filter_block(int64_t chunk, int64_t j) {
+  const Filter<V> filter = filter_x();
+  const V* rows = ring_chunk(chunk);
+  for (int row = 0; row < kChunkRows; ++row) {
+    for (int image = 0; image < 2; ++image) {
+      const V* from = rows + (2 * row + image) * pitch() + j;
+      const V reference = filter.template reference<kCount>(
+          [&](int k) __attribute__((always_inline)) { return from[k]; });
+      const V reference2 = reference * reference;
+      V* to = tile_ + image * kChunkRows + row;
+      V out[kCount];
+      filter.template apply<kCount>(
+          [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
+      unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
+        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
+      });
+      filter.template apply<kCount>(
+          [&](int k) __attribute__((always_inline)) {
+            const V value = from[k];
+            return multiply_add(value, value, -reference2);
+          },
+          out);
+      to += 2 * kChunkRows;
+      unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
+        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
+      });
+    }
+  }
+}
+
+// The pixels of a column of vectors: their values and, unfiltered, their partial derivatives.
+template <class Arch, class T, template <class> class Filter, int kImages>
+template <int kStatistic>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
+    int64_t j, const Moments8& moments, const ValueRows& rows, Partials8& partials,
+    DoubleLanes* sum) const {
+  const V shift_s(shift_s_);
+  const V shift_d(shift_d_);
+  const DoubledStabilizers<V> doubled = doubled_stabilizers_;
+  const Mask owned = owned_mask_[j];
+  const Mask has_value = value_mask_[j];
+  const bool keep_map = request_.map != nullptr;
+  const bool weighted = request_.map_gradient.data != nullptr;
+  V column_sum(T(0));
+  for (int row = 0; row < kChunkRows; ++row) {
+    if (row < rows.begin || row >= rows.end) {
+      unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
+        partials[decltype(map)::value][row] = V(T(0));
+      });
+      continue;
+    }
+    const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
+    const PixelStatistic<kImages, V> pixel =
+        pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled);
+    column_sum = column_sum + keep(pixel.value, owned);
+    if (keep_map) {
+      map_rows_[row * segment_ + j] = pixel.value;
+    }
+    unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
+      V partial = pixel.partials[decltype(map)::value];
+      if (weighted) {
+        partial = partial * map_gradient_rows_[row * segment_ + j];
+      }
+      partials[decltype(map)::value][row] = keep(partial, has_value);
+    });
+  }
+  *sum += __builtin_convertvector(column_sum.v, DoubleLanes);
+}
+
+// V, value, partials, V of one column of vectors.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* tile,
+                                                            const ValueRows& rows,
+                                                            DoubleLanes* sum) {
+  const Filter<V> filter = filter_y();
+  Moments8 moments;
+  unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
+    constexpr int kMap = decltype(map)::value;
+    filter_column(filter, carry_ + (j * kMoments + kMap) * carried(), tile + kMap * kChunkRows,
+                  true, moments[kMap]);
+  });
+  Partials8 partials;
+  switch (problem_.statistic) {
+    case FUSED_SSIM_STATISTIC_CONTRAST:
+      evaluate_pixels<FUSED_SSIM_STATISTIC_CONTRAST>(j, moments, rows, partials, sum);
+      break;
+    case FUSED_SSIM_STATISTIC_LUMINANCE:
+      evaluate_pixels<FUSED_SSIM_STATISTIC_LUMINANCE>(j, moments, rows, partials, sum);
+      break;
+    default:
+      evaluate_pixels<FUSED_SSIM_STATISTIC_SSIM>(j, moments, rows, partials, sum);
+      break;
+  }
+  const Filter<V> adjoint = filter.adjoint();
+  unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
+    constexpr int kMap = decltype(map)::value;
+    V filtered[kChunkRows];
+    filter_column(adjoint, partial_carry_ + (j * kPartialMaps + kMap) * carried(), partials[kMap],
+                  false, filtered);
+    V* to = partial_rows_ + kMap * pitch() + radius_x() + j;
+    unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
+      to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];
+    });
+  });
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+typename StripKernel<Arch, T, Filter, kImages>::ValueRows
+StripKernel<Arch, T, Filter, kImages>::value_rows(int64_t chunk) const {
+  const auto clamp = [](int64_t row) {
+    return static_cast<int>(row < 0 ? 0 : row > kChunkRows ? kChunkRows : row);
+  };
+  const int64_t first_row = chunk * kChunkRows + radius_y();
+  return {first_row, clamp(crop_y_ - first_row), clamp(height_ - crop_y_ - first_row)};
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, PixelSums* sums) {
+  const ValueRows rows = value_rows(chunk);
+  if (kImages == 0 && rows.begin >= rows.end && chunk >= 0) {
+    return;  // past the last value, and no partial to let go through
+  }
+  if (kImages > 0 && request_.map_gradient.data != nullptr) {
+    stage_map_gradient(rows.first_row);
+  }
+  DoubleLanes sum = {};
+  int64_t j = 0;
+  for (; j + kBlock <= segment_; j += kBlock) {
+    prefetch_rows(chunk + 1, j);
+    filter_block<kBlock>(chunk, j);
+    for (int i = 0; i < kBlock; ++i) {
+      evaluate_column(j + i, tile_ + i * kMoments * kChunkRows, rows, &sum);
+    }
+  }
+  for (; j < segment_; ++j) {
+    filter_block<1>(chunk, j);
+    evaluate_column(j, tile_, rows, &sum);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    sums->statistic += sum[lane];
+  }
+}
+
+// A warm-up chunk whose values nobody needs: only its rows are carried on.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::carry_chunk(int64_t chunk) {
+  const auto carry_column = [&](int64_t j, const V* tile) {
+    for (int map = 0; map < kMoments; ++map) {
+      V* carry = carry_ + (j * kMoments + map) * carried();
+      const V* fresh = tile + map * kChunkRows;
+      for (int k = 0; k < carried(); ++k) {
+        const int from = k + kChunkRows;
+        carry[k] = from < carried() ? carry[from] : fresh[from - carried()];
+      }
+    }
+  };
+  int64_t j = 0;
+  for (; j + kBlock <= segment_; j += kBlock) {
+    filter_block<kBlock>(chunk, j);
+    for (int i = 0; i < kBlock; ++i) {
+      carry_column(j + i, tile_ + i * kMoments * kChunkRows);
+    }
+  }
+  for (; j < segment_; ++j) {
+    filter_block<1>(chunk, j);
+    carry_column(j, tile_);
+  }
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::store_map(int64_t chunk) {
+  const ValueRows rows = value_rows(chunk);
+  const Columns columns = value_columns(task_.column_begin, task_.column_end);
+  const int64_t map_width = map_size(problem_, kWidth);
+  T* plane = static_cast<T*>(request_.map) + task_.plane * map_plane_pixels(problem_);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    Rows::to_natural(map_rows_ + row * segment_, segment_, natural_a_);
+    T* to = plane + (rows.first_row + row - crop_y_) * map_width - crop_x_;
+    for (int64_t c = columns.begin; c < columns.end; ++c) {
+      to[c] = natural_a_[c - data_begin_];
+    }
+  }
+}
+
+// ---- 5. filter the partials along x, combine, store ---------------------------------------------
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+template <int kCount>
+void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, const V* s_row,
+                                                          const V* d_row, int64_t j) {
+  const Filter<V> filter = filter_x().adjoint();
+  V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
+  unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
+    const V* from = partial_row + decltype(map)::value * pitch() + j;
+    filter.template apply<kCount>([&](int k) __attribute__((always_inline)) { return from[k]; },
+                                  filtered[decltype(map)::value]);
+  });
+  // A quarter of the gradient: the store multiplies by four (see core/formula.h).
+  unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kI = decltype(i)::value;
+    const V s = s_row[radius_x() + j + kI];
+    const V d = d_row[radius_x() + j + kI];
+    const V by_d = d * filtered[2][kI];
+    const V by_s = s * filtered[1][kI];
+    gradient_rows_[j + kI] = filtered[0][kI] + (by_s + by_d);
+    if constexpr (kImages == 2) {
+      gradient_rows_[segment_ + j + kI] = filtered[3][kI] + (by_s - by_d);
+    }
+  });
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::finish_gradient(int64_t chunk) {
+  for (int i = 0; i < kChunkRows; ++i) {
+    const int64_t row = chunk * kChunkRows + i;
+    if (row >= height_) {
+      break;
+    }
+    V* partial_row = partial_rows_ + i * kPartialMaps * pitch();
+    for (int map = 0; map < kPartialMaps; ++map) {
+      Rows::fill_halo(partial_row + map * pitch(), segment_, radius_x(), V(T(0)));
+    }
+    // The row was staged two radii ago: chunk g stages rows from 8g + 2 radius on.
+    const int64_t staged = row - 2 * radius_y();
+    const int64_t staged_chunk =
+        staged >= 0 ? staged / kChunkRows : -((kChunkRows - 1 - staged) / kChunkRows);
+    const int64_t staged_row = staged - staged_chunk * kChunkRows;
+    const V* s_row = ring_chunk(staged_chunk) + 2 * staged_row * pitch();
+    const V* d_row = s_row + pitch();
+    int64_t j = 0;
+    for (; j + kBlock <= segment_; j += kBlock) {
+      combine_block<kBlock>(partial_row, s_row, d_row, j);
+    }
+    for (; j < segment_; ++j) {
+      combine_block<1>(partial_row, s_row, d_row, j);
+    }
+    store_gradient_row(row, gradient_rows_, grad1_, T(1));
+    if constexpr (kImages == 2) {
+      store_gradient_row(row, gradient_rows_ + segment_, grad2_, T(-1));
+    }
+  }
+}
+
+// `sign`: that of the derivative of x - y by the image.
+template <class Arch, class T, template <class> class Filter, int kImages>
+void StripKernel<Arch, T, Filter, kImages>::store_gradient_row(int64_t row, const V* gradient,
+                                                               const Plane& plane, T sign) {
+  Rows::to_natural(gradient, segment_, natural_a_);
+  const int64_t begin = task_.column_begin;
+  const int64_t count = task_.column_end - begin;
+  T* values = natural_a_ + (begin - data_begin_);
+  const GradientFactors factors = gradient_factors(problem_, request_);
+  const T scale = T(factors.statistic);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] *= scale;
+  }
+  const Columns own = value_columns(begin, task_.column_end);
+  if ((factors.l1 != 0.0 || factors.l2 != 0.0) && row >= crop_y_ && row < height_ - crop_y_ &&
+      own.begin < own.end) {
+    const T l1 = T(factors.l1) * sign;
+    const T l2 = T(factors.l2) * sign;
+    const int64_t pixels = own.end - own.begin;
+    const T* x = loader_.row(img1_, row, own.begin, pixels, scratch_a_);
+    const T* y = loader_.row(img2_, row, own.begin, pixels, scratch_b_);
+    T* to = natural_a_ + (own.begin - data_begin_);
+    if (request_.map_gradient.data == nullptr) {
+      for (int64_t i = 0; i < pixels; ++i) {
+        to[i] += difference_gradient(x[i] - y[i], l1, l2);
+      }
+    } else {
+      const T* weights =
+          loader_.row(map_gradient_, row - crop_y_, own.begin - crop_x_, pixels, natural_b_);
+      for (int64_t i = 0; i < pixels; ++i) {
+        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
+      }
+    }
+  }
+  Loader<Arch, T>::store_row(plane, row, begin, count, values);
+}
+
+}  // namespace fused_ssim::cpu
