@@ -1,4 +1,4 @@
-// The SSIM formula: moments -> luminance and contrast -> the statistic, and its partial derivatives.
+// The SSIM formula: moments -> luminance and contrast -> the statistic and its partial derivatives.
 // Stands once; CPU and CUDA kernels both call it, on float, double, or a SIMD vector.
 //
 // SSIM (Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to
@@ -12,16 +12,17 @@
 //   sum  = E[s] + shift_s          difference = E[d] + shift_d
 //   var_s = E[s^2] - E[s]^2        var_d      = E[d^2] - E[d]^2      (both clamped at 0)
 //   luminance = (sum^2 - difference^2 + 2 C1) / (sum^2 + difference^2 + 2 C1)
-//             = 1 - 2 luminance_loss,   luminance_loss = difference^2 / (sum^2 + difference^2 + 2 C1)
+//             = 1 - 2 luminance_loss
+//   luminance_loss = difference^2 / (sum^2 + difference^2 + 2 C1)
 //   contrast  = (var_s - var_d + 2 C2) / (var_s + var_d + 2 C2)
 //             = 1 - 2 contrast_loss,    contrast_loss = var_d / (var_s + var_d + 2 C2)
 //   SSIM      = luminance contrast
 //             = 1 - 2 loss,             loss = luminance_loss contrast + contrast_loss
 //
 // The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the squares
-// small, so that the subtraction in the variances loses little. The gradient of a bright image against
-// a black one hangs on the last digits of a luminance near zero, so there it is a quotient whose
-// numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
+// small, so that the subtraction in the variances loses little. The gradient of a bright image
+// against a black one hangs on the last digits of a luminance near zero, so there it is a quotient
+// whose numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
 //
 //   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / denominator^2,
 //   denominator = sum^2 + difference^2 + 2 C1,
@@ -162,8 +163,8 @@ FUSED_SSIM_INLINE SquarePartials<V> square_partials(const SsimTerms<V>& t) {
   return q;
 }
 
-// A quarter of d(statistic)/d(mean_x) for sign = 1, of d(statistic)/d(mean_y) for sign = -1: in total,
-// that is through the variances too.
+// A quarter of d(statistic)/d(mean_x) for sign = 1, of d(statistic)/d(mean_y) for sign = -1: in
+// total, that is through the variances too.
 template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
 FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
                                  const SquarePartials<V>& q, const DoubledStabilizers<V>& doubled,

@@ -41,8 +41,8 @@ FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m
   return pixel;
 }
 
-// What the parts of a gradient are multiplied by: the weights over the reduction's divisor, with the
-// factors that core/formula.h and the square's derivative leave out.
+// What the parts of a gradient are multiplied by: the weights over the reduction's divisor, with
+// the factors that core/formula.h and the square's derivative leave out.
 struct GradientFactors {
   double statistic;
   double l1;

@@ -1,5 +1,5 @@
-// Windows as taps that sum to 1: the Gaussian of SSIM (Wang, Bovik, Sheikh, Simoncelli 2004: 11 taps,
-// sigma 1.5) or any other, in float64, and rounded to float32 so that they still sum to 1.
+// Windows as taps that sum to 1: the Gaussian of SSIM (Wang, Bovik, Sheikh, Simoncelli 2004: 11
+// taps, sigma 1.5) or any other, in float64, and rounded to float32 so that they still sum to 1.
 //
 // Constexpr, so that one function serves windows known at run time and the immediates of kernels.
 #pragma once

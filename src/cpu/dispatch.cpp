@@ -31,7 +31,7 @@ int64_t workspace_bytes(const Problem& problem, const Request& request, const Pl
 }
 
 void run_tasks(const Problem& problem, const Request& request, const Plan& plan, int64_t begin,
-               int64_t end, PixelSums* slots, unsigned char* workspace) {
+               int64_t end, ChunkSums* slots, unsigned char* workspace) {
   std::vector<Task> tasks;
   tasks.reserve(static_cast<std::size_t>(end - begin));
   for (int64_t i = begin; i < end; ++i) {
@@ -41,7 +41,7 @@ void run_tasks(const Problem& problem, const Request& request, const Plan& plan,
 }
 
 void reduce(const Problem& problem, const Request& request, const Plan& plan,
-            const PixelSums* slots) {
+            const ChunkSums* slots) {
   const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t slots_per_value =
       planes_per_value(request.reduction, problem.sizes) * plan.slots_per_plane();

@@ -14,11 +14,11 @@ int64_t workspace_bytes(const Problem& problem, const Request& request, const Pl
 
 // Runs the tasks [begin, end). Tasks are independent; each writes its own rows and slots.
 void run_tasks(const Problem& problem, const Request& request, const Plan& plan, int64_t begin,
-               int64_t end, PixelSums* slots, unsigned char* workspace);
+               int64_t end, ChunkSums* slots, unsigned char* workspace);
 
 // Once all tasks ran: adds the slots in their order and writes request.value and request.mse.
 void reduce(const Problem& problem, const Request& request, const Plan& plan,
-            const PixelSums* slots);
+            const ChunkSums* slots);
 
 // Rows of all planes and depths, numbered through: [begin, end) of planes * depth * height.
 void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end);

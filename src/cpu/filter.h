@@ -1,9 +1,9 @@
-// Filters along one axis: out[o] = sum over k of taps[k] * load(o + k), for a few outputs at a time.
+// Filters along one axis: out[o] = sum over k of taps[k] * load(o + k), a few outputs at a time.
 //
 // Moments are filtered as what they differ by from a reference, the mean of two inputs in the middle
-// that all outputs see: in flat windows, the ones where C2 does not hide it, rounding is then that of
-// the small differences. Where the window is too short for all outputs to see them, the reference is
-// 0: a pixel outside a window must not enter it by rounding, and NaN not at all.
+// that all outputs see: in flat windows, the ones where C2 does not hide it, rounding is then that
+// of the small differences. Where the window is too short for all outputs to see them, the reference
+// is 0: a pixel outside a window must not enter it by rounding, and NaN not at all.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +76,8 @@ class FixedFilter {
   V half_;
 };
 
-// Every window, by a loop over its taps. Adds in the order of FixedFilter, so that both give the same
-// numbers.
+// Every window, by a loop over its taps. Adds in the order of FixedFilter, so that both give the
+// same numbers.
 template <class V>
 class AnyFilter {
  public:

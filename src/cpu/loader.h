@@ -1,4 +1,4 @@
-// Pixels in and out: rows of a plane of any dtype and any strides, as numbers of the arithmetic's type.
+// Pixels in and out: rows of a plane of any dtype and any strides, in the type of the arithmetic.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ class Loader {
   // `uint8_divisor`: what uint8 pixels are divided by.
   explicit Loader(T uint8_divisor) : uint8_divisor_(uint8_divisor) {}
 
-  // `count` pixels of a row: in place where they lie as the arithmetic wants them, else in `scratch`.
+  // `count` pixels of a row: in place where they lie as they are wanted, else in `scratch`.
   const T* row(const Plane& plane, int64_t row, int64_t column, int64_t count, T* scratch) const {
     switch (plane.dtype) {
       case FUSED_SSIM_UINT8:

@@ -7,15 +7,13 @@
 namespace fused_ssim::cpu {
 namespace {
 
-constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bool fits_fixed_radius(const Window& window) {
   return window.size <= 2 * kFixedRadius + 1 && is_symmetric(window);
 }
 
 }  // namespace
 
-const char* not_served(const Problem& problem) {
+const char* not_served(const Problem& problem, const Request&) {
   if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
     return "the CPU kernels compute images of depth 1, not filtered along it";
   }
@@ -52,7 +50,7 @@ int64_t Plan::grain() const {
   return ceil_divide(kMinThreadPixels, task_pixels);
 }
 
-Task Plan::task(int64_t index, PixelSums* slots) const {
+Task Plan::task(int64_t index, ChunkSums* slots) const {
   const int64_t band = index % bands_;
   const int64_t strip = index / bands_ % strips_;
   const int64_t plane = index / bands_ / strips_;

@@ -16,7 +16,7 @@ namespace fused_ssim::cpu {
 
 inline constexpr int kChunkRows = 8;
 // Widest strip: 960 columns of float32 keep the value-and-gradient kernel at about 640 KB. Between
-// 256 and 1920 columns the time changes by less than 10% where L2 has 2 MB; halos favour wide strips.
+// 256 and 1920 columns the time changes by less than 10% where L2 has 2 MB; halos favour wide ones.
 inline constexpr int64_t kMaxStripColumns = 960;
 // Shorter bands would spend too much on the rows that neighbours share (4 radii).
 inline constexpr int64_t kMinBandChunks = 12;
@@ -26,7 +26,7 @@ inline constexpr int64_t kMinThreadPixels = 1 << 15;
 inline constexpr int kFixedRadius = kDefaultWindowSize / 2;
 
 // Why the CPU kernels do not compute this, as one sentence, or null where they do.
-const char* not_served(const Problem& problem);
+const char* not_served(const Problem& problem, const Request& request);
 
 // Whether both windows are symmetric and of at most 2 kFixedRadius + 1 taps.
 bool has_fixed_radius(const Problem& problem);
@@ -42,6 +42,9 @@ inline double pixel_unit(const Problem& problem) {
   return whole ? 1.0 / problem.uint8_divisor : 1.0;
 }
 
+// Over the pixels that one chunk of one strip owns.
+using ChunkSums = PixelSums;
+
 struct Task {
   int64_t plane;
   int64_t column_begin;
@@ -50,7 +53,7 @@ struct Task {
   // image rows two radii below; chunks before 0 finish no gradient row but own values near the top.
   int64_t chunk_begin;
   int64_t chunk_end;
-  PixelSums* sums;  // of chunk 0 of this plane and strip
+  ChunkSums* sums;  // of chunk 0 of this plane and strip
 };
 
 class Plan {
@@ -65,7 +68,7 @@ class Plan {
   int64_t slots_per_plane() const { return strips_ * (lead_ + chunks_); }
   int64_t strip_columns() const { return strip_columns_; }
 
-  Task task(int64_t index, PixelSums* slots) const;
+  Task task(int64_t index, ChunkSums* slots) const;
 
  private:
   int64_t planes_;

@@ -3,9 +3,9 @@
 // Rows go down the strip in chunks of 8, held in segments (segments.h). For each chunk, in order:
 //   1. stage:    8 new rows of x and y -> s, d (shifted), transposed into a ring of chunks
 //   2. H:        filter s, d, s^2, d^2 along x, 8 columns at a time, into a small tile
-//   3. V:        filter the tile's columns along y; the last 2 radius rows of each column are carried
-//                from chunk to chunk. Values and partial derivatives (core/pointwise.h) come out one
-//                radius above the new rows.
+//   3. V:        filter the tile's columns along y; the last 2 radius rows of each column are
+//                carried from chunk to chunk. Values and partial derivatives (core/pointwise.h) come
+//                out one radius above the new rows.
 //   4. V:        filter the partials along y (carried likewise) into 8 partial rows
 //   5. H:        filter the partial rows along x, combine with s and d, transpose back, store the
 //                gradient rows two radii above the new ones.
@@ -99,9 +99,9 @@ class StripKernel {
   void begin_strip(const Task& task);
   void choose_shift();
   void build_masks();
-  void stage_chunk(int64_t chunk, PixelSums* sums);
-  void stage_row(int64_t row, V* s_row, V* d_row, PixelSums* sums);
-  void add_differences(const T* x, const T* y, PixelSums* sums) const;
+  void stage_chunk(int64_t chunk, ChunkSums* sums);
+  void stage_row(int64_t row, V* s_row, V* d_row, ChunkSums* sums);
+  void add_differences(const T* x, const T* y, ChunkSums* sums) const;
   void check_finite(const T* natural);
   void stage_map_gradient(int64_t first_row);
   void prefetch_rows(int64_t chunk, int64_t j) const;
@@ -118,7 +118,7 @@ class StripKernel {
     int64_t end;
   };
   Columns value_columns(int64_t begin, int64_t end) const;
-  void evaluate_chunk(int64_t chunk, PixelSums* sums);
+  void evaluate_chunk(int64_t chunk, ChunkSums* sums);
   void carry_chunk(int64_t chunk);
   template <int kCount>
   void filter_block(int64_t chunk, int64_t j);
@@ -254,7 +254,7 @@ void StripKernel<Arch, T, Filter, kImages>::run(const Task& task) {
   const int64_t first_gradient_chunk = task.chunk_begin < 0 ? 0 : task.chunk_begin;
   for (; chunk < task.chunk_end; ++chunk) {
     const bool owned = chunk >= task.chunk_begin;
-    PixelSums sums = {0.0, 0.0, 0.0};
+    ChunkSums sums = {0.0, 0.0, 0.0};
     stage_chunk(chunk, &sums);
     // A warm-up chunk's values matter only as partials of the first gradient rows.
     const int64_t last_value_row = chunk * kChunkRows + radius_y() + kChunkRows - 1;
@@ -311,8 +311,8 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   }
 }
 
-// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may be
-// outliers, and so is what is not finite: it must spoil its own windows alone.
+// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may
+// be outliers, and so is what is not finite: it must spoil its own windows alone.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::choose_shift() {
   constexpr int kAxisSamples = 6;
@@ -374,7 +374,7 @@ void StripKernel<Arch, T, Filter, kImages>::build_masks() {
 // ---- 1. stage -----------------------------------------------------------------------------------
 
 template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::stage_chunk(int64_t chunk, PixelSums* sums) {
+void StripKernel<Arch, T, Filter, kImages>::stage_chunk(int64_t chunk, ChunkSums* sums) {
   V* rows = ring_chunk(chunk);
   const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
   for (int i = 0; i < kChunkRows; ++i) {
@@ -384,7 +384,7 @@ void StripKernel<Arch, T, Filter, kImages>::stage_chunk(int64_t chunk, PixelSums
 
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* d_row,
-                                                      PixelSums* sums) {
+                                                      ChunkSums* sums) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
   if (row < 0 || row >= height_) {
@@ -443,7 +443,7 @@ void StripKernel<Arch, T, Filter, kImages>::check_finite(const T* natural) {
 // |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T* y,
-                                                            PixelSums* sums) const {
+                                                            ChunkSums* sums) const {
   const Columns owned = value_columns(task_.column_begin, task_.column_end);
   // In double from the start: float32 partial sums of a constant image drift.
   const auto sum_of = [&](auto magnitude) __attribute__((always_inline)) {
@@ -685,7 +685,7 @@ StripKernel<Arch, T, Filter, kImages>::value_rows(int64_t chunk) const {
 }
 
 template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, PixelSums* sums) {
+void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, ChunkSums* sums) {
   const ValueRows rows = value_rows(chunk);
   if (kImages == 0 && rows.begin >= rows.end && chunk >= 0) {
     return;  // past the last value, and no partial to let go through
