@@ -13,7 +13,8 @@ constexpr StripKernel entry_for() {
 template <StripKind kKind, StripLoader kLoader>
 struct PipelineEntry {
   static constexpr StripKernel entry() {
-    // 16-bit quads come in boxes or by words, or through registers where boxes are not for that kind.
+    // 16-bit quads come in boxes or by words, or through registers where boxes are not for that
+    // kind.
     constexpr bool kBoxes = has_half_strip_boxes(kKind);
     constexpr StripLoader kServes =
         kLoader == StripLoader::kHalfBoxes && !kBoxes  ? StripLoader::kHalfQuads

@@ -68,7 +68,8 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
-// The tiles that finish soonest on this device by a count of instructions; none where strips serve better.
+// The tiles that finish soonest on this device by a count of instructions; none where strips serve
+// better.
 void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* sizes,
                   StripChoice* choice) {
   const bool gradient = has_gradient(kind);
@@ -101,14 +102,14 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* size
   }
 }
 
-// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit to spare
-// (reduction.cuh); 0 where no such number is known.
+// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit
+// to spare (reduction.cuh); 0 where no such number is known.
 double fixed_point(const Problem& problem, const Request& request) {
   if (request.value == nullptr) {
     return 0.0;
   }
-  // Four times the data range, with the usual k1: images may leave it, and if they leave it far behind the sum
-  // takes a little longer.
+  // Four times the data range, with the usual k1: images may leave it, and if they leave it far
+  // behind the sum takes a little longer.
   const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
   const double largest =
       static_cast<double>(plane_count(problem.sizes)) *
@@ -119,8 +120,8 @@ double fixed_point(const Problem& problem, const Request& request) {
   return std::isfinite(scale) ? scale : 0.0;
 }
 
-// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
-// whole blocks to a strip spare each of them a change of strip.
+// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer
+// where whole blocks to a strip spare each of them a change of strip.
 int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
                  bool gradient) {
   const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
@@ -146,9 +147,10 @@ struct PipelineShares {
   int units_per_strip;
 };
 
-// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
-// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `whole_image`: strips
-// begin and end with the image, so that their first and last block may have less to do for a row.
+// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together:
+// ranges that cross to the next strip, in as many blocks as there is room for, or whole blocks to a
+// strip. `whole_image`: strips begin and end with the image, so that their first and last block may
+// have less to do for a row.
 PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
                             int capacity, int multiprocessors, const StripChoice& choice,
                             bool whole_image) {
@@ -172,8 +174,8 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
     if (choice.resident != 0 && choice.resident != resident) {
       continue;
     }
-    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has the same
-    // number.
+    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has
+    // the same number.
     const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
@@ -354,8 +356,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
     p.reduction.fixed_point = fixed_point(problem, request);
   }
-  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that work on
-  // them at the same time find it in L2.
+  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that
+  // work on them at the same time find it in L2.
   const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
   const int64_t channels = sizes[FUSED_SSIM_AXIS_CHANNEL];
   if (strips && interleaved && p.reduction.values == 1 && blocks >= channels) {
