@@ -172,6 +172,8 @@ struct FusedSSIMMap {
     const auto d = c10::make_intrusive<detail::Definition>(*detail::standard(padding));
     detail::check_positive("C1", C1, "it is 0.01**2 for images in [0, 1]");
     detail::check_positive("C2", C2, "it is 0.03**2 for images in [0, 1]");
+    detail::checked_square("C1", std::sqrt(C1), 1.0);
+    detail::checked_square("C2", std::sqrt(C2), 1.0);
     d->c1 = C1;
     d->c2 = C2;
     return detail::mapped(

@@ -82,7 +82,7 @@ inline DefinitionPtr definition(const SSIMOptions& options) {
     TORCH_CHECK_VALUE(pixels > 1,
                       "unbiased=True: expected a window of more than one tap, got one; a single "
                       "sample has no variance, use unbiased=False");
-    d->c2 /= pixels / (pixels - 1);
+    d->c2 *= (pixels - 1) / pixels;
   }
   d->statistic = static_cast<int64_t>(index_of("component", options.component, kComponents,
                                                "\"ssim\" is the product of the other two"));
