@@ -1,7 +1,8 @@
 #include "cpu/reference.h"
 
-#include <cmath>
 #include <limits>
+
+#include "fused_ssim/kernels.h"
 
 namespace fused_ssim::cpu {
 namespace {
@@ -14,30 +15,22 @@ struct TextbookMoments {
   double xy = 0;
 };
 
+int64_t size(const std::vector<double>& taps) { return static_cast<int64_t>(taps.size()); }
+
 class Window {
  public:
-  Window(const ReferencePlane& plane, const ReferenceDefinition& d)
-      : plane_(plane), radius_(d.window_size / 2) {
-    double sum = 0;
-    for (int i = -radius_; i <= radius_; ++i) {
-      taps_.push_back(std::exp(-i * i / (2 * d.sigma * d.sigma)));
-      sum += taps_.back();
-    }
-    for (double& tap : taps_) {
-      tap /= sum;
-    }
-  }
+  Window(const ReferencePlane& plane, const ReferenceDefinition& d) : plane_(plane), d_(d) {}
 
   // visit(index of the pixel, weight) for the pixels of the window that lie in the image; those
   // outside count as zeros.
   template <class Visit>
   void for_each(int64_t row, int64_t column, Visit visit) const {
-    for (int i = -radius_; i <= radius_; ++i) {
-      for (int k = -radius_; k <= radius_; ++k) {
-        const int64_t r = row + i;
-        const int64_t c = column + k;
+    for (int64_t i = 0; i < size(d_.taps_y); ++i) {
+      for (int64_t k = 0; k < size(d_.taps_x); ++k) {
+        const int64_t r = row + i - size(d_.taps_y) / 2;
+        const int64_t c = column + k - size(d_.taps_x) / 2;
         if (r >= 0 && r < plane_.height && c >= 0 && c < plane_.width) {
-          visit(r * plane_.width + c, taps_[i + radius_] * taps_[k + radius_]);
+          visit(r * plane_.width + c, d_.taps_y[i] * d_.taps_x[k]);
         }
       }
     }
@@ -59,17 +52,18 @@ class Window {
 
  private:
   const ReferencePlane& plane_;
-  int radius_;
-  std::vector<double> taps_;
+  const ReferenceDefinition& d_;
 };
 
 bool has_value(const ReferencePlane& plane, const ReferenceDefinition& d, int64_t row,
                int64_t column) {
-  const int crop = d.valid ? d.window_size / 2 : 0;
-  return row >= crop && row < plane.height - crop && column >= crop && column < plane.width - crop;
+  const int64_t crop_y = d.valid ? size(d.taps_y) / 2 : 0;
+  const int64_t crop_x = d.valid ? size(d.taps_x) / 2 : 0;
+  return row >= crop_y && row < plane.height - crop_y && column >= crop_x &&
+         column < plane.width - crop_x;
 }
 
-// SSIM = a b / (c d)
+// Luminance = a / c, contrast = b / d; of one of the two alone, the other's are 1.
 struct Factors {
   double a;
   double b;
@@ -78,8 +72,14 @@ struct Factors {
 };
 
 Factors factors(const TextbookMoments& m, const ReferenceDefinition& d) {
-  return {2 * m.x * m.y + d.c1, 2 * (m.xy - m.x * m.y) + d.c2, m.x * m.x + m.y * m.y + d.c1,
-          (m.xx - m.x * m.x) + (m.yy - m.y * m.y) + d.c2};
+  Factors f = {2 * m.x * m.y + d.c1, 2 * (m.xy - m.x * m.y) + d.c2, m.x * m.x + m.y * m.y + d.c1,
+               (m.xx - m.x * m.x) + (m.yy - m.y * m.y) + d.c2};
+  if (d.statistic == FUSED_SSIM_STATISTIC_CONTRAST) {
+    f.a = f.c = 1;
+  } else if (d.statistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
+    f.b = f.d = 1;
+  }
+  return f;
 }
 
 }  // namespace
@@ -114,10 +114,12 @@ ReferenceGradients reference_gradients(const ReferencePlane& plane, const Refere
       const double value = f.a * f.b / (f.c * f.d);
       // d(value)/d(factor) = value / factor for a and b, -value / factor for c and d; a and b can be
       // zero, so they are divided out of the product instead.
-      const double by_a = f.b / (f.c * f.d);
-      const double by_b = f.a / (f.c * f.d);
-      const double by_c = -value / f.c;
-      const double by_d = -value / f.d;
+      const bool luminance = d.statistic != FUSED_SSIM_STATISTIC_CONTRAST;
+      const bool contrast = d.statistic != FUSED_SSIM_STATISTIC_LUMINANCE;
+      const double by_a = luminance ? f.b / (f.c * f.d) : 0;
+      const double by_b = contrast ? f.a / (f.c * f.d) : 0;
+      const double by_c = luminance ? -value / f.c : 0;
+      const double by_d = contrast ? -value / f.d : 0;
       const double by_x = 2 * m.y * by_a - 2 * m.y * by_b + 2 * m.x * by_c - 2 * m.x * by_d;
       const double by_y = 2 * m.x * by_a - 2 * m.x * by_b + 2 * m.y * by_c - 2 * m.y * by_d;
       const double by_squares = by_d;  // E[x^2] and E[y^2] alike

@@ -8,7 +8,7 @@
 
 namespace fused_ssim::cpu {
 
-// One plane, row-major. Windows are `window_size` squared with taps exp(-r^2 / (2 sigma^2)).
+// One plane, row-major.
 struct ReferencePlane {
   int64_t height = 0;
   int64_t width = 0;
@@ -17,11 +17,12 @@ struct ReferencePlane {
 };
 
 struct ReferenceDefinition {
-  int window_size = 11;
-  double sigma = 1.5;
+  std::vector<double> taps_y;  // along the height, any odd number of them
+  std::vector<double> taps_x;
   double c1 = 1e-4;
   double c2 = 9e-4;
   bool valid = false;
+  int statistic = 0;  // FUSED_SSIM_STATISTIC_SSIM, ...
 };
 
 // [height, width]; NaN where "valid" gives no value.
@@ -31,7 +32,7 @@ struct ReferenceGradients {
   std::vector<double> x;  // [height, width]
   std::vector<double> y;
 };
-// d(sum of weight * SSIM)/d(image); weight is [height, width], read where there is a value.
+// d(sum of weight * statistic)/d(image); weight is [height, width], read where there is a value.
 ReferenceGradients reference_gradients(const ReferencePlane& plane, const ReferenceDefinition& d,
                                        const std::vector<double>& weight);
 

@@ -3,7 +3,7 @@
 #include <initializer_list>
 
 #include "check.h"
-#include "core/formula.h"
+#include "core/pointwise.h"
 
 using namespace fused_ssim;
 
@@ -11,14 +11,38 @@ namespace {
 
 const DoubledStabilizers<double> kStabilizers = {2e-4, 18e-4};
 
-// Through the total derivatives of the kernel's convention: E[s], E[d], E[s^2], E[d^2], shifted.
-double value(const Moments<double>& m, double shift_s, double shift_d) {
-  return ssim_value(ssim_terms(m, shift_s, shift_d, kStabilizers));
+double textbook(int statistic, double mean_x, double mean_y, double var_x, double var_y,
+                double cov) {
+  const double luminance =
+      (2 * mean_x * mean_y + 1e-4) / (mean_x * mean_x + mean_y * mean_y + 1e-4);
+  const double contrast = (2 * cov + 9e-4) / (var_x + var_y + 9e-4);
+  return statistic == FUSED_SSIM_STATISTIC_CONTRAST    ? contrast
+         : statistic == FUSED_SSIM_STATISTIC_LUMINANCE ? luminance
+                                                       : luminance * contrast;
 }
 
-double textbook(double mean_x, double mean_y, double var_x, double var_y, double cov) {
-  return (2 * mean_x * mean_y + 1e-4) * (2 * cov + 9e-4) /
-         ((mean_x * mean_x + mean_y * mean_y + 1e-4) * (var_x + var_y + 9e-4));
+// The value against the textbook, the partials against its finite differences, by the kernels'
+// variables: E[s], E[d], E[s^2], E[d^2], shifted.
+template <int kStatistic>
+void compare(const Moments<double>& m, double shift_s, double shift_d, double expected) {
+  const PixelStatistic<2, double> pixel =
+      pixel_statistic<kStatistic, 2>(m, shift_s, shift_d, kStabilizers);
+  EXPECT(std::fabs(pixel.value - expected) < 1e-12, "the value");
+  // By the mean of x alone E[s] and E[d] move together, by that of y against each other.
+  const double moves[4][4] = {{1, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}, {1, -1, 0, 0}};
+  const double factors[4] = {4, 2, 2, 4};  // left out by the formula
+  for (int i = 0; i < 4; ++i) {
+    const double h = 1e-6;
+    const auto value_at = [&](double by) {
+      const Moments<double> moved = {m.mean_s + by * moves[i][0], m.mean_d + by * moves[i][1],
+                                     m.mean_s2 + by * moves[i][2], m.mean_d2 + by * moves[i][3]};
+      return pixel_statistic<kStatistic, 0>(moved, shift_s, shift_d, kStabilizers).value;
+    };
+    const double analytic = factors[i] * pixel.partials[i];
+    const double difference = (value_at(h) - value_at(-h)) / (2 * h);
+    EXPECT(std::fabs(difference - analytic) <= 4e-5 * (1 + std::fabs(analytic)),
+           "partial " + std::to_string(i) + " of statistic " + std::to_string(kStatistic));
+  }
 }
 
 }  // namespace
@@ -38,29 +62,12 @@ int main() {
               m.mean_d = mean_x - mean_y - shift_d;
               m.mean_s2 = m.mean_s * m.mean_s + var_x + var_y + 2 * cov;
               m.mean_d2 = m.mean_d * m.mean_d + var_x + var_y - 2 * cov;
-              const SsimTerms<double> terms = ssim_terms(m, shift_s, shift_d, kStabilizers);
-              EXPECT(std::fabs(ssim_value(terms) - textbook(mean_x, mean_y, var_x, var_y, cov)) <
-                         1e-12,
-                     "the value");
-              const SquarePartials<double> q = square_partials(terms);
-              // By the mean of x alone E[s] and E[d] move together, by that of y against each other.
-              const double moves[4][4] = {{1, 1, 0, 0}, {1, -1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
-              const double analytic[] = {4 * mean_partial(m, terms, q, kStabilizers, 1.0),
-                                         4 * mean_partial(m, terms, q, kStabilizers, -1.0),
-                                         2 * q.by_mean_s2, 2 * q.by_mean_d2};
-              for (int i = 0; i < 4; ++i) {
-                const double h = 1e-6;
-                const auto moved = [&](double by) {
-                  return Moments<double>{m.mean_s + by * moves[i][0], m.mean_d + by * moves[i][1],
-                                         m.mean_s2 + by * moves[i][2],
-                                         m.mean_d2 + by * moves[i][3]};
-                };
-                const double difference =
-                    (value(moved(h), shift_s, shift_d) - value(moved(-h), shift_s, shift_d)) /
-                    (2 * h);
-                EXPECT(std::fabs(difference - analytic[i]) <= 4e-5 * (1 + std::fabs(analytic[i])),
-                       "partial " + std::to_string(i));
-              }
+              const auto expected = [&](int statistic) {
+                return textbook(statistic, mean_x, mean_y, var_x, var_y, cov);
+              };
+              compare<FUSED_SSIM_STATISTIC_SSIM>(m, shift_s, shift_d, expected(0));
+              compare<FUSED_SSIM_STATISTIC_CONTRAST>(m, shift_s, shift_d, expected(1));
+              compare<FUSED_SSIM_STATISTIC_LUMINANCE>(m, shift_s, shift_d, expected(2));
             }
           }
         }
@@ -89,7 +96,10 @@ int main() {
   }
   // Identical images: exactly 1, whatever rounding left in the variance of s.
   Moments<float> same = {0.3f, 0.0f, 0.0899999f, 0.0f};
-  EXPECT(ssim_value(ssim_terms(same, 0.9f, 0.0f, DoubledStabilizers<float>{2e-4f, 18e-4f})) == 1.0f,
-         "identical images");
+  const SsimTerms<float> agreeing =
+      ssim_terms(same, 0.9f, 0.0f, DoubledStabilizers<float>{2e-4f, 18e-4f});
+  EXPECT(statistic_value<FUSED_SSIM_STATISTIC_SSIM>(agreeing) == 1.0f, "identical images");
+  EXPECT(statistic_value<FUSED_SSIM_STATISTIC_CONTRAST>(agreeing) == 1.0f, "identical images");
+  EXPECT(statistic_value<FUSED_SSIM_STATISTIC_LUMINANCE>(agreeing) == 1.0f, "identical images");
   return check::report();
 }

@@ -14,9 +14,11 @@ int main() {
                                 kMaxStripColumns + 1, 3 * kMaxStripColumns + 7}) {
       for (const int window : {3, 11, 33}) {
         for (const int threads : {1, 2, 3, 64}) {
-          Problem problem;
-          problem.shape = {1, 2, height, width};
-          problem.window.size = window;
+          std::vector<double> taps(static_cast<std::size_t>(window));
+          gaussian_taps(window, 1.5, taps.data());
+          Problem problem = fused_ssim_problem(1, 2, height, width, Image(), Image());
+          problem.windows[kHeight] = {taps.data(), window};
+          problem.windows[kWidth] = problem.windows[kHeight];
           const Plan plan(problem, threads);
           const std::string name = std::to_string(height) + " x " + std::to_string(width) +
                                    ", window " + std::to_string(window) + ", threads " +
@@ -35,11 +37,17 @@ int main() {
               }
             }
           }
-          EXPECT(pixels == problem.shape.planes() * height * width, name);
+          EXPECT(pixels == 2 * height * width, name);
           for (const int count : owners) {
             EXPECT(count == 1, name);
           }
           EXPECT(plan.slots() == Plan(problem, 1).slots(), name);
+          const int64_t rows = (height + kChunkRows - 1) / kChunkRows * kChunkRows;
+          if (2 * rows * width < kMinThreadPixels) {
+            EXPECT(plan.grain() >= plan.tasks(), name + ": a small image stays on one thread");
+          } else if (rows * width > 64 * kMinThreadPixels && threads == 2) {
+            EXPECT(plan.grain() == 1, name + ": a large one does not");
+          }
         }
       }
     }

@@ -11,9 +11,9 @@ using namespace fused_ssim::cpu;
 namespace {
 
 template <class Element, class T>
-void compare(DType dtype, int64_t planes_per_value, bool channels_last, bool in_place) {
-  const Shape shape = {2, 3, 5, 7};
-  const int64_t elements = shape.planes() * shape.height * shape.width;
+void compare(int32_t dtype, int32_t reduction, bool channels_last, bool in_place) {
+  constexpr int64_t kSizes[] = {2, 3, 2, 5, 7};
+  const int64_t elements = plane_count(kSizes) * plane_pixels(kSizes);
   std::vector<Element> unit(static_cast<std::size_t>(elements));
   std::vector<T> values(unit.size());
   for (std::size_t i = 0; i < unit.size(); ++i) {
@@ -22,51 +22,48 @@ void compare(DType dtype, int64_t planes_per_value, bool channels_last, bool in_
   }
   std::vector<Element> out(unit.size());
   std::vector<T> upstream;
-  for (int64_t i = 0; i < shape.planes() / planes_per_value; ++i) {
+  for (int64_t i = 0; i < value_count(reduction, kSizes); ++i) {
     upstream.push_back(static_cast<T>(i + 1));
   }
-  ScaleRequest request;
-  request.shape = shape;
-  request.dtype = dtype;
-  request.unit.data = unit.data();
-  request.unit.stride_batch = 3 * 5 * 7;
-  request.unit.stride_channel = channels_last ? 1 : 5 * 7;
-  request.unit.stride_row = channels_last ? 3 * 7 : 7;
-  request.unit.stride_column = channels_last ? 3 : 1;
-  request.out.data = in_place ? unit.data() : out.data();
-  request.out.stride_batch = request.unit.stride_batch;
-  request.out.stride_channel = request.unit.stride_channel;
-  request.out.stride_row = request.unit.stride_row;
-  request.out.stride_column = request.unit.stride_column;
+  ScaleRequest request = {};
+  for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+    request.sizes[axis] = kSizes[axis];
+  }
+  request.unit = {unit.data(), {3 * 70, 70, 35, 7, 1}, dtype};
+  if (channels_last) {
+    request.unit = {unit.data(), {3 * 70, 1, 3 * 35, 3 * 7, 3}, dtype};
+  }
+  request.out = fused_ssim_output(in_place ? unit.data() : out.data(), request.unit);
   request.upstream = upstream.data();
-  request.planes_per_value = planes_per_value;
+  request.reduction = reduction;
   request.factor = 0.5;
   scale_rows(request, 0, 13);  // any split of the rows
-  scale_rows(request, 13, shape.planes() * shape.height);
+  scale_rows(request, 13, plane_count(kSizes) * 2 * 5);
   const std::vector<Element>& result = in_place ? unit : out;
   for (int64_t i = 0; i < elements; ++i) {
-    const int64_t batch = i / (3 * 5 * 7);
-    const int64_t channel = channels_last ? i % 3 : i / (5 * 7) % 3;
+    const int64_t batch = i / (3 * 70);
+    const int64_t channel = channels_last ? i % 3 : i / 70 % 3;
     const int64_t plane = batch * 3 + channel;
     T got;
     widen(result[static_cast<std::size_t>(i)], &got);
-    const T expected = values[static_cast<std::size_t>(i)] *
-                       upstream[static_cast<std::size_t>(plane / planes_per_value)] * T(0.5);
-    EXPECT(got == expected, "dtype " + std::to_string(static_cast<int>(dtype)) +
-                                ", planes per value " + std::to_string(planes_per_value));
+    const T expected =
+        values[static_cast<std::size_t>(i)] *
+        upstream[static_cast<std::size_t>(plane / planes_per_value(reduction, kSizes))] * T(0.5);
+    EXPECT(got == expected,
+           "dtype " + std::to_string(dtype) + ", reduction " + std::to_string(reduction));
   }
 }
 
 }  // namespace
 
 int main() {
-  for (const int64_t planes_per_value : {1, 3, 6}) {
+  for (const int32_t reduction : {FUSED_SSIM_MEAN, FUSED_SSIM_IMAGE, FUSED_SSIM_CHANNEL}) {
     for (const bool channels_last : {false, true}) {
       for (const bool in_place : {false, true}) {
-        compare<float, float>(DType::kFloat32, planes_per_value, channels_last, in_place);
-        compare<double, double>(DType::kFloat64, planes_per_value, channels_last, in_place);
-        compare<Float16, float>(DType::kFloat16, planes_per_value, channels_last, in_place);
-        compare<BFloat16, float>(DType::kBFloat16, planes_per_value, channels_last, in_place);
+        compare<float, float>(FUSED_SSIM_FLOAT32, reduction, channels_last, in_place);
+        compare<double, double>(FUSED_SSIM_FLOAT64, reduction, channels_last, in_place);
+        compare<Float16, float>(FUSED_SSIM_FLOAT16, reduction, channels_last, in_place);
+        compare<BFloat16, float>(FUSED_SSIM_BFLOAT16, reduction, channels_last, in_place);
       }
     }
   }
