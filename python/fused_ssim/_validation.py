@@ -335,7 +335,7 @@ def check_window_fits(image: Tensor, window_sizes: Sequence[int], padding: str) 
         sizes = image.shape[2:]
         for size, needed in zip(sizes, window_sizes[-len(sizes) :], strict=True):
             if size < needed:
-                _refuse_size(image, needed, f"window_size={needed}", 'padding="valid"')
+                _refuse_size(image, f"window_size={needed}", 'padding="valid"')
 
 
 def check_border_fits(image: Tensor, radii: Sequence[int], border: str) -> None:
@@ -343,19 +343,18 @@ def check_border_fits(image: Tensor, radii: Sequence[int], border: str) -> None:
         for size, radius in zip(image.shape[2:], radii, strict=True):
             if size <= radius:
                 more = f"{radius + 1}, more than the window's radius"
-                _refuse_size(image, radius + 1, more, 'padding="reflect"')
+                _refuse_size(image, more, 'padding="reflect"')
 
 
-def check_scales_fit(image: Tensor, least: Sequence[int], scales: int) -> None:
+def check_scales_fit(image: Tensor, least: Sequence[int], scales: int, padding: str) -> None:
     """`least`: the least sizes that all scales need."""
     for size, needed in zip(image.shape[2:], least, strict=True):
         if size < needed:
-            _refuse_size(image, needed, f"{needed} for {scales} scales", "ms_ssim", "fewer weights")
+            enough = f"{needed} for {scales} scales"
+            _refuse_size(image, enough, f'ms_ssim, padding="{padding}"', "fewer weights")
 
 
-def _refuse_size(
-    image: Tensor, needed: int, least: str, what: str, other: str = 'padding="same"'
-) -> None:
+def _refuse_size(image: Tensor, least: str, what: str, other: str = 'padding="same"') -> None:
     sides = " and ".join(_SIDES[image.dim() - 2])
     raise ValueError(
         f"{what}: expected {sides} of at least {least}, got {_shape(image)}; use {other} or a "

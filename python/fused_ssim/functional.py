@@ -528,7 +528,7 @@ def ms_ssim(
     _validation.check_images(img1, img2, spatial_dims=spatial_dims)
     sizes = whole.definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
-    _validation.check_scales_fit(img1, least, len(exponents))
+    _validation.check_scales_fit(img1, least, len(exponents), padding)
     result = None
     for scale, exponent in enumerate(exponents, 1):
         coarsest = scale == len(exponents)
