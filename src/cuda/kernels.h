@@ -272,9 +272,10 @@ struct StripKernel {
 };
 cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               StripKernel* found);
-// `lone`: that for one block a multiprocessor, where has_lone_instance() (tuning.h).
+// `single_block`: that for one block a multiprocessor, where there is one
+// (has_single_block_instance(), tuning.h).
 cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                                 bool lone, StripKernel* found);
+                                 bool single_block, StripKernel* found);
 
 // Tiles of a small image, at most this wide.
 inline constexpr int kMaxTileColumns = 64;

@@ -187,10 +187,19 @@ Reference reference(const std::vector<double>& a, const std::vector<double>& b, 
 
 // --------------------------------------------------------------------------------------- images
 
-enum class Layout { kContiguous, kChannelsLast, kPadded, kTransposed, kExpanded, kShifted, kCount };
+enum class Layout {
+  kContiguous,
+  kChannelsLast,
+  kPadded,
+  kTransposed,
+  kExpanded,
+  kShifted,
+  kFlipped,  // rows from the bottom up
+  kCount
+};
 const char* name_of(Layout layout) {
-  const char* names[] = {"contiguous", "channels_last", "padded",
-                         "transposed", "expanded",      "shifted"};
+  const char* names[] = {"contiguous", "channels_last", "padded", "transposed",
+                         "expanded",   "shifted",       "flipped"};
   return names[static_cast<int>(layout)];
 }
 constexpr int32_t kFloat16 = FUSED_SSIM_FLOAT16, kBFloat16 = FUSED_SSIM_BFLOAT16,
@@ -241,8 +250,15 @@ struct DeviceImage {
         sx = 1, sr = w, sc = h * w, sb = c * h * w;
         break;
     }
-    offset = layout == Layout::kShifted ? 1 : 0;
-    storage = offset + (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
+    storage = (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
+    if (layout == Layout::kShifted) {
+      offset = 1;
+      ++storage;
+    }
+    if (layout == Layout::kFlipped) {
+      offset = (h - 1) * sr;
+      sr = -sr;
+    }
     // Rounded up to words: 16-bit elements may be read by the aligned word that holds them.
     const int64_t bytes = (storage * fs::size_of(dtype) + 3) / 4 * 4;
     check(cudaMalloc(&base, bytes), "malloc");
