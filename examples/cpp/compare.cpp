@@ -2,8 +2,8 @@
 //
 //   compare A.ppm B.ppm [MAP.ppm]
 //
-// Prints the mean SSIM, that of each channel and the PSNR out of one pass, and optionally writes the
-// map, averaged over channels: white where the pictures agree.
+// Prints the mean SSIM, that of each channel and the PSNR out of one pass, and optionally writes
+// the map, averaged over channels: white where the pictures agree.
 #include <fused_ssim/kernels.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The public C interface: results against the slow twin, every kind of bad argument, plans, threads,
-// structures of other sizes, images from the bottom up.
+// The public C interface: results against the slow twin, dtypes, windows, statistics, every kind of
+// bad argument, plans, threads, structures of other sizes, images from the bottom up.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -161,8 +161,6 @@ def messages() -> dict[str, str]:
 class Scripted(torch.nn.Module):
     """The mean SSIM by the operator itself, as programs without Python call it."""
 
-    taps: list[float]
-
     def __init__(self) -> None:
         super().__init__()
         self.taps = list(_windows.gaussian(11, 1.5))

@@ -6,10 +6,10 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,12 +37,13 @@ inline constexpr Choices<4> kLayouts = {"BCHW", "BHWC", "CHW", "HWC"};
 template <std::size_t count>
 std::size_t index_of(const char* name, const std::string& value, const Choices<count>& choices,
                      const char* hint) {
+  const auto found = std::find(choices.begin(), choices.end(), value);
+  if (found != choices.end()) {
+    return static_cast<std::size_t>(found - choices.begin());
+  }
   std::string expected;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (value == choices[i]) {
-      return i;
-    }
-    expected += text(i > 0 ? " or \"" : "\"", choices[i], "\"");
+  for (const std::string_view choice : choices) {
+    expected += text(expected.empty() ? "\"" : " or \"", choice, "\"");
   }
   C10_THROW_ERROR(ValueError, text(name, ": expected ", expected, ", got '", value, "'; ", hint));
 }

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fused_ssim/kernels.h"
@@ -20,25 +21,13 @@ namespace fused_ssim::detail {
 struct Definition : torch::CustomClassHolder {
   std::vector<double> taps;  // along height and along width
   std::array<int64_t, 3> window_sizes = {};
-  double c1 = 0.01 * 0.01;
-  double c2 = 0.03 * 0.03;
+  double c1 = 0.0;
+  double c2 = 0.0;
   bool valid = false;
-  int64_t statistic = FUSED_SSIM_STATISTIC_SSIM;
-  int64_t uint8_divisor = 255;
-
-  Definition(std::vector<double> window, std::size_t padding)
-      : taps(std::move(window)), valid(padding == FUSED_SSIM_VALID) {
-    const auto size = static_cast<int64_t>(taps.size());
-    window_sizes = {1, size, size};
-  }
+  int64_t statistic = 0;
+  int64_t uint8_divisor = 0;
 };
 using DefinitionPtr = c10::intrusive_ptr<Definition>;
-
-inline std::vector<double> gaussian_taps(int64_t window_size, double sigma) {
-  std::vector<double> taps(static_cast<std::size_t>(window_size));
-  kernels::check(fused_ssim_gaussian_taps(static_cast<int32_t>(window_size), sigma, taps.data()));
-  return taps;
-}
 
 inline std::vector<double> taps_of(const SSIMOptions& options) {
   if (!options.taps.empty()) {
@@ -51,21 +40,15 @@ inline std::vector<double> taps_of(const SSIMOptions& options) {
     return std::vector<double>(static_cast<std::size_t>(options.window_size), tap);
   }
   check_positive("sigma", options.sigma, "the standard is 1.5 pixels");
-  return gaussian_taps(options.window_size, options.sigma);
-}
-
-// The SSIM of images in [0, 1] with the standard window.
-inline DefinitionPtr standard(const std::string& padding) {
-  static const std::vector<double> taps = gaussian_taps(11, 1.5);
-  static const std::array<DefinitionPtr, 2> definitions = {
-      c10::make_intrusive<Definition>(taps, FUSED_SSIM_SAME),
-      c10::make_intrusive<Definition>(taps, FUSED_SSIM_VALID)};
-  return definitions[index_of("padding", padding, kPaddings, kPaddingHint)];
+  std::vector<double> taps(static_cast<std::size_t>(options.window_size));
+  kernels::check(fused_ssim_gaussian_taps(static_cast<int32_t>(options.window_size), options.sigma,
+                                          taps.data()));
+  return taps;
 }
 
 inline DefinitionPtr definition(const SSIMOptions& options) {
+  auto d = c10::make_intrusive<Definition>();
   check_positive("data_range", options.data_range, "it is 1 for images in [0, 1]");
-  std::vector<double> taps = taps_of(options);
   check_positive("k1", options.k1, "the standard is 0.01");
   check_positive("k2", options.k2, "the standard is 0.03");
   const std::size_t padding = index_of("padding", options.padding, kAllPaddings, kPaddingHint);
@@ -74,20 +57,35 @@ inline DefinitionPtr definition(const SSIMOptions& options) {
                     text("padding: expected \"same\" or \"valid\", got '", options.padding,
                          "'; Python's fused_ssim computes it"));
   }
-  const double pixels = static_cast<double>(taps.size()) * static_cast<double>(taps.size());
-  auto d = c10::make_intrusive<Definition>(std::move(taps), padding);
+  d->valid = padding == FUSED_SSIM_VALID;
+  d->statistic = static_cast<int64_t>(index_of("component", options.component, kComponents,
+                                               "\"ssim\" is the product of the other two"));
+  d->taps = taps_of(options);
+  const auto window_size = static_cast<int64_t>(d->taps.size());
+  d->window_sizes = {1, window_size, window_size};
   d->c1 = checked_square("k1", options.k1, options.data_range);
   d->c2 = checked_square("k2", options.k2, options.data_range);
   if (options.unbiased) {
-    TORCH_CHECK_VALUE(pixels > 1,
+    TORCH_CHECK_VALUE(window_size > 1,
                       "unbiased=True: expected a window of more than one tap, got one; a single "
                       "sample has no variance, use unbiased=False");
-    d->c2 *= (pixels - 1) / pixels;
+    const auto samples = static_cast<double>(window_size * window_size);
+    d->c2 *= (samples - 1) / samples;
   }
-  d->statistic = static_cast<int64_t>(index_of("component", options.component, kComponents,
-                                               "\"ssim\" is the product of the other two"));
   d->uint8_divisor = options.data_range == 255.0 ? 1 : 255;
   return d;
+}
+
+// The SSIM of images in [0, 1] with the standard window.
+inline DefinitionPtr standard(const std::string& padding) {
+  const auto with_padding = [](std::string_view name) {
+    SSIMOptions options;
+    options.padding = name;
+    return definition(options);
+  };
+  static const std::array<DefinitionPtr, 2> definitions = {with_padding(kPaddings[0]),
+                                                           with_padding(kPaddings[1])};
+  return definitions[index_of("padding", padding, kPaddings, kPaddingHint)];
 }
 
 // ---- images -------------------------------------------------------------------------------------
