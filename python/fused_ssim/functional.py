@@ -52,9 +52,6 @@ Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | 
 allowed_padding: list[str] = list(PADDINGS)
 is_3D_supported = True  # noqa: N816 (the original's name)
 
-# Below this the curve of `negative="smooth"` leaves that of the power.
-_SMOOTH_BELOW = 0.01
-
 
 class Form(NamedTuple):
     """The checked arguments of `ssim` but reduction and mask. Not part of the public API."""
@@ -81,7 +78,7 @@ def form(
     spatial_dims: Any = 2,
 ) -> Form:
     """Checks the arguments. Not part of the public API."""
-    _validation.check_spatial_dims(spatial_dims)
+    spatial_dims = _validation.spatial_dims(spatial_dims)
     ranges = _validation.data_range(data_range)
     k1 = _validation.positive("k1", k1, "the standard is 0.01")
     k2 = _validation.positive("k2", k2, "the standard is 0.03")
@@ -130,7 +127,7 @@ def ms_ssim_form(
     _validation.check_scale_reduction(reduction)
     _validation.check_negative(negative)
     _validation.check_odd_sizes(odd_sizes)
-    exponents = SCALE_WEIGHTS if weights is None else _validation.scale_weights(weights)
+    exponents = _validation.scale_weights(SCALE_WEIGHTS if weights is None else weights)
     return form(**arguments), exponents
 
 
@@ -139,6 +136,12 @@ _STANDARD = {
     for padding in PADDINGS
     for dims in (1, 2, 3)
 }
+
+
+@torch.compiler.assume_constant_result
+def _standard_definition(padding: str, spatial_dims: int) -> Definition:
+    """An entry of the table, whose numbers a compiler would take for variables."""
+    return _STANDARD[padding, spatial_dims]  # type: ignore[index]
 
 
 def _standard(
@@ -152,7 +155,7 @@ def _standard(
     """The definition that the drop-in functions share, with which the images have been checked."""
     _validation.check_padding(padding)
     _validation.check_images(img1, img2, names, spatial_dims, dtypes)
-    definition = _STANDARD[padding, spatial_dims]
+    definition = _standard_definition(padding, spatial_dims)
     _validation.check_window_fits(img1, definition.window_sizes, padding)
     return definition
 
@@ -305,7 +308,7 @@ class FusedSSIMMap:
         _validation.square("C1", c1**0.5, 1.0)
         _validation.square("C2", c2**0.5, 1.0)
         _validation.check_flag("train", train)
-        _validation.check_spatial_dims(spatial_dims, (2, 3))
+        spatial_dims = _validation.spatial_dims(spatial_dims, (2, 3))
         dtypes = _validation.FLOATING
         definition = _standard(img1, img2, padding, spatial_dims, dtypes=dtypes)
         return _route.mapped(img1, img2, definition._replace(c1=c1, c2=c2), train=train)
@@ -583,7 +586,7 @@ def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     if negative == "relu":
         below = mean <= 0.0
         return (mean.masked_fill(below, 1.0) ** exponent).masked_fill(below, 0.0)
-    t = _SMOOTH_BELOW
+    t = 0.01
     below = mean < t
     curve = t**exponent / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
     return curve.where(below, mean.masked_fill(below, 1.0) ** exponent)
@@ -630,7 +633,7 @@ def l1_ssim_loss(
     w = _validation.weight("ssim_weight", ssim_weight)
     _validation.check_flag("train", train)
     _validation.check_mask_mode(mask_mode)
-    _validation.check_spatial_dims(spatial_dims)
+    spatial_dims = _validation.spatial_dims(spatial_dims)
     definition = _standard(pred, target, padding, spatial_dims, ("pred", "target"))
     if mask is not None:
         _validation.check_mask(mask, pred)
