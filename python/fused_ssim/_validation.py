@@ -47,7 +47,7 @@ def check_padding(padding: Any, expected: Sequence[str] = PADDINGS) -> None:
     if not isinstance(padding, str) or padding not in expected:
         raise PaddingError(
             f"padding: expected {_either(expected)}, got {padding!r}; "
-            f'{"only `ssim` and `ms_ssim` extend images; " if padding in BORDERS else ""}'
+            f"{'only `ssim` and `ms_ssim` extend images; ' if padding in BORDERS else ''}"
             '"same" puts zeros around the image, "valid" takes whole windows only'
         )
 
@@ -228,7 +228,7 @@ def fixed_data_range(value: Any) -> float:
     """A data range that is a number."""
     result = data_range(value)
     if isinstance(result, Tensor):
-        raise ValueError(
+        raise TypeError(
             f"data_range: expected a number, which a module can keep, got {_shape(result)}; call "
             "the function with one for each image"
         )

@@ -31,7 +31,7 @@ def _exp_nonpositive(x: float) -> float:
     return result
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def gaussian(size: int, sigma: float) -> Taps:
     """`size` taps (odd) of a Gaussian, exactly symmetric."""
     return _gaussian(size, sigma)
@@ -54,7 +54,7 @@ def uniform(size: int) -> Taps:
     return (1.0 / size,) * size
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def rounded_to_float32(taps: Taps) -> Taps:
     """The taps as float32 numbers that sum to 1 far below float32's resolution.
 
@@ -102,5 +102,5 @@ def axes(window: Any, window_size: Any, sigma: Any, spatial_dims: int) -> tuple[
                 f"spatial axes, got {len(given)} windows; with spatial_dims={spatial_dims} pass "
                 f"{spatial_dims}"
             )
-        return given
+        return tuple(given)
     return (given,) * spatial_dims
