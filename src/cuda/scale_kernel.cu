@@ -78,35 +78,45 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   allow_next_launch();
   wait_for_previous_launch();
-  auto factor = factor_of<T>(p, 0);
-  if (p.one_value_in_place && factor == 1) {
-    return;
-  }
-#pragma unroll 2
-  for (int64_t i = thread; i < vectors; i += step) {
-    Vector v = reinterpret_cast<const Vector*>(unit)[i];
-    const int64_t first = i * kVector;
+  const auto factor = factor_of<T>(p, 0);
+  const auto* from = reinterpret_cast<const Vector*>(unit);
+  auto* to = reinterpret_cast<Vector*>(out);
+  const auto multiply = [&](Vector v, int64_t i) {
     if (one_value) {
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         v.element[e] = scaled(v.element[e], factor);
       }
     } else {
+      const int64_t first = i * kVector;
       int64_t value = first / p.elements_per_value;
       int64_t left = (value + 1) * p.elements_per_value - first;
-      factor = factor_of<T>(p, value);
+      auto own_factor = factor_of<T>(p, value);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         if (left == 0) {
           ++value;
           left = p.elements_per_value;
-          factor = factor_of<T>(p, value);
+          own_factor = factor_of<T>(p, value);
         }
         --left;
-        v.element[e] = scaled(v.element[e], factor);
+        v.element[e] = scaled(v.element[e], own_factor);
       }
     }
-    reinterpret_cast<Vector*>(out)[i] = v;
+    to[i] = v;
+  };
+  for (int64_t i = thread; i < vectors; i += 2 * step) {
+    // Loaded before the number is looked at: both are under way at once.
+    const Vector first = from[i];
+    const bool has_second = i + step < vectors;
+    const Vector second = has_second ? from[i + step] : first;
+    if (p.one_value_in_place && factor == 1) {
+      return;
+    }
+    multiply(first, i);
+    if (has_second) {
+      multiply(second, i + step);
+    }
   }
   const int64_t rest = vectors * kVector + thread;
   if (rest < p.elements) {
