@@ -96,7 +96,7 @@ inline at::Tensor ssim(const at::Tensor& img1, const at::Tensor& img2,
       detail::reduced(detail::images(img1, img2, *d, options), d, reduction), options.layout);
 }
 
-/// SSIM and mean squared error of each plane out of one pass; not differentiable.
+/// SSIM and mean squared error of each plane out of one pass; a backward pass is refused.
 ///
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
@@ -107,8 +107,7 @@ inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
                                                        const at::Tensor& img2,
                                                        const SSIMOptions& options = {}) {
   const detail::DefinitionPtr d = detail::definition(options);
-  const auto [value, mse] =
-      detail::call_ssim_and_mse(detail::images(img1.detach(), img2.detach(), *d, options), *d);
+  const auto [value, mse] = detail::ssim_and_mse(detail::images(img1, img2, *d, options), d);
   return {detail::without_batch(value, options.layout), detail::without_batch(mse, options.layout)};
 }
 

@@ -76,7 +76,10 @@ CPU_CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "uint8 and float64": ((U, Y.double()), lambda x, y: ssim(x, y, reduction="none")),
     "two of uint8": ((U, V), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "two of uint8, 255": ((U, V), lambda x, y: ssim(x, y, data_range=255)),
-    "ssim_and_mse": ((X, Y), lambda x, y: torch.stack(ssim_and_mse(x, y, padding="valid"))),
+    "ssim_and_mse": (
+        (X, Y),
+        lambda x, y: torch.stack(ssim_and_mse(x.detach(), y.detach(), padding="valid")),
+    ),
 }
 
 

@@ -146,16 +146,30 @@ inline at::Tensor reduced(const Images& images, const DefinitionPtr& d, int64_t 
                         train && img2.requires_grad())[0];
 }
 
+// `result`, refusing a backward pass to the images instead of passing for a constant.
+inline at::Tensor without_gradient(const at::Tensor& result, const Images& images) {
+  return differentiable(images) ? Refuse::apply(kNoGradient, result, images.img1, images.img2)
+                                : result;
+}
+
+inline Images detached(const Images& images) {
+  return {images.img1.detach(), images.img2.detach()};
+}
+
 // The map [B, C, H', W'].
 inline at::Tensor mapped(const Images& images, const DefinitionPtr& d, bool train = true) {
   refuse_forward_mode(images);
-  if (!differentiable(images)) {
-    return call_ssim_map(images, *d);
+  if (!train) {
+    return without_gradient(call_ssim_map(detached(images), *d), images);
   }
-  const auto& [img1, img2] = images;
-  return train ? Map::apply(img1, img2, d)
-               : Refuse::apply(kNoGradient, call_ssim_map({img1.detach(), img2.detach()}, *d), img1,
-                               img2);
+  return differentiable(images) ? Map::apply(images.img1, images.img2, d)
+                                : call_ssim_map(images, *d);
+}
+
+// The means of S and of (img1 - img2)^2 over each plane, [B, C] each; a backward pass is refused.
+inline TwoTensors ssim_and_mse(const Images& images, const DefinitionPtr& d) {
+  const auto [value, mse] = call_ssim_and_mse(detached(images), *d);
+  return {without_gradient(value, images), without_gradient(mse, images)};
 }
 
 }  // namespace fused_ssim::detail
