@@ -168,4 +168,4 @@ def _levels_to_the_caller() -> int:
         "torch",
     ):
         level, frame = level + 1, frame.f_back
-    return level - 1
+    return level
