@@ -1,4 +1,4 @@
-"""The composite of torch operations: when it serves, what it says, and that it is as exact as promised."""
+"""The composite of torch operations: when it serves, what it says, and how exact it is."""
 
 from __future__ import annotations
 

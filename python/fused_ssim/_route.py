@@ -12,7 +12,7 @@ from torch import Tensor
 from fused_ssim import _autograd, _composite
 from fused_ssim._parameters import Definition, MaskMode, Reduced
 
-# For tests, and to compare: the environment's FUSED_SSIM_COMPOSITE=1 sends everything to the composite.
+# For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
 
 # Windows that CUDA kernels serve.

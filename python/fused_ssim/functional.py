@@ -642,8 +642,8 @@ def l1_ssim_loss(
         ssim_weight: w, from 0 to 1.
         padding: as in `fused_ssim`; with "valid" L1 is averaged over the same pixels as SSIM.
         train: as in `fused_ssim`.
-        mask: weights of pixels, for both terms; see `ssim`. Over a mask of zeros the loss is 0, with
-            a gradient of 0.
+        mask: weights of pixels, for both terms; see `ssim`. Over a mask of zeros the loss and its
+            gradient are 0.
         mask_mode: "weighted" or "normalized"; see `ssim`.
         spatial_dims: 1, 2 or 3.
 
