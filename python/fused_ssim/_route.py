@@ -30,15 +30,17 @@ def reduced(
     definition: Definition,
     reduction: Reduced,
     *,
-    statistic_weight: float = 1.0,
-    l1_weight: float = 0.0,
-    offset: float = 0.0,
+    loss_weight: float | None = None,
     train: bool = True,
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
-    """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
+    """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
+    # Numbers in the code, since a compiler takes those of defaults for variables.
+    statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
+    if loss_weight is not None:
+        statistic_weight, l1_weight, offset = -loss_weight, 1.0 - loss_weight, loss_weight
     if kernels_serve(img1, img2, definition, mask, stabilizers):
         return _autograd.reduced(
             img1,
