@@ -5,9 +5,9 @@ one. `--device cpu`, `--device cuda` or FUSED_SSIM_TEST_DEVICE asks for one of t
 a GPU that is not there is an error, not a row of skips. Tests that only make sense on a GPU carry
 the mark `gpu` and are skipped for want of one, the only reason for which this suite skips.
 
-Every test that takes `way` runs as users have it ("default": kernels where there are some), and once
-more with all sent to the composite of torch operations. FUSED_SSIM_COMPOSITE=1 sends the whole suite
-there.
+Every test that takes `way` runs as users have it ("default": kernels where there are some), and
+once more with all sent to the composite of torch operations. FUSED_SSIM_COMPOSITE=1 sends the
+whole suite there.
 """
 
 from __future__ import annotations

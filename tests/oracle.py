@@ -190,6 +190,15 @@ def mse(img1: Tensor, img2: Tensor, **definition) -> Tensor:
     return (x - y).square().flatten(2).mean(2)
 
 
+def halved(image: Tensor, odd_sizes: str) -> Tensor:
+    """avg_pool with a kernel of 2 along each axis, padded by 1 where the size is odd, or not."""
+    for axis in range(2, image.ndim):
+        if odd_sizes == "pad" and image.shape[axis] % 2 == 1:
+            image = torch.cat([torch.zeros_like(image.narrow(axis, 0, 1)), image], axis)
+        image = image.unfold(axis, 2, 2).mean(-1)
+    return image
+
+
 def ms_ssim(
     img1: Tensor,
     img2: Tensor,
@@ -202,7 +211,6 @@ def ms_ssim(
     **definition,
 ) -> Tensor:
     definition = {"padding": "valid", "spatial_dims": spatial_dims, **definition}
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[spatial_dims - 1]
     x, y = img1.double(), img2.double()
     product = 1.0
     for scale, weight in enumerate(weights, 1):
@@ -216,8 +224,7 @@ def ms_ssim(
             product = product * torch.where(mean < t, below, mean.clamp(min=t) ** weight)
         if scale == len(weights):
             break
-        padding = [size % 2 for size in x.shape[2:]] if odd_sizes == "pad" else 0
-        x, y = pool(x, 2, padding=padding), pool(y, 2, padding=padding)
+        x, y = halved(x, odd_sizes), halved(y, odd_sizes)
     return {
         "mean": lambda: product.mean(),
         "sum": lambda: product.sum(),

@@ -1,4 +1,4 @@
-"""Bad input, at every entry point: an exception that says what was expected, what came, what to do."""
+"""Bad input, at every entry point: what was expected, what came, and what to do."""
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import fused_ssim
 import oracle
-from fused_ssim import L1SSIMLoss, l1_ssim_loss
+from fused_ssim import L1SSIMLoss, fused_l1_ssim_loss, l1_ssim_loss
 from images import noise_pair
 from measure import leaf, max_error, relative_error
 
@@ -43,9 +42,17 @@ def test_sizes(device, height, width):
             assert relative_error(gradient, by) <= 5e-6
 
 
-def test_default_weight_and_alias(device):
+def test_default_weight_and_other_name(device):
     x, y = images(device)
-    assert fused_ssim.fused_l1_ssim_loss is l1_ssim_loss
+    for arguments in ((), (0.2,), (0.2, "same"), (0.2, "same", False), (0.2, True), (0.2, False)):
+        assert torch.equal(fused_l1_ssim_loss(x, y, *arguments), l1_ssim_loss(x, y))
+    # The fourth argument of the original's function is `train`.
+    for arguments in ((0.2, False), (0.2, "valid", False)):
+        with pytest.raises(RuntimeError, match="train=True"):
+            fused_l1_ssim_loss(x, y, *arguments).backward()
+    assert torch.equal(
+        fused_l1_ssim_loss(x, y, 0.5, "valid"), l1_ssim_loss(x, y, 0.5, padding="valid")
+    )
     assert torch.equal(l1_ssim_loss(x, y), l1_ssim_loss(x, y, ssim_weight=0.2, padding="same"))
     assert torch.equal(l1_ssim_loss(pred=x, target=y), l1_ssim_loss(x, y))
     assert torch.equal(L1SSIMLoss()(x, y), l1_ssim_loss(x, y))

@@ -97,10 +97,12 @@ def test_without_train(device):
         values.mean().backward()
 
 
-def test_volumes_are_still_to_come(device):
-    volume = noise(1, 2, 12, 13, 14).to(device)
-    with pytest.raises(NotImplementedError, match="3"):
-        FusedSSIMMap.apply(C1, C2, volume, volume, "same", True, 3)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_volumes(device, padding):
+    x, y = images(device, 1, 2, 12, 13, 14)
+    values = FusedSSIMMap.apply(C1, C2, x, y, padding, True, 3)
+    expected = oracle.ssim_map(x.detach(), y.detach(), padding=padding, spatial_dims=3)
+    assert max_error(values, expected) <= 5e-6
 
 
 @pytest.mark.parametrize("spatial_dims", [0, 1, 4, -2])

@@ -1,4 +1,4 @@
-"""SSIM and L1SSIMLoss as nn.Modules: what people do with modules besides calling them."""
+"""SSIM, MS_SSIM and L1SSIMLoss as nn.Modules: what people do with modules besides calling them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 
-from fused_ssim import SSIM, L1SSIMLoss, l1_ssim_loss, ssim
+from fused_ssim import MS_SSIM, SSIM, L1SSIMLoss, l1_ssim_loss, ms_ssim, ssim
 from images import noise_pair
 from measure import leaf
 
@@ -37,6 +37,50 @@ MODULES = {
         ),
     ),
     "SSIM as it is": (SSIM(), ssim),
+    "SSIM of another form": (
+        SSIM(
+            window=[[0.2, 0.5, 0.3], [0.1, 0.8, 0.1]],
+            padding="replicate",
+            unbiased=True,
+            component="contrast",
+        ),
+        lambda x, y: ssim(
+            x,
+            y,
+            window=[[0.2, 0.5, 0.3], [0.1, 0.8, 0.1]],
+            padding="replicate",
+            unbiased=True,
+            component="contrast",
+        ),
+    ),
+    "MS_SSIM": (
+        MS_SSIM(
+            data_range=2.0,
+            window="uniform",
+            window_size=3,
+            k1=0.02,
+            k2=0.04,
+            weights=[0.5, 0.5],
+            padding="reflect",
+            reduction="image",
+            negative="smooth",
+            odd_sizes="crop",
+        ),
+        lambda x, y: ms_ssim(
+            x,
+            y,
+            data_range=2.0,
+            window="uniform",
+            window_size=3,
+            k1=0.02,
+            k2=0.04,
+            weights=[0.5, 0.5],
+            padding="reflect",
+            reduction="image",
+            negative="smooth",
+            odd_sizes="crop",
+        ),
+    ),
     "L1SSIMLoss": (
         L1SSIMLoss(ssim_weight=0.6, padding="valid"),
         lambda x, y: l1_ssim_loss(x, y, 0.6, "valid"),
@@ -95,6 +139,9 @@ def test_repr_names_the_settings():
     text = repr(MODULES["SSIM"][0])
     for part in ("SSIM(", "window_size=7", "sigma=1.1", "padding='valid'", "reduction='channel'"):
         assert part in text
+    text = repr(MODULES["MS_SSIM"][0])
+    for part in ("MS_SSIM(", "weights=(0.5, 0.5)", "negative='smooth'", "window='uniform'"):
+        assert part in text
     text = repr(MODULES["L1SSIMLoss"][0])
     for part in ("L1SSIMLoss(", "ssim_weight=0.6", "padding='valid'"):
         assert part in text
@@ -109,7 +156,17 @@ def test_repr_names_the_settings():
         (SSIM, {"reduction": "average"}),
         (SSIM, {"data_range": 0}),
         (SSIM, {"k1": 0}),
+        (SSIM, {"window": [0.5, 0.5]}),
+        (SSIM, {"component": "structure"}),
+        (SSIM, {"mask_mode": "inside"}),
+        (SSIM, {"spatial_dims": 4}),
+        (MS_SSIM, {"window_size": 10}),
+        (MS_SSIM, {"weights": ()}),
+        (MS_SSIM, {"negative": "abs"}),
+        (MS_SSIM, {"odd_sizes": "keep"}),
+        (MS_SSIM, {"reduction": "none"}),
         (L1SSIMLoss, {"ssim_weight": 1.5}),
+        (L1SSIMLoss, {"mask_mode": "inside"}),
         (L1SSIMLoss, {"padding": "full"}),
     ],
     ids=str,

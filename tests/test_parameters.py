@@ -99,7 +99,7 @@ def test_computed_taps():
         expected = oracle.gaussian_taps(size, sigma)
         assert taps == taps[::-1]
         assert len(taps) == size
-        assert abs(math.fsum(taps) - 1) <= 2e-16
+        assert abs(math.fsum(taps) - 1) <= 4e-16
         assert all(abs(a - b) <= 4e-16 * max(b, 1e-3) for a, b in zip(taps, expected, strict=True))
         rounded = _windows.rounded_to_float32(taps)
         assert all(float(numpy.float32(tap)) == tap for tap in rounded if tap > 1e-37)

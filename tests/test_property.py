@@ -1,4 +1,4 @@
-"""Hypothesis draws shapes, strides, types, windows and who wants a gradient."""
+"""Hypothesis draws functions, forms, shapes, strides, types and who wants a gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import oracle
-from fused_ssim import l1_ssim_loss, ssim
+from fused_ssim import l1_ssim_loss, ms_ssim, ssim, ssim_and_mse
 from images import noise
 from measure import max_error, relative_error
 
@@ -22,13 +22,13 @@ GRADIENT_BOUND = {
 
 
 @st.composite
-def layouts(draw):
+def layouts(draw, rank=4):
     """How an image lies in memory: order of the sides, steps, gaps, and sides of stride 0."""
     return {
-        "order": draw(st.permutations(range(4))),
-        "steps": draw(st.tuples(*[st.sampled_from([1, 1, 1, 2, 3])] * 4)),
+        "order": draw(st.permutations(range(rank))),
+        "steps": draw(st.tuples(*[st.sampled_from([1, 1, 1, 2, 3])] * rank)),
         "offset": draw(st.integers(0, 3)),
-        "expand": draw(st.sets(st.sampled_from([0, 1, 2, 3]), max_size=2))
+        "expand": draw(st.sets(st.integers(0, rank - 1), max_size=2))
         if draw(st.integers(0, 3)) == 0
         else set(),
     }
@@ -38,12 +38,13 @@ def lay_out(pixels: torch.Tensor, layout: dict) -> torch.Tensor:
     """`pixels` at the strides that `layout` describes, between NaNs that nobody may read."""
     for side in layout["expand"]:
         pixels = pixels.narrow(side, 0, 1)
-    strides, step = [0] * 4, 1
+    strides, step = [0] * pixels.dim(), 1
     for side in reversed(layout["order"]):
         step *= layout["steps"][side]
         strides[side] = step
         step *= pixels.shape[side]
-    memory = torch.full((step + layout["offset"],), torch.nan).to(pixels)
+    fill = torch.nan if pixels.is_floating_point() else 255
+    memory = pixels.new_full((step + layout["offset"],), fill)
     image = memory.as_strided(pixels.shape, strides, layout["offset"]).copy_(pixels)
     return image
 
@@ -134,3 +135,132 @@ def test_loss(device, problem, weight):
     truth = oracle.gradients(lambda a, b: scale * oracle.l1_ssim_loss(a, b, weight, padding), x, y)
     found = torch.autograd.grad(scale * loss, inputs)
     check_gradients(found, truth, images, GRADIENT_BOUND[problem["dtype"]])
+
+
+# ---- every form ---------------------------------------------------------------------------------
+
+HALF_BOUND = {torch.float16: 2**-8, torch.bfloat16: 2**-5}
+
+
+@st.composite
+def taps(draw, size):
+    weights = draw(st.lists(st.integers(1, 9), min_size=size, max_size=size))
+    return [weight / sum(weights) for weight in weights]
+
+
+@st.composite
+def forms(draw):
+    """A function, the images it gets, and its arguments."""
+    dims = draw(st.sampled_from([1, 2, 2, 3]))
+    function = draw(st.sampled_from(["ssim", "ssim", "ssim_and_mse", "ms_ssim", "l1_ssim_loss"]))
+    longest = {1: 40, 2: 16, 3: 9}[dims]
+    shape = [draw(st.integers(1, 2)), draw(st.integers(1, 3))]
+    shape += [draw(st.integers(1, longest)) for _ in range(dims)]
+    dtypes = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
+    dtypes = draw(
+        st.one_of(
+            st.tuples(st.sampled_from(dtypes), st.sampled_from(dtypes)),
+            st.sampled_from([(torch.float64, torch.float64), (torch.float64, torch.uint8)]),
+        )
+    )
+    arguments = {"spatial_dims": dims}
+    if function == "l1_ssim_loss":
+        sizes = [11] * dims
+        arguments["ssim_weight"] = draw(st.sampled_from([0.0, 0.2, 1.0]))
+    else:
+        # Sizes from 3: of one pixel no variance is left but what rounding makes of it.
+        size = draw(st.sampled_from([3, 5, 11]))
+        sizes = [size] * dims
+        kind = draw(st.sampled_from(["gaussian", "uniform", "taps", "taps of each axis"]))
+        arguments["window"] = kind
+        if kind == "taps":
+            arguments["window"] = draw(taps(size))
+        elif kind == "taps of each axis":
+            sizes = [draw(st.sampled_from([3, 5, 7])) for _ in range(dims)]
+            arguments["window"] = [draw(taps(size)) for size in sizes]
+        else:
+            arguments["window_size"] = size
+    paddings = ["same", "replicate"] if function != "l1_ssim_loss" else ["same"]
+    scales = 2 if function == "ms_ssim" else 1
+    if all(length >= scales * size for length, size in zip(shape[2:], sizes, strict=True)):
+        paddings.append("valid")
+    if function != "l1_ssim_loss" and all(
+        length > scales * (size // 2 + 1) for length, size in zip(shape[2:], sizes, strict=True)
+    ):
+        paddings.append("reflect")
+    arguments["padding"] = draw(st.sampled_from(paddings))
+    if function != "l1_ssim_loss" and torch.uint8 not in dtypes:
+        arguments["data_range"] = draw(
+            st.sampled_from([1.0, 3.0, torch.tensor([0.5, 2.0])[: shape[0]]])
+        )
+    if function == "ms_ssim":
+        arguments["weights"] = (0.4, 0.6)
+        arguments["negative"] = draw(st.sampled_from(["relu", "smooth"]))
+        arguments["odd_sizes"] = "pad"
+    if function == "ssim":
+        arguments["component"] = draw(st.sampled_from(["ssim", "contrast", "luminance"]))
+    if function in ("ssim", "ssim_and_mse"):
+        arguments["unbiased"] = draw(st.booleans())
+    if function in ("ssim", "l1_ssim_loss") and draw(st.booleans()):
+        leading = draw(st.sampled_from([(), (1, 1), (shape[0], 1), tuple(shape[:2])]))
+        mask = noise(*leading, *shape[2:], seed=draw(st.integers(0, 9)))
+        soft = draw(st.booleans())
+        arguments["mask"] = (2 * mask - 0.8).clamp(0, 1) if soft else mask > 0.5
+        arguments["mask_mode"] = draw(st.sampled_from(["weighted", "normalized"]))
+    if function in ("ssim", "ms_ssim"):
+        names = ["mean", "sum", "image", "channel"] + ["none"] * (function == "ssim")
+        arguments["reduction"] = draw(st.sampled_from(names))
+    return {
+        "function": function,
+        "shape": shape,
+        "dtypes": dtypes,
+        "layouts": (draw(layouts(dims + 2)), draw(layouts(dims + 2))),
+        "arguments": arguments,
+        "seed": draw(st.integers(0, 5)),
+    }
+
+
+def pixels_of(form, index, device):
+    """An image, and the numbers that it stands for."""
+    shape, dtype = form["shape"], form["dtypes"][index]
+    numbers = noise(*shape, seed=10 * form["seed"] + index).to(device)
+    stored = (255 * numbers).round().to(dtype) if dtype == torch.uint8 else numbers.to(dtype)
+    image = lay_out(stored, form["layouts"][index]).expand(shape).detach()
+    if dtype == torch.uint8:
+        return image, (image.float() / 255).double()
+    return image.requires_grad_(), image.detach().double()
+
+
+@given(form=forms())
+def test_every_form(device, way, form):
+    (x, a), (y, b) = (pixels_of(form, index, device) for index in (0, 1))
+    arguments = {
+        name: value.to(device) if torch.is_tensor(value) else value
+        for name, value in form["arguments"].items()
+    }
+    if form["function"] == "ssim_and_mse":
+        value, mse = ssim_and_mse(x, y, **arguments)
+        assert max_error(value, oracle.ssim(a, b, reduction="channel", **arguments)) <= 1e-5
+        assert max_error(mse, oracle.mse(a, b, **arguments)) <= 1e-6
+        return
+    ours, truth = {
+        "ssim": (ssim, oracle.ssim),
+        "ms_ssim": (ms_ssim, oracle.ms_ssim),
+        "l1_ssim_loss": (l1_ssim_loss, oracle.l1_ssim_loss),
+    }[form["function"]]
+    value, expected = ours(x, y, **arguments), truth(a, b, **arguments)
+    scale = x.numel() if arguments.get("reduction") == "sum" else 1
+    assert max_error(value, expected) <= 2e-5 * scale
+    images = [image for image in (x, y) if image.requires_grad]
+    if not images:
+        return
+    # float16 has no millionths.
+    upstream = x.numel() * (noise(*expected.shape, seed=99).to(device) + 0.5)
+    found = torch.autograd.grad(value, images, upstream.to(value.dtype))
+    wanted = oracle.gradients(lambda p, q: truth(p, q, **arguments), a, b, upstream)
+    wanted = [by for by, image in zip(wanted, (x, y), strict=True) if image.requires_grad]
+    for gradient, by, image in zip(found, wanted, images, strict=True):
+        assert gradient.dtype == image.dtype
+        bound = HALF_BOUND.get(image.dtype, 1e-4)
+        error = (gradient.double() - by).norm()
+        assert error <= bound * by.norm() + 1e-5 * upstream.norm()

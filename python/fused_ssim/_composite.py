@@ -1,7 +1,7 @@
-"""SSIM as a composite of torch operations: every form, any device, differentiable any number of times.
+"""SSIM as a composite of torch operations: every form, on any device.
 
-It serves where no kernel does. The arithmetic is that of src/core/formula.h: sums s = x + y and
-differences d = x - y of shifted images, with which
+It serves where no kernel does, and can be differentiated any number of times. The arithmetic is
+that of src/core/formula.h: sums s = x + y and differences d = x - y of shifted images, with which
 
     luminance = 1 - (mean_x - mean_y)^2 / (mean_x^2 + mean_y^2 + C1)
     contrast  = 1 - 2 var_d / (var_s + var_d + 2 C2)          (contrast times structure)
@@ -205,9 +205,9 @@ def _statistic(
     shift_d = shift_x - shift_y
     d = (x - y) - shift_d
     x, y = x - shift_x, y - shift_y
-    # The means of x and y beside that of d, which has more digits where the images nearly agree. Where
-    # one is dark and the other bright, the derivative by the one is far smaller than that by the
-    # other, and would drown in their sum, the derivative by d.
+    # The mean of d by itself has more digits than the difference of those of x and y, where images
+    # nearly agree. Where one is dark and the other bright, the derivative by the one is far smaller
+    # than that by the other, and would drown in the derivative by d, which is made of both.
     pixels = torch.stack([x, y, d, (x + y).square(), d.square()])
     if counts is None:
         means = _filtered(pixels, windows)
@@ -216,14 +216,12 @@ def _statistic(
         means = _filtered(counts * pixels, windows) / seen.where(seen > 0, 1.0)
     mean_x, mean_y, mean_d, mean_s2, mean_d2 = means.unbind()
     c1, c2 = _stabilizers(definition, stabilizers, x)
-    name = STATISTICS[definition.statistic]
-    result = None
+    name, factors = STATISTICS[definition.statistic], []
     if name != "luminance":
-        result = _contrast(mean_x + mean_y, mean_d, mean_s2, mean_d2, c2)
+        factors.append(_contrast(mean_x + mean_y, mean_d, mean_s2, mean_d2, c2))
     if name != "contrast":
-        luminance = _luminance(mean_x + shift_x, mean_y + shift_y, mean_d + shift_d, c1)
-        result = luminance if result is None else luminance * result
-    assert result is not None
+        factors.append(_luminance(mean_x + shift_x, mean_y + shift_y, mean_d + shift_d, c1))
+    result = factors[0] * factors[1] if len(factors) == 2 else factors[0]
     return result if counts is None else result.where(seen > 0, 1.0)
 
 

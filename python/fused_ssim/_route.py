@@ -12,7 +12,7 @@ from torch import Tensor
 from fused_ssim import _autograd, _composite
 from fused_ssim._parameters import Definition, MaskMode, Reduced
 
-# For tests, and to compare: the environment's FUSED_SSIM_COMPOSITE=1 sends everything to the composite.
+# For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
 
 # Windows that CUDA kernels serve.
@@ -30,15 +30,17 @@ def reduced(
     definition: Definition,
     reduction: Reduced,
     *,
-    statistic_weight: float = 1.0,
-    l1_weight: float = 0.0,
-    offset: float = 0.0,
+    loss_weight: float | None = None,
     train: bool = True,
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
-    """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
+    """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
+    # Numbers in the code, since a compiler takes those of defaults for variables.
+    statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
+    if loss_weight is not None:
+        statistic_weight, l1_weight, offset = -loss_weight, 1.0 - loss_weight, loss_weight
     if kernels_serve(img1, img2, definition, mask, stabilizers):
         return _autograd.reduced(
             img1,
@@ -168,4 +170,4 @@ def _levels_to_the_caller() -> int:
         "torch",
     ):
         level, frame = level + 1, frame.f_back
-    return level - 1
+    return level

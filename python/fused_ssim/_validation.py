@@ -32,7 +32,8 @@ FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float6
 DTYPES = FLOATING | {torch.uint8}
 LAYOUTS = {1: "[B, C, W]", 2: "[B, C, H, W]", 3: "[B, C, D, H, W]"}
 _SIDES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-_SIXTEEN_BITS = frozenset((torch.int16, torch.uint16))
+# Older versions of torch have no uint16.
+_SIXTEEN_BITS = frozenset((torch.int16, getattr(torch, "uint16", torch.int16)))
 _TAPS_HINT = 'pass "gaussian", "uniform" or taps, an odd number of non-negative ones that sum to 1'
 
 
@@ -300,7 +301,8 @@ def _items(taps: Any) -> list[Any]:
             )
         if taps.dim() != 1:
             raise ValueError(
-                f"window: expected taps of one axis in a 1D tensor, got {_shape(taps)}; {_TAPS_HINT}"
+                f"window: expected 1D tensors of taps, got {_shape(taps)}; the window is "
+                "separable: pass a list with the taps of each axis"
             )
         return list(taps.tolist())
     if isinstance(taps, (str, bytes)) or not (

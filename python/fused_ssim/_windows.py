@@ -98,9 +98,8 @@ def axes(window: Any, window_size: Any, sigma: Any, spatial_dims: int) -> tuple[
     if isinstance(given[0], tuple):
         if len(given) != spatial_dims:
             raise ValueError(
-                f"window: expected the taps of one window, or of one for each of the {spatial_dims} "
-                f"spatial axes, got {len(given)} windows; with spatial_dims={spatial_dims} pass "
-                f"{spatial_dims}"
+                f"window: expected one window, or one for each of the {spatial_dims} spatial axes, "
+                f"got {len(given)} windows; with spatial_dims={spatial_dims} pass {spatial_dims}"
             )
         return tuple(given)
     return (given,) * spatial_dims

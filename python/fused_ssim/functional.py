@@ -165,9 +165,15 @@ _STANDARD = {
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _standard_definition(padding: str, spatial_dims: int) -> Definition:
+def _standard_definition(
+    padding: str, spatial_dims: int, stabilizers: tuple[float, float] | None
+) -> Definition:
     """An entry of the table, whose numbers a compiler would take for variables."""
-    return _STANDARD[padding, spatial_dims]  # type: ignore[index]
+    definition = _STANDARD[padding, spatial_dims]  # type: ignore[index]
+    if stabilizers is None:
+        return definition
+    c1, c2 = stabilizers
+    return definition._replace(c1=c1, c2=c2)
 
 
 def _standard(
@@ -177,11 +183,12 @@ def _standard(
     spatial_dims: int = 2,
     names: tuple[str, str] = ("img1", "img2"),
     dtypes: frozenset[torch.dtype] = _validation.DTYPES,
+    stabilizers: tuple[float, float] | None = None,
 ) -> Definition:
     """The definition that the drop-in functions share, with which the images have been checked."""
     _validation.check_padding(padding)
     _validation.check_images(img1, img2, names, spatial_dims, dtypes)
-    definition: Definition = _standard_definition(padding, spatial_dims)
+    definition: Definition = _standard_definition(padding, spatial_dims, stabilizers)
     _validation.check_window_fits(img1, definition.window_sizes, padding)
     return definition
 
@@ -336,8 +343,10 @@ class FusedSSIMMap:
         _validation.check_flag("train", train)
         spatial_dims = _validation.spatial_dims(spatial_dims, (2, 3))
         dtypes = _validation.FLOATING
-        definition = _standard(img1, img2, padding, spatial_dims, dtypes=dtypes)
-        return _route.mapped(img1, img2, definition._replace(c1=c1, c2=c2), train=train)
+        definition = _standard(
+            img1, img2, padding, spatial_dims, dtypes=dtypes, stabilizers=(c1, c2)
+        )
+        return _route.mapped(img1, img2, definition, train=train)
 
 
 def ssim(
@@ -642,8 +651,8 @@ def l1_ssim_loss(
         ssim_weight: w, from 0 to 1.
         padding: as in `fused_ssim`; with "valid" L1 is averaged over the same pixels as SSIM.
         train: as in `fused_ssim`.
-        mask: weights of pixels, for both terms; see `ssim`. Over a mask of zeros the loss is 0, with
-            a gradient of 0.
+        mask: weights of pixels, for both terms; see `ssim`. Over a mask of zeros the loss and its
+            gradient are 0.
         mask_mode: "weighted" or "normalized"; see `ssim`.
         spatial_dims: 1, 2 or 3.
 
@@ -669,9 +678,7 @@ def l1_ssim_loss(
         target,
         definition,
         "mean",
-        statistic_weight=-w,
-        l1_weight=1.0 - w,
-        offset=w,
+        loss_weight=w,
         train=train,
         mask=mask,
         mask_mode=mask_mode,
