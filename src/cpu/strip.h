@@ -25,26 +25,9 @@
 #include "cpu/plan.h"
 #include "cpu/segments.h"
 #include "cpu/simd.h"
+#include "cpu/workspace.h"
 
 namespace fused_ssim::cpu {
-
-// Consecutive pieces of a workspace; without one, only their sizes.
-class WorkspaceLayout {
- public:
-  explicit WorkspaceLayout(unsigned char* workspace) : workspace_(workspace) {}
-
-  template <class Element>
-  Element* take(int64_t count) {
-    const int64_t offset = bytes_;
-    bytes_ += (count * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-    return workspace_ == nullptr ? nullptr : reinterpret_cast<Element*>(workspace_ + offset);
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  unsigned char* workspace_;
-  int64_t bytes_ = 0;
-};
 
 // Filter: FixedFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
 template <class Arch, class T, template <class> class Filter, int kImages>
@@ -290,11 +273,8 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   grad1_ = plane_of(request_.grad1, batch, channel);
   grad2_ = plane_of(request_.grad2, batch, channel);
   map_gradient_ = plane_of(request_.map_gradient, batch, channel);
-  const T* own = static_cast<const T*>(problem_.stabilizers);
-  const double unit = pixel_unit(problem_);
-  const T c1 = T(2 * (own != nullptr ? own[2 * batch] : problem_.c1) / (unit * unit));
-  const T c2 = T(2 * (own != nullptr ? own[2 * batch + 1] : problem_.c2) / (unit * unit));
-  doubled_stabilizers_ = {V(c1), V(c2)};
+  const DoubledStabilizers<T> doubled = doubled_stabilizers<T>(problem_, batch, 1.0);
+  doubled_stabilizers_ = {V(doubled.c1), V(doubled.c2)};
   data_begin_ = task.column_begin - halo();
   data_begin_ = data_begin_ < 0 ? 0 : data_begin_;
   data_end_ = task.column_end + halo();
@@ -474,26 +454,17 @@ void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T*
   }
 }
 
-// Asks for the block's share of the rows that `chunk` will stage. The strips of a row lie too far
-// apart for the hardware to see them coming, and the arithmetic of a chunk covers the wait.
+// Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers the
+// wait.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
-  constexpr int64_t kCacheLine = 64;
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
   const int64_t block = j / kBlock;
   for (int64_t i = kRows * block / blocks; i < kRows * (block + 1) / blocks; ++i) {
     const int64_t row = chunk * kChunkRows + 2 * radius_y() + i / 2;
-    if (row < 0 || row >= height_) {
-      continue;
-    }
-    const Plane& plane = i % 2 == 0 ? img1_ : img2_;
-    const int64_t element = size_of(plane.dtype);
-    const unsigned char* from =
-        plane.data + element * (row * plane.row_stride + data_begin_ * plane.column_stride);
-    const int64_t bytes = element * (data_end_ - data_begin_) * plane.column_stride;
-    for (int64_t offset = 0; offset < bytes; offset += kCacheLine) {
-      __builtin_prefetch(from + offset, 0, 2);
+    if (row >= 0 && row < height_) {
+      prefetch(i % 2 == 0 ? img1_ : img2_, row, data_begin_, data_end_ - data_begin_);
     }
   }
 }
