@@ -4,6 +4,10 @@ Every test that takes the `device` fixture runs on the CPU, and once more on the
 one. `--device cpu`, `--device cuda` or FUSED_SSIM_TEST_DEVICE asks for one of them alone; asking for
 a GPU that is not there is an error, not a row of skips. Tests that only make sense on a GPU carry
 the mark `gpu` and are skipped for want of one, the only reason for which this suite skips.
+
+Every test that takes `way` runs as users have it ("default": kernels where there are some), and once
+more with all sent to the composite of torch operations. FUSED_SSIM_COMPOSITE=1 sends the whole suite
+there.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from fused_ssim import _route
 
 # Tests of folders that a copy for the tests of a wheel (tools/wheels/matrix.py) leaves out.
 _NEEDS = {"test_conda.py": "conda", "test_index.py": "index", "test_release.py": "index"}
@@ -60,6 +66,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not torch.cuda.is_available() and "cuda" in devices:
             devices.remove("cuda")
         metafunc.parametrize("device", devices)
+    if "way" in metafunc.fixturenames:
+        ways = ["composite"] if _route.composite_is_forced else ["default", "composite"]
+        metafunc.parametrize("way", ways)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    # Not a fixture: Hypothesis refuses those that are set up once for many examples.
+    way = item.callspec.params.get("way") if hasattr(item, "callspec") else None
+    before = _route.composite_is_forced
+    _route.composite_is_forced = before or way == "composite"
+    try:
+        return (yield)
+    finally:
+        _route.composite_is_forced = before
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -22,40 +22,105 @@ def gaussian_taps(size: int = 11, sigma: float = 1.5) -> list[float]:
     return [weight / total for weight in weights]
 
 
+def axis_taps(window, window_size: int, sigma: float, spatial_dims: int) -> list[list[float]]:
+    """The taps along each axis, for every way in which a window can be given."""
+    if window == "gaussian":
+        return [gaussian_taps(window_size, sigma)] * spatial_dims
+    if window == "uniform":
+        return [[1 / window_size] * window_size] * spatial_dims
+    if torch.is_tensor(window) or not hasattr(window[0], "__len__"):
+        return [[float(tap) for tap in window]] * spatial_dims
+    return [[float(tap) for tap in taps] for taps in window]
+
+
+def extended(image: Tensor, taps: Sequence[Sequence[float]], padding: str, fill: float) -> Tensor:
+    """The image with what windows see beyond its borders: pixels picked one by one, or `fill`."""
+    for axis, of_axis in enumerate(taps, image.ndim - len(taps)):
+        radius, size = len(of_axis) // 2, image.shape[axis]
+        places = torch.arange(-radius, size + radius, device=image.device)
+        if padding == "reflect":
+            places = (size - 1) - ((size - 1) - places.abs()).abs()
+        if padding in ("replicate", "same"):
+            inside = places.clamp(0, size - 1)
+            outside = (places != inside).view(-1, *[1] * (image.ndim - 1 - axis))
+            image = image.index_select(axis, inside)
+            if padding == "same":
+                image = torch.where(outside, fill, image)
+        elif padding == "reflect":
+            image = image.index_select(axis, places)
+    return image
+
+
+def weighted_windows(image: Tensor, taps: Sequence[Sequence[float]]) -> Tensor:
+    """The weighted mean of every window in the image: one shifted copy per tap, axis by axis."""
+    for axis, of_axis in enumerate(taps, image.ndim - len(taps)):
+        size = image.shape[axis] - len(of_axis) + 1
+        image = sum(tap * image.narrow(axis, i, size) for i, tap in enumerate(of_axis))
+    return image
+
+
 def window_means(image: Tensor, taps: Sequence[float], padding: str) -> Tensor:
-    """The weighted mean of every window: one shifted copy of the image per tap, rows then columns."""
-    radius = len(taps) // 2
-    if padding == "same":
-        image = functional.pad(image, (radius, radius, radius, radius))
-    height = image.shape[-2] - 2 * radius
-    width = image.shape[-1] - 2 * radius
-    rows = sum(tap * image[..., i : i + height, :] for i, tap in enumerate(taps))
-    return sum(tap * rows[..., :, i : i + width] for i, tap in enumerate(taps))
+    """The mean under one window for both axes of an image."""
+    return weighted_windows(extended(image, [taps, taps], padding, 0.0), [taps, taps])
 
 
 def ssim_map(
     img1: Tensor,
     img2: Tensor,
     *,
-    data_range: float = 1.0,
+    data_range: float | Tensor = 1.0,
+    window="gaussian",
     window_size: int = 11,
     sigma: float = 1.5,
     k1: float = 0.01,
     k2: float = 0.03,
     padding: str = "same",
+    unbiased: bool = False,
+    component: str = "ssim",
+    mask: Tensor | None = None,
+    mask_mode: str = "weighted",
+    spatial_dims: int = 2,
 ) -> Tensor:
+    """The map; where the mask is 0 it is 1."""
     x, y = img1.double(), img2.double()
+    if torch.is_tensor(data_range):
+        data_range = data_range.double().to(x.device).view(-1, *[1] * (spatial_dims + 1))
     c1 = (k1 * data_range) ** 2
     c2 = (k2 * data_range) ** 2
-    taps = gaussian_taps(window_size, sigma)
-    mean_x = window_means(x, taps, padding)
-    mean_y = window_means(y, taps, padding)
-    var_x = window_means(x * x, taps, padding) - mean_x**2
-    var_y = window_means(y * y, taps, padding) - mean_y**2
-    cov_xy = window_means(x * y, taps, padding) - mean_x * mean_y
+    taps = axis_taps(window, window_size, sigma, spatial_dims)
+
+    if mask is not None and mask_mode == "normalized":
+        inside = mask.double().expand_as(x)
+        x, y = (torch.where(inside > 0, image, 0.0) for image in (x, y))
+        weights = extended(inside, taps, padding, 1.0)
+
+        def means(image: Tensor) -> Tensor:
+            total = weighted_windows(weights * extended(image, taps, padding, 0.0), taps)
+            return total / weighted_windows(weights, taps)
+
+    else:
+
+        def means(image: Tensor) -> Tensor:
+            return weighted_windows(extended(image, taps, padding, 0.0), taps)
+
+    mean_x, mean_y = means(x), means(y)
+    samples = math.prod(len(of_axis) for of_axis in taps)
+    correction = samples / (samples - 1) if unbiased else 1.0
+    var_x = correction * (means(x * x) - mean_x**2)
+    var_y = correction * (means(y * y) - mean_y**2)
+    cov_xy = correction * (means(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     contrast = (2 * cov_xy + c2) / (var_x + var_y + c2)
-    return luminance * contrast
+    values = {"ssim": luminance * contrast, "luminance": luminance, "contrast": contrast}[component]
+    return values if mask is None else torch.where(cropped(mask, taps, padding) > 0, values, 1.0)
+
+
+def cropped(image: Tensor, taps: Sequence[Sequence[float]], padding: str) -> Tensor:
+    """The pixels that have a value in the map."""
+    if padding == "valid":
+        for axis, of_axis in enumerate(taps, image.ndim - len(taps)):
+            image = image.narrow(axis, len(of_axis) // 2, image.shape[axis] - len(of_axis) + 1)
+    return image
 
 
 def reduce_map(values: Tensor, reduction: str) -> Tensor:
@@ -63,25 +128,102 @@ def reduce_map(values: Tensor, reduction: str) -> Tensor:
         "none": lambda: values,
         "mean": lambda: values.mean(),
         "sum": lambda: values.sum(),
-        "image": lambda: values.mean(dim=(1, 2, 3)),
-        "channel": lambda: values.mean(dim=(2, 3)),
+        "image": lambda: values.flatten(1).mean(1),
+        "channel": lambda: values.flatten(2).mean(2),
     }[reduction]()
 
 
+def reduce_masked(values: Tensor, weights: Tensor, reduction: str, empty: float) -> Tensor:
+    """The weighted mean or sum; `empty` for the mean of nothing."""
+    weights = weights.double().expand_as(values)
+    total = torch.where(weights > 0, weights * values, 0.0)
+    if reduction == "sum":
+        return total.sum()
+    first = {"mean": 0, "image": 1, "channel": 2}[reduction]
+    total, count = (part.flatten(first).sum(first) for part in (total, weights))
+    return torch.where(count > 0, total / count, empty)
+
+
 def ssim(img1: Tensor, img2: Tensor, *, reduction: str = "mean", **definition) -> Tensor:
-    return reduce_map(ssim_map(img1, img2, **definition), reduction)
+    values = ssim_map(img1, img2, **definition)
+    mask = definition.get("mask")
+    if mask is None or reduction == "none":
+        return reduce_map(values, reduction)
+    return reduce_masked(values, crop_to(mask, values), reduction, 1.0)
+
+
+def crop_to(image: Tensor, values: Tensor) -> Tensor:
+    """The middle of the image, of the map's sizes."""
+    for axis in range(2 - values.ndim, 0):
+        size = values.shape[axis]
+        image = image.narrow(axis, (image.shape[axis] - size) // 2, size)
+    return image
 
 
 def l1_ssim_loss(
-    pred: Tensor, target: Tensor, ssim_weight: float = 0.2, padding: str = "same"
+    pred: Tensor,
+    target: Tensor,
+    ssim_weight: float = 0.2,
+    padding: str = "same",
+    *,
+    mask: Tensor | None = None,
+    **definition,
 ) -> Tensor:
     x, y = pred.double(), target.double()
-    crop = 5 if padding == "valid" else 0
-    rows = slice(crop, x.shape[-2] - crop)
-    columns = slice(crop, x.shape[-1] - crop)
-    # torch.abs has the derivative 0 at 0, as the loss promises.
-    l1 = (x - y)[..., rows, columns].abs().mean()
-    return (1 - ssim_weight) * l1 + ssim_weight * (1 - ssim(x, y, padding=padding))
+    values = ssim_map(x, y, padding=padding, mask=mask, **definition)
+    x, y = crop_to(x, values), crop_to(y, values)
+    if mask is None:
+        # torch.abs has the derivative 0 at 0, as the loss promises.
+        l1, mean = (x - y).abs().mean(), values.mean()
+    else:
+        weights = crop_to(mask, values).expand_as(values)
+        x, y = (torch.where(weights > 0, image, 0.0) for image in (x, y))
+        l1 = reduce_masked((x - y).abs(), weights, "mean", 0.0)
+        mean = reduce_masked(values, weights, "mean", 1.0)
+    return (1 - ssim_weight) * l1 + ssim_weight * (1 - mean)
+
+
+def mse(img1: Tensor, img2: Tensor, **definition) -> Tensor:
+    """The mean squared error of each plane, over the pixels that have an SSIM."""
+    values = ssim_map(img1, img2, **definition)
+    x, y = crop_to(img1.double(), values), crop_to(img2.double(), values)
+    return (x - y).square().flatten(2).mean(2)
+
+
+def ms_ssim(
+    img1: Tensor,
+    img2: Tensor,
+    *,
+    weights: Sequence[float] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
+    reduction: str = "mean",
+    negative: str = "relu",
+    odd_sizes: str = "pad",
+    spatial_dims: int = 2,
+    **definition,
+) -> Tensor:
+    definition = {"padding": "valid", "spatial_dims": spatial_dims, **definition}
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[spatial_dims - 1]
+    x, y = img1.double(), img2.double()
+    product = 1.0
+    for scale, weight in enumerate(weights, 1):
+        component = "ssim" if scale == len(weights) else "contrast"
+        mean = ssim(x, y, reduction="channel", component=component, **definition)
+        if negative == "relu":
+            product = product * mean.relu() ** weight
+        else:
+            t = 0.01
+            below = t**weight / (1 + weight * (t - mean) / t)
+            product = product * torch.where(mean < t, below, mean.clamp(min=t) ** weight)
+        if scale == len(weights):
+            break
+        padding = [size % 2 for size in x.shape[2:]] if odd_sizes == "pad" else 0
+        x, y = pool(x, 2, padding=padding), pool(y, 2, padding=padding)
+    return {
+        "mean": lambda: product.mean(),
+        "sum": lambda: product.sum(),
+        "image": lambda: product.mean(1),
+        "channel": lambda: product,
+    }[reduction]()
 
 
 def gradients(

@@ -7,7 +7,19 @@ import math
 import pytest
 import torch
 
-from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ssim
+from fused_ssim import (
+    MS_SSIM,
+    SSIM,
+    FusedSSIMMap,
+    L1SSIMLoss,
+    fused_l1_ssim_loss,
+    fused_ssim,
+    fused_ssim3d,
+    l1_ssim_loss,
+    ms_ssim,
+    ssim,
+    ssim_and_mse,
+)
 from images import noise
 
 ENTRIES = {
@@ -18,7 +30,12 @@ ENTRIES = {
     "ssim none": lambda x, y: ssim(x, y, reduction="none"),
     "ssim channel": lambda x, y: ssim(x, y, reduction="channel"),
     "ssim window": lambda x, y: ssim(x, y, window_size=7),
+    "ssim reflect": lambda x, y: ssim(x, y, padding="reflect"),
+    "ssim_and_mse": ssim_and_mse,
+    "ms_ssim": lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.5, 0.5)),
+    "MS_SSIM": MS_SSIM(window_size=3, weights=(0.5, 0.5)),
     "l1_ssim_loss": l1_ssim_loss,
+    "fused_l1_ssim_loss": fused_l1_ssim_loss,
     "SSIM": SSIM(),
     "L1SSIMLoss": L1SSIMLoss(),
 }
@@ -32,7 +49,27 @@ WITH_PADDING = {
     "SSIM": lambda x, y, padding: SSIM(padding=padding)(x, y),
     "L1SSIMLoss": lambda x, y, padding: L1SSIMLoss(padding=padding)(x, y),
 }
+# The padding that images are extended by, beside the two.
+WITH_ANY_PADDING = {
+    "ssim": lambda x, y, padding: ssim(x, y, padding=padding),
+    "ssim_and_mse": lambda x, y, padding: ssim_and_mse(x, y, padding=padding),
+    "ms_ssim": lambda x, y, padding: ms_ssim(x, y, padding=padding, weights=(1.0,)),
+    "SSIM": lambda x, y, padding: SSIM(padding=padding)(x, y),
+    "MS_SSIM": lambda x, y, padding: MS_SSIM(padding=padding, weights=(1.0,))(x, y),
+}
+MASKED = {
+    "ssim": lambda x, y, mask: ssim(x, y, mask=mask),
+    "ssim none": lambda x, y, mask: ssim(x, y, mask=mask, reduction="none"),
+    "ssim normalized": lambda x, y, mask: ssim(x, y, mask=mask, mask_mode="normalized"),
+    "l1_ssim_loss": lambda x, y, mask: l1_ssim_loss(x, y, mask=mask),
+    "SSIM": lambda x, y, mask: SSIM()(x, y, mask),
+    "L1SSIMLoss": lambda x, y, mask: L1SSIMLoss()(x, y, mask),
+}
 DEFINITIONS = {
+    "ssim_and_mse": lambda x, y, **definition: ssim_and_mse(x, y, **definition),
+    "ms_ssim": lambda x, y, **definition: ms_ssim(
+        x, y, weights=(1.0,), **{"padding": "same", **definition}
+    ),
     "ssim": lambda x, y, **definition: ssim(x, y, **definition),
     "ssim none": lambda x, y, **definition: ssim(x, y, reduction="none", **definition),
     "SSIM": lambda x, y, **definition: SSIM(**definition)(x, y),
@@ -45,6 +82,8 @@ def parametrize(name, table):
 
 each_entry = parametrize("entry", ENTRIES)
 each_with_padding = parametrize("entry", WITH_PADDING)
+each_with_any_padding = parametrize("entry", WITH_ANY_PADDING)
+each_masked = parametrize("entry", MASKED)
 each_with_definition = parametrize("entry", DEFINITIONS)
 
 
@@ -76,7 +115,6 @@ def test_not_a_tensor(device, entry, other):
 
 
 UNSUPPORTED = [
-    torch.uint8,
     torch.int8,
     torch.int16,
     torch.int32,
@@ -103,20 +141,150 @@ def test_unsupported_dtype(device, entry, dtype):
 
 
 @each_entry
-def test_different_dtypes(device, entry):
-    x, y = image(device), image(device, dtype=torch.float64)
-    raises(TypeError, lambda: entry(x, y), "float32", "float64")
-    raises(TypeError, lambda: entry(y, x), "float32", "float64")
-    raises(TypeError, lambda: entry(x.half(), x.bfloat16()), "float16", "bfloat16")
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint16], ids=str)
+def test_16_bit_integers_are_to_be_divided(device, entry, dtype):
+    bad = torch.ones(1, 3, 16, 16, device=device).to(dtype)
+    largest = str(torch.iinfo(dtype).max)
+    raises(TypeError, lambda: entry(bad, bad), "divide", largest)
+    raises(TypeError, lambda: entry(image(device), bad), "divide", largest)
+
+
+def test_map_of_the_original_takes_no_bytes(device):
+    bad = torch.ones(1, 3, 16, 16, device=device, dtype=torch.uint8)
+    raises(TypeError, lambda: FusedSSIMMap.apply(1e-4, 9e-4, bad, bad), "uint8", "/ 255")
+    raises(TypeError, lambda: FusedSSIMMap.apply(1e-4, 9e-4, image(device), bad), "uint8", "/ 255")
 
 
 @each_entry
-@pytest.mark.parametrize("shape", [(), (16,), (16, 16), (3, 16, 16), (1, 3, 4, 16, 16)], ids=str)
+def test_different_dtypes(device, entry):
+    x = image(device)
+    for other in (torch.float16, torch.bfloat16, torch.float32):
+        name = str(other).removeprefix("torch.")
+        raises(TypeError, lambda o=other: entry(x.to(o), x.double()), name, "float64", "uint8")
+        raises(TypeError, lambda o=other: entry(x.double(), x.to(o)), name, "float64", "uint8")
+
+
+@each_entry
+@pytest.mark.parametrize("shape", [(), (16,), (16, 16), (1, 2, 3, 4, 16, 16)], ids=str)
 def test_wrong_rank(device, entry, shape):
     bad = torch.rand(shape, device=device)
     raises(ValueError, lambda: entry(bad, bad), "[B, C, H, W]", str(list(shape)))
     raises(ValueError, lambda: entry(image(device), bad))
     raises(ValueError, lambda: entry(bad, image(device)))
+
+
+@parametrize("entry", {name: e for name, e in ENTRIES.items() if not name.lower().startswith("ssim")})
+def test_image_without_a_batch(device, entry):
+    bad = image(device)[0]
+    raises(ValueError, lambda: entry(bad, bad), "[B, C, H, W]", "[3, 16, 16]", "unsqueeze")
+
+
+@each_entry
+def test_image_without_a_batch_beside_one_with(device, entry):
+    x = image(device)
+    raises(ValueError, lambda: entry(x, x[0]), "[B, C, H, W]", "[3, 16, 16]", "unsqueeze")
+    raises(ValueError, lambda: entry(x[0], x), "[3, 16, 16]")
+
+
+@each_entry
+def test_volumes_are_told_where_to_go(device, entry):
+    bad = torch.rand(1, 3, 4, 16, 16, device=device)
+    raises(ValueError, lambda: entry(bad, bad), "volumes", "spatial_dims=3", "fused_ssim3d")
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 16, 16), (1, 3, 16), (1, 1, 2, 3, 4, 5)], ids=str)
+def test_wrong_rank_of_volumes_and_signals(device, shape):
+    bad = torch.rand(shape, device=device)
+    for call in (
+        lambda: fused_ssim3d(bad, bad),
+        lambda: ssim(bad, bad, spatial_dims=3),
+        lambda: l1_ssim_loss(bad, bad, spatial_dims=3),
+        lambda: FusedSSIMMap.apply(1e-4, 9e-4, bad, bad, "same", True, 3),
+    ):
+        raises(ValueError, call, "[B, C, D, H, W]", str(list(shape)))
+    if len(shape) != 3:
+        raises(ValueError, lambda: ssim(bad, bad, spatial_dims=1), "[B, C, W]", str(list(shape)))
+
+
+@pytest.mark.parametrize("dims", [0, 4, -2, 2.5, True, "2", None], ids=str)
+def test_spatial_dims(device, dims):
+    x = image(device)
+    for call in (
+        lambda: ssim(x, x, spatial_dims=dims),
+        lambda: ms_ssim(x, x, spatial_dims=dims),
+        lambda: ssim_and_mse(x, x, spatial_dims=dims),
+        lambda: l1_ssim_loss(x, x, spatial_dims=dims),
+        lambda: SSIM(spatial_dims=dims),
+        lambda: MS_SSIM(spatial_dims=dims),
+        lambda: L1SSIMLoss(spatial_dims=dims),
+        lambda: FusedSSIMMap.apply(1e-4, 9e-4, x, x, "same", True, dims),
+    ):
+        raises(ValueError, call, "spatial_dims", repr(dims), "volumes")
+
+
+@pytest.mark.parametrize("flag", [1, 0, None, "yes"], ids=repr)
+def test_flags(device, flag):
+    x = image(device)
+    for call in (
+        lambda: fused_ssim(x, x, train=flag),
+        lambda: l1_ssim_loss(x, x, train=flag),
+        lambda: FusedSSIMMap.apply(1e-4, 9e-4, x, x, "same", flag),
+    ):
+        raises(TypeError, call, "train", repr(flag))
+    raises(TypeError, lambda: ssim(x, x, unbiased=flag), "unbiased", repr(flag))
+
+
+@each_masked
+def test_masks(device, entry):
+    x = image(device, 2, 3, 16, 17)
+    good = torch.ones(16, 17, device=device)
+    bad = {
+        "bool": (TypeError, [good.int(), good.byte(), good.long(), good + 1j]),
+        "tensor": (TypeError, [[[1.0]], 1.0, good.cpu().numpy()]),
+        "gradient": (ValueError, [good.clone().requires_grad_()]),
+        "device": (ValueError, [good.to("meta")]),
+        "unsqueeze": (
+            ValueError,
+            [good[None], good[:, :-1], good[None].expand(2, 16, 17), good.expand(3, 3, 16, 17)]
+            + [good.expand(2, 2, 16, 17), good.expand(1, 1, 1, 16, 17), good[:1], good[:, :1]],
+        ),
+    }
+    for word, (error, masks) in bad.items():
+        for mask in masks:
+            raises(error, lambda m=mask: entry(x, x, m), "mask", word)
+    for shape in ((16, 17), (1, 1, 16, 17), (2, 1, 16, 17), (1, 3, 16, 17), (2, 3, 16, 17)):
+        entry(x, x, good.expand(shape))
+
+
+@pytest.mark.parametrize("mode", ["weights", "", None, 1], ids=repr)
+def test_unknown_mask_mode(device, mode):
+    x = image(device)
+    for call in (
+        lambda: ssim(x, x, mask_mode=mode),
+        lambda: l1_ssim_loss(x, x, mask_mode=mode),
+        lambda: SSIM(mask_mode=mode),
+        lambda: L1SSIMLoss(mask_mode=mode),
+    ):
+        raises(ValueError, call, "mask_mode", repr(mode), "weighted", "normalized")
+
+
+@pytest.mark.parametrize("name", ["component", "negative", "odd_sizes"])
+@pytest.mark.parametrize("value", ["structure", "", None, 2], ids=repr)
+def test_other_names(device, name, value):
+    x = image(device)
+    function, module = (ssim, SSIM) if name == "component" else (ms_ssim, MS_SSIM)
+    raises(ValueError, lambda: function(x, x, **{name: value}), name, repr(value))
+    raises(ValueError, lambda: module(**{name: value}), name, repr(value))
+
+
+BAD_WEIGHTS = [(), (0.5, -0.1), (math.nan,), (math.inf, 1.0), "0.5", 0.5, None.__class__, ["a"], [True]]
+
+
+@pytest.mark.parametrize("weights", BAD_WEIGHTS, ids=str)
+def test_weights_of_scales(device, weights):
+    x = image(device)
+    for call in (lambda: ms_ssim(x, x, weights=weights), lambda: MS_SSIM(weights=weights)):
+        raises((TypeError, ValueError), call, "weights", "scales")
 
 
 @each_entry
@@ -152,17 +320,44 @@ def test_smaller_than_the_window(device, entry, height, width):
 def test_smaller_than_a_chosen_window(device, entry, size):
     bad = image(device)
     raises(ValueError, lambda: entry(bad, bad, window_size=size, padding="valid"), str(size), "16")
+    if size == 33:
+        words = "reflect", "17", "16"
+        raises(ValueError, lambda: entry(bad, bad, window_size=33, padding="reflect"), *words)
     entry(bad, bad, window_size=size)
+    entry(bad, bad, window_size=size, padding="replicate")
     entry(bad, bad, window_size=15, padding="valid")
 
 
 @each_with_padding
-@pytest.mark.parametrize("padding", ["full", "SAME", "", "reflect", None, 0, 5, b"same"], ids=str)
+@pytest.mark.parametrize("padding", ["full", "SAME", "", None, 0, 5, b"same"], ids=str)
 def test_unknown_padding(device, entry, padding):
     x = image(device)
     error = raises(ValueError, lambda: entry(x, x, padding), "same", "valid", str(padding))
     # The original package asserts, and people catch that.
     assert isinstance(error, AssertionError)
+
+
+@each_with_any_padding
+@pytest.mark.parametrize("padding", ["full", "SAME", "", None, 0, 5, b"same"], ids=str)
+def test_unknown_padding_beside_those_that_extend(device, entry, padding):
+    x = image(device)
+    names = ("same", "valid", "reflect", "replicate")
+    error = raises(ValueError, lambda: entry(x, x, padding), *names, str(padding))
+    assert isinstance(error, AssertionError)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate"])
+def test_padding_of_ssim_alone(device, padding):
+    x = image(device)
+    for call in (
+        lambda: fused_ssim(x, x, padding),
+        lambda: fused_ssim3d(x[None], x[None], padding),
+        lambda: FusedSSIMMap.apply(1e-4, 9e-4, x, x, padding),
+        lambda: l1_ssim_loss(x, x, padding=padding),
+        lambda: L1SSIMLoss(padding=padding),
+    ):
+        error = raises(ValueError, call, "same", "valid", padding, "ms_ssim")
+        assert isinstance(error, AssertionError)
 
 
 @pytest.mark.parametrize("reduction", ["average", "", "MEAN", None, "batch", 1], ids=str)
@@ -171,17 +366,21 @@ def test_unknown_reduction(device, reduction):
     names = ("mean", "sum", "none", "image", "channel")
     raises(ValueError, lambda: ssim(x, x, reduction=reduction), str(reduction), *names)
     raises(ValueError, lambda: SSIM(reduction=reduction)(x, x), str(reduction), *names)
+    names = ("mean", "sum", "image", "channel")
+    for unknown in (reduction, "none"):
+        raises(ValueError, lambda u=unknown: ms_ssim(x, x, reduction=u), str(unknown), *names)
+        raises(ValueError, lambda u=unknown: MS_SSIM(reduction=u), str(unknown), *names)
 
 
 @each_with_definition
-@pytest.mark.parametrize("size", [-11, -1, 0, 1, 2, 4, 10, 32, 34, 35, 101, 2**40])
+@pytest.mark.parametrize("size", [-11, -1, 0, 2, 4, 10, 32, 34, 1024, 1025, 2**40 + 1])
 def test_window_size(device, entry, size):
     x = image(device)
     raises(ValueError, lambda: entry(x, x, window_size=size), "window_size", str(size), "odd")
 
 
 @each_with_definition
-@pytest.mark.parametrize("size", [11.0, "11", None, 7.5, (11, 11)], ids=str)
+@pytest.mark.parametrize("size", [11.0, "11", None, 7.5, (11, 11), True], ids=str)
 def test_window_size_is_an_integer(device, entry, size):
     x = image(device)
     raises((TypeError, ValueError), lambda: entry(x, x, window_size=size), "window_size")
@@ -197,7 +396,7 @@ def test_positive_numbers(device, entry, name, value):
 
 @each_with_definition
 @pytest.mark.parametrize("name", ["sigma", "data_range", "k1", "k2"])
-@pytest.mark.parametrize("value", ["1.5", None, [1.5], 1 + 2j], ids=str)
+@pytest.mark.parametrize("value", ["1.5", None, [1.5], 1 + 2j, True], ids=str)
 def test_numbers_are_numbers(device, entry, name, value):
     x = image(device)
     raises((TypeError, ValueError), lambda: entry(x, x, **{name: value}), name)
@@ -225,7 +424,7 @@ def test_ssim_weight(device, weight):
         raises(ValueError, call, "ssim_weight", str(weight), "0", "1")
 
 
-@pytest.mark.parametrize("weight", ["0.2", None, [0.2]], ids=str)
+@pytest.mark.parametrize("weight", ["0.2", None, [0.2], True], ids=str)
 def test_ssim_weight_is_a_number(device, weight):
     x = image(device)
     for call in (lambda: l1_ssim_loss(x, x, weight), lambda: L1SSIMLoss(weight)(x, x)):
@@ -284,7 +483,7 @@ def test_too_few_and_too_many_arguments(device):
 def test_an_error_leaves_things_working(device, entry):
     x = image(device)
     with pytest.raises(ValueError, match="shape"):
-        entry(x[0], x[0])
+        entry(x[0, 0], x[0, 0])
     entry(x, x)
 
 

@@ -47,9 +47,13 @@ def test_unknown_names_are_attribute_errors():
 def test_works_without_the_private_names_of_torch():
     done = run_python(
         "import torch\n"
+        "guard = torch._C._AutoDispatchBelowAutograd\n"
         "del torch._C._AutoDispatchBelowAutograd\n"
         "del torch._C._autograd._get_current_graph_task_keep_graph\n"
-        "import fused_ssim\n"
+        "del torch.autograd.forward_ad._current_level\n"
+        "import fused_ssim._torch_private\n"
+        "torch._C._AutoDispatchBelowAutograd = guard  # for torch itself\n"
+        "torch.autograd.forward_ad._current_level = -1\n"
         "x = torch.rand(1, 3, 16, 16, dtype=torch.float64, requires_grad=True)\n"
         "y = torch.rand(1, 3, 16, 16, dtype=torch.float64, requires_grad=True)\n"
         "print(torch.autograd.gradcheck(fused_ssim.fused_ssim, (x, y)))\n"

@@ -23,6 +23,7 @@ float mean_ssim(const std::vector<float>& img1, const std::vector<float>& img2,
   request.value = &value;
   if (gradient != nullptr) {
     request.grad1 = fused_ssim_output(gradient->data(), first);
+    request.gradient_of_sum = 1;
   }
   fused_ssim::kernels::run(problem, request, 1);
   return value;

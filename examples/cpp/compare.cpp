@@ -2,8 +2,8 @@
 //
 //   compare A.ppm B.ppm [MAP.ppm]
 //
-// Prints the mean SSIM, that of each channel, and optionally writes the map, averaged over channels:
-// white where the pictures agree.
+// Prints the mean SSIM, that of each channel and the PSNR out of one pass, and optionally writes
+// the map, averaged over channels: white where the pictures agree.
 #include <fused_ssim/kernels.h>
 
 #include <algorithm>
@@ -20,11 +20,16 @@ namespace {
 
 constexpr int64_t kChannels = 3;
 
-std::vector<float> to_floats(const ppm::Picture& picture) {
-  std::vector<float> pixels(picture.pixels.size());
-  std::transform(picture.pixels.begin(), picture.pixels.end(), pixels.begin(),
-                 [](uint8_t value) { return static_cast<float>(value) / 255.0f; });
-  return pixels;
+// The pixels as they lie, [height, width, channels] of 8 bits; strides and dtype say so.
+FusedSsimImage image_of(const ppm::Picture& picture) {
+  FusedSsimImage image =
+      fused_ssim_interleaved(picture.pixels.data(), kChannels, picture.height, picture.width);
+  image.dtype = FUSED_SSIM_UINT8;
+  return image;
+}
+
+double mean(const std::array<float, kChannels>& channels) {
+  return (channels[0] + channels[1] + channels[2]) / 3;
 }
 
 int compare(int argc, char** argv) {
@@ -35,30 +40,26 @@ int compare(int argc, char** argv) {
                              std::to_string(a.height) + " and " + std::to_string(b.width) + "x" +
                              std::to_string(b.height));
   }
-  const std::vector<float> x = to_floats(a);
-  const std::vector<float> y = to_floats(b);
-
-  // The pixels as they lie, [height, width, channels]; the strides say so.
   FusedSsimProblem problem =
-      fused_ssim_problem(/*batch=*/1, kChannels, a.height, a.width,
-                         fused_ssim_interleaved(x.data(), kChannels, a.height, a.width),
-                         fused_ssim_interleaved(y.data(), kChannels, a.height, a.width));
-  std::array<float, kChannels> channels = {};
-  std::vector<float> map(x.size());  // [channels, height, width]
+      fused_ssim_problem(/*batch=*/1, kChannels, a.height, a.width, image_of(a), image_of(b));
+  std::array<float, kChannels> ssim = {};
+  std::array<float, kChannels> mse = {};
+  std::vector<float> map(a.pixels.size());  // [channels, height, width]
   FusedSsimRequest request = fused_ssim_request();
-  request.value = channels.data();
+  request.value = ssim.data();
+  request.mse = mse.data();
   request.reduction = FUSED_SSIM_CHANNEL;
   request.map = argc > 3 ? map.data() : nullptr;
   fused_ssim::kernels::run(problem, request);
 
-  std::printf("SSIM %.6f (red %.6f, green %.6f, blue %.6f)\n",
-              (channels[0] + channels[1] + channels[2]) / 3, channels[0], channels[1], channels[2]);
+  std::printf("SSIM %.6f (red %.6f, green %.6f, blue %.6f), PSNR %.2f dB\n", mean(ssim), ssim[0],
+              ssim[1], ssim[2], -10 * std::log10(mean(mse)));
   if (argc > 3) {
     ppm::Picture shown = a;
     const std::size_t plane = map.size() / kChannels;
     for (std::size_t i = 0; i < plane; ++i) {
-      const float mean = (map[i] + map[plane + i] + map[2 * plane + i]) / 3;
-      const auto grey = static_cast<uint8_t>(std::lround(255 * std::clamp(mean, 0.0f, 1.0f)));
+      const double value = mean({map[i], map[plane + i], map[2 * plane + i]});
+      const auto grey = static_cast<uint8_t>(std::lround(255 * std::clamp(value, 0.0, 1.0)));
       std::fill_n(shown.pixels.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, grey);
     }
     ppm::write(argv[3], shown);

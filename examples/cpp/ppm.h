@@ -1,5 +1,5 @@
-// Reads and writes binary PPM files (P6, 8 bits): the simplest pictures that most programs can make,
-// for example `magick photo.jpg photo.ppm`.
+// Reads and writes binary PPM files (P6, 8 bits): the simplest pictures that most programs can
+// make, for example `magick photo.jpg photo.ppm`.
 #pragma once
 
 #include <cstddef>

@@ -3,179 +3,267 @@
 SSIM is that of Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to
 structural similarity", IEEE Transactions on Image Processing 13 (4), 2004:
 
-    SSIM = (2 mean_x mean_y + C1) (2 cov_xy + C2) / ((mean_x^2 + mean_y^2 + C1) (var_x + var_y + C2))
+    luminance = (2 mean_x mean_y + C1) / (mean_x^2 + mean_y^2 + C1)
+    contrast  = (2 cov_xy + C2) / (var_x + var_y + C2)          (contrast times structure)
+    SSIM      = luminance * contrast
 
-with means, variances (biased) and covariance under a Gaussian window, C1 = (k1 data_range)^2 and
-C2 = (k2 data_range)^2. Each channel is treated alone.
+with means, variances and covariance under a window, C1 = (k1 data_range)^2, C2 = (k2 data_range)^2.
+Each channel is treated alone.
+
+Images. All functions take any strides, float16, bfloat16, float32 and float64, and, unless they say
+otherwise, uint8. The 16- and 32-bit types may mix; float64 goes with itself and uint8. Results are
+float64 where an image is, else float32, and each gradient has the dtype of its image.
+
+Errors. ValueError: wrong rank, different shapes or devices, empty images, images smaller than a
+"valid" window, unknown names (a bad `padding` is an AssertionError, too), numbers out of range.
+TypeError: no tensors, sparse ones, other dtypes, or dtypes that don't go together.
+NotImplementedError: images on the device "meta".
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn import functional as torch_functional
 
-from fused_ssim import _ops, _validation
+from fused_ssim import _borders, _route, _validation, _windows
+from fused_ssim._parameters import (
+    BORDERS,
+    PADDINGS,
+    SCALE_WEIGHTS,
+    STATISTICS,
+    Border,
+    Component,
+    CroppedPadding,
+    Definition,
+    MaskMode,
+    Negative,
+    OddSizes,
+    Padding,
+    Reduction,
+)
 
-allowed_padding = list(_validation.PADDINGS)
+Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | Tensor
 
-_WINDOW_SIZE = 11
-_SIGMA = 1.5
-_K1 = 0.01
-_K2 = 0.03
+allowed_padding: list[str] = list(PADDINGS)
+is_3D_supported = True  # noqa: N816 (the original's name)
+
+# Below this the curve of `negative="smooth"` leaves that of the power.
+_SMOOTH_BELOW = 0.01
 
 
-def definition(
+class Form(NamedTuple):
+    """The checked arguments of `ssim` but reduction and mask. Not part of the public API."""
+
+    definition: Definition
+    border: Border | None
+    """How images are extended before a "valid" definition sees them."""
+    data_range: float | Tensor
+    relative_stabilizers: tuple[float, float]
+    """C1 and C2 of a data range of 1."""
+
+
+def form(
     *,
-    data_range: float = 1.0,
-    window_size: int = _WINDOW_SIZE,
-    sigma: float = _SIGMA,
-    k1: float = _K1,
-    k2: float = _K2,
-    padding: str = "same",
-) -> _ops.Definition:
-    """The checked definition of SSIM that the operators take. Not part of the public API."""
-    _validation.check_positive("data_range", data_range, "it is 1 for images in [0, 1]")
-    _validation.check_window_size(window_size)
-    _validation.check_positive("sigma", sigma, "the standard is 1.5 pixels")
-    _validation.check_positive("k1", k1, "the standard is 0.01")
-    _validation.check_positive("k2", k2, "the standard is 0.03")
-    _validation.check_stabilizer("k1", k1, data_range)
-    _validation.check_stabilizer("k2", k2, data_range)
+    data_range: Any = 1.0,
+    window: Any = "gaussian",
+    window_size: Any = 11,
+    sigma: Any = 1.5,
+    k1: Any = 0.01,
+    k2: Any = 0.03,
+    padding: Any = "same",
+    unbiased: Any = False,
+    component: Any = "ssim",
+    spatial_dims: Any = 2,
+) -> Form:
+    """Checks the arguments. Not part of the public API."""
+    _validation.check_spatial_dims(spatial_dims)
+    ranges = _validation.data_range(data_range)
+    k1 = _validation.positive("k1", k1, "the standard is 0.01")
+    k2 = _validation.positive("k2", k2, "the standard is 0.03")
+    _validation.check_any_padding(padding)
+    _validation.check_flag("unbiased", unbiased)
+    _validation.check_component(component)
+    axes = _windows.axes(window, window_size, sigma, spatial_dims)
+    sizes = tuple(len(taps) for taps in axes)
+    largest = 1.0 if isinstance(ranges, Tensor) else ranges
+    c1 = _validation.square("k1", k1, largest)
+    c2 = _validation.square("k2", k2, largest)
+    correction = 1.0
+    if unbiased:
+        _validation.check_sample_covariance(sizes)
+        samples = math.prod(sizes)
+        correction = (samples - 1) / samples
+    filtered = [taps for taps in axes if len(taps) > 1]
+    shared = all(taps == filtered[0] for taps in filtered[1:])
+    definition = Definition(
+        taps=sum(filtered[:1] if shared else filtered, ()),
+        window_sizes=((1, 1, 1) + sizes)[-3:],  # type: ignore[arg-type]
+        c1=c1,
+        c2=c2 * correction,
+        valid=padding != "same",
+        statistic=STATISTICS.index(component),
+        uint8_divisor=1 if largest == 255.0 else 255,
+    )
+    border = padding if padding in BORDERS else None
+    return Form(definition, border, ranges, (k1 * k1, k2 * k2 * correction))
+
+
+def ssim_form(*, reduction: Any, mask_mode: Any, **arguments: Any) -> Form:
+    """Checks all arguments of `ssim` but the tensors. Not part of the public API."""
+    _validation.check_reduction(reduction)
+    _validation.check_mask_mode(mask_mode)
+    return form(**arguments)
+
+
+def ms_ssim_form(
+    *, weights: Any, reduction: Any, negative: Any, odd_sizes: Any, **arguments: Any
+) -> tuple[Form, tuple[float, ...]]:
+    """Checks all arguments of `ms_ssim` but the images, and gives the exponents of the scales too.
+
+    Not part of the public API.
+    """
+    _validation.check_scale_reduction(reduction)
+    _validation.check_negative(negative)
+    _validation.check_odd_sizes(odd_sizes)
+    exponents = SCALE_WEIGHTS if weights is None else _validation.scale_weights(weights)
+    return form(**arguments), exponents
+
+
+_STANDARD = {
+    (padding, dims): form(padding=padding, spatial_dims=dims).definition
+    for padding in PADDINGS
+    for dims in (1, 2, 3)
+}
+
+
+def _standard(
+    img1: Any,
+    img2: Any,
+    padding: Any,
+    spatial_dims: int = 2,
+    names: tuple[str, str] = ("img1", "img2"),
+    dtypes: frozenset[torch.dtype] = _validation.DTYPES,
+) -> Definition:
+    """The definition that the drop-in functions share, with which the images have been checked."""
     _validation.check_padding(padding)
-    c1 = (k1 * data_range) ** 2
-    c2 = (k2 * data_range) ** 2
-    return _ops.Definition(c1, c2, window_size, float(sigma), padding == "valid")
+    _validation.check_images(img1, img2, names, spatial_dims, dtypes)
+    definition = _STANDARD[padding, spatial_dims]
+    _validation.check_window_fits(img1, definition.window_sizes, padding)
+    return definition
 
 
-_STANDARD = {padding: definition(padding=padding) for padding in allowed_padding}
+class _Checked(NamedTuple):
+    """Images, extended at the borders, with all that goes along with them."""
+
+    img1: Tensor
+    img2: Tensor
+    mask: Tensor | None
+    stabilizers: Tensor | None
 
 
-def _images(
-    img1: Any, img2: Any, d: _ops.Definition, names: tuple[str, str] = ("img1", "img2")
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images, checked; under autocast, of mixed precision brought to float32 as losses are."""
-    if (
-        isinstance(img1, torch.Tensor)
-        and isinstance(img2, torch.Tensor)
-        and img1.dtype != img2.dtype
-        and {img1.dtype, img2.dtype} <= {torch.float16, torch.bfloat16, torch.float32}
-        and _validation.is_on_known_device(img1)
-        and torch.is_autocast_enabled(img1.device.type)
-    ):
-        img1, img2 = img1.float(), img2.float()
-    _validation.check_images(img1, img2, names)
-    _validation.check_window_fits(img1, d.window_size, "valid" if d.valid else "same")
-    return img1, img2
+def _checked(form: Form, img1: Any, img2: Any, spatial_dims: int, mask: Any = None) -> _Checked:
+    _validation.check_images(img1, img2, spatial_dims=spatial_dims)
+    stabilizers = None
+    if isinstance(form.data_range, Tensor):
+        _validation.check_ranges_fit(form.data_range, img1, img2)
+        stabilizers = _stabilizers(form, img1, img2)
+    else:
+        _validation.check_uint8_range(form.data_range, img1, img2)
+    if mask is not None:
+        _validation.check_mask(mask, img1)
+    return _extended(form, img1, img2, mask, stabilizers)
+
+
+def _extended(
+    form: Form, img1: Tensor, img2: Tensor, mask: Tensor | None, stabilizers: Tensor | None
+) -> _Checked:
+    window_sizes = form.definition.window_sizes
+    if form.border is None:
+        padding = "valid" if form.definition.valid else "same"
+        _validation.check_window_fits(img1, window_sizes, padding)
+        return _Checked(img1, img2, mask, stabilizers)
+    radii = [size // 2 for size in window_sizes[5 - img1.dim() :]]
+    _validation.check_border_fits(img1, radii, form.border)
+    img1, img2 = (_borders.pad(image, radii, form.border) for image in (img1, img2))
+    if mask is not None:
+        mask = _borders.pad(mask, radii, form.border)
+    return _Checked(img1, img2, mask, stabilizers)
+
+
+def _stabilizers(form: Form, img1: Tensor, img2: Tensor) -> Tensor:
+    """C1 and C2 of each image, [B, 2]."""
+    assert isinstance(form.data_range, Tensor)
+    ranges = form.data_range.to(img1.device, _sum_dtype(img1, img2)).expand(img1.shape[0])
+    c1, c2 = form.relative_stabilizers
+    return torch.stack([c1 * ranges.square(), c2 * ranges.square()], 1)
+
+
+def _sum_dtype(img1: Tensor, img2: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (img1.dtype, img2.dtype) else torch.float32
 
 
 def fused_ssim(
-    img1: torch.Tensor, img2: torch.Tensor, padding: str = "same", train: bool = True
-) -> torch.Tensor:
+    img1: Tensor, img2: Tensor, padding: CroppedPadding = "same", train: bool = True
+) -> Tensor:
     """Mean SSIM of two image batches in [0, 1]: the drop-in for the original fused-ssim.
 
     11x11 Gaussian window of sigma 1.5, k1 = 0.01, k2 = 0.03, data range 1.
 
     Args:
-        img1: images [B, C, H, W]; float16, bfloat16, float32 or float64, any strides, values in
-            [0, 1] (not checked).
-        img2: images of the same shape, dtype and device.
+        img1: images with values in [0, 1] (not checked); uint8 pixels u stand for u / 255.
+        img2: images of the same shape and device.
         padding: "same" pads with zeros and averages over all pixels; "valid" averages over the
             pixels whose window lies in the image, and needs H and W of at least 11.
         train: whether a gradient will be wanted. It is computed in the same pass, for each image
-            that requires it; with False, or under torch.no_grad(), only the value is.
+            that requires it; with False, or under torch.no_grad(), only the value is, and a
+            backward pass is refused.
+
+    Shape:
+        img1, img2: [B, C, H, W]; the result [].
 
     Returns:
-        A tensor without dimensions, in [-1, 1]; 1 where the images are identical. float64 for
-        float64 images, else float32.
+        The mean, in [-1, 1]; 1 where the images are identical.
 
     Raises:
-        ValueError: wrong rank, different shapes or devices, empty images, unknown padding (that
-            error is an AssertionError too), or images smaller than the window with "valid".
-        TypeError: not tensors, not dense, other or different dtypes.
-        NotImplementedError: a device that is neither CPU nor CUDA, or one this build can't serve.
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> loss = 1 - fused_ssim(rendered, photograph)
+        >>> loss.backward()
     """
-    _validation.check_padding(padding)
     _validation.check_flag("train", train)
-    d = _STANDARD[padding]
-    img1, img2 = _images(img1, img2, d)
-    return _ops.ssim(img1, img2, d, "mean", train=train)
+    definition = _standard(img1, img2, padding)
+    return _route.reduced(img1, img2, definition, "mean", train=train)
 
 
-def ssim(
-    img1: torch.Tensor,
-    img2: torch.Tensor,
-    *,
-    data_range: float = 1.0,
-    window_size: int = _WINDOW_SIZE,
-    sigma: float = _SIGMA,
-    k1: float = _K1,
-    k2: float = _K2,
-    padding: str = "same",
-    reduction: str = "mean",
-) -> torch.Tensor:
-    """SSIM of two image batches, differentiable in both.
+def fused_ssim3d(
+    img1: Tensor, img2: Tensor, padding: CroppedPadding = "same", train: bool = True
+) -> Tensor:
+    """Mean SSIM of two batches of volumes in [0, 1]: `fused_ssim` with a window of 11x11x11.
 
     Args:
-        img1: images [B, C, H, W]; float16, bfloat16, float32 or float64, any strides.
-        img2: images of the same shape, dtype and device.
-        data_range: difference between the largest and the smallest possible pixel value; positive.
-        window_size: odd number of taps, 3 to 33. 11 is the fast case.
-        sigma: standard deviation of the Gaussian window in pixels; positive.
-        k1: stabilizes the luminance term, C1 = (k1 data_range)^2; positive.
-        k2: stabilizes the contrast term, C2 = (k2 data_range)^2; positive.
-        padding: "same" pads with zeros and gives a value for every pixel; "valid" gives one only
-            where the whole window lies in the image, and needs H and W of at least window_size.
-        reduction: "mean" or "sum" over everything ([]), "image" means ([B]), "channel" means
-            ([B, C]), or "none", the map [B, C, H', W'] (H' = H - window_size + 1 with "valid").
+        img1: volumes; see `fused_ssim`.
+        img2: volumes of the same shape and device.
+        padding: "same" or "valid", which needs D, H and W of at least 11.
+        train: see `fused_ssim`.
 
-    Returns:
-        SSIM in [-1, 1] (for "sum" its sum); float64 for float64 images, else float32.
+    Shape:
+        img1, img2: [B, C, D, H, W]; the result [].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: as `fused_ssim`, and for a parameter out of the
-            ranges above.
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> score = fused_ssim3d(scan, reference, train=False)
     """
-    _validation.check_reduction(reduction)
-    d = definition(
-        data_range=data_range, window_size=window_size, sigma=sigma, k1=k1, k2=k2, padding=padding
-    )
-    img1, img2 = _images(img1, img2, d)
-    if reduction == "none":
-        return _ops.ssim_map(img1, img2, d)
-    return _ops.ssim(img1, img2, d, reduction)
-
-
-def l1_ssim_loss(
-    pred: torch.Tensor, target: torch.Tensor, ssim_weight: float = 0.2, padding: str = "same"
-) -> torch.Tensor:
-    """(1 - w) mean |pred - target| + w (1 - SSIM): the photometric loss of 3D Gaussian Splatting.
-
-    Value and gradients come out of one pass. SSIM is that of `fused_ssim`; the formula of the loss
-    is that of Kerbl, Kopanas, Leimkuehler, Drettakis, "3D Gaussian Splatting for Real-Time Radiance
-    Field Rendering", ACM TOG 42 (4), 2023. The derivative of |pred - target| at 0 is 0.
-
-    Args:
-        pred: images [B, C, H, W] in [0, 1]; float16, bfloat16, float32 or float64, any strides.
-        target: images of the same shape, dtype and device.
-        ssim_weight: w, from 0 to 1.
-        padding: as in `fused_ssim`; with "valid" L1 is averaged over the same pixels as SSIM.
-
-    Returns:
-        A tensor without dimensions; float64 for float64 images, else float32.
-
-    Raises:
-        ValueError, TypeError, NotImplementedError: as `fused_ssim`.
-    """
-    _validation.check_padding(padding)
-    _validation.check_weight("ssim_weight", ssim_weight)
-    d = _STANDARD[padding]
-    pred, target = _images(pred, target, d, ("pred", "target"))
-    w = float(ssim_weight)
-    return _ops.ssim(pred, target, d, "mean", ssim_weight=-w, l1_weight=1.0 - w, offset=w)
-
-
-fused_l1_ssim_loss = l1_ssim_loss
+    _validation.check_flag("train", train)
+    definition = _standard(img1, img2, padding, 3)
+    return _route.reduced(img1, img2, definition, "mean", train=train)
 
 
 class FusedSSIMMap:
@@ -185,47 +273,403 @@ class FusedSSIMMap:
     def apply(
         C1: float,  # noqa: N803 (the original's names)
         C2: float,  # noqa: N803
-        img1: torch.Tensor,
-        img2: torch.Tensor,
-        padding: str = "same",
+        img1: Tensor,
+        img2: Tensor,
+        padding: CroppedPadding = "same",
         train: bool = True,
         spatial_dims: int = 2,
-    ) -> torch.Tensor:
-        """The SSIM map of two image batches under an 11x11 Gaussian window of sigma 1.5.
+    ) -> Tensor:
+        """The SSIM map of two image batches under a Gaussian window of 11 taps, sigma 1.5.
 
         Args:
             C1: (k1 data_range)^2, positive; 0.01**2 is the standard for images in [0, 1].
             C2: (k2 data_range)^2, positive; 0.03**2 is the standard.
-            img1: images [B, C, H, W]; float16, bfloat16, float32 or float64, any strides.
-            img2: images of the same shape, dtype and device.
+            img1: images of a floating-point dtype.
+            img2: images of the same shape and device.
             padding: "same" for a map of the images' size, "valid" for one cropped by 5 pixels at
                 each border.
             train: with False a backward pass is refused.
-            spatial_dims: 2; volumes (3) are not implemented yet.
+            spatial_dims: 2 for images, 3 for volumes.
 
-        Returns:
-            [B, C, H', W']; float64 for float64 images, else float32.
+        Shape:
+            img1, img2: [B, C, H, W] or [B, C, D, H, W]; the result likewise.
 
         Raises:
-            ValueError, TypeError, NotImplementedError: as `fused_ssim`.
+            ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+        Example:
+            >>> values = FusedSSIMMap.apply(0.01**2, 0.03**2, rendered, photograph, "valid")
         """
-        _validation.check_positive("C1", C1, "it is 0.01**2 for images in [0, 1]")
-        _validation.check_positive("C2", C2, "it is 0.03**2 for images in [0, 1]")
-        _validation.check_stabilizer("C1", C1**0.5, 1.0)
-        _validation.check_stabilizer("C2", C2**0.5, 1.0)
-        _validation.check_padding(padding)
+        c1 = _validation.positive("C1", C1, "it is 0.01**2 for images in [0, 1]")
+        c2 = _validation.positive("C2", C2, "it is 0.03**2 for images in [0, 1]")
+        _validation.square("C1", c1**0.5, 1.0)
+        _validation.square("C2", c2**0.5, 1.0)
         _validation.check_flag("train", train)
-        if spatial_dims == 3:
-            raise NotImplementedError(
-                "spatial_dims: expected 2, got 3; volumes are not implemented yet, pass slices as "
-                "a batch"
+        _validation.check_spatial_dims(spatial_dims, (2, 3))
+        dtypes = _validation.FLOATING
+        definition = _standard(img1, img2, padding, spatial_dims, dtypes=dtypes)
+        return _route.mapped(img1, img2, definition._replace(c1=c1, c2=c2), train=train)
+
+
+def ssim(
+    img1: Tensor,
+    img2: Tensor,
+    *,
+    data_range: float | Tensor = 1.0,
+    window: Window = "gaussian",
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    padding: Padding = "same",
+    reduction: Reduction = "mean",
+    unbiased: bool = False,
+    component: Component = "ssim",
+    mask: Tensor | None = None,
+    mask_mode: MaskMode = "weighted",
+    spatial_dims: int = 2,
+) -> Tensor:
+    """SSIM of two batches of images, volumes or signals, differentiable in both.
+
+    Args:
+        img1: images. A uint8 pixel u stands for u / 255 with data_range 1, for u with 255.
+        img2: images of the same shape and device.
+        data_range: difference between the largest and the smallest possible pixel value; positive.
+            A tensor [B] holds one for each image; on a GPU its numbers are not checked.
+        window: "gaussian", "uniform", or taps: numbers for one window along all axes, or a
+            sequence of such sequences (1D tensors), one for each axis, in the order (D,) H, W.
+            Odd in number, not negative, summing to 1, applied as correlation.
+        window_size: odd number of taps of a named window.
+        sigma: standard deviation of the Gaussian window in pixels; positive.
+        k1: stabilizes the luminance term, C1 = (k1 data_range)^2; positive.
+        k2: stabilizes the contrast term, C2 = (k2 data_range)^2; positive.
+        padding: what lies beyond the border: "same" zeros, "reflect" the image mirrored at its
+            outermost pixels, "replicate" its outermost pixels repeated; "valid" takes whole windows
+            only. "valid" needs sides of at least the window, "reflect" more than half of it.
+        reduction: "mean" or "sum" over everything, "image" or "channel" for the mean of each image
+            or plane, "none" for the map.
+        unbiased: sample variances, N / (N - 1) times the plain ones for a window of N taps in all.
+        component: "ssim", or one of its factors: "contrast" (contrast times structure) or
+            "luminance".
+        mask: weights of pixels, bool or floating-point in [0, 1] (not checked), without a gradient.
+        mask_mode: "weighted": the plain map, averaged with the mask as weights; windows see masked
+            pixels. "normalized": pixels weigh in windows, too, so that masked ones influence
+            nothing, not even as NaN. Over a mask of zeros means are 1, sums 0; the map is 1 where
+            the mask is 0.
+        spatial_dims: 1, 2 or 3.
+
+    Shape:
+        img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; [C, H, W] with
+            spatial_dims=2 is a batch of one, and the result lacks the batch axis.
+        mask: the spatial sizes alone, or the images' rank with 1 for B or C or both.
+        result: "mean", "sum": []; "image": [B]; "channel": [B, C]; "none": [B, C, *map sizes],
+            which are the image's but with "valid", where they are size - window_size + 1.
+
+    Returns:
+        SSIM in [-1, 1] (for "sum" its sum).
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> per_image = ssim(a, b, data_range=255, padding="valid", reduction="image")
+        >>> outside_the_sky = ssim(a, b, mask=~sky, mask_mode="normalized")
+    """
+    checked_form = ssim_form(
+        data_range=data_range,
+        window=window,
+        window_size=window_size,
+        sigma=sigma,
+        k1=k1,
+        k2=k2,
+        padding=padding,
+        unbiased=unbiased,
+        component=component,
+        spatial_dims=spatial_dims,
+        reduction=reduction,
+        mask_mode=mask_mode,
+    )
+    unbatched = spatial_dims == 2 and all(
+        isinstance(image, Tensor) and image.dim() == 3 for image in (img1, img2)
+    )
+    if unbatched:
+        img1, img2 = img1[None], img2[None]
+        mask = mask[None] if isinstance(mask, Tensor) and mask.dim() == 3 else mask
+    x, y, weights, stabilizers = _checked(checked_form, img1, img2, spatial_dims, mask)
+    definition = checked_form.definition
+    if reduction == "none":
+        result = _route.mapped(
+            x, y, definition, stabilizers=stabilizers, mask=weights, mask_mode=mask_mode
+        )
+    else:
+        result = _route.reduced(
+            x, y, definition, reduction, stabilizers=stabilizers, mask=weights, mask_mode=mask_mode
+        )
+    return result[0] if unbatched and result.dim() else result
+
+
+def ssim_and_mse(
+    img1: Tensor,
+    img2: Tensor,
+    *,
+    data_range: float | Tensor = 1.0,
+    window: Window = "gaussian",
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    padding: Padding = "same",
+    unbiased: bool = False,
+    spatial_dims: int = 2,
+) -> tuple[Tensor, Tensor]:
+    """SSIM and the mean squared error of each plane, in one pass; for evaluation, no gradient.
+
+    The error is taken over the pixels that have an SSIM, and of a uint8 pixel u as u / 255 unless
+    data_range is 255. PSNR is 10 log10(data_range^2 / mse).
+
+    Args:
+        img1, img2 and all others: see `ssim`.
+
+    Shape:
+        img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; both results
+            [B, C].
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> similarity, mse = ssim_and_mse(a, b, data_range=255)
+        >>> psnr = 10 * torch.log10(255**2 / mse.mean(1))
+    """
+    checked_form = form(
+        data_range=data_range,
+        window=window,
+        window_size=window_size,
+        sigma=sigma,
+        k1=k1,
+        k2=k2,
+        padding=padding,
+        unbiased=unbiased,
+        spatial_dims=spatial_dims,
+    )
+    x, y, _, stabilizers = _checked(checked_form, img1, img2, spatial_dims)
+    return _route.ssim_and_mse(x, y, checked_form.definition, stabilizers=stabilizers)
+
+
+def ms_ssim(
+    img1: Tensor,
+    img2: Tensor,
+    *,
+    data_range: float | Tensor = 1.0,
+    window: Window = "gaussian",
+    window_size: int = 11,
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+    weights: Sequence[float] | Tensor | None = None,
+    padding: Padding = "valid",
+    reduction: Reduction = "mean",
+    negative: Negative = "relu",
+    odd_sizes: OddSizes = "pad",
+    spatial_dims: int = 2,
+) -> Tensor:
+    """Multi-scale SSIM, differentiable in both images.
+
+    Wang, Simoncelli, Bovik, "Multi-scale structural similarity for image quality assessment",
+    Asilomar Conference 2003: the product of the mean contrast of each scale and of the mean SSIM of
+    the coarsest, each to the power of its weight; a scale has half the size of the one before.
+
+    Args:
+        img1, img2, data_range, window, window_size, sigma, k1, k2, padding, spatial_dims: see
+            `ssim`.
+        weights: an exponent for each scale, the finest first, not negative; None for the paper's
+            (0.0448, 0.2856, 0.3001, 0.2363, 0.1333).
+        reduction: "channel" gives the product of each plane, "image" their mean over the channels,
+            "mean" and "sum" that and the sum over everything.
+        negative: what a mean c has for a factor, weight w. "relu": max(c, 0)^w, without a gradient
+            where c <= 0. "smooth": below t = 0.01 t^w / (1 + w (t - c) / t), which is positive and
+            has a gradient everywhere.
+        odd_sizes: "pad" puts one zero in front of an odd side before pixels are averaged in twos;
+            "crop" drops the last pixel.
+
+    Shape:
+        img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; with "valid", S
+            scales and n taps each side has at least (n - 1) 2^(S - 1) + 1 pixels ("pad": 161 as a
+            rule) or n 2^(S - 1) ("crop": 176).
+        result: "mean", "sum": []; "image": [B]; "channel": [B, C].
+
+    Returns:
+        MS-SSIM, in [0, 1].
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> score = ms_ssim(a, b, data_range=255)
+        >>> loss = 1 - ms_ssim(rendered, photograph, negative="smooth")
+    """
+    whole, exponents = ms_ssim_form(
+        data_range=data_range,
+        window=window,
+        window_size=window_size,
+        sigma=sigma,
+        k1=k1,
+        k2=k2,
+        padding=padding,
+        spatial_dims=spatial_dims,
+        weights=weights,
+        reduction=reduction,
+        negative=negative,
+        odd_sizes=odd_sizes,
+    )
+    contrast = whole._replace(
+        definition=whole.definition._replace(statistic=STATISTICS.index("contrast"))
+    )
+    _validation.check_images(img1, img2, spatial_dims=spatial_dims)
+    sizes = whole.definition.window_sizes[-spatial_dims:]
+    least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
+    _validation.check_scales_fit(img1, least, len(exponents), padding)
+    result = None
+    for scale, exponent in enumerate(exponents, 1):
+        coarsest = scale == len(exponents)
+        of_scale = whole if coarsest else contrast
+        x, y, _, stabilizers = _checked(of_scale, img1, img2, spatial_dims)
+        means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
+        factor = _power(means, exponent, negative)
+        result = factor if result is None else result * factor
+        if not coarsest:
+            img1, img2 = (
+                _halved(_numbers(image, whole, _sum_dtype(img1, img2)), odd_sizes)
+                for image in (img1, img2)
             )
-        if spatial_dims != 2:
-            raise ValueError(
-                f"spatial_dims: expected 2, got {spatial_dims!r}; use 2 for images [B, C, H, W]"
-            )
-        d = _STANDARD[padding]._replace(c1=float(C1), c2=float(C2))
-        img1, img2 = _images(img1, img2, d)
-        if train:
-            return _ops.ssim_map(img1, img2, d)
-        return _ops.without_gradient(_ops.ssim_map(img1.detach(), img2.detach(), d), img1, img2)
+    assert result is not None
+    if reduction == "channel":
+        return result
+    if reduction == "image":
+        return result.mean(1)
+    return result.sum() if reduction == "sum" else result.mean()
+
+
+def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
+    """The least side of an image whose coarsest scale the window can be applied to."""
+    least = {"valid": taps, "reflect": taps // 2 + 1}.get(padding, 1)
+    halvings = 2 ** (scales - 1)
+    return (least - 1) * halvings + 1 if odd_sizes == "pad" else least * halvings
+
+
+def _numbers(image: Tensor, form: Form, dtype: torch.dtype) -> Tensor:
+    """The numbers that pixels stand for, in the dtype of the sums."""
+    numbers = image.to(dtype)
+    return numbers / form.definition.uint8_divisor if image.dtype == torch.uint8 else numbers
+
+
+def _halved(image: Tensor, odd_sizes: str) -> Tensor:
+    """Means of 2 x 2 pixels (2 along each spatial axis)."""
+    if odd_sizes == "pad":
+        margins = [margin for size in reversed(image.shape[2:]) for margin in (size % 2, 0)]
+        image = torch_functional.pad(image, margins)
+    for axis in range(2, image.dim()):
+        half = image.shape[axis] // 2
+        image = image.narrow(axis, 0, 2 * half).unflatten(axis, (half, 2))
+        image = 0.5 * (image.select(axis + 1, 0) + image.select(axis + 1, 1))
+    return image
+
+
+def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
+    """mean ** exponent, continued to means that are not positive."""
+    if exponent == 0.0:
+        return torch.ones_like(mean)
+    # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
+    if negative == "relu":
+        below = mean <= 0.0
+        return (mean.masked_fill(below, 1.0) ** exponent).masked_fill(below, 0.0)
+    t = _SMOOTH_BELOW
+    below = mean < t
+    curve = t**exponent / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
+    return curve.where(below, mean.masked_fill(below, 1.0) ** exponent)
+
+
+def l1_ssim_loss(
+    pred: Tensor,
+    target: Tensor,
+    ssim_weight: float = 0.2,
+    padding: CroppedPadding = "same",
+    *,
+    train: bool = True,
+    mask: Tensor | None = None,
+    mask_mode: MaskMode = "weighted",
+    spatial_dims: int = 2,
+) -> Tensor:
+    """(1 - w) mean |pred - target| + w (1 - SSIM): the photometric loss of 3D Gaussian Splatting.
+
+    Value and gradients come out of one pass. SSIM is that of `fused_ssim`; the formula of the loss
+    is that of Kerbl, Kopanas, Leimkuehler, Drettakis, "3D Gaussian Splatting for Real-Time Radiance
+    Field Rendering", ACM TOG 42 (4), 2023. The derivative of |pred - target| at 0 is 0.
+
+    Args:
+        pred: images in [0, 1]; uint8 pixels u stand for u / 255.
+        target: images of the same shape and device.
+        ssim_weight: w, from 0 to 1.
+        padding: as in `fused_ssim`; with "valid" L1 is averaged over the same pixels as SSIM.
+        train: as in `fused_ssim`.
+        mask: weights of pixels, for both terms; see `ssim`. Over a mask of zeros the loss is 0, with
+            a gradient of 0.
+        mask_mode: "weighted" or "normalized"; see `ssim`.
+        spatial_dims: 1, 2 or 3.
+
+    Shape:
+        pred, target: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; mask: as in
+            `ssim`; the result [].
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> l1_ssim_loss(rendered, photograph, mask=~dynamic_objects).backward()
+    """
+    w = _validation.weight("ssim_weight", ssim_weight)
+    _validation.check_flag("train", train)
+    _validation.check_mask_mode(mask_mode)
+    _validation.check_spatial_dims(spatial_dims)
+    definition = _standard(pred, target, padding, spatial_dims, ("pred", "target"))
+    if mask is not None:
+        _validation.check_mask(mask, pred)
+    return _route.reduced(
+        pred,
+        target,
+        definition,
+        "mean",
+        statistic_weight=-w,
+        l1_weight=1.0 - w,
+        offset=w,
+        train=train,
+        mask=mask,
+        mask_mode=mask_mode,
+    )
+
+
+def fused_l1_ssim_loss(
+    img1: Tensor,
+    img2: Tensor,
+    ssim_weight: float = 0.2,
+    padding: CroppedPadding | bool = "same",
+    train: bool = True,
+) -> Tensor:
+    """`l1_ssim_loss` under the name and signature that it has in a pull request to the original.
+
+    Args:
+        img1, img2, ssim_weight, train: see `l1_ssim_loss`.
+        padding: "same" or "valid"; a bool is taken for `train`, which is the fourth argument there.
+
+    Shape:
+        img1, img2: [B, C, H, W]; the result [].
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+
+    Example:
+        >>> loss = fused_l1_ssim_loss(rendered, photograph, 0.2, True)
+    """
+    if isinstance(padding, bool):
+        padding, train = "same", padding
+    return l1_ssim_loss(img1, img2, ssim_weight, padding, train=train)

@@ -79,7 +79,7 @@ struct FusedSsimCpuPlan {
   Request request;
   std::vector<double> taps;
   cpu::Plan plan;
-  std::vector<cpu::ChunkSums> sums;
+  std::vector<PixelSums> sums;
   int64_t workspace_bytes;
 };
 

@@ -175,18 +175,16 @@ template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
 FUSED_SSIM_INLINE V mean_partial(const Moments<V>& m, const SsimTerms<V>& t,
                                  const SquarePartials<V>& q, const DoubledStabilizers<V>& doubled,
                                  V sign) {
+  const V other = t.sum - sign * t.difference;  // twice the mean of the other image
+  const V of_luminance = t.scaled_difference * t.luminance_reciprocal;
+  const V by_luminance =
+      kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE ? of_luminance : t.contrast * of_luminance;
   const V through_variances =
       multiply_add(m.mean_s, q.by_mean_s2, (sign * m.mean_d) * q.by_mean_d2);
-  if constexpr (kStatistic == FUSED_SSIM_STATISTIC_CONTRAST) {
-    return -through_variances;
-  } else {
-    const V other = t.sum - sign * t.difference;  // twice the mean of the other image
-    const V of_luminance = t.scaled_difference * t.luminance_reciprocal;
-    const V by_luminance =
-        kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE ? of_luminance : t.contrast * of_luminance;
-    return multiply_add(-sign * by_luminance, multiply_add(other, t.sum, doubled.c1),
-                        -through_variances);
-  }
+  return kStatistic == FUSED_SSIM_STATISTIC_CONTRAST
+             ? -through_variances
+             : multiply_add(-sign * by_luminance, multiply_add(other, t.sum, doubled.c1),
+                            -through_variances);
 }
 
 }  // namespace fused_ssim

@@ -1,5 +1,5 @@
-// Division of 64-bit indices without its price: a division of 64 bits takes some hundred instructions, and a
-// block needs several before it knows what to load.
+// Division of 64-bit indices without its price: a division of 64 bits takes some hundred
+// instructions, and a block needs several before it knows what to load.
 #pragma once
 
 #include "cuda/kernels.h"

@@ -23,8 +23,8 @@ __device__ __forceinline__ float half_to_float(unsigned bits, DType dtype) {
   return dtype == DType::kFloat16 ? half_bits_to_float(bits) : bfloat_bits_to_float(bits);
 }
 
-// Asynchronous copies from global to shared memory; bytes from `size` on are filled with zeros. GPUs
-// before Ampere copy through registers.
+// Asynchronous copies from global to shared memory; bytes from `size` on are filled with zeros.
+// GPUs before Ampere copy through registers.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* to, const void* from, int size) {
 #if __CUDA_ARCH__ >= 800
@@ -60,16 +60,16 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// Boxes of pixels (Hopper and later): a tensor map describes an image in global memory, one thread has a
-// box of it copied to shared memory, with zeros outside the image, and an mbarrier counts the bytes: its
-// phase ends when those expected have arrived.
+// Boxes of pixels (Hopper and later): a tensor map describes an image in global memory, one thread
+// has a box of it copied to shared memory, with zeros outside the image, and an mbarrier counts the
+// bytes: its phase ends when those expected have arrived.
 #if __CUDA_ARCH__ >= 900
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Whether this thread is the one of its warp that acts for it. Unlike a test of the thread's index it
-// tells the compiler that there is one, so that what it does needs no loop over threads.
+// Whether this thread is the one of its warp that acts for it. Unlike a test of the thread's index
+// it tells the compiler that there is one, so that what it does needs no loop over threads.
 __device__ __forceinline__ bool is_elected() {
   unsigned elected = 0;
   asm volatile(
@@ -104,7 +104,8 @@ __device__ __forceinline__ void expect_bytes(uint64_t* counter, unsigned bytes) 
                : "memory");
 }
 
-// Orders ordinary accesses to shared memory, by this thread or before a barrier, before later boxes.
+// Orders ordinary accesses to shared memory, by this thread or before a barrier, before later
+// boxes.
 __device__ __forceinline__ void order_before_boxes() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -178,8 +179,9 @@ __device__ __forceinline__ float load_half_if(unsigned wanted, const char* from)
   return __uint_as_float(bits);
 }
 
-// Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two elements
-// of a 16-bit type, of which `half_words_to_float` picks one. `size` is 4, or 0 for a word of zeros.
+// Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two
+// elements of a 16-bit type, of which `half_words_to_float` picks one. `size` is 4, or 0 for a word
+// of zeros.
 __device__ __forceinline__ void copy_word(float* to, const char* from, int size) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(from);
   copy_async<4>(to, reinterpret_cast<const void*>(address & ~uintptr_t{3}), size);
@@ -203,7 +205,8 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
-// Pixels of a row in shared memory, of which `quads` is aligned to 16 bytes: as many at once as these hold.
+// Pixels of a row in shared memory, of which `quads` is aligned to 16 bytes: as many at once as
+// these hold.
 template <DType kDType>
 struct StagedRow {
   static constexpr int kAtOnce = kDType == DType::kFloat32 ? 4 : 8;

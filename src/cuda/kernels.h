@@ -36,8 +36,8 @@ struct ByteImage {
 using InputImage = ByteImage<const char>;
 using OutputImage = ByteImage<char>;
 
-// Division by a number that the host knows: a multiplication and a shift for dividends below 2^31 (Granlund
-// and Montgomery, "Division by invariant integers using multiplication", PLDI 1994).
+// Division by a number that the host knows: a multiplication and a shift for dividends below 2^31
+// (Granlund and Montgomery, "Division by invariant integers using multiplication", PLDI 1994).
 struct Divisor {
   unsigned divisor = 1;
   unsigned multiplier = 1;
@@ -68,8 +68,8 @@ struct ReductionPlan {
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
-  // Where there is one value: blocks add multiples of 1 / fixed_point to one word instead of leaving partials.
-  // 0: they leave partials.
+  // Where there is one value: blocks add multiples of 1 / fixed_point to one word instead of
+  // leaving partials. 0: they leave partials.
   double fixed_point = 0.0;
 
   // Set by share_among(): equal parts of `shared_units`.
@@ -92,7 +92,8 @@ inline constexpr unsigned kCounterSlots = 32768;
 // Bits of such a counter where blocks add their sums, too (ReductionPlan::fixed_point).
 inline constexpr int kCountBits = 11;
 inline constexpr int kMaxCountedBlocks = (1 << kCountBits) - 1;
-// The largest magnitude of such a sum, times fixed_point. A block may take as much of it as all others.
+// The largest magnitude of such a sum, times fixed_point. A block may take as much of it as all
+// others.
 inline constexpr double kLargestFixedSum = static_cast<double>(int64_t{1} << (62 - 2 * kCountBits));
 
 // An image batch as the copy engine of Hopper and later addresses it (CUtensorMap): columns, rows,
@@ -127,14 +128,15 @@ struct StripParams {
   int own_rows = 0;
   int own_left = 0;  // a multiple of 4, at or before the first of them
   int own_right = 0;
-  // Units of work, which are rows. Strips that a block may cross to count strip_change_rows units without a row
-  // first; in others that is negative, and the first and the last block of a strip have some rows more than units.
+  // Units of work, which are rows. Strips that a block may cross to count strip_change_rows units
+  // without a row first; in others that is negative, and the first and the last block of a strip
+  // have some rows more than units.
   Divisor units_per_strip;
   int strip_change_rows = 0;
   Divisor strips_per_plane;
   int strip_width = 0;
-  // Strips only: so many neighbouring blocks work on the same rows, each on a channel of its own. All
-  // channels, or 1: then a block's range of rows crosses from plane to plane.
+  // Strips only: so many neighbouring blocks work on the same rows, each on a channel of its own.
+  // All channels, or 1: then a block's range of rows crosses from plane to plane.
   int channels_together = 1;
   // Tiles only.
   Divisor tiles_per_plane;
@@ -145,8 +147,8 @@ struct StripParams {
   float twice_c2 = 0.0f;
   double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 statistic_weight
   double l1_weight = 0.0;
-  // In the gradient, over gradient_divisor(): 4 statistic_weight (core/formula.h), times what undoes
-  // the taps' scale; and l1_weight.
+  // In the gradient, over gradient_divisor(): 4 statistic_weight (core/formula.h), times what
+  // undoes the taps' scale; and l1_weight.
   float gradient_scale = 4.0f;
   float gradient_l1 = 0.0f;
   ReductionPlan reduction;
@@ -178,12 +180,14 @@ inline constexpr int kStripLoaders = 5;
 constexpr bool is_of_boxes(StripLoader loader) {
   return loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes;
 }
-// 16-bit types have instances of their own where most of the time goes; elsewhere those for words serve.
+// 16-bit types have instances of their own where most of the time goes; elsewhere those for words
+// serve.
 constexpr bool has_half_instances(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kOneGradient;
 }
 
-// Strips of the pipeline kernel whose 16-bit pixels come in boxes. Those of a gradient need s and d again.
+// Strips of the pipeline kernel whose 16-bit pixels come in boxes. Those of a gradient need s and d
+// again.
 constexpr bool has_half_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
 
 // Of the kernels for any window and type.
@@ -235,27 +239,27 @@ cudaError_t current_device(DeviceFacts* facts);
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
 
-// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and in tiles of 16-bit
-// types.
+// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and in
+// tiles of 16-bit types.
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
 // Columns of values that a strip computes before its first own one, where threads copy its pixels.
 inline constexpr int kValueMargin = 1;
-// The boxes of the strip kernel: 128 columns and those around them that their windows need, in an odd number
-// of quads. Values begin their windows in the middle of a quad and need one quad more.
+// The boxes of the strip kernel: 128 columns and those around them that their windows need, in an
+// odd number of quads. Values begin their windows in the middle of a quad and need one quad more.
 constexpr int box_columns(StripKind kind) { return has_gradient(kind) ? 140 : 148; }
 inline constexpr int kStripBoxRows = 8;
 // The boxes of tiles: columns, and rows beside those of the tile.
 inline constexpr int kTileBoxColumns = 88;
-// Of 16-bit types; the copy engine wants the first column's address to be a multiple of 16 bytes, so that there are 4
-// columns too many on one side or the other. Strips begin at such an address.
+// Of 16-bit types; the copy engine wants the first column's address to be a multiple of 16 bytes,
+// so that there are 4 columns too many on one side or the other. Strips begin at such an address.
 inline constexpr int kHalfTileBoxColumns = 96;
 inline constexpr int kHalfStripBoxColumns = 152;
 inline constexpr int kHalfBoxAlignment = 8;
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }
-// Describes an image of these sizes whose quads are aligned. False where the driver can't, or won't for
-// these strides: then other loaders serve.
+// Describes an image of these sizes whose quads are aligned. False where the driver can't, or won't
+// for these strides: then other loaders serve.
 bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype, int box_columns,
                      int box_rows, TensorMap* map);
 
@@ -268,9 +272,10 @@ struct StripKernel {
 };
 cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               StripKernel* found);
-// `lone`: that for one block a multiprocessor, where has_lone_instance() (tuning.h).
+// `single_block`: that for one block a multiprocessor, where there is one
+// (has_single_block_instance(), tuning.h).
 cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                                 bool lone, StripKernel* found);
+                                 bool single_block, StripKernel* found);
 
 // Tiles of a small image, at most this wide.
 inline constexpr int kMaxTileColumns = 64;

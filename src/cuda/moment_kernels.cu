@@ -1,13 +1,14 @@
 // SSIM for any window and any data type, float64 included: the plain, separable way, in two passes.
 //
 //   moments   a block takes a tile of 32 x 8 pixels, filters s, d, s^2, d^2 along the rows it needs
-//             (global, through L1, to shared), then down the columns, and has the moments of each pixel:
-//             value, map, and the partial derivatives, which go to memory.
+//             (global, through L1, to shared), then down the columns, and has the moments of each
+//             pixel: value, map, and the partial derivatives, which go to memory.
 //   gradient  the same two filters over the partial derivatives, combined with s and d.
 //
 // Global memory per pixel of accumulation type T: pass one reads both images and writes 4 T of
-// partials; pass two reads 4 T and both images and writes the gradients. With the window of the fast
-// kernels this costs several times their time; it is there for the windows and types that they lack.
+// partials; pass two reads 4 T and both images and writes the gradients. With the window of the
+// fast kernels this costs several times their time; it is there for the windows and types that they
+// lack.
 #include "core/formula.h"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"

@@ -13,7 +13,8 @@ constexpr StripKernel entry_for() {
 template <StripKind kKind, StripLoader kLoader>
 struct PipelineEntry {
   static constexpr StripKernel entry() {
-    // 16-bit quads come in boxes or by words, or through registers where boxes are not for that kind.
+    // 16-bit quads come in boxes or by words, or through registers where boxes are not for that
+    // kind.
     constexpr bool kBoxes = has_half_strip_boxes(kKind);
     constexpr StripLoader kServes =
         kLoader == StripLoader::kHalfBoxes && !kBoxes  ? StripLoader::kHalfQuads
@@ -26,20 +27,20 @@ struct PipelineEntry {
 constexpr auto kEntries = make_entries<PipelineEntry>();
 LaunchCache cache[kEntries.size()];
 // For one block a multiprocessor, where that has an instance of its own.
-constexpr StripKernel kLoneEntries[] = {
+constexpr StripKernel kSingleBlockEntries[] = {
     entry_for<StripKind::kValue, StripLoader::kFloatQuads, 1>(),
     entry_for<StripKind::kValue, StripLoader::kHalfBoxes, 1>(),
 };
-LaunchCache lone_caches[2];
+LaunchCache single_block_caches[2];
 
 }  // namespace
 
 cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                                 bool lone, StripKernel* found) {
-  if (lone && has_lone_instance(kind, loader)) {
+                                 bool single_block, StripKernel* found) {
+  if (single_block && has_single_block_instance(kind, loader)) {
     const int index = loader == StripLoader::kHalfBoxes ? 1 : 0;
-    *found = kLoneEntries[index];
-    return prepare(device, &lone_caches[index], found);
+    *found = kSingleBlockEntries[index];
+    return prepare(device, &single_block_caches[index], found);
   }
   const int index = entry_index(kind, loader);
   *found = kEntries[index];

@@ -1,54 +1,61 @@
-// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, by warps of two kinds, on
-// multiprocessors with 213 KB of shared memory for a block.
+// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, by warps of
+// two kinds, on multiprocessors with 213 KB of shared memory for a block.
 //
-// A block owns strips of kColumns columns and marches down them in chunks of 8 rows. It has kColumns threads
-// of each kind. With s = x + y - shift and d = x - y - shift (core/formula.h), a chunk goes through
+// A block owns strips of kColumns columns and marches down them in chunks of 8 rows. It has
+// kColumns threads of each kind. With s = x + y - shift and d = x - y - shift (core/formula.h), a
+// chunk goes through
 //
-//   row warps     load     global memory -> shared memory, by tensor maps or through registers, a chunk ahead;
-//                          pixels become s and d
-//   row warps     rows     thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row into a slot
-//   column warps  columns  thread = one column. Filters the four maps of the slot down the column, in
-//                          transposed form with its state in registers; moments -> value and partial
-//                          derivatives -> second column filter, whose outputs take the moments' place
-//   row warps     rows     thread = one row x 8 columns. Filters the partials along the row, combines them with
-//                          s and d of 10 rows above, stores the gradient
+//   row warps     load     global memory -> shared memory, by tensor maps or through registers, a
+//                          chunk ahead; pixels become s and d
+//   row warps     rows     thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row into
+//                          a slot
+//   column warps  columns  thread = one column. Filters the four maps of the slot down the column,
+//                          in transposed form with its state in registers; moments -> value and
+//                          partial derivatives -> second column filter, whose outputs take the
+//                          moments' place
+//   row warps     rows     thread = one row x 8 columns. Filters the partials along the row,
+//                          combines them with s and d of 10 rows above, stores the gradient
 //
 //      chunk            0       1       2       3       4
-//      row warps        R0      R1 G0   R2 G1   R3 G2   ...      R, G: first and second filter along rows
-//      column warps          C0      C1      C2      C3 ...
+//      row warps        R0      R1 G0   R2 G1   R3 G2   ...      R, G: first and second filter
+//      column warps          C0      C1      C2      C3 ...           along rows
 //
-// So the two kinds share a multiprocessor's issue slots whatever each of them waits for, and row warps, which
-// need few registers for long, have their loads under way early. For a gradient one block has a multiprocessor
-// for itself, and half as many rows above and below its range are computed twice as by two blocks that share
-// one.
+// So the two kinds share a multiprocessor's issue slots whatever each of them waits for, and row
+// warps, which need few registers for long, have their loads under way early. For a gradient one
+// block has a multiprocessor for itself, and half as many rows above and below its range are
+// computed twice as by two blocks that share one.
 //
-// A slot of shared memory passes from row warps to column warps and back. How they wait for each other:
+// A slot of shared memory passes from row warps to column warps and back. How they wait for each
+// other:
 //
-//   values of boxes  each row warp hands its slots to a column warp of its own and gets them back, under counters
-//                    in shared memory. Pixels are staged as they are, 16-bit ones too, and made s and d while they
-//                    are filtered.
-//   other values,    all threads meet after each chunk: while the column warps have chunk c, the row warps store the
-//   gradients        gradient of c - 1, filter c + 1 and stage c + 2
-//   ... of words     the same, but under counters of all threads: column warps begin as soon as c + 1 is filtered
+//   values of boxes  each row warp hands its slots to a column warp of its own and gets them back,
+//                    under counters in shared memory. Pixels are staged as they are, 16-bit ones
+//                    too, and made s and d while they are filtered.
+//   other values,    all threads meet after each chunk: while the column warps have chunk c, the
+//   gradients        row warps store the gradient of c - 1, filter c + 1 and stage c + 2
+//   ... of words     the same, but under counters of all threads: column warps begin as soon as c +
+//                    1 is filtered
 //
-// Above and below an image nobody needs moments, and all rows are alike. So a gradient's strip begins 6 rows above
-// the image instead of 10, and below the last row with values column warps only give out what their filters hold;
-// values begin with the first row and may end up to two rows early, but for those in three blocks a multiprocessor.
+// Above and below an image nobody needs moments, and all rows are alike. So a gradient's strip
+// begins 6 rows above the image instead of 10, and below the last row with values column warps only
+// give out what their filters hold; values begin with the first row and may end up to two rows
+// early, but for those in three blocks a multiprocessor.
 //
-// Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight rows and
-// lanes that read neighbouring columns both meet no bank conflicts.
+// Rows in shared memory are an odd number of quads (16 bytes) apart: lanes that read quads of eight
+// rows and lanes that read neighbouring columns both meet no bank conflicts.
 //
-// Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but for the halos,
-// which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values alone) but at an image's border.
+// Global memory per float32 pixel: 8 B read, and 4 B written a gradient image; nothing else, but
+// for the halos, which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values
+// alone) but at an image's border.
 //
-// On an H100 at 1x3x1080x1920, value and one gradient: 254 instructions a pixel, halos included, at 2.9 an active
-// cycle.
+// On an H100 at 1x3x1080x1920, value and one gradient: 254 instructions a pixel, halos included, at
+// 2.9 an active cycle.
 #pragma once
 
 #include <type_traits>
 
-#include "core/taps.h"
 #include "core/formula.h"
+#include "core/taps.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -75,8 +82,8 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr bool kBoxes = is_of_boxes(kLoader);
   static_assert(!kHalfBoxes || has_half_strip_boxes(kKind), "no other kind converts them");
   static constexpr bool kRollMasked = false;
-  // Rows of the column warps' code at once: more would be longer than the instruction cache likes, beside
-  // that of the row warps.
+  // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
+  // beside that of the row warps.
   static constexpr int kRowsAtOnce = kKind == StripKind::kValue ? 8 : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_pipeline(__CUDA_ARCH__ / 10);
@@ -87,22 +94,23 @@ struct PipelineTraits : KindTraits<kKind_> {
   // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
   // registers on their way, and where s and d are not needed once more.
   static constexpr bool kRaw = kBoxes && !kGradient;
-  // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own by counters.
-  // Else all of both kinds: after each chunk, or, where row warps have more to do than column warps because
-  // single pixels go through their registers and back, split: by counters, so that column warps begin as soon as a
-  // chunk is there.
+  // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own
+  // by counters. Else all of both kinds: after each chunk, or, where row warps have more to do than
+  // column warps because single pixels go through their registers and back, split: by counters, so
+  // that column warps begin as soon as a chunk is there.
   static constexpr bool kSplit = !kQuads && kGradient;
   static constexpr bool kMeets = !kRaw && !kSplit;
 
-  // Whether column warps add up the values while row warps store the last gradients. For others than boxes
-  // registers are short.
+  // Whether column warps add up the values while row warps store the last gradients. For others
+  // than boxes registers are short.
   static constexpr bool kSumsEarly = kGradient && kBoxes && !kWeighted;
 
   static constexpr int kThreads = 2 * kColumns;
   static constexpr int kBlocksPerMultiprocessor = kResident;
   static constexpr int kRowWarps = kColumns / 32;
-  // Column warps come first, from left to right, then row warps from right to left: in a strip narrower than
-  // it could be warps at the right have nothing to do, and so each of the four schedulers has as many of them.
+  // Column warps come first, from left to right, then row warps from right to left: in a strip
+  // narrower than it could be warps at the right have nothing to do, and so each of the four
+  // schedulers has as many of them.
   static __device__ __forceinline__ bool is_row_warp() { return threadIdx.x >= kColumns; }
   // Among the row threads, from left to right.
   static __device__ __forceinline__ int row_thread() {
@@ -115,9 +123,9 @@ struct PipelineTraits : KindTraits<kKind_> {
   static_assert(kChunkRows % kRowWarps == 0, "whole rows a warp");
   static constexpr int kRowsPerWarp = kChunkRows / kRowWarps;
 
-  // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own column,
-  // a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the windows of group g
-  // lie in the staged quads from 2g on.
+  // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own
+  // column, a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the
+  // windows of group g lie in the staged quads from 2g on.
   static constexpr int kMargin = kGradient ? kRadius : 0;
   static constexpr int kSkip = (8 - kMargin - kRadius + 4) % 4;
   static constexpr int kStagedBefore = kMargin + kRadius + kSkip;
@@ -125,8 +133,9 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
-  // Of them, at the top of the image. For a gradient: nobody needs moments above it. That would be one row more, but
-  // the first gradients have to be those of a chunk's first row. For values: rows above are all alike.
+  // Of them, at the top of the image. For a gradient: nobody needs moments above it. That would be
+  // one row more, but the first gradients have to be those of a chunk's first row. For values: rows
+  // above are all alike.
   static constexpr bool kSpares = spares_rows(kGradient, kResident);
   static constexpr int kSparedLeadRows = kSpares ? spared_top_rows(kGradient) : 0;
   static constexpr int kSparedLastRows = kSpares && !kGradient ? spared_bottom_rows(kGradient) : 0;
@@ -137,8 +146,8 @@ struct PipelineTraits : KindTraits<kKind_> {
   static_assert(kGradientLag > kChunkRows && kGradientLag < 2 * kChunkRows,
                 "rows of the gradient's pixels lie one or two chunks above");
 
-  // A box has at most 256 columns, so boxes are staged in parts of 128 columns and those around them that
-  // their windows need.
+  // A box has at most 256 columns, so boxes are staged in parts of 128 columns and those around
+  // them that their windows need.
   static constexpr int kParts = kBoxes ? kColumns / 128 : 1;
   static_assert(!kBoxes || kColumns % 128 == 0, "whole parts");
   static constexpr int kPartColumns = kColumns / kParts;
@@ -156,7 +165,8 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kImageStride = kStagedSlots * kSlotStride;
   static constexpr int kMapSlots = kRaw || kGradient ? 3 : 2;
   static_assert(kStagedPitch % 8 == 4, "an odd number of quads");
-  // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns here.
+  // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns
+  // here.
   static constexpr int kTurnPitch = 36;
   static constexpr int kTurnStride = kGradient && !kQuads ? kChunkRows * kTurnPitch : 0;
   static constexpr int shared_bytes() {
@@ -164,16 +174,17 @@ struct PipelineTraits : KindTraits<kKind_> {
                 kRowWarps * kTurnStride);
   }
 
-  // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every 32nd
-  // column of its warp's rows.
+  // Of a chunk, what one thread loads where there are no boxes: quads of all rows in turn, or every
+  // 32nd column of its warp's rows.
   static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
 };
 
-// Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that the two kinds
-// hand to each other. Every thread arrives: one for its warp, after __syncwarp(), would do as well, but
-// racecheck of compute-sanitizer does not follow that, nor bar.arrive. A barrier of the block would be 2% faster
-// than a meeting, but synccheck believes that all must come to it by the same way.
+// Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that
+// the two kinds hand to each other. Every thread arrives: one for its warp, after __syncwarp(),
+// would do as well, but racecheck of compute-sanitizer does not follow that, nor bar.arrive. A
+// barrier of the block would be 2% faster than a meeting, but synccheck believes that all must come
+// to it by the same way.
 template <class Traits>
 struct PipelineCounters {
   static constexpr int kPairings = Traits::kRaw ? Traits::kRowWarps : 1;
@@ -204,7 +215,8 @@ struct PipelineCounters {
   }
 };
 
-// All threads of the block meet, each kind in code of its own; `parity` is that of the meetings before.
+// All threads of the block meet, each kind in code of its own; `parity` is that of the meetings
+// before.
 template <class Traits>
 __device__ __forceinline__ void meet(PipelineCounters<Traits>* counters, unsigned* parity) {
   arrive(&counters->met);
@@ -243,8 +255,8 @@ struct MapSlot {
   }
 };
 
-// A pointer to shared memory that the compiler takes as it is: it would else compute it anew wherever it is
-// used, from the thread's index and a special register.
+// A pointer to shared memory that the compiler takes as it is: it would else compute it anew
+// wherever it is used, from the thread's index and a special register.
 __device__ __forceinline__ float* kept(float* pointer) {
   auto address = static_cast<unsigned>(__cvta_generic_to_shared(pointer));
   asm volatile("" : "+r"(address));
@@ -303,8 +315,8 @@ __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
       min(p.width, piece.end_column + Traits::kRadius));
 }
 
-// The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are loaded one
-// after the other.
+// The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are
+// loaded one after the other.
 template <class Traits>
 struct QuadLoader {
   static constexpr int kItems = Traits::kQuadItems;
@@ -372,8 +384,8 @@ struct QuadLoader {
     }
   }
 
-  // Stores the chunk, which begins with row `first_y`, as s and d. Returns the L1 term of the own pixels where
-  // there is no gradient; else that is added up with it.
+  // Stores the chunk, which begins with row `first_y`, as s and d. Returns the L1 term of the own
+  // pixels where there is no gradient; else that is added up with it.
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
                                          const PixelShift& shift, int first_y, float* slot) const {
@@ -412,7 +424,8 @@ struct QuadLoader {
   }
 };
 
-// The same, one column at a time: neighbouring lanes take neighbouring columns, whatever their stride.
+// The same, one column at a time: neighbouring lanes take neighbouring columns, whatever their
+// stride.
 template <class Traits>
 struct WordLoader {
   static constexpr int kAcross = Traits::kWordItems / Traits::kRowsPerWarp;
@@ -420,7 +433,8 @@ struct WordLoader {
   static constexpr bool kHalves = Traits::kHalfWords;
   static constexpr bool kEither = !kHalves && !has_half_instances(Traits::kKind);
   static constexpr int kElement = kHalves ? 2 : 4;
-  // How columns lie: of both images neighbours or three elements apart; else any, as of 16-bit types with kEither.
+  // How columns lie: of both images neighbours or three elements apart; else any, as of 16-bit
+  // types with kEither.
   enum class Columns { kPlanar, kOfThree, kAny };
   const char* from1;  // this lane's first column in the warp's first row of the next chunk to load
   const char* from2;
@@ -542,8 +556,8 @@ struct WordLoader {
   }
 };
 
-// The same by tensor maps: one thread has boxes of pixels copied straight into shared memory, and zeros where
-// there is no image. There they become s and d in place, or stay as they are.
+// The same by tensor maps: one thread has boxes of pixels copied straight into shared memory, and
+// zeros where there is no image. There they become s and d in place, or stay as they are.
 template <class Traits>
 struct BoxLoader {
   static constexpr int kQuads = Traits::kSlotStride / 4;
@@ -621,8 +635,8 @@ using PipelineLoader =
     std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
                        std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>>;
 
-// The pixels of a piece that have a value: rows from the first that is staged on, columns from the first own one on.
-// In shared memory.
+// The pixels of a piece that have a value: rows from the first that is staged on, columns from the
+// first own one on. In shared memory.
 struct ValuedPixels {
   int first_row;
   int end_row;
@@ -638,8 +652,8 @@ struct ValuedPixels {
   }
 };
 
-// The L1 term of raw pixels: of a row and its 8 columns from `column` on, both counted as ValuedPixels are, which lie in
-// `row1` and `row2` from column kStagedBefore on.
+// The L1 term of raw pixels: of a row and its 8 columns from `column` on, both counted as
+// ValuedPixels are, which lie in `row1` and `row2` from column kStagedBefore on.
 template <class Traits, class Row>
 __device__ __forceinline__ float absolute_row_differences(const ValuedPixels& valued, int row,
                                                           int column, const Row& row1,
@@ -666,8 +680,8 @@ __device__ __forceinline__ float absolute_row_differences(const ValuedPixels& va
 
 // Where a row thread stores gradients of a piece.
 struct GradientTarget {
-  char*
-      gradient1;  // of the thread's first column (by words: its lane's) in its (its warp's) next row
+  // Of the thread's first column (by words: its lane's) in its (its warp's) next row.
+  char* gradient1;
   char* gradient2;
   int y;        // of the thread's next row
   int columns;  // from the thread's first column to the end of the own ones
@@ -683,8 +697,8 @@ struct GradientTarget {
   }
 };
 
-// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Returns the L1
-// term of its pixels.
+// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores.
+// Returns the L1 term of its pixels.
 template <class Traits, bool kL1>
 __device__ __forceinline__ float store_gradient_rows(
     const StripParams& p, const PipelinePiece& piece, const PixelShift& shift, const float* own,
@@ -814,9 +828,10 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     }
     next_y += Traits::kChunkRows;
   };
-  // While column warps have `chunk`, row warps have the ones above and below. Before their first chunk they have one
-  // below, and before that one more to stage. These steps have code of their own (up to 4% faster), but not for
-  // words, whose code would be too long for the instruction cache (10% slower).
+  // While column warps have `chunk`, row warps have the ones above and below. Before their first
+  // chunk they have one below, and before that one more to stage. These steps have code of their
+  // own (up to 4% faster), but not for words, whose code would be too long for the instruction
+  // cache (10% slower).
   constexpr bool kStartsInLoop = !Traits::kQuads;
   constexpr int kFirst = kStartsInLoop ? -2 : 0;
   if constexpr (!kStartsInLoop) {
@@ -930,8 +945,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   return l1;
 }
 
-// Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it. Calls add_l1() with this
-// thread's share of the L1 term.
+// Row warps where raw pixels are staged: each goes on as soon as its own column warp allows it.
+// Calls add_l1() with this thread's share of the L1 term.
 template <class Traits, class AddL1>
 __device__ __forceinline__ void run_raw_rows(const StripParams& p, const PipelinePiece& piece,
                                              float* staged, float* maps, PieceShift* piece_shift,
@@ -962,7 +977,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const float* windows =
       kept(staged + row * Traits::kStagedPitch + first / Traits::kColumnsPerWord);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
-  // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the way.
+  // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the
+  // way.
   const auto run = [&](auto staged_row, auto with_l1) {
     MapSlot<Traits> map_slot(chunks_before);
 #pragma unroll 1
@@ -1125,7 +1141,8 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   return total;
 }
 
-// What a block has to remember between pieces. In shared memory: while it works on one, registers are short.
+// What a block has to remember between pieces. In shared memory: while it works on one, registers
+// are short.
 struct PipelineProgress {
   int64_t unit;     // the first of the next piece
   int64_t value;    // that the sums belong to

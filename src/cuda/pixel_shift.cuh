@@ -5,8 +5,8 @@
 
 namespace fused_ssim::cuda {
 
-// What turns pixels into s and d. With the L1 term the sign of d less what it is where x = y must be that of
-// x - y, or zero.
+// What turns pixels into s and d. With the L1 term the sign of d less what it is where x = y must
+// be that of x - y, or zero.
 struct PixelShift {
   float x;  // scaled, like s and d
   float y;
@@ -46,8 +46,9 @@ struct PixelShift {
   }
 };
 
-// What the filters make of the shifts of s and d. With their rounding: where little of a window lies in the image,
-// what they make of the shifted zeros beyond it must cancel. Centred filters (tiles) round a constant once.
+// What the filters make of the shifts of s and d. With their rounding: where little of a window
+// lies in the image, what they make of the shifted zeros beyond it must cancel. Centred filters
+// (tiles) round a constant once.
 struct MeanShift {
   float s;
   float d;

@@ -10,7 +10,8 @@ namespace fused_ssim::cuda {
 // Of a launch: the blocks that have finished, and where the plan says so their sum (add_to_sum).
 static __device__ unsigned long long finished_blocks[2 * kCounterSlots];
 
-// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block / blocks.
+// The units of block `block`: [unit_begin(block), unit_begin(block + 1)), which is units * block /
+// blocks.
 __device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigned block) {
   return block * plan.units_per_block +
          quotient(int64_t{block} * plan.units_left, plan.sharing_blocks);
@@ -58,7 +59,8 @@ __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t v
   static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * sum);
 }
 
-// The sum of partials[0 .. count) whatever their order, by one thread: as multiples of 2^-50 of the largest.
+// The sum of partials[0 .. count) whatever their order, by one thread: as multiples of 2^-50 of the
+// largest.
 inline __device__ double sum_of_large(const double* partials, unsigned count) {
   double largest = 0.0;
   double plain_sum = 0.0;
@@ -80,7 +82,8 @@ inline __device__ double sum_of_large(const double* partials, unsigned count) {
   return scalbn(static_cast<double>(sum), -exponent);
 }
 
-// Instead, where the plan has a fixed point: integers, which have the same sum in any order and take less time.
+// Instead, where the plan has a fixed point: integers, which have the same sum in any order and
+// take less time.
 
 // Of magnitudes up to 2^48, or of 16 up to 2^53.
 __device__ __forceinline__ long long warp_sum(long long sum) {
@@ -99,8 +102,8 @@ __device__ __forceinline__ long long warp_sum(long long sum) {
 #endif
 }
 
-// Sums of a block's warps, in shared memory: multiples of 2^-kFineBits / fixed_point, or kNoInteger where that of a
-// thread is too large, or no number.
+// Sums of a block's warps, in shared memory: multiples of 2^-kFineBits / fixed_point, or kNoInteger
+// where that of a thread is too large, or no number.
 template <int kWarps>
 struct WarpSums {
   static_assert(kWarps <= 16, "as warp_sum() says");
@@ -128,9 +131,10 @@ struct WarpSums {
   }
 };
 
-// When all warps of a block have left their sums, one of them adds these to that of the launch. The word counts blocks
-// in its lowest kCountBits bits; its highest hold the sum. So one atomic operation tells the last block all that it has
-// to know. The bits between count the blocks whose sum is too large, or no number: those leave it as a partial.
+// When all warps of a block have left their sums, one of them adds these to that of the launch. The
+// word counts blocks in its lowest kCountBits bits; its highest hold the sum. So one atomic
+// operation tells the last block all that it has to know. The bits between count the blocks whose
+// sum is too large, or no number: those leave it as a partial.
 template <class T, int kWarps>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
                                            const WarpSums<kWarps>* shared) {

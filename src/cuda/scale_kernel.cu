@@ -1,12 +1,12 @@
 // The backward pass: the unit gradient times one number per value.
 //
-//   flat     where both images are dense in the same order and the elements of a value lie together:
-//            16-byte accesses, two in flight a thread. Reads and writes one image, whose unit
-//            gradient is often still in L2.
+//   flat     where both images are dense in the same order and the elements of a value lie
+//            together: 16-byte accesses, two in flight a thread. Reads and writes one image, whose
+//            unit gradient is often still in L2.
 //   strided  any other layout: one element a thread.
 //
-// Where the product would be written over the gradient and the number is 1, as it is for a loss that
-// nothing is multiplied with, both return at once.
+// Where the product would be written over the gradient and the number is 1, as it is for a loss
+// that nothing is multiplied with, both return at once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -150,7 +150,8 @@ __global__ void __launch_bounds__(kThreads) scale_strided(const __grid_constant_
 }
 
 // Elements in a row of memory that share a value, if the image is dense, else 0. The elements of a
-// value are those with the same index along the first `values_by` axes: none, batch, or channel, too.
+// value are those with the same index along the first `values_by` axes: none, batch, or channel,
+// too.
 int64_t flat_elements_per_value(const Image& image, const int64_t* sizes, int values_by) {
   int order[FUSED_SSIM_AXES];  // axes longer than 1, fastest first
   int count = 0;

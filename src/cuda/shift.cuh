@@ -1,5 +1,5 @@
-// The shift of a tile: means of x and y over 32 of its pixels, so that squares of shifted values stay
-// small and variances lose little to cancellation (core/formula.h).
+// The shift of a tile: means of x and y over 32 of its pixels, so that squares of shifted values
+// stay small and variances lose little to cancellation (core/formula.h).
 #pragma once
 
 #include "core/formula.h"
@@ -21,7 +21,8 @@ struct Samples {
   T y;
 };
 
-// Where a lane takes its sample, of 4 x 8 over rows [top, bottom) and columns [left, right), none empty.
+// Where a lane takes its sample, of 4 x 8 over rows [top, bottom) and columns [left, right), none
+// empty.
 struct SamplePoint {
   int64_t y;
   int64_t x;
@@ -74,9 +75,9 @@ __device__ __forceinline__ T warp_max(T value) {
   return -warp_min(-value);
 }
 
-// The means over the warp, each without its smallest and its largest sample: one outlier, a firefly of
-// a renderer, must not take the shift away from all others. Samples that are not finite do not count: a
-// NaN in the image must not spread to the windows that don't see it.
+// The means over the warp, each without its smallest and its largest sample: one outlier, a firefly
+// of a renderer, must not take the shift away from all others. Samples that are not finite do not
+// count: a NaN in the image must not spread to the windows that don't see it.
 template <class T>
 __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   constexpr unsigned kAll = 0xffffffffu;
@@ -113,7 +114,8 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   return {finite ? means.x : T(0), finite ? means.y : T(0)};
 }
 
-// Both at once. Each warp takes the same samples and comes to the same result, so no barrier is needed.
+// Both at once. Each warp takes the same samples and comes to the same result, so no barrier is
+// needed.
 template <class T>
 __device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char* plane2,
                                                  const InputImage& img1, const InputImage& img2,

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <climits>
 #include <cmath>
-#include <iterator>
+#include <cstdlib>
 #include <utility>
 
 #include "core/taps.h"
@@ -29,7 +29,7 @@ constexpr int64_t kMomentTileRows = 8;
 constexpr int64_t kMaxStripExtent = int64_t{1} << 30;
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
+  return ceil_divide(n, multiple) * multiple;
 }
 
 template <class Byte>
@@ -68,14 +68,14 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
-// The tiles that finish soonest on this device by a count of instructions; none where strips serve better.
+// The tiles that finish soonest on this device by a count of instructions; none where strips serve
+// better.
 void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* sizes,
                   StripChoice* choice) {
   const bool gradient = has_gradient(kind);
   const int64_t height = sizes[FUSED_SSIM_AXIS_ROW];
   const int64_t planes = plane_count(sizes);
-  const int64_t tiles_across =
-      (sizes[FUSED_SSIM_AXIS_COLUMN] + kMaxTileColumns - 1) / kMaxTileColumns;
+  const int64_t tiles_across = ceil_divide(sizes[FUSED_SSIM_AXIS_COLUMN], kMaxTileColumns);
   choice->tile_rows = 0;
   if (planes * plane_pixels(sizes) > max_tiled_pixels(kind, device.architecture)) {
     return;
@@ -86,13 +86,13 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* size
     if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
       break;
     }
-    const int64_t down = (height + rows - 1) / rows;
+    const int64_t down = ceil_divide(height, rows);
     if (down == last_down) {
       continue;  // as many tiles as with fewer rows
     }
     last_down = down;
     const int64_t tiles = tiles_across * down * planes;
-    const int64_t rounds = (tiles + device.multiprocessors - 1) / device.multiprocessors;
+    const int64_t rounds = ceil_divide(tiles, device.multiprocessors);
     const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
     if (choice->tile_rows == 0 || cost < best_cost) {
       choice->tile_rows = rows;
@@ -101,14 +101,14 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* size
   }
 }
 
-// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit to spare
-// (reduction.cuh); 0 where no such number is known.
+// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit
+// to spare (reduction.cuh); 0 where no such number is known.
 double fixed_point(const Problem& problem, const Request& request) {
   if (request.value == nullptr) {
     return 0.0;
   }
-  // Four times the data range, with the usual k1: images may leave it, and if they leave it far behind the sum
-  // takes a little longer.
+  // Four times the data range, with the usual k1: images may leave it, and if they leave it far
+  // behind the sum takes a little longer.
   const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
   const double largest =
       static_cast<double>(plane_count(problem.sizes)) *
@@ -119,8 +119,8 @@ double fixed_point(const Problem& problem, const Request& request) {
   return std::isfinite(scale) ? scale : 0.0;
 }
 
-// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer where
-// whole blocks to a strip spare each of them a change of strip.
+// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer
+// where whole blocks to a strip spare each of them a change of strip.
 int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
                  bool gradient) {
   const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
@@ -130,10 +130,10 @@ int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessor
   }
   // Chunks of the multiprocessor that has most to do: they all share its time.
   const auto chunks = [&](int64_t blocks) {
-    const int64_t rows = (units + blocks - 1) / blocks;
-    return (blocks + multiprocessors - 1) / multiprocessors * strip_chunks(rows, gradient);
+    const int64_t rows = ceil_divide(units, blocks);
+    return ceil_divide(blocks, multiprocessors) * strip_chunks(rows, gradient);
   };
-  const int64_t changes = (strips + multiprocessors - 1) / multiprocessors;
+  const int64_t changes = ceil_divide(strips, multiprocessors);
   const int64_t whole = strips * per_strip;
   return static_cast<int>(
       chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
@@ -146,9 +146,10 @@ struct PipelineShares {
   int units_per_strip;
 };
 
-// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together: ranges that
-// cross to the next strip, in as many blocks as there is room for, or whole blocks to a strip. `whole_image`: strips
-// begin and end with the image, so that their first and last block may have less to do for a row.
+// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together:
+// ranges that cross to the next strip, in as many blocks as there is room for, or whole blocks to a
+// strip. `whole_image`: strips begin and end with the image, so that their first and last block may
+// have less to do for a row.
 PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
                             int capacity, int multiprocessors, const StripChoice& choice,
                             bool whole_image) {
@@ -157,8 +158,7 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
     const int64_t units = strips * units_per_strip;
-    const double cost =
-        pipeline_cost(resident, strip_chunks((units + blocks - 1) / blocks, gradient));
+    const double cost = pipeline_cost(resident, strip_chunks(ceil_divide(units, blocks), gradient));
     if (best.blocks == 0 || cost < best_cost) {
       best = {static_cast<int>(blocks), change_rows, units_per_strip};
       best_cost = cost;
@@ -172,13 +172,13 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
     if (choice.resident != 0 && choice.resident != resident) {
       continue;
     }
-    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has the same
-    // number.
+    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has
+    // the same number.
     const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      const int instance = resident == 1 && has_lone_instance(kind, loader)
+      const int instance = resident == 1 && has_single_block_instance(kind, loader)
                                ? 1
                                : pipeline_blocks_per_multiprocessor(kind, loader);
       const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
@@ -201,14 +201,9 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
-bool is_close(double a, double b) { return std::abs(a - b) <= 1e-12; }
-
 // Of a problem that is served, whose windows are all the same.
 bool strips_serve(const Problem& problem) {
-  static constexpr WindowTaps<double> kStandard = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
-  const Window& window = problem.windows[kWidth];
-  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && window.size == kDefaultWindowSize &&
-         std::equal(window.taps, window.taps + window.size, kStandard.taps, is_close) &&
+  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && is_standard(problem.windows[kWidth]) &&
          image_size(problem, kHeight) <= kMaxStripExtent &&
          image_size(problem, kWidth) <= kMaxStripExtent;
 }
@@ -307,9 +302,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strips_per_plane = Divisor(strips_per_plane);
   const int64_t all_strips = strips_per_plane * plane_count(sizes);
   StripKernel found;
-  cudaError_t error = pipeline ? find_pipeline_kernel(device, kind, loader, /*lone=*/false, &found)
-                      : strips ? find_strip_kernel(device, kind, loader, &found)
-                               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
+  cudaError_t error =
+      pipeline ? find_pipeline_kernel(device, kind, loader, /*single_block=*/false, &found)
+      : strips ? find_strip_kernel(device, kind, loader, &found)
+               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
   if (error != cudaSuccess) {
     return error;
   }
@@ -354,18 +350,21 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
     p.reduction.fixed_point = fixed_point(problem, request);
   }
-  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that work on
-  // them at the same time find it in L2.
-  const bool interleaved = p.img1.channel < p.img1.column && p.img2.channel < p.img2.column;
+  // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that
+  // work on them at the same time find it in L2.
+  const auto is_interleaved = [](const InputImage& image) {
+    return std::abs(image.channel) < std::abs(image.column);
+  };
   const int64_t channels = sizes[FUSED_SSIM_AXIS_CHANNEL];
-  if (strips && interleaved && p.reduction.values == 1 && blocks >= channels) {
+  if (strips && is_interleaved(p.img1) && is_interleaved(p.img2) && p.reduction.values == 1 &&
+      blocks >= channels) {
     p.channels_together = static_cast<int>(channels);
   }
   const int sharing = blocks / p.channels_together;
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
   if (pipeline && blocks <= device.multiprocessors) {
-    error = find_pipeline_kernel(device, kind, loader, /*lone=*/true, &found);
+    error = find_pipeline_kernel(device, kind, loader, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;
     }
@@ -376,8 +375,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
 // The kernels for any window and type: one launch, and one more for a gradient.
 cudaError_t run_moments(const Problem& problem, const Request& request, const DeviceFacts& device,
                         void* workspace, cudaStream_t stream) {
-  const int64_t height = image_size(problem, kHeight);
-  const int64_t width = image_size(problem, kWidth);
   MomentParams p;
   p.img1 = bytes_of<const char>(problem.img1);
   p.img2 = bytes_of<const char>(problem.img2);
@@ -388,14 +385,15 @@ cudaError_t run_moments(const Problem& problem, const Request& request, const De
   p.dtype = dtype_of(problem.img1);
   p.planes = plane_count(problem.sizes);
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
-  p.height = height;
-  p.width = width;
-  p.value_top = crop(problem, kHeight);
-  p.value_bottom = height - crop(problem, kHeight);
-  p.value_left = crop(problem, kWidth);
-  p.value_right = width - crop(problem, kWidth);
-  p.tiles_x = (width + kMomentTileColumns - 1) / kMomentTileColumns;
-  p.tiles_y = (height + kMomentTileRows - 1) / kMomentTileRows;
+  p.height = image_size(problem, kHeight);
+  p.width = image_size(problem, kWidth);
+  const int border = crop(problem, kWidth);
+  p.value_top = border;
+  p.value_bottom = p.height - border;
+  p.value_left = border;
+  p.value_right = p.width - border;
+  p.tiles_x = ceil_divide(p.width, kMomentTileColumns);
+  p.tiles_y = ceil_divide(p.height, kMomentTileRows);
   p.c1 = problem.c1;
   p.c2 = problem.c2;
   const double divisor = gradient_divisor(problem, request);
@@ -406,15 +404,14 @@ cudaError_t run_moments(const Problem& problem, const Request& request, const De
   p.radius = radius(problem, kWidth);
   const Window& window = problem.windows[kWidth];
   std::copy_n(window.taps, window.size, p.taps);
+  if (!accumulates_in_double(problem)) {
+    float rounded[kMaxMomentTaps];
+    round_taps_to_float(window.taps, window.size, rounded);
+    std::copy_n(rounded, window.size, p.taps);
+  }
   p.reduction = plan_reduction(problem, request, workspace, p.tiles_x * p.tiles_y);
   if (wants_gradient(request)) {
     p.partial_maps = static_cast<char*>(workspace) + partials_bytes(problem, request, device);
-  }
-  if (!accumulates_in_double(problem)) {
-    WindowTaps<double> exact;
-    exact.size = window.size;
-    std::copy_n(window.taps, window.size, exact.taps);
-    std::copy_n(round_taps_to_float(exact).taps, window.size, p.taps);
   }
   cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
   if (error != cudaSuccess) {
@@ -513,12 +510,10 @@ const char* not_served(const Problem& problem, const Request& request) {
                : "expected a window of 3 to 33 taps for the CUDA kernels, got more";
   }
   static_assert(kMinMomentTaps == 3 && kMaxMomentTaps == 33, "as the messages say");
-  if (down.size != along.size ||
-      !std::equal(down.taps, down.taps + down.size, along.taps, is_close)) {
+  if (down.size != along.size || !std::equal(down.taps, down.taps + down.size, along.taps)) {
     return "expected one window for both axes for the CUDA kernels, got two";
   }
-  if (!std::equal(along.taps, along.taps + along.size,
-                  std::reverse_iterator<const double*>(along.taps + along.size), is_close)) {
+  if (!is_symmetric(along)) {
     return "expected a symmetric window for the CUDA kernels, got an asymmetric one";
   }
   return nullptr;

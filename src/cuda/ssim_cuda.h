@@ -15,8 +15,8 @@ struct StripChoice;
 // Null where the functions below serve this valid request; else why not: "expected ..., got ...".
 const char* not_served(const Problem& problem, const Request& request);
 
-// Bytes of device memory that `run` needs beside the request's outputs, on the current device: a few
-// kilobytes of partial sums; for float64 and for windows other than 11 taps of sigma 1.5 with a
+// Bytes of device memory that `run` needs beside the request's outputs, on the current device: a
+// few kilobytes of partial sums; for float64 and for windows other than 11 taps of sigma 1.5 with a
 // gradient, also four maps of the accumulation type.
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 

@@ -1,15 +1,16 @@
-// What the strip kernels share: filters along rows and down columns with the 11-tap window, and from moments
-// to values and partial derivatives.
+// What the strip kernels share: filters along rows and down columns with the 11-tap window, and
+// from moments to values and partial derivatives.
 //
-// Between rows and columns the four row-filtered maps lie in shared memory, and partial derivatives, filtered
-// down the column, take their place. Where no gradient is wanted, the maps of a pixel lie together in a cell of 16
-// bytes (mean_s, mean_d, mean_s2, mean_d2), so that a column thread takes them with one load. With a gradient
-// they lie one after the other, like the partials (by the first image's mean, by mean_s2, by mean_d2, by the second
-// image's mean), of which the rows need windows of 18 columns: 15 loads instead of 18.
+// Between rows and columns the four row-filtered maps lie in shared memory, and partial
+// derivatives, filtered down the column, take their place. Where no gradient is wanted, the maps of
+// a pixel lie together in a cell of 16 bytes (mean_s, mean_d, mean_s2, mean_d2), so that a column
+// thread takes them with one load. With a gradient they lie one after the other, like the partials
+// (by the first image's mean, by mean_s2, by mean_d2, by the second image's mean), of which the
+// rows need windows of 18 columns: 15 loads instead of 18.
 #pragma once
 
-#include "core/taps.h"
 #include "core/formula.h"
+#include "core/taps.h"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/pixel_shift.cuh"
@@ -112,8 +113,8 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
   }
 }
 
-// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after `row1` and `row2`
-// (StagedRow), whose values `convert` makes s and d.
+// Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after
+// `row1` and `row2` (StagedRow), whose values `convert` makes s and d.
 template <int kSkip, class Row, class Convert>
 __device__ __forceinline__ void filter_row_to_cells(const Row& row1, const Row& row2,
                                                     const Convert& convert, float* cells) {
@@ -200,8 +201,8 @@ __device__ __forceinline__ float4 load_maps(const float* place) {
   }
 }
 
-// The gradient of 8 columns (of both images, if kTwo): filters the partials that begin at `maps`, and combines them
-// with s and d, which `read_s` and `read_d` put into an array, where d stays.
+// The gradient of 8 columns (of both images, if kTwo): filters the partials that begin at `maps`,
+// and combines them with s and d, which `read_s` and `read_d` put into an array, where d stays.
 template <class Traits, class ReadS, class ReadD>
 __device__ __forceinline__ void filter_gradient_row(const float* maps, const ReadS& read_s,
                                                     const ReadD& read_d, float (&d)[8],
@@ -232,8 +233,8 @@ __device__ __forceinline__ void filter_gradient_row(const float* maps, const Rea
   }
 }
 
-// Partial derivatives of one pixel, of the images' mean and of both squares: in the order of their maps.
-// Of img1 and img2, or of the one image that wants a gradient.
+// Partial derivatives of one pixel, of the images' mean and of both squares: in the order of their
+// maps. Of img1 and img2, or of the one image that wants a gradient.
 template <bool kTwo, bool kWeighted>
 __device__ __forceinline__ float4 partials_of(const Moments<float>& moments,
                                               const SsimTerms<float>& terms,
@@ -330,9 +331,9 @@ struct WeightStream {
   }
 };
 
-// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the sum of
-// ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else bits of `value_rows` and
-// `own_rows` say which do.
+// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the
+// sum of ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else
+// bits of `value_rows` and `own_rows` say which do.
 template <class Traits, bool kMasked>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
                                                     int first_row, bool own_column,
@@ -399,8 +400,8 @@ __device__ __forceinline__ void push_rows_above(const PixelShift& shift,
   }
 }
 
-// Values alone: rows [first_row, end_row) of a column, the last of an image, whose windows end below it. Returns the
-// sum of ssim_loss() over those from `own_top` on.
+// Values alone: rows [first_row, end_row) of a column, the last of an image, whose windows end
+// below it. Returns the sum of ssim_loss() over those from `own_top` on.
 template <class Traits>
 __device__ __forceinline__ float filter_last_rows(const StripParams& p, const ColumnJob& job,
                                                   const PixelShift& shift, int first_row,
@@ -462,7 +463,8 @@ struct PixelPlanes {
   }
 };
 
-// The smallest and the sum of kCount magnitudes: by halves, which wait less for one another than a chain.
+// The smallest and the sum of kCount magnitudes: by halves, which wait less for one another than a
+// chain.
 template <int kCount>
 __device__ __forceinline__ float least_magnitude(const float* v) {
   if constexpr (kCount == 1) {
@@ -480,9 +482,10 @@ __device__ __forceinline__ float sum_of_magnitudes(const float* v) {
   }
 }
 
-// Scales the gradients at kCount columns from `x` on, of which `columns` exist, and adds that of the L1 term.
-// `d` as staged, `equal` where the pixels are the same: there d may hide a difference below its rounding, so
-// the pixels themselves are looked at. Returns the sum of |x - y|, scaled like d.
+// Scales the gradients at kCount columns from `x` on, of which `columns` exist, and adds that of
+// the L1 term. `d` as staged, `equal` where the pixels are the same: there d may hide a difference
+// below its rounding, so the pixels themselves are looked at. Returns the sum of |x - y|, scaled
+// like d.
 template <bool kTwo, bool kWeighted, int kCount>
 __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char* weights,
                                                 const PixelPlanes& planes, float equal, int y,
@@ -515,7 +518,8 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
   // For two gradients without a loop: that takes a register more than there is.
   constexpr int kUnsureAtOnce = kTwo ? kCount : 1;
   float sum = 0.0f;
-  // Bit i: of column i the first image's pixel is greater; bit kCount + i: less. One word: registers are short.
+  // Bit i: of column i the first image's pixel is greater; bit kCount + i: less. One word:
+  // registers are short.
   unsigned signs = 0;
   const auto sign_bit = [](int i, float sign) {
     return sign > 0.0f ? 1u << i : sign < 0.0f ? 1u << (kCount + i) : 0u;

@@ -1,41 +1,44 @@
-// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, where a multiprocessor
-// has too little shared memory for the pipeline kernel (pipeline_kernel.cuh): every warp does all of the work.
+// SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, where a
+// multiprocessor has too little shared memory for the pipeline kernel (pipeline_kernel.cuh): every
+// warp does all of the work.
 //
 // A block owns strips of up to 128 columns and marches down them in chunks of 8 rows. With
 // s = x + y - shift and d = x - y - shift (core/formula.h), a chunk goes through
 //
-//   load    global -> shared memory, asynchronously, while the chunk above is filtered; at the end of
-//           its column phase the threads turn the pixels into s and d, in place. From compute capability
-//           9.0 on tensor maps load float32, a box of pixels an instruction, zeros outside the image.
+//   load    global -> shared memory, asynchronously, while the chunk above is filtered; at the end
+//           of its column phase the threads turn the pixels into s and d, in place. From compute
+//           capability 9.0 on tensor maps load float32, a box of pixels an instruction, zeros
+//           outside the image.
 //   rows    thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row: 18 values of each
 //           serve 8 outputs. 16-byte shared loads and stores.
 //   columns thread = one column. Filters the four maps down the column in transposed form,
-//           state[k] = fma(v, tap[k + 1], state[k + 1]): the state lives in registers (10 a map) over
-//           the whole strip. Moments -> value and partial derivatives -> the second column filter
-//           (3 or 4 maps) in the same thread; its outputs replace the moments in shared memory.
-//   rows    thread = one row x 8 columns again, as the first half of the next row phase: filters the
-//           partials along the row, combines them with s and d of 10 rows above, loaded once more, stores
-//           the gradient.
+//           state[k] = fma(v, tap[k + 1], state[k + 1]): the state lives in registers (10 a map)
+//           over the whole strip. Moments -> value and partial derivatives -> the second column
+//           filter (3 or 4 maps) in the same thread; its outputs replace the moments in shared
+//           memory.
+//   rows    thread = one row x 8 columns again, as the first half of the next row phase: filters
+//           the partials along the row, combines them with s and d of 10 rows above, loaded once
+//           more, stores the gradient.
 //
-// A warp filters the rows of its own 32 columns, so between the row and the column phase it waits for
-// nobody. The gradient's row phase reads partials of the warp to the right: one block barrier before
-// it, one after, before moments take the place of partials. Without a gradient one barrier remains,
-// before pixels that other warps have made s and d.
+// A warp filters the rows of its own 32 columns, so between the row and the column phase it waits
+// for nobody. The gradient's row phase reads partials of the warp to the right: one block barrier
+// before it, one after, before moments take the place of partials. Without a gradient one barrier
+// remains, before pixels that other warps have made s and d.
 //
-// Rows in shared memory are an odd number of quads (16 bytes) apart, and eight lanes in turn have the
-// eight rows of a chunk: lanes that read quads of different rows (row phase) and lanes that read
-// neighbouring columns (column phase) both meet no bank conflicts.
+// Rows in shared memory are an odd number of quads (16 bytes) apart, and eight lanes in turn have
+// the eight rows of a chunk: lanes that read quads of different rows (row phase) and lanes that
+// read neighbouring columns (column phase) both meet no bank conflicts.
 //
 // The image rows are cut into one contiguous range per block, so that one wave of blocks covers any
 // size with equal shares; a range may cross from strip to strip and plane to plane.
 //
-// Global memory per float32 pixel: 8 B read (16 with a gradient, half of it out of L2), and 4 B written a
-// gradient image; nothing else, but for the halos, which come from L2: 26 columns a strip and 20 rows a range
-// (18 and 10 for values alone).
+// Global memory per float32 pixel: 8 B read (16 with a gradient, half of it out of L2), and 4 B
+// written a gradient image; nothing else, but for the halos, which come from L2: 26 columns a strip
+// and 20 rows a range (18 and 10 for values alone).
 #pragma once
 
-#include "core/taps.h"
 #include "core/formula.h"
+#include "core/taps.h"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -75,9 +78,9 @@ struct StripTraits : KindTraits<kKind_> {
   static constexpr int kGroups = kThreads / kGroupColumns;  // groups of columns, one thread each
   static_assert(kThreads == kGroups * kChunkRows, "a chunk is one group of columns a thread");
 
-  // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own column,
-  // a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the windows of group g
-  // lie in the staged quads from 2g on.
+  // Column m of the moments is image column X0 - kMargin + m, where X0 is the strip's first own
+  // column, a multiple of 4. Staged column c is image column X0 - kStagedBefore + c, and the
+  // windows of group g lie in the staged quads from 2g on.
   static constexpr int kMargin = kGradient ? kRadius : kBoxes ? 0 : kValueMargin;
   // Where in its quads the first window of a group begins.
   static constexpr int kSkip = (8 - kMargin - kRadius + 4) % 4;
@@ -176,15 +179,15 @@ __device__ __forceinline__ T read_shared(const volatile T& from) {
   return read.value;
 }
 
-// The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and those of
-// img2 where d will be. Later the threads convert them in place. So loads need no registers while they are
-// under way, and no barrier of the block.
+// The loader: the raw pixels of img1 are copied straight into shared memory, where s will be, and
+// those of img2 where d will be. Later the threads convert them in place. So loads need no
+// registers while they are under way, and no barrier of the block.
 //   kFloatQuads on Hopper and later: by tensor maps, a few instructions of one thread.
-//   Else: each thread copies by cp.async, or through registers before Ampere, what it (or, of words, its
-//   warp) converts.
+//   Else: each thread copies by cp.async, or through registers before Ampere, what it (or, of
+//   words, its warp) converts.
 
-// The i-th quad of a chunk that a thread copies, and makes s and d. Copies of words are by rows of a warp,
-// so there 16 threads have a row; else neighbouring threads have neighbouring quads.
+// The i-th quad of a chunk that a thread copies, and makes s and d. Copies of words are by rows of
+// a warp, so there 16 threads have a row; else neighbouring threads have neighbouring quads.
 struct StagedQuad {
   int row;     // of the chunk
   int column;  // staged
@@ -307,8 +310,8 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
   }
 }
 
-// Makes the pixels of a chunk s and d, in place. Returns the L1 term of the own ones where there is no
-// gradient; else that is added up with it.
+// Makes the pixels of a chunk s and d, in place. Returns the L1 term of the own ones where there is
+// no gradient; else that is added up with it.
 template <class Traits, bool kL1>
 __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece& piece, int chunk,
                                                float* slot) {
@@ -355,8 +358,9 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
   return l1;
 }
 
-// Waits for the pixels of a chunk, the `count`-th of the block, and makes them s and d; a block barrier
-// makes that known to all. Adds the L1 term of the own ones to this thread's `total`, where it is wanted.
+// Waits for the pixels of a chunk, the `count`-th of the block, and makes them s and d; a block
+// barrier makes that known to all. Adds the L1 term of the own ones to this thread's `total`, where
+// it is wanted.
 template <class Traits>
 __device__ __forceinline__ void convert_chunk(const StripParams& p, SharedPiece& piece, int chunk,
                                               unsigned count, float* slot, uint64_t* loaded,
@@ -407,8 +411,8 @@ __device__ __forceinline__ void store_gradient_group(char* first, bool eight,
   }
 }
 
-// Writes a warp's columns of one image's gradient out of shared memory, neighbouring lanes neighbouring
-// columns: for strides and alignments that don't allow four columns a store.
+// Writes a warp's columns of one image's gradient out of shared memory, neighbouring lanes
+// neighbouring columns: for strides and alignments that don't allow four columns a store.
 template <class Traits>
 __device__ __forceinline__ void store_gradient_columns(const OutputImage& image, char* origin,
                                                        const float* map, int first_step,
@@ -491,8 +495,8 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
   }
 }
 
-// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Holds a
-// block barrier: after it the partials are no longer needed.
+// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores. Holds
+// a block barrier: after it the partials are no longer needed.
 template <class Traits>
 __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece& piece, int chunk,
                                               float* maps, double* total) {
@@ -579,8 +583,8 @@ struct alignas(128) StripShared {
   alignas(16) float maps[MapPlaces<Traits>::kChunk];
 };
 
-// Describes the rows from `unit` on, to the end of the strip or of the block's range, and loads samples of
-// them. One warp calls it.
+// Describes the rows from `unit` on, to the end of the strip or of the block's range, and loads
+// samples of them. One warp calls it.
 template <class Traits>
 __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int64_t unit,
                                                       int64_t end, StripPiece* piece) {
@@ -666,8 +670,8 @@ __device__ __forceinline__ void load_chunk(const StripParams& p, StripShared<Tra
   }
 }
 
-// Runs one piece; adds this thread's share of the sum of f to its total. `count`: chunks of the block
-// before.
+// Runs one piece; adds this thread's share of the sum of f to its total. `count`: chunks of the
+// block before.
 template <class Traits>
 __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<Traits>& shared,
                                               float* staged, unsigned& count) {
@@ -678,7 +682,8 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     return staged + (chunk * Traits::kChunkRows & (Traits::kStagedRows - 1)) * Traits::kStagedPitch;
   };
 
-  // One warp finds out where the piece lies and samples it; the sooner it starts to load, the better.
+  // One warp finds out where the piece lies and samples it; the sooner it starts to load, the
+  // better.
   const bool leads = threadIdx.x < 32;
   Samples<float> samples = {};
   if (leads) {

@@ -1,5 +1,5 @@
-// Indices of a thread that take no register between their uses: volatile, so that the compiler reads them
-// anew instead of keeping what follows from them.
+// Indices of a thread that take no register between their uses: volatile, so that the compiler
+// reads them anew instead of keeping what follows from them.
 #pragma once
 
 namespace fused_ssim::cuda {
@@ -16,9 +16,9 @@ __device__ __forceinline__ int lane_index() {
   return index;
 }
 
-// Launches that overlap (Hopper and later, launches.h): a kernel lets the next one's blocks begin as soon as there
-// is room, and itself touches no memory that others may write or read before those of the kernel before are
-// done.
+// Launches that overlap (Hopper and later, launches.h): a kernel lets the next one's blocks begin
+// as soon as there is room, and itself touches no memory that others may write or read before those
+// of the kernel before are done.
 __device__ __forceinline__ void allow_next_launch() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

@@ -4,17 +4,18 @@
 // A block takes a tile of up to 64 columns by `tile_rows` rows, wholly in shared memory, and goes
 // through five phases with all its threads in each:
 //
-//   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment); aligned
-//             rows by tensor maps (compute capability 9.0 and later), the next tile's while the last
-//             phase stores, in the place of the partials
+//   load      s and d of the tile and 10 rows and columns around it (12 before, for alignment);
+//             aligned rows by tensor maps (compute capability 9.0 and later), the next tile's while
+//             the last phase stores, in the place of the partials
 //   rows      thread = 1 row x 4 columns: filters s, s^2, d, d^2 along the row
 //   columns   thread = 8 rows x 1 column: filters down; moments -> value and partial derivatives
 //   columns   the same filter over the partials
 //   rows      thread = 1 row x 4 columns: filters the partials, combines with s and d, stores
 //
 // The halo makes it compute up to twice as much as it keeps, which is the price of work for every
-// multiprocessor: with 24 rows a tile, an image of 3 x 256 x 256 has one tile for each of 132. The block's sum is
-// complete after the first column phase; one warp adds it to that of the launch while the others go on.
+// multiprocessor: with 24 rows a tile, an image of 3 x 256 x 256 has one tile for each of 132. The
+// block's sum is complete after the first column phase; one warp adds it to that of the launch
+// while the others go on.
 //
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
 #include "core/formula.h"
@@ -76,8 +77,8 @@ struct TileTraits : KindTraits<kKind_> {
   static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
                 "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
-  // Lanes of the row phases take 4 rows x 2 quads of columns in turn: then 8 of them, which shared memory
-  // serves at once, meet different banks both in staged quads and in cells.
+  // Lanes of the row phases take 4 rows x 2 quads of columns in turn: then 8 of them, which shared
+  // memory serves at once, meet different banks both in staged quads and in cells.
   static_assert(kCellPitch % 8 == 4 && kStagedPitch % 16 == 8, "no bank conflicts");
   // Rows before and after the tile whose moments, and whose pixels, it needs.
   static constexpr int kMomentHalo = kGradient ? kRadius : 0;
@@ -104,8 +105,8 @@ struct TileTraits : KindTraits<kKind_> {
     const int read = kSegment * segments(rows) + 2 * kRadius;
     return stored > read ? stored : read;
   }
-  // Floats of both, where boxes of the next tile's pixels come as soon as the partials are no longer needed.
-  // Both are aligned like boxes.
+  // Floats of both, where boxes of the next tile's pixels come as soon as the partials are no
+  // longer needed. Both are aligned like boxes.
   static constexpr __host__ __device__ int moment_floats(int rows) {
     return (moment_rows(rows) * kCellPitch + 31) / 32 * 32;
   }
@@ -134,9 +135,9 @@ struct RowItem {
   static __device__ __forceinline__ int items(int rows) { return (rows + 3) / 4 * 4 * kQuads; }
 };
 
-// Filters 4 columns and their squares (with edge taps) out of quads that start 2 columns before the first window.
-// Centred, it filters what the inputs differ by from the mean of the two that all four windows see: rounding is
-// then that of local contrast (docs/decisions/0006).
+// Filters 4 columns and their squares (with edge taps) out of quads that start 2 columns before the
+// first window. Centred, it filters what the inputs differ by from the mean of the two that all
+// four windows see: rounding is then that of local contrast (docs/decisions/0006).
 template <bool kCentred>
 __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
                                             float (&square)[4]) {
@@ -349,8 +350,8 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
   }
 }
 
-// Loads the tile and stores it as s and d. Returns the shift, and the sum of |x - y| where wanted. A
-// thread has one quad of columns, and every kRowsPerPass-th row of it.
+// Loads the tile and stores it as s and d. Returns the shift, and the sum of |x - y| where wanted.
+// A thread has one quad of columns, and every kRowsPerPass-th row of it.
 template <class Traits>
 __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Tile& tile,
                                                  float* staged_s, float* staged_d,
@@ -477,8 +478,8 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   return shift;
 }
 
-// Adds to this thread's sum. Where there is `more`, tile `next` follows; else the block's sum is added to that of
-// the launch, if it has a fixed point.
+// Adds to this thread's sum. Where there is `more`, tile `next` follows; else the block's sum is
+// added to that of the launch, if it has a fixed point.
 template <class Traits>
 __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& tile, bool more,
                                              int next, float* shared, uint64_t* loaded,

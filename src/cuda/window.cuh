@@ -1,20 +1,22 @@
 // The 11-tap window of sigma 1.5 as immediates, in two scales.
 //
-// A filter whose outermost taps are 1 saves a multiplication a pixel. So filters down the columns take the
-// taps divided by the outermost one (`kEdgeTaps`, gain kEdgeGain), as do filters along the rows of all that
-// is multiplied by a pixel: of squares, and of the partial derivatives by them. The others along the rows
-// take the taps as they are (`kPlainTaps`, gain 1). With pixels scaled by kPixelScale, a power of two:
+// A filter whose outermost taps are 1 saves a multiplication a pixel. So filters down the columns
+// take the taps divided by the outermost one (`kEdgeTaps`, gain kEdgeGain), as do filters along the
+// rows of all that is multiplied by a pixel: of squares, and of the partial derivatives by them.
+// The others along the rows take the taps as they are (`kPlainTaps`, gain 1). With pixels scaled by
+// kPixelScale, a power of two:
 //
 //   means           kPixelScale x 1 x kEdgeGain              = kMomentScale
 //   means of squares kPixelScale^2 x kEdgeGain x kEdgeGain   = kMomentScale^2
 //
-// that is, the moments are those of an image scaled by kMomentScale, exactly consistent with each other;
-// with C1 and C2 scaled likewise the SSIM formula does not notice. Its partial derivatives by a mean and by a
-// mean of squares are then too large by 1 / kMomentScale and its square, and
+// that is, the moments are those of an image scaled by kMomentScale, exactly consistent with each
+// other; with C1 and C2 scaled likewise the SSIM formula does not notice. Its partial derivatives
+// by a mean and by a mean of squares are then too large by 1 / kMomentScale and its square, and
 //
 //   filtered by_mean         1 / kMomentScale   x kEdgeGain x 1         = 1 / kPixelScale
 //   filtered by_square, times a pixel
-//                            1 / kMomentScale^2 x kEdgeGain x kEdgeGain x kPixelScale = 1 / kPixelScale
+//                            1 / kMomentScale^2 x kEdgeGain x kEdgeGain x kPixelScale = 1 /
+//                            kPixelScale
 //
 // so a gradient times kPixelScale, exactly, is what it would be with plain taps everywhere.
 #pragma once
@@ -80,8 +82,8 @@ __device__ __forceinline__ float add_product(float value, int k, float sum) {
   return kTaps == Taps::kEdge && k == 10 ? value + sum : fmaf(value, window_tap<kTaps>(k), sum);
 }
 
-// What a filter makes of an image that is `value` everywhere, rounding and all: filters add up the taps in this order,
-// or in the opposite one, which is the same.
+// What a filter makes of an image that is `value` everywhere, rounding and all: filters add up the
+// taps in this order, or in the opposite one, which is the same.
 template <Taps kTaps>
 __device__ __forceinline__ float filtered_once(float value) {
   float sum = outermost_product<kTaps>(value);

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 import fused_ssim
-from fused_ssim import FusedSSIMMap, l1_ssim_loss, ssim
+from fused_ssim import FusedSSIMMap, _windows, l1_ssim_loss, ssim, ssim_and_mse
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FILE = sys.argv[1]
@@ -34,58 +34,90 @@ def channels_last(images: Pair) -> Pair:
     return x.to(memory_format=torch.channels_last), y.to(memory_format=torch.channels_last)
 
 
+def uint8(image: torch.Tensor) -> torch.Tensor:
+    return (255 * image).round().to(torch.uint8)
+
+
+X, Y = pair()
+U, V = uint8(X), uint8(Y)
 CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
-    "fused_ssim": (pair(), lambda x, y: fused_ssim.fused_ssim(x, y)),
-    "fused_ssim valid": (pair(), lambda x, y: fused_ssim.fused_ssim(x, y, "valid")),
+    "fused_ssim": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y)),
+    "fused_ssim valid": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y, "valid")),
     "float16": (pair(torch.float16), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "bfloat16": (pair(torch.bfloat16), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "float64": (pair(torch.float64), lambda x, y: fused_ssim.fused_ssim(x, y)),
-    "channels_last": (channels_last(pair()), lambda x, y: fused_ssim.fused_ssim(x, y)),
-    "defaults": (pair(), lambda x, y: ssim(x, y)),
-    "sum": (pair(), lambda x, y: ssim(x, y, reduction="sum")),
-    "image": (pair(), lambda x, y: ssim(x, y, reduction="image")),
-    "channel": (pair(), lambda x, y: ssim(x, y, reduction="channel", padding="valid")),
-    "none": (pair(), lambda x, y: ssim(x, y, reduction="none", padding="valid")),
+    "channels_last": (channels_last((X, Y)), lambda x, y: fused_ssim.fused_ssim(x, y)),
+    "defaults": ((X, Y), lambda x, y: ssim(x, y)),
+    "sum": ((X, Y), lambda x, y: ssim(x, y, reduction="sum")),
+    "image": ((X, Y), lambda x, y: ssim(x, y, reduction="image")),
+    "channel": ((X, Y), lambda x, y: ssim(x, y, reduction="channel", padding="valid")),
+    "none": ((X, Y), lambda x, y: ssim(x, y, reduction="none", padding="valid")),
     "options": (
-        pair(),
+        (X, Y),
         lambda x, y: ssim(x, y, data_range=2.0, window_size=7, sigma=1.1, k1=0.02, k2=0.05),
     ),
-    "l1_ssim_loss": (pair(), lambda x, y: l1_ssim_loss(x, y)),
-    "l1_ssim_loss 0.7 valid": (pair(), lambda x, y: l1_ssim_loss(x, y, 0.7, "valid")),
-    "FusedSSIMMap": (pair(), lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "valid")),
+    "unbiased": ((X, Y), lambda x, y: ssim(x, y, unbiased=True)),
+    "uniform": ((X, Y), lambda x, y: ssim(x, y, window="uniform", window_size=7)),
+    "l1_ssim_loss": ((X, Y), lambda x, y: l1_ssim_loss(x, y)),
+    "l1_ssim_loss 0.7 valid": ((X, Y), lambda x, y: l1_ssim_loss(x, y, 0.7, "valid")),
+    "FusedSSIMMap": ((X, Y), lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "valid")),
+}
+# What the CUDA kernels do not serve.
+CPU_CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
+    "contrast": ((X, Y), lambda x, y: ssim(x, y, component="contrast")),
+    "luminance": ((X, Y), lambda x, y: ssim(x, y, component="luminance", reduction="none")),
+    "taps": ((X, Y), lambda x, y: ssim(x, y, window=[0.5, 0.3, 0.2], padding="valid")),
+    "long window": ((X, Y), lambda x, y: ssim(x, y, window_size=35, sigma=4.0)),
+    "float16 and float32": (
+        (pair(torch.float16)[0], Y),
+        lambda x, y: fused_ssim.fused_ssim(x, y),
+    ),
+    "uint8 target": ((X, V), lambda x, y: l1_ssim_loss(x, y)),
+    "uint8 and float64": ((U, Y.double()), lambda x, y: ssim(x, y, reduction="none")),
+    "two of uint8": ((U, V), lambda x, y: fused_ssim.fused_ssim(x, y)),
+    "two of uint8, 255": ((U, V), lambda x, y: ssim(x, y, data_range=255)),
+    "ssim_and_mse": ((X, Y), lambda x, y: torch.stack(ssim_and_mse(x, y, padding="valid"))),
 }
 
 
 def results() -> dict[str, torch.Tensor]:
     found = {}
-    for name, ((x, y), function) in CASES.items():
-        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+    cases = {**CASES, **CPU_CASES} if DEVICE == "cpu" else CASES
+    for name, ((img1, img2), function) in cases.items():
+        x, y = (i.clone().requires_grad_(i.is_floating_point()) for i in (img1, img2))
         value = function(x, y)
-        # Every element of the result gets a weight of its own.
-        weight = torch.linspace(0.5, 1.5, value.numel()).to(value).view(value.shape)
-        value.backward(weight)
         found[f"{name}/img1"], found[f"{name}/img2"] = x.detach(), y.detach()
-        found[f"{name}/value"], found[f"{name}/weight"] = value.detach(), weight
-        found[f"{name}/grad1"], found[f"{name}/grad2"] = x.grad, y.grad
+        found[f"{name}/value"] = value.detach()
+        if value.requires_grad:
+            # Every element of the result gets a weight of its own.
+            weight = torch.linspace(0.5, 1.5, value.numel()).to(value).view(value.shape)
+            value.backward(weight)
+            found[f"{name}/weight"] = weight
+        for number, image in enumerate((x, y), start=1):
+            if image.grad is not None:
+                found[f"{name}/grad{number}"] = image.grad
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-X, Y = pair()
 ERRORS: dict[str, Callable[[], object]] = {
     "rank": lambda: ssim(X[0], Y),
     "rank of the second": lambda: ssim(X, Y[0]),
     "shapes": lambda: ssim(X, Y[..., 1:]),
     "dtypes": lambda: ssim(X, Y.double()),
-    "integers": lambda: ssim((255 * X).to(torch.uint8), Y),
+    "integers": lambda: ssim(X.int(), Y),
+    "integers of 16 bits": lambda: ssim(X.short(), Y),
+    "uint8 and data_range": lambda: ssim(U, Y, data_range=2.0),
+    "uint8 and FusedSSIMMap": lambda: FusedSSIMMap.apply(1e-4, 9e-4, X, V),
     "complex": lambda: ssim(X.to(torch.complex64), Y),
     "empty": lambda: ssim(X[:0], Y[:0]),
     "sparse": lambda: ssim(X.to_sparse(), Y),
-    "device": lambda: ssim(X.to("meta"), Y.to("meta")),
-    "padding": lambda: fused_ssim.fused_ssim(X, Y, "reflect"),
+    "padding": lambda: fused_ssim.fused_ssim(X, Y, "full"),
     "padding of ssim": lambda: ssim(X, Y, padding=""),
     "reduction": lambda: ssim(X, Y, reduction="median"),
     "window of 12": lambda: ssim(X, Y, window_size=12),
-    "window of 35": lambda: ssim(X, Y, window_size=35),
+    "window of 1025": lambda: ssim(X, Y, window_size=1025),
+    "component": lambda: ssim(X, Y, component="structure"),
+    "unbiased": lambda: ssim(X, Y, window_size=1, unbiased=True),
     "small image": lambda: ssim(X[..., :10], Y[..., :10], padding="valid"),
     "sigma": lambda: ssim(X, Y, sigma=0.0),
     "data_range": lambda: ssim(X, Y, data_range=-1.0),
@@ -97,7 +129,7 @@ ERRORS: dict[str, Callable[[], object]] = {
     "weight": lambda: l1_ssim_loss(X, Y, 1.5),
     "names of the loss": lambda: l1_ssim_loss(X, Y[0]),
     "C1": lambda: FusedSSIMMap.apply(0.0, 9e-4, X, Y),
-    "spatial_dims 3": lambda: FusedSSIMMap.apply(1e-4, 9e-4, X, Y, "same", True, 3),
+    "C2": lambda: FusedSSIMMap.apply(1e-4, 1e38, X, Y),
     "spatial_dims 4": lambda: FusedSSIMMap.apply(1e-4, 9e-4, X, Y, "same", True, 4),
     "without gradient": lambda: fused_ssim.fused_ssim(
         X.clone().requires_grad_(), Y, train=False
@@ -107,17 +139,7 @@ ERRORS: dict[str, Callable[[], object]] = {
         .sum()
         .backward()
     ),
-    "second derivative": lambda: second_derivative(fused_ssim.fused_ssim),
-    "second derivative of the map": lambda: second_derivative(
-        lambda x, y: ssim(x, y, reduction="none").mean()
-    ),
 }
-
-
-def second_derivative(function: Callable[..., torch.Tensor]) -> None:
-    x = X.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(function(x, Y), x, create_graph=True)
-    gradient.square().sum().backward()
 
 
 def messages() -> dict[str, str]:
@@ -139,9 +161,35 @@ def messages() -> dict[str, str]:
 class Scripted(torch.nn.Module):
     """The mean SSIM by the operator itself, as programs without Python call it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps = list(_windows.gaussian(11, 1.5))
+
     def forward(self, img1: torch.Tensor, img2: torch.Tensor) -> torch.Tensor:
+        c1, c2, valid, statistic, uint8_divisor = 0.01**2, 0.03**2, False, 0, 255
+        stabilizers: torch.Tensor | None = None
+        mask: torch.Tensor | None = None
+        mask_mode, mean = 0, 0
         return torch.ops.fused_ssim.ssim(
-            img1, img2, 0.01**2, 0.03**2, 11, 1.5, False, 0, 1.0, 0.0, 0.0, False, False
+            img1,
+            img2,
+            self.taps,
+            [1, 11, 11],
+            c1,
+            c2,
+            valid,
+            statistic,
+            uint8_divisor,
+            stabilizers,
+            mask,
+            mask_mode,
+            mean,
+            1.0,
+            0.0,
+            0.0,
+            0.0,
+            False,
+            False,
         )[0]
 
 

@@ -1,7 +1,6 @@
 // fused_ssim.h on libtorch: values, gradients and errors equal Python's on the same tensors; finite
-// differences; what autograd may and may not do; layouts.
-//
-// and a TorchScript program that calls the operators.
+// differences; what autograd may and may not do; layouts; a TorchScript program that calls the
+// operators.
 //
 //   test_api PART FILE [DEVICE]    one part of main()'s list; FILE is what make_reference.py wrote,
 //                                  on the same DEVICE: cpu, cuda
@@ -10,6 +9,7 @@
 #include <torch/script.h>
 #include <torch/serialize.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <functional>
@@ -47,7 +47,12 @@ class Reference {
   const std::map<std::string, std::string>& messages() const { return messages_; }
   const std::string& path() const { return path_; }
   const at::Device& device() const { return device_; }
-  std::size_t cases() const { return tensors_.size() / 6; }
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  std::size_t cases() const {
+    return static_cast<std::size_t>(std::count_if(
+        tensors_.begin(), tensors_.end(),
+        [](const auto& item) { return item.first.find("/value") != std::string::npos; }));
+  }
 
  private:
   std::string path_;
@@ -56,7 +61,9 @@ class Reference {
   std::map<std::string, std::string> messages_;
 };
 
-at::Tensor leaf(const at::Tensor& image) { return image.detach().clone().requires_grad_(); }
+at::Tensor leaf(const at::Tensor& image) {
+  return image.detach().clone().requires_grad_(image.is_floating_point());
+}
 
 SSIMOptions with(const std::function<void(SSIMOptions&)>& change) {
   SSIMOptions options;
@@ -66,49 +73,79 @@ SSIMOptions with(const std::function<void(SSIMOptions&)>& change) {
 
 // ---- values -------------------------------------------------------------------------------------
 
+Function ssim_with(const std::function<void(SSIMOptions&)>& change) {
+  return [options = with(change)](const at::Tensor& x, const at::Tensor& y) {
+    return fused_ssim::ssim(x, y, options);
+  };
+}
+
 void test_values(const Reference& reference) {
   namespace fs = fused_ssim;
-  const std::map<std::string, Function> cases = {
-      {"fused_ssim", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+  const Function mean = [](auto& x, auto& y) { return fs::fused_ssim(x, y); };
+  std::map<std::string, Function> cases = {
+      {"fused_ssim", mean},
       {"fused_ssim valid", [](auto& x, auto& y) { return fs::fused_ssim(x, y, "valid"); }},
-      {"float16", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
-      {"bfloat16", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
-      {"float64", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
-      {"channels_last", [](auto& x, auto& y) { return fs::fused_ssim(x, y); }},
+      {"float16", mean},
+      {"bfloat16", mean},
+      {"float64", mean},
+      {"channels_last", mean},
       {"defaults", [](auto& x, auto& y) { return fs::ssim(x, y); }},
-      {"sum",
-       [](auto& x, auto& y) { return fs::ssim(x, y, with([](auto& o) { o.reduction = "sum"; })); }},
-      {"image",
-       [](auto& x, auto& y) {
-         return fs::ssim(x, y, with([](auto& o) { o.reduction = "image"; }));
-       }},
-      {"channel",
-       [](auto& x, auto& y) {
-         return fs::ssim(x, y, with([](auto& o) {
-                           o.reduction = "channel";
-                           o.padding = "valid";
-                         }));
-       }},
+      {"sum", ssim_with([](auto& o) { o.reduction = "sum"; })},
+      {"image", ssim_with([](auto& o) { o.reduction = "image"; })},
+      {"channel", ssim_with([](auto& o) {
+         o.reduction = "channel";
+         o.padding = "valid";
+       })},
       {"none",
        [](auto& x, auto& y) {
          return fs::ssim_map(x, y, with([](auto& o) { o.padding = "valid"; }));
        }},
-      {"options",
-       [](auto& x, auto& y) {
-         return fs::ssim(x, y, with([](auto& o) {
-                           o.data_range = 2.0;
-                           o.window_size = 7;
-                           o.sigma = 1.1;
-                           o.k1 = 0.02;
-                           o.k2 = 0.05;
-                         }));
-       }},
+      {"options", ssim_with([](auto& o) {
+         o.data_range = 2.0;
+         o.window_size = 7;
+         o.sigma = 1.1;
+         o.k1 = 0.02;
+         o.k2 = 0.05;
+       })},
+      {"unbiased", ssim_with([](auto& o) { o.unbiased = true; })},
+      {"uniform", ssim_with([](auto& o) {
+         o.window = "uniform";
+         o.window_size = 7;
+       })},
       {"l1_ssim_loss", [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y); }},
       {"l1_ssim_loss 0.7 valid",
        [](auto& x, auto& y) { return fs::fused_l1_ssim_loss(x, y, 0.7, "valid"); }},
       {"FusedSSIMMap",
        [](auto& x, auto& y) { return fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "valid"); }},
   };
+  if (reference.device().is_cpu()) {
+    cases.insert({
+        {"contrast", ssim_with([](auto& o) { o.component = "contrast"; })},
+        {"luminance", ssim_with([](auto& o) {
+           o.component = "luminance";
+           o.reduction = "none";
+         })},
+        {"taps", ssim_with([](auto& o) {
+           o.taps = {0.5, 0.3, 0.2};
+           o.padding = "valid";
+         })},
+        {"long window", ssim_with([](auto& o) {
+           o.window_size = 35;
+           o.sigma = 4.0;
+         })},
+        {"float16 and float32", mean},
+        {"uint8 target", [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y); }},
+        {"uint8 and float64", ssim_with([](auto& o) { o.reduction = "none"; })},
+        {"two of uint8", mean},
+        {"two of uint8, 255", ssim_with([](auto& o) { o.data_range = 255; })},
+        {"ssim_and_mse",
+         [](auto& x, auto& y) {
+           const auto [value, mse] =
+               fs::ssim_and_mse(x, y, with([](auto& o) { o.padding = "valid"; }));
+           return at::stack({value, mse});
+         }},
+    });
+  }
   EXPECT(cases.size() == reference.cases(), "the cases of make_reference.py");
   for (const auto& [name, function] : cases) {
     const auto x = leaf(reference.tensor(name + "/img1"));
@@ -116,9 +153,16 @@ void test_values(const Reference& reference) {
     const auto value = function(x, y);
     EXPECT(at::equal(value, reference.tensor(name + "/value")), name);
     EXPECT(value.dtype() == reference.tensor(name + "/value").dtype(), name);
-    value.backward(reference.tensor(name + "/weight"));
-    EXPECT(at::equal(x.grad(), reference.tensor(name + "/grad1")), name);
-    EXPECT(at::equal(y.grad(), reference.tensor(name + "/grad2")), name);
+    EXPECT(value.requires_grad() == reference.has(name + "/weight"), name);
+    if (value.requires_grad()) {
+      value.backward(reference.tensor(name + "/weight"));
+    }
+    const auto expect_gradient = [&](const at::Tensor& gradient, const std::string& key) {
+      EXPECT(gradient.defined() == reference.has(key), key);
+      EXPECT(!gradient.defined() || at::equal(gradient, reference.tensor(key)), key);
+    };
+    expect_gradient(x.grad(), name + "/grad1");
+    expect_gradient(y.grad(), name + "/grad2");
     const at::NoGradGuard no_grad;
     EXPECT(at::equal(function(x, y), reference.tensor(name + "/value")), name + " without grad");
   }
@@ -164,16 +208,25 @@ void test_errors(const Reference& reference) {
       {"rank of the second", [&] { fs::ssim(x, y[0]); }},
       {"shapes", [&] { fs::ssim(x, y.index({Ellipsis, Slice(1, None)})); }},
       {"dtypes", [&] { fs::ssim(x, y.to(at::kDouble)); }},
-      {"integers", [&] { fs::ssim((255 * x).to(at::kByte), y); }},
+      {"integers", [&] { fs::ssim(x.to(at::kInt), y); }},
+      {"integers of 16 bits", [&] { fs::ssim(x.to(at::kShort), y); }},
+      {"uint8 and data_range",
+       [&] { fs::ssim((255 * x).to(at::kByte), y, with([](auto& o) { o.data_range = 2.0; })); }},
+      {"uint8 and FusedSSIMMap",
+       [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, (255 * y).to(at::kByte)); }},
       {"complex", [&] { fs::ssim(x.to(at::kComplexFloat), y); }},
       {"empty", [&] { fs::ssim(x.index({Slice(None, 0)}), y.index({Slice(None, 0)})); }},
       {"sparse", [&] { fs::ssim(x.to_sparse(), y); }},
-      {"device", [&] { fs::ssim(x.to(at::kMeta), y.to(at::kMeta)); }},
-      {"padding", [&] { fs::fused_ssim(x, y, "reflect"); }},
+      {"padding", [&] { fs::fused_ssim(x, y, "full"); }},
       {"padding of ssim", changed([](auto& o) { o.padding = ""; })},
       {"reduction", changed([](auto& o) { o.reduction = "median"; })},
       {"window of 12", changed([](auto& o) { o.window_size = 12; })},
-      {"window of 35", changed([](auto& o) { o.window_size = 35; })},
+      {"window of 1025", changed([](auto& o) { o.window_size = 1025; })},
+      {"component", changed([](auto& o) { o.component = "structure"; })},
+      {"unbiased", changed([](auto& o) {
+         o.window_size = 1;
+         o.unbiased = true;
+       })},
       {"small image",
        [&] {
          const auto narrow = [](const at::Tensor& image) {
@@ -191,17 +244,11 @@ void test_errors(const Reference& reference) {
       {"weight", [&] { fs::l1_ssim_loss(x, y, 1.5); }},
       {"names of the loss", [&] { fs::l1_ssim_loss(x, y[0]); }},
       {"C1", [&] { fs::FusedSSIMMap::apply(0.0, 9e-4, x, y); }},
-      {"spatial_dims 3", [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); }},
+      {"C2", [&] { fs::FusedSSIMMap::apply(1e-4, 1e38, x, y); }},
       {"spatial_dims 4", [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 4); }},
       {"without gradient", [&] { fs::fused_ssim(leaf(x), y, "same", false).backward(); }},
       {"map without gradient",
        [&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, leaf(x), y, "same", false).sum().backward(); }},
-      {"second derivative",
-       [&] { second_derivative([](auto& a, auto& b) { return fs::fused_ssim(a, b); }, x, y); }},
-      {"second derivative of the map",
-       [&] {
-         second_derivative([](auto& a, auto& b) { return fs::ssim_map(a, b).mean(); }, x, y);
-       }},
   };
   EXPECT(calls.size() == reference.messages().size(), "the errors of make_reference.py");
   for (const auto& [name, call] : calls) {
@@ -209,15 +256,42 @@ void test_errors(const Reference& reference) {
     const std::string& expected = reference.messages().at("error: " + name);
     EXPECT(said == expected, name + "\n  C++:    " + said + "\n  Python: " + expected);
   }
-  // What Python has no equivalent of.
+  // Where Python computes, has no equivalent, or names another way out.
   const auto expect_said = [](const std::function<void()>& call, const std::string& kind,
                               const std::string& words) {
     const std::string said = message_of(call);
     EXPECT(said.rfind(kind, 0) == 0 && said.find(words) != std::string::npos, said);
   };
   expect_said([&] { fs::ssim(at::Tensor(), y); }, "TypeError", "undefined");
+  expect_said([&] { fs::ssim(x.to(at::kMeta), y.to(at::kMeta)); }, "NotImplementedError",
+              "expected a tensor on cpu or cuda, got device meta");
+  expect_said([&] { fs::ssim(x.unsqueeze(0), y.unsqueeze(0)); }, "ValueError", "volumes");
+  expect_said([&] { fs::fused_ssim(x, y, "reflect"); }, "ValueError", "padding: expected");
+  for (const char* padding : {"reflect", "replicate"}) {
+    expect_said(changed([&](auto& o) { o.padding = padding; }), "NotImplementedError",
+                "Python's fused_ssim computes it");
+  }
+  expect_said([&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); },
+              "NotImplementedError", "Python's fused_ssim computes it");
+  expect_said(
+      [&] { second_derivative([](auto& a, auto& b) { return fs::fused_ssim(a, b); }, x, y); },
+      "RuntimeError", "expected a first derivative only");
+  expect_said(
+      [&] { second_derivative([](auto& a, auto& b) { return fs::ssim_map(a, b).mean(); }, x, y); },
+      "RuntimeError", "expected a first derivative only");
+  expect_said(changed([](auto& o) { o.window = "hann"; }), "ValueError", "window: expected");
+  expect_said(changed([](auto& o) { o.taps = {0.5, 0.5}; }), "ValueError", "an odd number of taps");
+  expect_said(changed([](auto& o) { o.taps = {0.5, 0.4, 0.2}; }), "ValueError", "a sum of 1.1");
+  for (const double bad : {-0.5, std::nan(""), double{INFINITY}}) {
+    expect_said(changed([&](auto& o) { o.taps = {0.75, 0.75, bad}; }), "ValueError",
+                "not negative, got " + fs::detail::number(bad));
+  }
   expect_said(changed([](auto& o) { o.layout = "CWH"; }), "ValueError", "layout: expected");
   expect_said(changed([](auto& o) { o.layout = "HWC"; }), "ValueError", "expected 3 dimensions");
+  if (reference.device().is_cuda()) {
+    expect_said(changed([](auto& o) { o.component = "contrast"; }), "RuntimeError", "CUDA kernels");
+    expect_said([&] { fs::ssim((255 * x).to(at::kByte), y); }, "RuntimeError", "CUDA kernels");
+  }
   expect_said([&] { fs::detail::find_operator<void()>("fused_ssim::missing"); },
               "NotImplementedError", "--no-as-needed");
 }
@@ -296,6 +370,15 @@ void test_autograd(const Reference& reference) {
         torch::autograd::grad({fused_ssim::fused_ssim(a, y)}, {a}, {}, true, true)[0];
     EXPECT(at::equal(gradient, truth) && gradient.requires_grad(), "create_graph");
   }
+  {  // images of two dtypes: each gradient in its image's
+    const auto a = leaf(x.to(at::kHalf));
+    const auto b = leaf(y);
+    fused_ssim::fused_ssim(a, b).backward();
+    const auto wide = leaf(a.to(at::kFloat));
+    fused_ssim::fused_ssim(wide, y).backward();
+    EXPECT(a.grad().scalar_type() == at::kHalf && b.grad().scalar_type() == at::kFloat, "dtypes");
+    EXPECT(at::allclose(a.grad().to(at::kFloat), wide.grad(), 1e-2, 1e-7), "mixed dtypes");
+  }
   {  // nothing to differentiate
     EXPECT(!fused_ssim::fused_ssim(x, y).requires_grad(), "constant images");
     const auto a = leaf(x);
@@ -347,8 +430,17 @@ void test_layouts(const Reference& reference) {
     other.backward();
     EXPECT(at::allclose(a.grad(), to(gradient, layout), 1e-4, 1e-9), layout);
     EXPECT(at::allclose(fused_ssim::ssim_map(a, b, options), to(map, layout), 0, 1e-5), layout);
-    EXPECT(at::allclose(fused_ssim::l1_ssim_loss(a, b, 1.0, "same", layout), 1 - value, 0, 1e-6),
-           layout);
+    const auto loss = fused_ssim::l1_ssim_loss(a, b, 1.0, "same", true, layout);
+    EXPECT(at::allclose(loss, 1 - value, 0, 1e-6), layout);
+    const auto planes = fused_ssim::ssim(a, b, with([&](auto& o) {
+                                           o.layout = layout;
+                                           o.reduction = "channel";
+                                         }));
+    EXPECT(planes.dim() == (layout.size() == 4 ? 2 : 1) && planes.numel() == 3, layout);
+    if (reference.device().is_cpu()) {
+      const auto [of_planes, errors] = fused_ssim::ssim_and_mse(a, b, options);
+      EXPECT(at::allclose(of_planes, planes, 0, 1e-6) && errors.sizes() == planes.sizes(), layout);
+    }
   }
 }
 

@@ -64,10 +64,13 @@ int main(void) {
   rise = (rise - value) / (2 * step);
   expect(fabs(rise / slope - 1) < 0.02, "the gradient is that of the value");
 
-  problem.window_size = 4;
+  problem.windows[2].size = 4;
   expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_INVALID_ARGUMENT, "an error");
-  expect(strstr(fused_ssim_last_error(), "window_size") != NULL, "its message");
-  problem.window_size = 11;
+  expect(strstr(fused_ssim_last_error(), "taps along the width") != NULL, "its message");
+  problem.windows[2].size = 11;
+  problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 2;
+  expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_NOT_SERVED, "volumes");
+  problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 1;
 
 #ifdef WITH_CUDA_KERNELS
   {
@@ -83,10 +86,13 @@ int main(void) {
       expect(strlen(fused_ssim_cuda_last_error()) > 0, "CUDA: its message");
       printf("without a GPU: %s\n", fused_ssim_cuda_last_error());
     }
-    problem.window_size = 4;
+    problem.statistic = FUSED_SSIM_STATISTIC_CONTRAST;
+    expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_NOT_SERVED,
+           "CUDA: what it does not serve");
+    problem.windows[2].size = 4;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_INVALID_ARGUMENT,
            "CUDA: a bad argument");
-    expect(strstr(fused_ssim_cuda_last_error(), "window_size") != NULL, "CUDA: its message");
+    expect(strstr(fused_ssim_cuda_last_error(), "along the width") != NULL, "CUDA: its message");
   }
 #endif
   printf("%d failures\n", failures);

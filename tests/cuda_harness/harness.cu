@@ -1,7 +1,7 @@
 // Checks and times the CUDA kernels alone, without torch: every variant, data type, stride pattern
 // and size against a plain float64 reference on the CPU.
 //
-//   nvcc -std=c++17 -O3 -arch=sm_90 -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
+//   nvcc -std=c++17 -O3 -arch=sm_90 -Iinclude -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
 //   ./harness test | small | huge | bench | quick | rows NAME... | choices | crossover | residents
 //
@@ -16,11 +16,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "core/taps.h"
 #include "cuda/kernels.h"
 #include "cuda/ssim_cuda.h"
 
@@ -33,6 +36,24 @@ void check(cudaError_t error, const char* what) {
     std::printf("CUDA error in %s: %s\n", what, cudaGetErrorString(error));
     std::exit(2);
   }
+}
+
+struct Shape {
+  int64_t batch = 0, channels = 0, height = 0, width = 0;
+  int64_t planes() const { return batch * channels; }
+  int64_t pixels() const { return planes() * height * width; }
+};
+
+// Of data range 1. Windows live as long as the program.
+fs::Problem make_problem(const Shape& s, const fs::Image& img1, const fs::Image& img2,
+                         int window = 11, double sigma = 1.5) {
+  static std::map<std::pair<int, double>, fs::WindowTaps<double>> windows;
+  const auto& taps = windows.try_emplace({window, sigma}, fs::gaussian_taps(window, sigma));
+  fs::Problem problem = fused_ssim_problem(s.batch, s.channels, s.height, s.width, img1, img2);
+  for (const fs::SpatialAxis axis : {fs::kHeight, fs::kWidth}) {
+    problem.windows[axis] = {taps.first->second.taps, window};
+  }
+  return problem;
 }
 
 int64_t workspace_bytes(const fs::Problem& problem, const fs::Request& request) {
@@ -166,24 +187,36 @@ Reference reference(const std::vector<double>& a, const std::vector<double>& b, 
 
 // --------------------------------------------------------------------------------------- images
 
-enum class Layout { kContiguous, kChannelsLast, kPadded, kTransposed, kExpanded, kShifted, kCount };
+enum class Layout {
+  kContiguous,
+  kChannelsLast,
+  kPadded,
+  kTransposed,
+  kExpanded,
+  kShifted,
+  kFlipped,  // rows from the bottom up
+  kCount
+};
 const char* name_of(Layout layout) {
-  const char* names[] = {"contiguous", "channels_last", "padded",
-                         "transposed", "expanded",      "shifted"};
+  const char* names[] = {"contiguous", "channels_last", "padded", "transposed",
+                         "expanded",   "shifted",       "flipped"};
   return names[static_cast<int>(layout)];
 }
-const char* name_of(fs::DType dtype) {
-  const char* names[] = {"float16", "bfloat16", "float32", "float64"};
-  return names[static_cast<int>(dtype)];
+constexpr int32_t kFloat16 = FUSED_SSIM_FLOAT16, kBFloat16 = FUSED_SSIM_BFLOAT16,
+                  kFloat32 = FUSED_SSIM_FLOAT32, kFloat64 = FUSED_SSIM_FLOAT64;
+constexpr int32_t kDTypes[] = {kFloat16, kBFloat16, kFloat32, kFloat64};
+const char* name_of_dtype(int32_t dtype) {
+  const char* names[] = {"uint8", "float16", "bfloat16", "float32", "float64"};
+  return names[dtype];
 }
 
-double round_to(double v, fs::DType dtype) {
+double round_to(double v, int32_t dtype) {
   switch (dtype) {
-    case fs::DType::kFloat16:
+    case kFloat16:
       return __half2float(__float2half_rn(static_cast<float>(v)));
-    case fs::DType::kBFloat16:
+    case kBFloat16:
       return __bfloat162float(__float2bfloat16_rn(static_cast<float>(v)));
-    case fs::DType::kFloat32:
+    case kFloat32:
       return static_cast<float>(v);
     default:
       return v;
@@ -195,10 +228,10 @@ struct DeviceImage {
   int64_t storage = 0;  // elements
   int64_t offset = 0;   // elements to the first pixel
   int64_t sb = 0, sc = 0, sr = 0, sx = 0;
-  fs::Shape shape;
-  fs::DType dtype = fs::DType::kFloat32;
+  Shape shape;
+  int32_t dtype = kFloat32;
 
-  DeviceImage(const fs::Shape& s, fs::DType t, Layout layout) : shape(s), dtype(t) {
+  DeviceImage(const Shape& s, int32_t t, Layout layout) : shape(s), dtype(t) {
     const int64_t n = s.batch, c = s.channels, h = s.height, w = s.width;
     switch (layout) {
       case Layout::kChannelsLast:
@@ -217,8 +250,15 @@ struct DeviceImage {
         sx = 1, sr = w, sc = h * w, sb = c * h * w;
         break;
     }
-    offset = layout == Layout::kShifted ? 1 : 0;
-    storage = offset + (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
+    storage = (n - 1) * sb + (c - 1) * sc + (h - 1) * sr + (w - 1) * sx + 1;
+    if (layout == Layout::kShifted) {
+      offset = 1;
+      ++storage;
+    }
+    if (layout == Layout::kFlipped) {
+      offset = (h - 1) * sr;
+      sr = -sr;
+    }
     // Rounded up to words: 16-bit elements may be read by the aligned word that holds them.
     const int64_t bytes = (storage * fs::size_of(dtype) + 3) / 4 * 4;
     check(cudaMalloc(&base, bytes), "malloc");
@@ -233,8 +273,7 @@ struct DeviceImage {
     return offset + plane / shape.channels * sb + plane % shape.channels * sc + y * sr + x * sx;
   }
   char* first() const { return static_cast<char*>(base) + offset * fs::size_of(dtype); }
-  fs::ConstImage input() const { return {first(), sb, sc, sr, sx}; }
-  fs::MutableImage output() const { return {first(), sb, sc, sr, sx}; }
+  fs::Image image() const { return {first(), {sb, sc, 0, sr, sx}, dtype}; }
 
   void upload(std::vector<double>& logical) {  // rounds `logical` to what was stored
     const int64_t e = fs::size_of(dtype);
@@ -242,13 +281,13 @@ struct DeviceImage {
     for (size_t i = 0; i < logical.size(); ++i) {
       const double v = round_to(logical[i], dtype);
       char* to = bytes.data() + at(static_cast<int64_t>(i)) * e;
-      if (dtype == fs::DType::kFloat16) {
+      if (dtype == kFloat16) {
         const __half h = __float2half_rn(static_cast<float>(v));
         std::memcpy(to, &h, 2);
-      } else if (dtype == fs::DType::kBFloat16) {
+      } else if (dtype == kBFloat16) {
         const __nv_bfloat16 h = __float2bfloat16_rn(static_cast<float>(v));
         std::memcpy(to, &h, 2);
-      } else if (dtype == fs::DType::kFloat32) {
+      } else if (dtype == kFloat32) {
         const float f = static_cast<float>(v);
         std::memcpy(to, &f, 4);
       } else {
@@ -258,15 +297,15 @@ struct DeviceImage {
     check(cudaMemcpy(base, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "upload");
     for (size_t i = 0; i < logical.size(); ++i) {  // expanded images share elements
       const char* from = bytes.data() + at(static_cast<int64_t>(i)) * e;
-      if (dtype == fs::DType::kFloat16) {
+      if (dtype == kFloat16) {
         __half h;
         std::memcpy(&h, from, 2);
         logical[i] = __half2float(h);
-      } else if (dtype == fs::DType::kBFloat16) {
+      } else if (dtype == kBFloat16) {
         __nv_bfloat16 h;
         std::memcpy(&h, from, 2);
         logical[i] = __bfloat162float(h);
-      } else if (dtype == fs::DType::kFloat32) {
+      } else if (dtype == kFloat32) {
         float f;
         std::memcpy(&f, from, 4);
         logical[i] = f;
@@ -281,21 +320,21 @@ struct DeviceImage {
     const int64_t e = fs::size_of(dtype);
     std::vector<unsigned char> bytes(storage * e);
     check(cudaMemcpy(bytes.data(), base, bytes.size(), cudaMemcpyDeviceToHost), "download");
-    const int64_t pixels = shape.planes() * shape.height * shape.width;
+    const int64_t pixels = shape.pixels();
     std::vector<double> logical(pixels);
     std::vector<bool> is_pixel(storage, false);
     for (int64_t i = 0; i < pixels; ++i) {
       const unsigned char* from = bytes.data() + at(i) * e;
       is_pixel[at(i)] = true;
-      if (dtype == fs::DType::kFloat16) {
+      if (dtype == kFloat16) {
         __half h;
         std::memcpy(&h, from, 2);
         logical[i] = __half2float(h);
-      } else if (dtype == fs::DType::kBFloat16) {
+      } else if (dtype == kBFloat16) {
         __nv_bfloat16 h;
         std::memcpy(&h, from, 2);
         logical[i] = __bfloat162float(h);
-      } else if (dtype == fs::DType::kFloat32) {
+      } else if (dtype == kFloat32) {
         float f;
         std::memcpy(&f, from, 4);
         logical[i] = f;
@@ -346,11 +385,11 @@ double scenery(double u, double v, double phase) {
   return std::min(1.0, std::max(0.0, sum));
 }
 
-void fill(Content content, const fs::Shape& s, unsigned seed, std::vector<double>* a,
+void fill(Content content, const Shape& s, unsigned seed, std::vector<double>* a,
           std::vector<double>* b) {
   std::mt19937 generator(seed);
   std::uniform_real_distribution<double> uniform(0.0, 1.0);
-  const int64_t n = s.planes() * s.height * s.width;
+  const int64_t n = s.pixels();
   a->resize(n);
   b->resize(n);
   for (int64_t i = 0; i < n; ++i) {
@@ -404,19 +443,22 @@ void fill(Content content, const fs::Shape& s, unsigned seed, std::vector<double
 // ----------------------------------------------------------------------------------------- cases
 
 struct Case {
-  fs::Shape shape;
-  fs::DType dtype = fs::DType::kFloat32;
+  Shape shape;
+  int32_t dtype = kFloat32;
   Layout layout = Layout::kContiguous;
   Content content = Content::kNoise;
-  fs::Padding padding = fs::Padding::kSame;
+  int32_t padding = FUSED_SSIM_SAME;
   int window = 11;
   double sigma = 1.5;
-  fs::Reduction reduction = fs::Reduction::kMean;
+  int32_t reduction = FUSED_SSIM_MEAN;
   bool value = true, map = false, grad1 = false, grad2 = false, weighted = false;
   double ssim_weight = 1.0, l1_weight = 0.0, offset = 0.0;
   Layout output_layout = Layout::kContiguous;
   bool tiles = true;  // as the tuning table says, or strips whatever the size
+  bool gradient_of_sum = false;
 };
+
+const fs::cuda::StripChoice kStrips;
 
 int failures = 0;
 int cases_run = 0;
@@ -426,15 +468,14 @@ void report(const Case& c, const char* what, double error, double limit) {
   ++failures;
   if (failures > 40) return;
   std::printf(
-      "FAIL %s: %.3g > %.3g  [%lldx%lldx%lldx%lld %s %s->%s %s %s w%d r%d%s%s%s%s%s%s l1 %g]\n",
+      "FAIL %s: %.3g > %.3g  [%lldx%lldx%lldx%lld %s %s->%s %s %s w%d r%d%s%s%s%s%s%s%s l1 %g]\n",
       what, error, limit, static_cast<long long>(c.shape.batch),
       static_cast<long long>(c.shape.channels), static_cast<long long>(c.shape.height),
-      static_cast<long long>(c.shape.width), name_of(c.dtype), name_of(c.layout),
-      name_of(c.output_layout), name_of(c.content),
-      c.padding == fs::Padding::kSame ? "same" : "valid", c.window, static_cast<int>(c.reduction),
-      c.value ? " value" : "", c.map ? " map" : "", c.grad1 ? " grad1" : "",
-      c.grad2 ? " grad2" : "", c.weighted ? " weighted" : "", c.tiles ? "" : " strips",
-      c.l1_weight);
+      static_cast<long long>(c.shape.width), name_of_dtype(c.dtype), name_of(c.layout),
+      name_of(c.output_layout), name_of(c.content), c.padding == FUSED_SSIM_SAME ? "same" : "valid",
+      c.window, static_cast<int>(c.reduction), c.value ? " value" : "", c.map ? " map" : "",
+      c.grad1 ? " grad1" : "", c.grad2 ? " grad2" : "", c.weighted ? " weighted" : "",
+      c.tiles ? "" : " strips", c.gradient_of_sum ? " of sum" : "", c.l1_weight);
 }
 
 struct Errors {
@@ -453,50 +494,44 @@ double relative_norm(const std::vector<double>& out, const std::vector<double>& 
 
 Errors run_case(const Case& c, unsigned seed) {
   ++cases_run;
-  const fs::Shape& s = c.shape;
+  const Shape& s = c.shape;
   Errors errors;
-  fs::Problem problem;
-  problem.shape = s;
-  problem.dtype = c.dtype;
-  problem.padding = c.padding;
-  problem.window = fs::gaussian_taps(c.window, c.sigma);
-  problem.sigma = c.sigma;
-  problem.c1 = 1e-4;
-  problem.c2 = 9e-4;
-  const int crop = problem.crop();
-  if (problem.map_height() < 1 || problem.map_width() < 1) return errors;
-  const bool is_double = c.dtype == fs::DType::kFloat64;
-  const fs::DType accumulator = is_double ? fs::DType::kFloat64 : fs::DType::kFloat32;
+  const int crop = c.padding == FUSED_SSIM_VALID ? c.window / 2 : 0;
+  Shape map_shape = s;
+  map_shape.height -= 2 * crop;
+  map_shape.width -= 2 * crop;
+  if (map_shape.height < 1 || map_shape.width < 1) return errors;
+  const bool is_double = c.dtype == kFloat64;
+  const int32_t accumulator = is_double ? kFloat64 : kFloat32;
 
   std::vector<double> a, b, weights;
   fill(c.content, s, seed, &a, &b);
   DeviceImage img1(s, c.dtype, c.layout), img2(s, c.dtype, c.layout);
   img1.upload(a);
   img2.upload(b);
-  problem.img1 = img1.input();
-  problem.img2 = img2.input();
+  fs::Problem problem = make_problem(s, img1.image(), img2.image(), c.window, c.sigma);
+  problem.padding = c.padding;
 
-  fs::Request request;
+  fs::Request request = fused_ssim_request();
   request.reduction = c.reduction;
-  request.ssim_weight = c.ssim_weight;
+  // The mean's gradient is below the smallest float16 numbers.
+  request.gradient_of_sum = c.gradient_of_sum || c.dtype == kFloat16;
+  request.statistic_weight = c.ssim_weight;
   request.l1_weight = c.l1_weight;
   request.offset = c.offset;
-  const int64_t values = fs::reduced_size(c.reduction, s);
+  const int64_t values = fs::value_count(c.reduction, problem.sizes);
   DeviceImage value({1, 1, 1, values}, accumulator, Layout::kContiguous);
   if (c.value) request.value = value.first();
-  fs::Shape map_shape = s;
-  map_shape.height = problem.map_height();
-  map_shape.width = problem.map_width();
   DeviceImage map(map_shape, accumulator, Layout::kContiguous);
   if (c.map) request.map = map.first();
   DeviceImage grad1(s, c.dtype, c.output_layout), grad2(s, c.dtype, c.output_layout);
-  if (c.grad1) request.grad1 = grad1.output();
-  if (c.grad2) request.grad2 = grad2.output();
+  if (c.grad1) request.grad1 = grad1.image();
+  if (c.grad2) request.grad2 = grad2.image();
   DeviceImage weight_image(map_shape, accumulator, c.layout);
   if (c.weighted) {
     std::mt19937 generator(seed + 1);
     std::uniform_real_distribution<double> uniform(-1.0, 1.0);
-    std::vector<double> cropped(map_shape.planes() * map_shape.height * map_shape.width);
+    std::vector<double> cropped(map_shape.pixels());
     for (double& w : cropped) w = uniform(generator);
     weight_image.upload(cropped);
     weights.assign(a.size(), 0.0);
@@ -505,7 +540,7 @@ Errors run_case(const Case& c, unsigned seed) {
       const int64_t p = i / (map_shape.width * map_shape.height);
       weights[(p * s.height + y + crop) * s.width + x + crop] = cropped[i];
     }
-    request.map_gradient = weight_image.input();
+    request.map_gradient = weight_image.image();
   }
 
   const int64_t bytes = workspace_bytes(problem, request);
@@ -515,7 +550,7 @@ Errors run_case(const Case& c, unsigned seed) {
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   check(cudaDeviceSynchronize(), "before");
-  check(fs::cuda::run(problem, request, workspace, stream, c.tiles), "run");
+  check(fs::cuda::run(problem, request, workspace, stream, c.tiles ? nullptr : &kStrips), "run");
   check(cudaStreamSynchronize(stream), "run, executed");
 
   const bool gradient = c.grad1 || c.grad2;
@@ -526,21 +561,20 @@ Errors run_case(const Case& c, unsigned seed) {
   const double map_limit = is_double ? 1e-11 : is_photo(c.content) ? 1e-4 : 5e-6;
   if (c.value) {
     const std::vector<double> out = value.download(&clean);
-    const int64_t per_value = fs::planes_per_value(c.reduction, s);
+    const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
     for (int64_t v = 0; v < values; ++v) {
       double sum = 0;
       for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.value[p];
-      const double divisor = static_cast<double>(fs::reduction_divisor(c.reduction, problem));
+      const double divisor = static_cast<double>(fs::reduction_divisor(problem, request));
       const double expected = c.offset + sum / divisor;
-      const double scale = c.reduction == fs::Reduction::kSum
-                               ? static_cast<double>(problem.map_pixels_per_plane() * s.planes())
-                               : 1.0;
+      const double scale =
+          c.reduction == FUSED_SSIM_SUM ? static_cast<double>(map_shape.pixels()) : 1.0;
       const double error = std::fabs(out[v] - expected) / scale;
       errors.mean = std::max(errors.mean, error);
       if (std::isnan(error)) errors.mean = error;
       report(c, "value", error, is_double ? 1e-11 : 1e-6);
       if (c.content == Content::kIdentical && c.l1_weight == 0 && c.ssim_weight == 1 &&
-          c.offset == 0 && c.reduction != fs::Reduction::kSum) {
+          c.offset == 0 && c.reduction != FUSED_SSIM_SUM) {
         report(c, "identical is 1", std::fabs(out[v] - 1.0), 0.0);
       }
     }
@@ -558,16 +592,17 @@ Errors run_case(const Case& c, unsigned seed) {
     errors.map = worst;
     report(c, "map", worst, map_limit);
   }
-  const double limit = c.dtype == fs::DType::kFloat16    ? 2e-3
-                       : c.dtype == fs::DType::kBFloat16 ? 1e-2
-                       : is_double                       ? 1e-9
-                                                         : 1e-4;
+  const double limit = c.dtype == kFloat16    ? 2e-3
+                       : c.dtype == kBFloat16 ? 1e-2
+                       : is_double            ? 1e-9
+                                              : 1e-4;
   // Gradients that vanish up to rounding have no relative error to speak of.
   const bool vanishing =
       c.content == Content::kIdentical || (c.l1_weight == 0 && c.content == Content::kFlat);
   for (int i = 0; i < 2; ++i) {
     if (!(i == 0 ? c.grad1 : c.grad2)) continue;
-    const std::vector<double> out = (i == 0 ? grad1 : grad2).download(&clean);
+    std::vector<double> out = (i == 0 ? grad1 : grad2).download(&clean);
+    for (double& g : out) g *= fs::gradient_divisor(problem, request);
     const std::vector<double>& expected = i == 0 ? ref.grad1 : ref.grad2;
     double error = relative_norm(out, expected);
     if (vanishing) {
@@ -578,9 +613,9 @@ Errors run_case(const Case& c, unsigned seed) {
     }
     if (!(error <= errors.grad)) errors.grad = error;
     report(c, i == 0 ? "grad1" : "grad2", error,
-           vanishing ? (is_double                        ? 1e-9
-                        : c.dtype == fs::DType::kFloat32 ? 1e-3
-                                                         : 1.0)
+           vanishing ? (is_double             ? 1e-9
+                        : c.dtype == kFloat32 ? 1e-3
+                                              : 1.0)
                      : limit);
   }
   report(c, "wrote outside the output", clean ? 0 : 1, 0);
@@ -609,8 +644,9 @@ void with_outputs(Case c, unsigned* seed, bool few) {
     c.weighted = all[i].weighted, c.l1_weight = all[i].l1;
     c.ssim_weight = all[i].l1 != 0 ? -0.2 : 1.0;
     c.offset = all[i].l1 != 0 ? 0.2 : 0.0;
+    c.gradient_of_sum = *seed / 2 % 2 == 0;
     run_case(c, (*seed)++);
-    if (c.window == 11 && c.sigma == 1.5 && c.dtype != fs::DType::kFloat64) {
+    if (c.window == 11 && c.sigma == 1.5 && c.dtype != kFloat64) {
       Case strips = c;
       strips.tiles = false;
       run_case(strips, (*seed)++);
@@ -622,17 +658,16 @@ void test_special();
 
 void test_small() {
   unsigned seed = 1;
-  for (const fs::DType dtype :
-       {fs::DType::kFloat32, fs::DType::kFloat16, fs::DType::kBFloat16, fs::DType::kFloat64}) {
+  for (const int32_t dtype : {kFloat32, kFloat16, kBFloat16, kFloat64}) {
     for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
       Case c;
       c.shape = {1, 2, 37, 152};
       c.dtype = dtype;
       c.layout = static_cast<Layout>(layout);
       c.output_layout = c.layout == Layout::kExpanded ? Layout::kContiguous : c.layout;
-      c.padding = layout % 2 ? fs::Padding::kValid : fs::Padding::kSame;
-      c.reduction = layout % 2 ? fs::Reduction::kChannel : fs::Reduction::kMean;
-      with_outputs(c, &seed, dtype != fs::DType::kFloat32);
+      c.padding = layout % 2 ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
+      c.reduction = layout % 2 ? FUSED_SSIM_CHANNEL : FUSED_SSIM_MEAN;
+      with_outputs(c, &seed, dtype != kFloat32);
     }
   }
   Case c;
@@ -652,9 +687,9 @@ void test_all() {
     for (int w = 1; w <= 13; ++w) {
       Case c;
       c.shape = {1, 2, h, w};
-      c.padding = h >= 11 && w >= 11 && (h + w) % 2 ? fs::Padding::kValid : fs::Padding::kSame;
-      c.reduction = static_cast<fs::Reduction>((h + w) % 4);
-      c.dtype = static_cast<fs::DType>((h * 13 + w) % 4);
+      c.padding = h >= 11 && w >= 11 && (h + w) % 2 ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
+      c.reduction = (h + w) % 4;
+      c.dtype = kDTypes[(h * 13 + w) % 4];
       with_outputs(c, &seed, (h + 3 * w) % 4 != 0);
     }
   }
@@ -669,38 +704,38 @@ void test_all() {
       c.shape = {1, 1 + turn % 3, h, w};
       c.layout = static_cast<Layout>(turn % static_cast<int>(Layout::kCount));
       c.output_layout = c.layout == Layout::kExpanded ? Layout::kPadded : c.layout;
-      c.padding = turn % 2 ? fs::Padding::kValid : fs::Padding::kSame;
-      c.reduction = static_cast<fs::Reduction>(turn / 2 % 4);
-      c.dtype = turn % 5 == 4 ? static_cast<fs::DType>(turn / 5 % 4) : fs::DType::kFloat32;
+      c.padding = turn % 2 ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
+      c.reduction = turn / 2 % 4;
+      c.dtype = turn % 5 == 4 ? kDTypes[turn / 5 % 4] : kFloat32;
       with_outputs(c, &seed, turn % 3 != 0);
       ++turn;
     }
   }
   std::printf("seams: %d cases, %d failures\n", cases_run, failures);
   // Every data type and layout.
-  for (int dtype = 0; dtype < 4; ++dtype) {
+  for (const int32_t dtype : kDTypes) {
     for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
-      for (const fs::Padding padding : {fs::Padding::kSame, fs::Padding::kValid}) {
+      for (const int32_t padding : {FUSED_SSIM_SAME, FUSED_SSIM_VALID}) {
         Case c;
         c.shape = {2, 3, 67, 260};
-        c.dtype = static_cast<fs::DType>(dtype);
+        c.dtype = dtype;
         c.layout = static_cast<Layout>(layout);
         c.output_layout = c.layout == Layout::kExpanded ? Layout::kTransposed : c.layout;
         c.padding = padding;
-        c.reduction = static_cast<fs::Reduction>(layout % 4);
-        c.content = dtype % 2 ? Content::kNoise : Content::kPhoto;
+        c.reduction = layout % 4;
+        c.content = dtype == kBFloat16 || dtype == kFloat64 ? Content::kNoise : Content::kPhoto;
         with_outputs(c, &seed, false);
       }
     }
   }
   // Rows of 16-bit types that are aligned for boxes, in one strip or several.
-  for (const fs::DType dtype : {fs::DType::kFloat16, fs::DType::kBFloat16}) {
+  for (const int32_t dtype : {kFloat16, kBFloat16}) {
     for (const int w : {8, 16, 120, 128, 136, 256, 264, 376, 520}) {
       Case c;
       c.shape = {1, 2, 41 + w % 5, w};
       c.dtype = dtype;
-      c.padding = w < 11 || w % 3 == 0 ? fs::Padding::kSame : fs::Padding::kValid;
-      c.reduction = static_cast<fs::Reduction>(w / 8 % 4);
+      c.padding = w < 11 || w % 3 == 0 ? FUSED_SSIM_SAME : FUSED_SSIM_VALID;
+      c.reduction = w / 8 % 4;
       c.content = Content::kPhoto;
       with_outputs(c, &seed, false);
     }
@@ -710,19 +745,19 @@ void test_all() {
     c.content = Content::kPhoto;
     run_case(c, seed++);
     c.l1_weight = 0.8;
-    c.padding = fs::Padding::kValid;
+    c.padding = FUSED_SSIM_VALID;
     run_case(c, seed++);
   }
   std::printf("types and layouts: %d cases, %d failures\n", cases_run, failures);
   // Windows.
   for (const int window : {3, 5, 7, 9, 11, 13, 21, 33}) {
-    for (const fs::DType dtype : {fs::DType::kFloat32, fs::DType::kFloat64, fs::DType::kFloat16}) {
+    for (const int32_t dtype : {kFloat32, kFloat64, kFloat16}) {
       Case c;
       c.shape = {1, 2, 49, 71};
       c.window = window;
       c.sigma = window == 11 ? 2.5 : window / 6.0;
       c.dtype = dtype;
-      c.padding = window % 4 == 1 ? fs::Padding::kValid : fs::Padding::kSame;
+      c.padding = window % 4 == 1 ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
       c.layout = static_cast<Layout>(window % 3);
       with_outputs(c, &seed, false);
     }
@@ -745,16 +780,16 @@ void test_all() {
     run_case(c, seed++);
   }
   // Whole images.
-  for (const auto& shape : {fs::Shape{1, 3, 1081, 1917}, fs::Shape{1, 3, 1080, 1920},
-                            fs::Shape{3, 1, 512, 512}, fs::Shape{1, 3, 256, 256}}) {
+  for (const auto& shape : {Shape{1, 3, 1081, 1917}, Shape{1, 3, 1080, 1920}, Shape{3, 1, 512, 512},
+                            Shape{1, 3, 256, 256}}) {
     Case c;
     c.shape = shape;
     c.map = c.grad1 = true;
     c.content = Content::kPhoto;
     run_case(c, seed++);
     c.grad2 = true;
-    c.padding = fs::Padding::kValid;
-    c.reduction = fs::Reduction::kChannel;
+    c.padding = FUSED_SSIM_VALID;
+    c.reduction = FUSED_SSIM_CHANNEL;
     run_case(c, seed++);
     c.map = c.grad2 = false;
     c.layout = c.output_layout = Layout::kChannelsLast;
@@ -764,7 +799,7 @@ void test_all() {
   for (const int reduction : {0, 1, 2, 3}) {
     Case c;
     c.shape = {70000, 1, 5, 3};
-    c.reduction = static_cast<fs::Reduction>(reduction);
+    c.reduction = reduction;
     c.grad1 = true;
     run_case(c, seed++);
     c.shape = {90, 3, 33, 17};
@@ -776,27 +811,15 @@ void test_all() {
   test_special();
 }
 
-// float32, the window of 11 taps, data range 1; without images.
-fs::Problem standard_problem(const fs::Shape& shape) {
-  fs::Problem problem;
-  problem.shape = shape;
-  problem.window = fs::gaussian_taps(11, 1.5);
-  problem.c1 = 1e-4;
-  problem.c2 = 9e-4;
-  return problem;
-}
-
-// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both sides of what
-// blocks add up in one word; up to infinite pixels.
+// The L1 term of images that leave the data range far behind, everywhere or in one corner, to both
+// sides of what blocks add up in one word; up to infinite pixels.
 void test_large_sums() {
-  const fs::Shape s{1, 2, 150, 300};
-  fs::Problem problem = standard_problem(s);
-  DeviceImage img1(s, fs::DType::kFloat32, Layout::kContiguous);
-  DeviceImage img2(s, fs::DType::kFloat32, Layout::kContiguous);
-  DeviceImage grad(s, fs::DType::kFloat32, Layout::kContiguous);
-  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
-  problem.img1 = img1.input();
-  problem.img2 = img2.input();
+  const Shape s{1, 2, 150, 300};
+  DeviceImage img1(s, kFloat32, Layout::kContiguous);
+  DeviceImage img2(s, kFloat32, Layout::kContiguous);
+  DeviceImage grad(s, kFloat32, Layout::kContiguous);
+  DeviceImage value({1, 1, 1, 1}, kFloat32, Layout::kContiguous);
+  const fs::Problem problem = make_problem(s, img1.image(), img2.image());
   void* workspace = nullptr;
   check(cudaMalloc(&workspace, 1 << 20), "workspace");
   for (const double factor : {3.0, 40.0, 65535.0, 1e12, 1e30, HUGE_VAL}) {
@@ -811,15 +834,16 @@ void test_large_sums() {
           double expected = 0;
           for (size_t i = 0; i < a.size(); ++i) expected += std::fabs(a[i] - b[i]);
           expected /= static_cast<double>(a.size());
-          fs::Request request;
+          fs::Request request = fused_ssim_request();
           request.value = value.first();
-          request.ssim_weight = 0.0;
+          request.statistic_weight = 0.0;
           request.l1_weight = 1.0;
-          if (gradient) request.grad1 = grad.output();
+          if (gradient) request.grad1 = grad.image();
           double first = 0;
           for (int i = 0; i < 4; ++i) {
             check(cudaMemset(workspace, 0xff, 1 << 20), "poison");
-            check(fs::cuda::run(problem, request, workspace, nullptr, tiles), "run");
+            check(fs::cuda::run(problem, request, workspace, nullptr, tiles ? nullptr : &kStrips),
+                  "run");
             check(cudaDeviceSynchronize(), "run");
             bool clean = true;
             const double v = value.download(&clean)[0];
@@ -847,24 +871,22 @@ void test_large_sums() {
 // NaN containment, determinism, graph replay, the backward multiply.
 void test_special() {
   test_large_sums();
-  const fs::Shape s{1, 1, 150, 300};
-  fs::Problem problem = standard_problem(s);
+  const Shape s{1, 1, 150, 300};
   std::vector<double> a, b;
   fill(Content::kNoise, s, 7, &a, &b);
   const int64_t bad_y = 70, bad_x = 243;
   a[bad_y * s.width + bad_x] = NAN;
   b[3 * s.width + 2] = INFINITY;
-  DeviceImage img1(s, fs::DType::kFloat32, Layout::kContiguous);
-  DeviceImage img2(s, fs::DType::kFloat32, Layout::kContiguous);
+  DeviceImage img1(s, kFloat32, Layout::kContiguous);
+  DeviceImage img2(s, kFloat32, Layout::kContiguous);
   img1.upload(a);
   img2.upload(b);
-  problem.img1 = img1.input();
-  problem.img2 = img2.input();
-  DeviceImage map(s, fs::DType::kFloat32, Layout::kContiguous);
-  DeviceImage grad(s, fs::DType::kFloat32, Layout::kContiguous);
-  fs::Request request;
+  const fs::Problem problem = make_problem(s, img1.image(), img2.image());
+  DeviceImage map(s, kFloat32, Layout::kContiguous);
+  DeviceImage grad(s, kFloat32, Layout::kContiguous);
+  fs::Request request = fused_ssim_request();
   request.map = map.first();
-  request.grad1 = grad.output();
+  request.grad1 = grad.image();
   void* workspace = nullptr;
   check(cudaMalloc(&workspace, 1 << 20), "workspace");
   check(fs::cuda::run(problem, request, workspace, nullptr), "run");
@@ -889,10 +911,10 @@ void test_special() {
   fill(Content::kNoise, s, 8, &a, &b);
   img1.upload(a);
   img2.upload(b);
-  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
-  request = {};
+  DeviceImage value({1, 1, 1, 1}, kFloat32, Layout::kContiguous);
+  request = fused_ssim_request();
   request.value = value.first();
-  request.grad1 = grad.output();
+  request.grad1 = grad.image();
   std::vector<double> first_grad;
   double first = 0;
   cudaStream_t stream;
@@ -928,50 +950,52 @@ void test_special() {
   cudaStreamDestroy(stream);
   cudaFree(workspace);
 
-  // The backward multiply.
-  for (int dtype = 0; dtype < 4; ++dtype) {
+  // The backward multiply; images of which every other has its rows along the depth.
+  const Shape unit_shape = {3, 2, 19, 23};
+  for (const int32_t dtype : kDTypes) {
     for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
       if (static_cast<Layout>(layout) == Layout::kExpanded) continue;
       for (int reduction = 0; reduction < 4; ++reduction) {
         for (const bool in_place : {false, true}) {
-          fs::ScaleRequest r;
-          r.shape = {3, 2, 19, 23};
-          r.dtype = static_cast<fs::DType>(dtype);
-          const auto red = static_cast<fs::Reduction>(reduction);
-          r.planes_per_value = fs::planes_per_value(red, r.shape);
-          r.factor = 0.5;
           std::vector<double> unit, other;
-          fill(Content::kNoise, r.shape, 5, &unit, &other);
-          DeviceImage u(r.shape, r.dtype, static_cast<Layout>(layout));
-          DeviceImage o(
-              r.shape, r.dtype,
-              static_cast<Layout>(reduction == 2 ? Layout::kPadded : static_cast<Layout>(layout)));
+          fill(Content::kNoise, unit_shape, 5, &unit, &other);
+          DeviceImage u(unit_shape, dtype, static_cast<Layout>(layout));
+          DeviceImage o(unit_shape, dtype,
+                        reduction == 2 ? Layout::kPadded : static_cast<Layout>(layout));
           u.upload(unit);
-          const int64_t n = fs::reduced_size(red, r.shape);
+          const fs::Problem like = make_problem(unit_shape, u.image(), u.image());
+          const int64_t n = fs::value_count(reduction, like.sizes);
           std::vector<double> upstream(n);
           for (int64_t i = 0; i < n; ++i) upstream[i] = 1.0 + 0.25 * static_cast<double>(i);
-          DeviceImage up({1, 1, 1, n}, dtype == 3 ? fs::DType::kFloat64 : fs::DType::kFloat32,
+          DeviceImage up({1, 1, 1, n}, dtype == kFloat64 ? kFloat64 : kFloat32,
                          Layout::kContiguous);
           up.upload(upstream);
-          r.unit = u.input();
-          r.out = in_place ? u.output() : o.output();
-          r.upstream = up.first();
+          fs::ScaleRequest r = fused_ssim_scale_request(&like, u.image(), up.first());
+          r.reduction = reduction;
+          r.factor = reduction == FUSED_SSIM_MEAN ? 1.0 : 0.5;  // 1: returns at once in place
+          if (!in_place) r.out = o.image();
+          if (layout % 2 == 1) {
+            for (int64_t* of_axes : {r.sizes, r.unit.strides, r.out.strides}) {
+              std::swap(of_axes[FUSED_SSIM_AXIS_DEPTH], of_axes[FUSED_SSIM_AXIS_ROW]);
+            }
+          }
           check(fs::cuda::scale(r, nullptr), "scale");
           check(cudaDeviceSynchronize(), "scale");
           const auto out = (in_place ? u : o).download(&clean);
           double worst = 0;
           for (size_t i = 0; i < out.size(); ++i) {
-            const int64_t plane = static_cast<int64_t>(i) / (19 * 23);
-            const double expected =
-                round_to(unit[i] * (0.5 * upstream[plane / r.planes_per_value]), r.dtype);
+            const int64_t value =
+                static_cast<int64_t>(i) / (19 * 23) / fs::planes_per_value(reduction, r.sizes);
+            const double expected = round_to(unit[i] * (r.factor * upstream[value]), dtype);
             const double error = std::fabs(out[i] - expected) / (std::fabs(expected) + 1e-6);
             if (!(error <= worst)) worst = error;
           }
           ++cases_run;
-          if (!(worst <= (dtype == 3 ? 1e-14 : dtype == 2 ? 2e-7 : 8e-3)) || !clean) {
+          const double limit = dtype == kFloat64 ? 1e-14 : dtype == kFloat32 ? 2e-7 : 8e-3;
+          if (!(worst <= limit) || !clean) {
             ++failures;
-            std::printf("FAIL scale: dtype %d layout %d reduction %d in place %d: %.3g\n", dtype,
-                        layout, reduction, in_place, worst);
+            std::printf("FAIL scale: %s layout %d reduction %d in place %d: %.3g\n",
+                        name_of_dtype(dtype), layout, reduction, in_place, worst);
           }
         }
       }
@@ -988,10 +1012,10 @@ __global__ void fill_noise(void* out, int64_t n, int dtype, unsigned seed) {
     unsigned h = static_cast<unsigned>(i) * 2654435761u + seed;
     h ^= h >> 16, h *= 0x7feb352du, h ^= h >> 15, h *= 0x846ca68bu, h ^= h >> 16;
     const float v = (h >> 8) * (1.0f / 16777216.0f);
-    if (dtype == 0) static_cast<__half*>(out)[i] = __float2half(v);
-    if (dtype == 1) static_cast<__nv_bfloat16*>(out)[i] = __float2bfloat16(v);
-    if (dtype == 2) static_cast<float*>(out)[i] = v;
-    if (dtype == 3) static_cast<double*>(out)[i] = v;
+    if (dtype == kFloat16) static_cast<__half*>(out)[i] = __float2half(v);
+    if (dtype == kBFloat16) static_cast<__nv_bfloat16*>(out)[i] = __float2bfloat16(v);
+    if (dtype == kFloat32) static_cast<float*>(out)[i] = v;
+    if (dtype == kFloat64) static_cast<double*>(out)[i] = v;
   }
 }
 
@@ -1036,16 +1060,16 @@ double time_launches(int sets, const std::function<void(int, cudaStream_t)>& lau
 struct BenchSet {
   DeviceImage img1, img2, grad1, grad2, weights;
   void* workspace = nullptr;
-  BenchSet(const fs::Shape& s, fs::DType t, Layout layout, Layout out, bool second, bool weight,
+  BenchSet(const Shape& s, int32_t t, Layout layout, Layout out, bool second, bool weight,
            int64_t extra)
       : img1(s, t, layout),
         img2(s, t, layout),
         grad1(s, t, out),
-        grad2(second ? s : fs::Shape{1, 1, 1, 1}, t, out),
-        weights(weight ? s : fs::Shape{1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous) {
-    fill_noise<<<1024, 256>>>(img1.base, img1.storage, static_cast<int>(t), 1);
-    fill_noise<<<1024, 256>>>(img2.base, img2.storage, static_cast<int>(t), 2);
-    fill_noise<<<1024, 256>>>(weights.base, weights.storage, 2, 3);
+        grad2(second ? s : Shape{1, 1, 1, 1}, t, out),
+        weights(weight ? s : Shape{1, 1, 1, 1}, kFloat32, Layout::kContiguous) {
+    fill_noise<<<1024, 256>>>(img1.base, img1.storage, t, 1);
+    fill_noise<<<1024, 256>>>(img2.base, img2.storage, t, 2);
+    fill_noise<<<1024, 256>>>(weights.base, weights.storage, kFloat32, 3);
     check(cudaMalloc(&workspace, extra + 256), "workspace");
   }
   ~BenchSet() { cudaFree(workspace); }
@@ -1054,65 +1078,49 @@ struct BenchSet {
 struct Bench {
   const char* name;
   bool grad1, grad2, map, weighted, l1;
-  fs::DType dtype = fs::DType::kFloat32;
+  int32_t dtype = kFloat32;
   Layout layout = Layout::kContiguous;
   int window = 11;
 };
 
-double bench(const fs::Shape& s, const Bench& b, const fs::cuda::StripChoice* choice = nullptr) {
-  fs::Problem problem;
-  problem.shape = s;
-  problem.dtype = b.dtype;
-  problem.window = fs::gaussian_taps(b.window, 1.5);
-  problem.c1 = 1e-4;
-  problem.c2 = 9e-4;
-  fs::Request request;
-  request.ssim_weight = b.l1 ? -0.2 : 1.0;
+double bench(const Shape& s, const Bench& b, const fs::cuda::StripChoice* choice = nullptr) {
+  const fs::Image no_image = {nullptr, {}, b.dtype};
+  fs::Request request = fused_ssim_request();
+  request.statistic_weight = b.l1 ? -0.2 : 1.0;
   request.l1_weight = b.l1 ? 0.8 : 0.0;
-  const int64_t image = s.planes() * s.height * s.width * fs::size_of(b.dtype);
+  const int64_t image = s.pixels() * fs::size_of(b.dtype);
   const int sets =
       static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (3 * image))));
   request.value = reinterpret_cast<void*>(1);
   request.grad1.data = b.grad1 ? reinterpret_cast<void*>(1) : nullptr;
   request.grad2.data = b.grad2 ? reinterpret_cast<void*>(1) : nullptr;
-  const int64_t extra = workspace_bytes(problem, request);
+  const int64_t extra = workspace_bytes(make_problem(s, no_image, no_image, b.window), request);
   std::vector<BenchSet*> buffers;
   for (int i = 0; i < sets; ++i) {
     buffers.push_back(new BenchSet(s, b.dtype, b.layout, b.layout, b.grad2, b.weighted, extra));
   }
   float* value = nullptr;
   check(cudaMalloc(&value, 8), "value");
-  fs::cuda::DeviceFacts device;
-  check(fs::cuda::current_device(&device), "device");
   const double us = time_launches(sets, [&](int i, cudaStream_t stream) {
     BenchSet& set = *buffers[i];
-    fs::Problem p = problem;
-    p.img1 = set.img1.input();
-    p.img2 = set.img2.input();
-    fs::Request r;
-    r.ssim_weight = request.ssim_weight;
+    const fs::Problem p = make_problem(s, set.img1.image(), set.img2.image(), b.window);
+    fs::Request r = fused_ssim_request();
+    r.statistic_weight = request.statistic_weight;
     r.l1_weight = request.l1_weight;
     if (!b.weighted) r.value = value;
-    if (b.grad1) r.grad1 = set.grad1.output();
-    if (b.grad2) r.grad2 = set.grad2.output();
+    if (b.grad1) r.grad1 = set.grad1.image();
+    if (b.grad2) r.grad2 = set.grad2.image();
     if (b.map) r.map = set.grad1.first();
-    if (b.weighted) r.map_gradient = set.weights.input();
-    if (choice != nullptr) {
-      const auto kind = b.grad1 ? (b.grad2 ? fs::cuda::StripKind::kTwoGradients
-                                           : fs::cuda::StripKind::kOneGradient)
-                                : fs::cuda::StripKind::kValue;
-      check(fs::cuda::run_strips(p, r, device, *choice, kind, set.workspace, stream), "bench");
-    } else {
-      check(fs::cuda::run(p, r, set.workspace, stream), "bench");
-    }
+    if (b.weighted) r.map_gradient = set.weights.image();
+    check(fs::cuda::run(p, r, set.workspace, stream, choice), "bench");
   });
   for (BenchSet* set : buffers) delete set;
   cudaFree(value);
   return us;
 }
 
-const fs::Shape kShapes[] = {{1, 3, 256, 256},   {1, 3, 512, 512},   {1, 3, 1080, 1920},
-                             {1, 3, 2160, 3840}, {5, 5, 1080, 1920}, {1, 3, 1081, 1917}};
+const Shape kShapes[] = {{1, 3, 256, 256},   {1, 3, 512, 512},   {1, 3, 1080, 1920},
+                         {1, 3, 2160, 3840}, {5, 5, 1080, 1920}, {1, 3, 1081, 1917}};
 constexpr int kShapeCount = 6;
 
 void print_header() {
@@ -1137,19 +1145,18 @@ void bench_rows(const std::vector<std::string>& names) {
       {"L1 + SSIM value + gradient", true, false, false, false, true},
       {"map gradient (one image)", true, false, false, true, false},
       {"map", false, false, true, false, false},
-      {"value + gradient channels_last", true, false, false, false, false, fs::DType::kFloat32,
+      {"value + gradient channels_last", true, false, false, false, false, kFloat32,
        Layout::kChannelsLast},
-      {"value channels_last", false, false, false, false, false, fs::DType::kFloat32,
+      {"value channels_last", false, false, false, false, false, kFloat32, Layout::kChannelsLast},
+      {"value + gradient float16", true, false, false, false, false, kFloat16},
+      {"value + gradient bfloat16", true, false, false, false, false, kBFloat16},
+      {"value float16", false, false, false, false, false, kFloat16},
+      {"value bfloat16", false, false, false, false, false, kBFloat16},
+      {"value + gradient fp16 ch_last", true, false, false, false, false, kFloat16,
        Layout::kChannelsLast},
-      {"value + gradient float16", true, false, false, false, false, fs::DType::kFloat16},
-      {"value + gradient bfloat16", true, false, false, false, false, fs::DType::kBFloat16},
-      {"value float16", false, false, false, false, false, fs::DType::kFloat16},
-      {"value bfloat16", false, false, false, false, false, fs::DType::kBFloat16},
-      {"value + gradient fp16 ch_last", true, false, false, false, false, fs::DType::kFloat16,
-       Layout::kChannelsLast},
-      {"value + gradient window 9", true, false, false, false, false, fs::DType::kFloat32,
-       Layout::kContiguous, 9},
-      {"value + gradient float64", true, false, false, false, false, fs::DType::kFloat64},
+      {"value + gradient window 9", true, false, false, false, false, kFloat32, Layout::kContiguous,
+       9},
+      {"value + gradient float64", true, false, false, false, false, kFloat64},
   };
   print_header();
   for (int i = 0; i < static_cast<int>(sizeof(table) / sizeof(table[0])); ++i) {
@@ -1158,7 +1165,7 @@ void bench_rows(const std::vector<std::string>& names) {
     }
     std::printf("%-34s", table[i].name);
     for (int k = 0; k < kShapeCount; ++k) {
-      const bool slow = table[i].window != 11 || table[i].dtype == fs::DType::kFloat64;
+      const bool slow = table[i].window != 11 || table[i].dtype == kFloat64;
       if (k >= 3 && k <= 4 && slow) {
         std::printf("%16s", "-");
         continue;
@@ -1197,9 +1204,9 @@ void bench_choices() {
 void bench_residents() {
   std::printf("us, one block a multiprocessor and all\n");
   for (const auto& shape :
-       {fs::Shape{1, 3, 384, 384}, fs::Shape{1, 3, 512, 512}, fs::Shape{1, 3, 640, 640},
-        fs::Shape{1, 3, 768, 768}, fs::Shape{1, 3, 720, 1280}, fs::Shape{1, 3, 1024, 1024},
-        fs::Shape{1, 3, 1080, 1920}, fs::Shape{8, 3, 256, 256}, fs::Shape{4, 3, 512, 512}}) {
+       {Shape{1, 3, 384, 384}, Shape{1, 3, 512, 512}, Shape{1, 3, 640, 640}, Shape{1, 3, 768, 768},
+        Shape{1, 3, 720, 1280}, Shape{1, 3, 1024, 1024}, Shape{1, 3, 1080, 1920},
+        Shape{8, 3, 256, 256}, Shape{4, 3, 512, 512}}) {
     std::printf("%ldx%ldx%ldx%ld", shape.batch, shape.channels, shape.height, shape.width);
     for (const int resident : {1, 3, 0}) {
       fs::cuda::StripChoice choice;
@@ -1214,11 +1221,12 @@ void bench_crossover() {
   check(fs::cuda::current_device(&device), "device");
   std::printf("us, tiles and strips%14s%16s%16s%16s\n", "value", "", "value+gradient", "");
   for (const int side : {192, 256, 320, 352, 384, 416, 448, 512}) {
-    const fs::Shape shape = {1, 3, side, side};
+    const Shape shape = {1, 3, side, side};
     std::printf("1x3x%dx%d %10s", side, side, "");
     for (const bool gradient : {false, true}) {
       const auto kind = gradient ? fs::cuda::StripKind::kOneGradient : fs::cuda::StripKind::kValue;
-      fs::cuda::StripChoice choice = fs::cuda::choose_strips(device, kind, shape);
+      fs::cuda::StripChoice choice =
+          fs::cuda::choose_strips(device, kind, make_problem(shape, {}, {}).sizes);
       for (const int rows : {choice.tile_rows, 0}) {
         choice.tile_rows = rows;
         std::printf("%16.2f", bench(shape, {"", gradient, false, false, false, false}, &choice));
@@ -1231,25 +1239,23 @@ void bench_crossover() {
 void bench_scale() {
   std::printf("%-34s", "backward multiply");
   for (int k = 0; k < kShapeCount; ++k) {
-    const fs::Shape& s = kShapes[k];
-    const int64_t image = s.planes() * s.height * s.width * 4;
+    const Shape& s = kShapes[k];
+    const int64_t image = s.pixels() * 4;
     const int sets =
         static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / (2 * image))));
     std::vector<DeviceImage*> units, outs;
     for (int i = 0; i < sets; ++i) {
-      units.push_back(new DeviceImage(s, fs::DType::kFloat32, Layout::kContiguous));
-      outs.push_back(new DeviceImage(s, fs::DType::kFloat32, Layout::kContiguous));
-      fill_noise<<<1024, 256>>>(units[i]->base, units[i]->storage, 2, 1);
+      units.push_back(new DeviceImage(s, kFloat32, Layout::kContiguous));
+      outs.push_back(new DeviceImage(s, kFloat32, Layout::kContiguous));
+      fill_noise<<<1024, 256>>>(units[i]->base, units[i]->storage, kFloat32, 1);
     }
-    DeviceImage up({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
-    fill_noise<<<1, 32>>>(up.base, 1, 2, 1);
+    DeviceImage up({1, 1, 1, 1}, kFloat32, Layout::kContiguous);
+    fill_noise<<<1, 32>>>(up.base, 1, kFloat32, 1);
     std::printf("%16.2f", time_launches(sets, [&](int i, cudaStream_t stream) {
-                  fs::ScaleRequest r;
-                  r.shape = s;
-                  r.unit = units[i]->input();
-                  r.out = outs[i]->output();
-                  r.upstream = up.first();
-                  r.planes_per_value = s.planes();
+                  const fs::Problem like = make_problem(s, {}, {});
+                  fs::ScaleRequest r =
+                      fused_ssim_scale_request(&like, units[i]->image(), up.first());
+                  r.out = outs[i]->image();
                   r.factor = 1e-6;
                   check(fs::cuda::scale(r, stream), "scale");
                 }));
@@ -1258,28 +1264,22 @@ void bench_scale() {
   std::printf("\n");
 }
 
-// More than 2^31 elements, and an image whose last rows lie beyond 2^32 bytes: the corner against the
-// reference on a crop.
+// More than 2^31 elements, and an image whose last rows lie beyond 2^32 bytes: the corner against
+// the reference on a crop.
 void test_huge() {
   const int64_t h = 46344, w = 46344, crop = 96;
-  const fs::Shape s{1, 1, h, w};
-  DeviceImage a(s, fs::DType::kFloat16, Layout::kContiguous);
-  DeviceImage b(s, fs::DType::kFloat16, Layout::kContiguous);
-  DeviceImage g(s, fs::DType::kFloat16, Layout::kContiguous);
-  fill_noise<<<4096, 256>>>(a.base, a.storage, 0, 1);
-  fill_noise<<<4096, 256>>>(b.base, b.storage, 0, 2);
-  DeviceImage value({1, 1, 1, 1}, fs::DType::kFloat32, Layout::kContiguous);
-  fs::Problem problem;
-  problem.shape = s;
-  problem.dtype = fs::DType::kFloat16;
-  problem.window = fs::gaussian_taps(11, 1.5);
-  problem.c1 = 1e-4;
-  problem.c2 = 9e-4;
-  problem.img1 = a.input();
-  problem.img2 = b.input();
-  fs::Request request;
+  const Shape s{1, 1, h, w};
+  DeviceImage a(s, kFloat16, Layout::kContiguous);
+  DeviceImage b(s, kFloat16, Layout::kContiguous);
+  DeviceImage g(s, kFloat16, Layout::kContiguous);
+  fill_noise<<<4096, 256>>>(a.base, a.storage, kFloat16, 1);
+  fill_noise<<<4096, 256>>>(b.base, b.storage, kFloat16, 2);
+  DeviceImage value({1, 1, 1, 1}, kFloat32, Layout::kContiguous);
+  const fs::Problem problem = make_problem(s, a.image(), b.image());
+  fs::Request request = fused_ssim_request();
+  request.gradient_of_sum = 1;
   request.value = value.first();
-  request.grad1 = g.output();
+  request.grad1 = g.image();
   void* workspace = nullptr;
   check(cudaMalloc(&workspace, workspace_bytes(problem, request) + 256), "workspace");
   check(fs::cuda::run(problem, request, workspace, nullptr), "run");
@@ -1306,7 +1306,8 @@ void test_huge() {
   bool clean = true;
   const double mean = value.download(&clean)[0];
   ++cases_run;
-  // Noise of 2^31 pixels: the mean is that of any large sample of this noise without a border, 0.00579 (CPU, float32).
+  // Noise of 2^31 pixels: the mean is that of any large sample of this noise without a border,
+  // 0.00579 (CPU, float32).
   if (!(worst <= 2e-3) || !(std::fabs(mean - 0.0058) < 2e-4)) ++failures;
   std::printf("huge: gradient at the corner off by %.3g, mean %.6f\n", worst, mean);
   cudaFree(workspace);
@@ -1358,18 +1359,17 @@ int main(int argc, char** argv) {
       const char* mode;
       int shape;
       Bench bench;
-    } profiles[] = {
-        {"profile", 2, {"", true, false, false, false, false}},
-        {"profile_tiles", 0, {"", true, false, false, false, false}},
-        {"profile_value", 2, {"", false, false, false, false, false}},
-        {"profile_value_4k", 3, {"", false, false, false, false, false}},
-        {"profile_512", 1, {"", true, false, false, false, false}},
-        {"profile_l1", 2, {"", true, false, false, false, true}},
-        {"profile_map_gradient", 2, {"", true, false, false, true, false}},
-        {"profile_unaligned", 5, {"", true, false, false, false, false}},
-        {"profile_channels_last",
-         2,
-         {"", true, false, false, false, false, fs::DType::kFloat32, Layout::kChannelsLast}}};
+    } profiles[] = {{"profile", 2, {"", true, false, false, false, false}},
+                    {"profile_tiles", 0, {"", true, false, false, false, false}},
+                    {"profile_value", 2, {"", false, false, false, false, false}},
+                    {"profile_value_4k", 3, {"", false, false, false, false, false}},
+                    {"profile_512", 1, {"", true, false, false, false, false}},
+                    {"profile_l1", 2, {"", true, false, false, false, true}},
+                    {"profile_map_gradient", 2, {"", true, false, false, true, false}},
+                    {"profile_unaligned", 5, {"", true, false, false, false, false}},
+                    {"profile_channels_last",
+                     2,
+                     {"", true, false, false, false, false, kFloat32, Layout::kChannelsLast}}};
     for (const auto& profile : profiles) {
       if (mode == profile.mode) {
         std::printf("%.2f us\n", bench(kShapes[profile.shape], profile.bench));

@@ -7,7 +7,8 @@
 #
 #   tools/ci/cpp_api.sh LIBTORCH BUILD
 #     LIBTORCH  folder with include/, lib/ and share/cmake/Torch of a torch without CUDA (2.10 or
-#               newer, any version): an unpacked libtorch, or the package folder of a torch for the CPU
+#               newer, any version): an unpacked libtorch, or the package folder of a torch for
+#               the CPU
 #     BUILD     a build folder of this repository with the libraries for torch, as build/dev is
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -81,8 +82,8 @@ configure_and_build examples/cpp "$scratch/together" "$scratch/moved"
 
 echo "--- no file that is installed names a folder of this machine"
 for tree in "$installed" "$scratch/prefix"; do
-  found=$(grep --recursive --files-with-matches --exclude='*.pyc' --binary-files=text --fixed-strings \
-    -e "$PWD" -e "$libtorch" -e "$scratch" -e "$build" "$tree" || true)
+  found=$(grep --recursive --files-with-matches --exclude='*.pyc' --binary-files=text \
+    --fixed-strings -e "$PWD" -e "$libtorch" -e "$scratch" -e "$build" "$tree" || true)
   if [[ -n $found ]]; then
     printf 'names a folder of this machine: %s\n' "$found"
     exit 1

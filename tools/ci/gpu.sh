@@ -2,11 +2,12 @@
 # On a machine with a GPU and the CUDA toolkit: build, the test-suite on the GPU, the kernels under
 # compute-sanitizer, the benchmark.
 #
-#   tools/ci/gpu.sh OUTPUT_FOLDER [STEP...]     STEP: build spills harness tests sanitizer benchmark (all)
+#   tools/ci/gpu.sh OUTPUT_FOLDER [STEP...]
 #
+# STEP: build, spills, harness, tests, sanitizer, benchmark; without any, all of them.
 # OUTPUT_FOLDER keeps the environment, the harness and the benchmark's results. The steps `build`,
-# `spills` and `harness` need no GPU. TORCH_CUDA_ARCH_LIST: what to compile for; by default, this machine's GPUs.
-# PYTHON: python3.
+# `spills` and `harness` need no GPU. TORCH_CUDA_ARCH_LIST: what to compile for; by default, this
+# machine's GPUs. PYTHON: python3.
 set -euo pipefail
 
 output=${1:?usage: gpu.sh OUTPUT_FOLDER [STEP...]}
@@ -21,7 +22,8 @@ if [[ ${#steps[@]} -eq 0 ]]; then
 fi
 
 if [[ -z ${TORCH_CUDA_ARCH_LIST:-} ]]; then
-  TORCH_CUDA_ARCH_LIST=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sort -u | paste -sd ' ')
+  TORCH_CUDA_ARCH_LIST=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sort -u |
+    paste -sd ' ')
 fi
 export TORCH_CUDA_ARCH_LIST
 first=${TORCH_CUDA_ARCH_LIST%%[ ;]*}  # the harness is for one

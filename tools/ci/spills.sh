@@ -7,13 +7,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 targets=()
-for architecture in $(python3 -c 'import sys; sys.path.insert(0, "tools"); import check_spills; print(*check_spills.ARCHITECTURES)'); do
+architectures=$(PYTHONPATH=tools python3 -c 'import check_spills as c; print(*c.ARCHITECTURES)')
+for architecture in $architectures; do
   targets+=("-gencode=arch=compute_${architecture#sm_},code=$architecture")
 done
 running=()
 for kernel in pipeline_kernel strip_kernel tile_kernel; do
-  nvcc -std=c++17 -O3 -c -Iinclude -Isrc -Xptxas=-v "${targets[@]}" -o "$scratch/$kernel.o" "src/cuda/$kernel.cu" \
-    >"$scratch/$kernel.log" 2>&1 &
+  nvcc -std=c++17 -O3 -c -Iinclude -Isrc -Xptxas=-v "${targets[@]}" \
+    -o "$scratch/$kernel.o" "src/cuda/$kernel.cu" >"$scratch/$kernel.log" 2>&1 &
   running+=($!)
 done
 for compiler in "${running[@]}"; do

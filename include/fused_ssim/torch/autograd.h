@@ -1,0 +1,161 @@
+// The operators as differentiable functions of checked arguments.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "fused_ssim/torch/definition.h"
+#include "fused_ssim/torch/operators.h"
+
+namespace fused_ssim::detail {
+
+inline constexpr const char* kNoGradient =
+    "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
+    "require one at the time); call it with train=True on images that require a gradient";
+inline constexpr const char* kNoSecondDerivative =
+    "fused_ssim: expected a first derivative only, got a request for the derivative of the "
+    "gradient, which is not implemented; detach the gradient, or drop create_graph=True";
+inline constexpr const char* kNoForwardMode =
+    "fused_ssim: expected images without tangents, got a request for forward-mode differentiation, "
+    "which is not implemented; use reverse mode, .backward() or torch.autograd.grad()";
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+inline DefinitionPtr saved_definition(AutogradContext* ctx) {
+  return c10::static_intrusive_pointer_cast<Definition>(ctx->saved_data["definition"].toCapsule());
+}
+
+// A result as it is, whose derivative by `inputs` is an error with this message.
+class Refuse : public torch::autograd::Function<Refuse> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const std::string& message,
+                            const at::Tensor& result, const at::Tensor&, const at::Tensor&) {
+    ctx->saved_data["message"] = message;
+    return result.view_as(result);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list&) {
+    TORCH_CHECK(false, ctx->saved_data["message"].toStringRef());
+  }
+};
+
+class Reduced : public torch::autograd::Function<Reduced> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
+                               const DefinitionPtr& d, int64_t reduction, const Weights& weights,
+                               bool wants1, bool wants2) {
+    auto [value, gradient1, gradient2] =
+        call_ssim({img1, img2}, *d, reduction, weights, wants1, wants2);
+    // The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
+    // empty output is left for gradients made with create_graph: it connects them to the images, so
+    // that differentiating them is refused, and they don't pass for constants.
+    at::Tensor link = !wants1 ? gradient1 : !wants2 ? gradient2 : at::empty({0}, value.options());
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward(
+        {wants1 ? gradient1 : at::Tensor(), wants2 ? gradient2 : at::Tensor(), link});
+    ctx->saved_data["definition"] = c10::IValue::make_capsule(d);
+    ctx->saved_data["reduction"] = reduction;
+    return {value, link};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& upstreams) {
+    variable_list result(7);  // one for each argument of forward
+    if (!upstreams[0].defined()) {
+      return result;
+    }
+    const at::Tensor upstream = upstreams[0].contiguous();
+    const variable_list saved = ctx->get_saved_variables();
+    const DefinitionPtr d = saved_definition(ctx);
+    const int64_t reduction = ctx->saved_data["reduction"].toInt();
+    const bool creates_graph = at::GradMode::is_enabled();
+    const bool may_overwrite =
+        !creates_graph && !torch::autograd::get_current_graph_task_keep_graph();
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (!ctx->needs_input_grad(i)) {
+        continue;
+      }
+      const at::Tensor& gradient = saved[i];
+      TORCH_CHECK(gradient.defined(), kNoGradient);
+      // The saved gradient becomes the result in place where nobody can ask for it again.
+      if (may_overwrite && !at::isTensorSubclassLike(gradient)) {
+        call_scale_gradient_(gradient, upstream, *d, reduction);
+        result[i] = gradient;
+      } else {
+        result[i] = call_scale_gradient(gradient, upstream, *d, reduction);
+      }
+      if (creates_graph) {
+        result[i] = Refuse::apply(kNoSecondDerivative, result[i], saved[2], upstream);
+      }
+    }
+    return result;
+  }
+};
+
+class Map : public torch::autograd::Function<Map> {
+ public:
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
+                            const DefinitionPtr& d) {
+    ctx->save_for_backward({img1, img2});
+    ctx->saved_data["definition"] = c10::IValue::make_capsule(d);
+    return call_ssim_map({img1, img2}, *d);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& upstreams) {
+    const variable_list saved = ctx->get_saved_variables();
+    const bool wants[2] = {ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
+    const auto [gradient1, gradient2] = call_ssim_map_backward(
+        upstreams[0], {saved[0], saved[1]}, *saved_definition(ctx), wants[0], wants[1]);
+    variable_list result = {wants[0] ? gradient1 : at::Tensor(),
+                            wants[1] ? gradient2 : at::Tensor(), at::Tensor()};
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (wants[i] && at::GradMode::is_enabled()) {
+        result[i] = Refuse::apply(kNoSecondDerivative, result[i], saved[i], upstreams[0]);
+      }
+    }
+    return result;
+  }
+};
+
+inline bool differentiable(const Images& images) {
+  return at::GradMode::is_enabled() && (images.img1.requires_grad() || images.img2.requires_grad());
+}
+
+// Forward mode drops the tangents of operators that it does not know, without a word.
+inline void refuse_forward_mode(const Images& images) {
+  if (images.img1._fw_grad(/*level=*/0).defined() || images.img2._fw_grad(0).defined()) {
+    C10_THROW_ERROR(NotImplementedError, kNoForwardMode);
+  }
+}
+
+// weights.offset + reduction of weights.ssim * S + weights.l1 * |img1 - img2|.
+inline at::Tensor reduced(const Images& images, const DefinitionPtr& d, int64_t reduction,
+                          const Weights& weights = {}, bool train = true) {
+  refuse_forward_mode(images);
+  if (!differentiable(images)) {
+    return std::get<0>(call_ssim(images, *d, reduction, weights, false, false));
+  }
+  const auto& [img1, img2] = images;
+  return Reduced::apply(img1, img2, d, reduction, weights, train && img1.requires_grad(),
+                        train && img2.requires_grad())[0];
+}
+
+// The map [B, C, H', W'].
+inline at::Tensor mapped(const Images& images, const DefinitionPtr& d, bool train = true) {
+  refuse_forward_mode(images);
+  if (!differentiable(images)) {
+    return call_ssim_map(images, *d);
+  }
+  const auto& [img1, img2] = images;
+  return train ? Map::apply(img1, img2, d)
+               : Refuse::apply(kNoGradient, call_ssim_map({img1.detach(), img2.detach()}, *d), img1,
+                               img2);
+}
+
+}  // namespace fused_ssim::detail

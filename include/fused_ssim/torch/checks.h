@@ -1,0 +1,188 @@
+// What the functions of fused_ssim.h accept: one check for each fact, in the words of the Python
+// package as far as it has the same fact.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fused_ssim/torch/text.h"
+
+namespace fused_ssim::detail {
+
+// ---- names --------------------------------------------------------------------------------------
+
+template <std::size_t count>
+using Choices = std::array<std::string_view, count>;
+
+// In the order of the enumerations in kernels.h.
+inline constexpr Choices<3> kComponents = {"ssim", "contrast", "luminance"};
+inline constexpr Choices<2> kPaddings = {"same", "valid"};
+// Likewise; "none" is the map, an operator of its own.
+inline constexpr Choices<5> kReductions = {"mean", "sum", "image", "channel", "none"};
+// Behind kPaddings: what only Python does, which extends images before it filters them.
+inline constexpr Choices<4> kAllPaddings = {"same", "valid", "reflect", "replicate"};
+inline constexpr Choices<2> kWindows = {"gaussian", "uniform"};
+inline constexpr Choices<4> kLayouts = {"BCHW", "BHWC", "CHW", "HWC"};
+
+// The index of `value` among the choices.
+template <std::size_t count>
+std::size_t index_of(const char* name, const std::string& value, const Choices<count>& choices,
+                     const char* hint) {
+  const auto found = std::find(choices.begin(), choices.end(), value);
+  if (found != choices.end()) {
+    return static_cast<std::size_t>(found - choices.begin());
+  }
+  std::string expected;
+  for (const std::string_view choice : choices) {
+    expected += text(expected.empty() ? "\"" : " or \"", choice, "\"");
+  }
+  C10_THROW_ERROR(ValueError, text(name, ": expected ", expected, ", got '", value, "'; ", hint));
+}
+
+inline constexpr const char* kPaddingHint =
+    "\"same\" puts zeros around the image, \"valid\" takes whole windows only";
+
+// ---- numbers ------------------------------------------------------------------------------------
+
+inline void check_window_size(int64_t window_size) {
+  constexpr int64_t kMaxWindowSize = 1023;  // of windows that are not given as taps
+  TORCH_CHECK_VALUE(window_size >= 1 && window_size <= kMaxWindowSize && window_size % 2 != 0,
+                    "window_size: expected an odd number from 1 to ", kMaxWindowSize, ", got ",
+                    window_size, "; the standard is 11");
+}
+
+// Taps that sum to exactly 1 of taps that do so up to rounding.
+inline std::vector<double> normalized(std::vector<double> taps) {
+  TORCH_CHECK_VALUE(taps.size() % 2 != 0, "taps: expected an odd number of taps, got ", taps.size(),
+                    "; add a tap of 0 at one end");
+  long double sum = 0.0;
+  for (const double tap : taps) {
+    TORCH_CHECK_VALUE(tap >= 0.0 && std::isfinite(tap),
+                      "taps: expected finite taps that are not negative, got ", number(tap),
+                      "; leave taps empty for options.window");
+    sum += tap;
+  }
+  const auto total = static_cast<double>(sum);
+  TORCH_CHECK_VALUE(std::fabs(total - 1.0) <= 1e-6,
+                    "taps: expected taps that sum to 1, got a sum of ", number(total),
+                    "; divide them by it");
+  for (double& tap : taps) {
+    tap /= total;
+  }
+  return taps;
+}
+
+inline void check_positive(const char* name, double value, const char* hint) {
+  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), name,
+                    ": expected a positive, finite number, got ", number(value), "; ", hint);
+}
+
+inline void check_weight(const char* name, double value) {
+  TORCH_CHECK_VALUE(value >= 0 && value <= 1, name, ": expected a number from 0 to 1, got ",
+                    number(value), "; 0 is L1 alone, 1 is SSIM alone");
+}
+
+// (k * data_range)^2, which must be neither 0 nor infinite, in float32 too.
+inline double checked_square(const char* name, double k, double data_range) {
+  const double c = (k * data_range) * (k * data_range);
+  TORCH_CHECK_VALUE(c > 1e-37 && c < 1e37, name,
+                    " * data_range: expected a square between 1e-37 and 1e37, got ", number(c),
+                    " from ", name, "=", number(k), " and data_range=", number(data_range),
+                    "; scale the images and data_range");
+  return c;
+}
+
+// ---- images -------------------------------------------------------------------------------------
+
+inline bool is_floating(at::ScalarType dtype) {
+  return dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat ||
+         dtype == at::kDouble;
+}
+
+inline void check_dense(const char* name, const at::Tensor& image) {
+  TORCH_CHECK_TYPE(
+      image.defined(), name,
+      ": expected a torch.Tensor, got an undefined one; use torch::from_blob() and the "
+      "layout [B, C, H, W]");
+  TORCH_CHECK_TYPE(!image.is_quantized(), name,
+                   ": expected a dense tensor, got a quantized tensor; use .dequantize()");
+  TORCH_CHECK_TYPE(image.layout() == at::kStrided, name, ": expected a dense tensor, got layout ",
+                   layout_of(image), "; use .to_dense()");
+  TORCH_CHECK_TYPE(!image.is_nested(), name,
+                   ": expected a dense tensor, got a nested one; pass image by image");
+}
+
+inline std::string dtype_remedy(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kShort:
+      return "divide by the range, image.float() / 32767";
+    case at::kUInt16:
+      return "divide by the range, image.float() / 65535";
+    case at::kByte:
+      return "divide by the range, image.float() / 255";
+    default:
+      return "convert it with .float(), and divide by the range of its values";
+  }
+}
+
+inline void check_image(const char* name, const at::Tensor& image, bool takes_uint8) {
+  check_dense(name, image);
+  if (!image.is_cpu() && !image.is_cuda()) {
+    C10_THROW_ERROR(NotImplementedError,
+                    text(name, ": expected a tensor on cpu or cuda, got device ", image.device(),
+                         "; move the images with .to(\"cpu\"), or use Python's fused_ssim"));
+  }
+  const at::ScalarType dtype = image.scalar_type();
+  TORCH_CHECK_TYPE(is_floating(dtype) || (takes_uint8 && dtype == at::kByte), name,
+                   ": expected dtype bfloat16, float16, float32, float64",
+                   takes_uint8 ? ", uint8" : "", ", got ", dtype_of(image), "; ",
+                   dtype_remedy(dtype));
+  TORCH_CHECK_VALUE(image.dim() == 4, name, ": expected shape [B, C, H, W], got ", shape_of(image),
+                    "; ",
+                    image.dim() == 3   ? "add a batch dimension with .unsqueeze(0)"
+                    : image.dim() == 5 ? "volumes are computed by Python's fused_ssim alone"
+                                       : "bring it to that layout with .reshape() or .unsqueeze()");
+  TORCH_CHECK_VALUE(image.numel() > 0, name, ": expected at least one pixel, got ", shape_of(image),
+                    "; check how it was cropped");
+}
+
+using Names = std::array<const char*, 2>;
+inline constexpr Names kImageNames = {"img1", "img2"};
+
+inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const Names& names,
+                         bool take_uint8) {
+  check_image(names[0], img1, take_uint8);
+  check_image(names[1], img2, take_uint8);
+  TORCH_CHECK_VALUE(img1.sizes() == img2.sizes(), names[0], " and ", names[1],
+                    ": expected one shape, got ", shape_of(img1), " and ", shape_of(img2),
+                    "; nothing is broadcast, use .expand_as()");
+  TORCH_CHECK_VALUE(img1.device() == img2.device(), names[0], " and ", names[1],
+                    ": expected one device, got ", img1.device(), " and ", img2.device(),
+                    "; move one with .to(other.device)");
+  const auto goes_with_double = [](const at::Tensor& image) {
+    return image.scalar_type() == at::kDouble || image.scalar_type() == at::kByte;
+  };
+  TORCH_CHECK_TYPE((img1.scalar_type() != at::kDouble || goes_with_double(img2)) &&
+                       (img2.scalar_type() != at::kDouble || goes_with_double(img1)),
+                   names[0], " and ", names[1],
+                   ": expected one dtype (float64 goes with uint8 alone), got ", dtype_of(img1),
+                   " and ", dtype_of(img2), "; convert one with .to(other.dtype)");
+}
+
+inline void check_window_fits(const at::Tensor& image, int64_t window_size, bool valid) {
+  TORCH_CHECK_VALUE(
+      !valid || (image.size(2) >= window_size && image.size(3) >= window_size),
+      "padding=\"valid\": expected height and width of at least window_size=", window_size,
+      ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
+}
+
+}  // namespace fused_ssim::detail

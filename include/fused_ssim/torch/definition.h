@@ -1,0 +1,153 @@
+// The public arguments as the operators take them: a definition of SSIM, and images [B, C, H, W].
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+#include <c10/util/intrusive_ptr.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fused_ssim/kernels.h"
+#include "fused_ssim/torch/checks.h"
+#include "fused_ssim/torch/options.h"
+
+namespace fused_ssim::detail {
+
+// What src/torch/library.cpp explains. Autograd keeps it for the backward pass, in an IValue.
+struct Definition : torch::CustomClassHolder {
+  std::vector<double> taps;  // along height and along width
+  std::array<int64_t, 3> window_sizes = {};
+  double c1 = 0.0;
+  double c2 = 0.0;
+  bool valid = false;
+  int64_t statistic = 0;
+  int64_t uint8_divisor = 0;
+};
+using DefinitionPtr = c10::intrusive_ptr<Definition>;
+
+inline std::vector<double> taps_of(const SSIMOptions& options) {
+  if (!options.taps.empty()) {
+    return normalized(options.taps);
+  }
+  index_of("window", options.window, kWindows, "options.taps takes a window of one's own");
+  check_window_size(options.window_size);
+  if (options.window == "uniform") {
+    const double tap = 1.0 / static_cast<double>(options.window_size);
+    return std::vector<double>(static_cast<std::size_t>(options.window_size), tap);
+  }
+  check_positive("sigma", options.sigma, "the standard is 1.5 pixels");
+  std::vector<double> taps(static_cast<std::size_t>(options.window_size));
+  kernels::check(fused_ssim_gaussian_taps(static_cast<int32_t>(options.window_size), options.sigma,
+                                          taps.data()));
+  return taps;
+}
+
+inline DefinitionPtr definition(const SSIMOptions& options) {
+  auto d = c10::make_intrusive<Definition>();
+  check_positive("data_range", options.data_range, "it is 1 for images in [0, 1]");
+  check_positive("k1", options.k1, "the standard is 0.01");
+  check_positive("k2", options.k2, "the standard is 0.03");
+  const std::size_t padding = index_of("padding", options.padding, kAllPaddings, kPaddingHint);
+  if (padding >= kPaddings.size()) {
+    C10_THROW_ERROR(NotImplementedError,
+                    text("padding: expected \"same\" or \"valid\", got '", options.padding,
+                         "'; Python's fused_ssim computes it"));
+  }
+  d->valid = padding == FUSED_SSIM_VALID;
+  d->statistic = static_cast<int64_t>(index_of("component", options.component, kComponents,
+                                               "\"ssim\" is the product of the other two"));
+  d->taps = taps_of(options);
+  const auto window_size = static_cast<int64_t>(d->taps.size());
+  d->window_sizes = {1, window_size, window_size};
+  d->c1 = checked_square("k1", options.k1, options.data_range);
+  d->c2 = checked_square("k2", options.k2, options.data_range);
+  if (options.unbiased) {
+    TORCH_CHECK_VALUE(window_size > 1,
+                      "unbiased=True: expected a window of more than one tap, got one; a single "
+                      "sample has no variance, use unbiased=False");
+    const auto samples = static_cast<double>(window_size * window_size);
+    d->c2 *= (samples - 1) / samples;
+  }
+  d->uint8_divisor = options.data_range == 255.0 ? 1 : 255;
+  return d;
+}
+
+// The SSIM of images in [0, 1] with the standard window.
+inline DefinitionPtr standard(const std::string& padding) {
+  const auto with_padding = [](std::string_view name) {
+    SSIMOptions options;
+    options.padding = name;
+    return definition(options);
+  };
+  static const std::array<DefinitionPtr, 2> definitions = {with_padding(kPaddings[0]),
+                                                           with_padding(kPaddings[1])};
+  return definitions[index_of("padding", padding, kPaddings, kPaddingHint)];
+}
+
+// ---- images -------------------------------------------------------------------------------------
+
+inline at::Tensor as_bchw(const char* name, const at::Tensor& image, const std::string& layout) {
+  if (layout == kLayouts[0]) {
+    return image;
+  }
+  check_dense(name, image);
+  TORCH_CHECK_VALUE(image.dim() == static_cast<int64_t>(layout.size()), name, ": expected ",
+                    layout.size(), " dimensions for layout \"", layout, "\", got ", shape_of(image),
+                    "; name the layout that the images have");
+  return layout == "BHWC"  ? image.permute({0, 3, 1, 2})
+         : layout == "HWC" ? image.permute({2, 0, 1}).unsqueeze(0)
+                           : image.unsqueeze(0);
+}
+
+inline at::Tensor from_bchw(const at::Tensor& map, const std::string& layout) {
+  return layout == "BHWC"  ? map.permute({0, 2, 3, 1})
+         : layout == "HWC" ? map.squeeze(0).permute({1, 2, 0})
+         : layout == "CHW" ? map.squeeze(0)
+                           : map;
+}
+
+// Values of each image or plane: without a batch in the layout there is none in the result.
+inline at::Tensor without_batch(const at::Tensor& value, const std::string& layout) {
+  return layout[0] != 'B' && value.dim() > 0 ? value.squeeze(0) : value;
+}
+
+struct Images {
+  at::Tensor img1;
+  at::Tensor img2;
+};
+
+// The images as [B, C, H, W], checked.
+inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
+                     const std::string& layout, const Names& names = kImageNames,
+                     bool take_uint8 = true) {
+  index_of("layout", layout, kLayouts, "the letters stand for batch, channels, height, width");
+  Images result = {as_bchw(names[0], img1, layout), as_bchw(names[1], img2, layout)};
+  check_images(result.img1, result.img2, names, take_uint8);
+  check_window_fits(result.img1, d.window_sizes[1], d.valid);
+  // The CUDA kernels take images of one dtype. Narrower ones become float32, as the CPU kernels
+  // compute.
+  if (result.img1.is_cuda() && result.img1.scalar_type() != result.img2.scalar_type() &&
+      result.img1.is_floating_point() && result.img2.is_floating_point()) {
+    result = {result.img1.to(at::kFloat), result.img2.to(at::kFloat)};
+  }
+  return result;
+}
+
+// The images of a call with options.
+inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
+                     const SSIMOptions& options) {
+  Images result = images(img1, img2, d, options.layout);
+  const double range = options.data_range;
+  TORCH_CHECK_VALUE(range == 1.0 || range == 255.0 ||
+                        (result.img1.is_floating_point() && result.img2.is_floating_point()),
+                    "data_range: expected 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
+                    "beside a uint8 image, got ",
+                    number(range), "; convert the image with .float()");
+  return result;
+}
+
+}  // namespace fused_ssim::detail

@@ -1,0 +1,103 @@
+// The operators of libfused_ssim, below autograd.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#include "fused_ssim/kernels.h"
+#include "fused_ssim/torch/definition.h"
+#include "fused_ssim/torch/text.h"
+
+namespace fused_ssim::detail {
+
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
+  const auto handle = c10::Dispatcher::singleton().findSchema({name, ""});
+  if (!handle.has_value()) {
+    C10_THROW_ERROR(
+        NotImplementedError,
+        text("fused_ssim: expected the operator ", name,
+             ", but libfused_ssim is not in this process; link fused_ssim::fused_ssim, or "
+             "libfused_ssim with -Wl,--no-as-needed: nothing refers to its functions by name"));
+  }
+  return handle->typed<Signature>();
+}
+
+template <const char* name, class Result, class... Arguments>
+Result call(const std::tuple<Arguments...>& arguments) {
+  static const auto handle = find_operator<Result(Arguments...)>(name);
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
+}
+
+// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp, without stabilizers of single images and
+// without a mask.
+inline auto problem(const Images& images, const Definition& d) {
+  static const std::optional<at::Tensor> none;
+  using Optional = const std::optional<at::Tensor>&;
+  return std::tuple<const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, at::IntArrayRef,
+                    double, double, bool, int64_t, int64_t, Optional, Optional, int64_t>(
+      images.img1, images.img2, d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic,
+      d.uint8_divisor, none, none, FUSED_SSIM_MASK_WEIGHTED);
+}
+
+// What is reduced: ssim * S + l1 * |img1 - img2|, and what is added to the result.
+struct Weights {
+  double ssim = 1.0;
+  double l1 = 0.0;
+  double offset = 0.0;
+};
+
+using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
+using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+inline constexpr char kSsim[] = "fused_ssim::ssim";
+inline constexpr char kSsimAndMse[] = "fused_ssim::ssim_and_mse";
+inline constexpr char kSsimMap[] = "fused_ssim::ssim_map";
+inline constexpr char kSsimMapBackward[] = "fused_ssim::ssim_map_backward";
+inline constexpr char kScaleGradient[] = "fused_ssim::scale_gradient";
+inline constexpr char kScaleGradientInPlace[] = "fused_ssim::scale_gradient_";
+
+inline ThreeTensors call_ssim(const Images& images, const Definition& d, int64_t reduction,
+                              const Weights& weights, bool wants1, bool wants2) {
+  return call<kSsim, ThreeTensors>(std::tuple_cat(
+      problem(images, d),
+      std::tuple(reduction, weights.ssim, weights.l1, 0.0, weights.offset, wants1, wants2)));
+}
+
+inline TwoTensors call_ssim_and_mse(const Images& images, const Definition& d) {
+  return call<kSsimAndMse, TwoTensors>(problem(images, d));
+}
+
+inline at::Tensor call_ssim_map(const Images& images, const Definition& d) {
+  return call<kSsimMap, at::Tensor>(problem(images, d));
+}
+
+inline TwoTensors call_ssim_map_backward(const at::Tensor& map_gradient, const Images& images,
+                                         const Definition& d, bool wants1, bool wants2) {
+  return call<kSsimMapBackward, TwoTensors>(
+      std::tuple_cat(std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2)));
+}
+
+inline auto scale_arguments(const at::Tensor& gradient, const at::Tensor& upstream,
+                            const Definition& d, int64_t reduction) {
+  return std::tuple<const at::Tensor&, const at::Tensor&, int64_t, at::IntArrayRef, bool>(
+      gradient, upstream, reduction, d.window_sizes, d.valid);
+}
+
+inline at::Tensor call_scale_gradient(const at::Tensor& gradient, const at::Tensor& upstream,
+                                      const Definition& d, int64_t reduction) {
+  return call<kScaleGradient, at::Tensor>(scale_arguments(gradient, upstream, d, reduction));
+}
+
+inline void call_scale_gradient_(const at::Tensor& gradient, const at::Tensor& upstream,
+                                 const Definition& d, int64_t reduction) {
+  call<kScaleGradientInPlace, void>(scale_arguments(gradient, upstream, d, reduction));
+}
+
+}  // namespace fused_ssim::detail

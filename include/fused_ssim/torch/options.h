@@ -1,0 +1,45 @@
+/// \file
+/// The parameters of fused_ssim.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fused_ssim {
+
+/// Which SSIM, and of what.
+struct SSIMOptions {
+  /// Difference between the largest and the smallest possible pixel value; positive. Beside a uint8
+  /// image it is 1, where a pixel u stands for u / 255, or 255, where it stands for u.
+  double data_range = 1.0;
+  /// "gaussian" or "uniform".
+  std::string window = "gaussian";
+  /// Number of taps of the window along each axis, odd. Up to 11 taps are the fast case.
+  int64_t window_size = 11;
+  /// Standard deviation of the Gaussian window in pixels; positive.
+  double sigma = 1.5;
+  /// A window of one's own in place of `window`, `window_size` and `sigma`, the same along each
+  /// axis: an odd number of taps, not negative, summing to 1. It is applied as correlation.
+  std::vector<double> taps = {};
+  /// Stabilizes the luminance term, C1 = (k1 data_range)^2; positive.
+  double k1 = 0.01;
+  /// Stabilizes the contrast term, C2 = (k2 data_range)^2; positive.
+  double k2 = 0.03;
+  /// "same": zeros around the image and a value for every pixel; "valid": a value only where the
+  /// whole window lies in the image, which must be at least as large as the window.
+  std::string padding = "same";
+  /// "mean" or "sum" over everything ([]), "image" means ([B]), "channel" means ([B, C]), or
+  /// "none", the map. ssim_map() and ssim_and_mse() do not look at it.
+  std::string reduction = "mean";
+  /// Whether variances and the covariance are those of samples, divided by N - 1 instead of N,
+  /// where N is the number of pixels in a window.
+  bool unbiased = false;
+  /// "ssim", or one of its factors: "contrast" (contrast times structure) or "luminance".
+  std::string component = "ssim";
+  /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC".
+  /// Without a B the results have no axis of the batch either.
+  std::string layout = "BCHW";
+};
+
+}  // namespace fused_ssim

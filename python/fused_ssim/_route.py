@@ -1,0 +1,178 @@
+"""Who computes: the kernels where they serve, the composite of torch operations elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import torch
+from torch import Tensor
+
+from fused_ssim import _composite
+from fused_ssim._parameters import Definition, MaskMode, Reduced
+
+# For tests, and to compare: the environment's FUSED_SSIM_COMPOSITE=1 sends everything to the composite.
+composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
+
+# Windows that CUDA kernels serve.
+_MIN_CUDA_TAPS, _MAX_CUDA_TAPS = 3, 33
+
+# Private names of torch: a torch without one of them has transforms that kernels can't tell.
+_functorch_level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
+_said_so = False
+
+
+def reduced(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    reduction: Reduced,
+    *,
+    statistic_weight: float = 1.0,
+    l1_weight: float = 0.0,
+    offset: float = 0.0,
+    train: bool = True,
+    stabilizers: Tensor | None = None,
+    mask: Tensor | None = None,
+    mask_mode: MaskMode = "weighted",
+) -> Tensor:
+    """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
+    if kernels_serve(img1, img2, definition, mask, stabilizers):
+        from fused_ssim import _autograd
+
+        return _autograd.reduced(
+            img1,
+            img2,
+            definition,
+            reduction,
+            statistic_weight=statistic_weight,
+            l1_weight=l1_weight,
+            offset=offset,
+            train=train,
+        )
+    _say_once(img1)
+    return _composite.reduced(
+        img1,
+        img2,
+        definition,
+        reduction,
+        statistic_weight=statistic_weight,
+        l1_weight=l1_weight,
+        offset=offset,
+        train=train,
+        stabilizers=stabilizers,
+        mask=mask,
+        mask_mode=mask_mode,
+    )
+
+
+def mapped(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    *,
+    train: bool = True,
+    stabilizers: Tensor | None = None,
+    mask: Tensor | None = None,
+    mask_mode: MaskMode = "weighted",
+) -> Tensor:
+    """The map of S, [B, C, *map sizes]."""
+    if not train:
+        from fused_ssim import _autograd
+
+        values = mapped(
+            img1.detach(),
+            img2.detach(),
+            definition,
+            stabilizers=stabilizers,
+            mask=mask,
+            mask_mode=mask_mode,
+        )
+        return _autograd.without_gradient(values, img1, img2)
+    if kernels_serve(img1, img2, definition, mask, stabilizers):
+        from fused_ssim import _autograd
+
+        return _autograd.mapped(img1, img2, definition)
+    _say_once(img1)
+    return _composite.mapped(
+        img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
+    )
+
+
+def ssim_and_mse(
+    img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
+    if img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers):
+        from fused_ssim import _autograd
+
+        return _autograd.ssim_and_mse(img1, img2, definition)
+    _say_once(img1)
+    return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
+
+
+def kernels_serve(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    mask: Tensor | None,
+    stabilizers: Tensor | None,
+) -> bool:
+    """Whether there are kernels for this form, on this device, under the transforms in force."""
+    if (
+        composite_is_forced
+        or mask is not None
+        or stabilizers is not None
+        or img1.dim() != 4
+        or _is_transformed()
+    ):
+        return False
+    if img1.is_cpu:
+        return True
+    taps, sizes, statistic = definition.taps, definition.window_sizes, definition.statistic
+    return (
+        img1.is_cuda
+        and torch.version.cuda is not None
+        and statistic == 0
+        and img1.dtype == img2.dtype != torch.uint8
+        and sizes[1] == sizes[2] == len(taps)
+        and _MIN_CUDA_TAPS <= len(taps) <= _MAX_CUDA_TAPS
+        and taps == taps[::-1]
+    )
+
+
+def _is_transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func is under way."""
+    if torch.compiler.is_compiling():
+        return False
+    return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0 or (
+        _functorch_level is not None and _functorch_level() is not None
+    )
+
+
+def _say_once(image: Tensor) -> None:
+    global _said_so
+    # A compiler fuses the composite by itself.
+    if _said_so or composite_is_forced or torch.compiler.is_compiling():
+        return
+    _said_so = True
+    on_device = image.is_cpu or (image.is_cuda and torch.version.cuda is not None)
+    reason = "this form of SSIM" if on_device else f"device {image.device}"
+    warnings.warn(
+        f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
+        "numbers, more slowly and in more memory (said once per process)",
+        UserWarning,
+        stacklevel=_levels_to_the_caller(),
+    )
+
+
+def _levels_to_the_caller() -> int:
+    """The `stacklevel` that names the line which called the package, be it through a module."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "fused_ssim",
+        "torch",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level - 1
