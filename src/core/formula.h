@@ -19,10 +19,11 @@
 //   SSIM      = luminance contrast
 //             = 1 - 2 loss,             loss = luminance_loss contrast + contrast_loss
 //
-// The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the squares
-// small, so that the subtraction in the variances loses little. The gradient of a bright image
-// against a black one hangs on the last digits of a luminance near zero, so there it is a quotient
-// whose numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
+// The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the
+// squares small, so that the subtraction in the variances loses little. The gradient of a bright
+// image against a black one hangs on the last digits of a luminance near zero, so there it is a
+// quotient whose numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by
+// mean_x,
 //
 //   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / denominator^2,
 //   denominator = sum^2 + difference^2 + 2 C1,

@@ -86,19 +86,22 @@ struct LevelInstance {
   template <class Strip>
   static void run_strips(const Problem& problem, const Request& request, const Task* tasks,
                          int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
-    typename Strip::template Type<AnyFilter> any(problem, request, strip_columns, workspace);
-    if (!has_fixed_radius(problem)) {
+    const auto run_any = [&](const Task& task) {
+      typename Strip::template Type<AnyFilter> strip(problem, request, strip_columns, workspace);
+      strip.run(task);
+    };
+    const bool fixed = has_fixed_radius(problem);
+    if (fixed) {
+      typename Strip::template Type<FixedFilter> strip(problem, request, strip_columns, workspace);
       for (int64_t i = 0; i < task_count; ++i) {
-        any.run(tasks[i]);
+        strip.run(tasks[i]);
+        if (strip.spread_nonfinite()) {
+          run_any(tasks[i]);  // in the same workspace, which both kernels lay out alike
+        }
       }
-      return;
-    }
-    // Both kernels lay out the workspace alike.
-    typename Strip::template Type<FixedFilter> fixed(problem, request, strip_columns, workspace);
-    for (int64_t i = 0; i < task_count; ++i) {
-      fixed.run(tasks[i]);
-      if (fixed.spread_nonfinite()) {
-        any.run(tasks[i]);
+    } else {
+      for (int64_t i = 0; i < task_count; ++i) {
+        run_any(tasks[i]);
       }
     }
   }

@@ -26,8 +26,8 @@ inline Plane plane_of(const Image& image, int64_t batch, int64_t channel) {
           image.strides[FUSED_SSIM_AXIS_ROW], image.strides[FUSED_SSIM_AXIS_COLUMN], image.dtype};
 }
 
-// Asks for pixels that are to be read soon. The strips of a row lie too far apart for the hardware to
-// see them coming.
+// Asks for pixels that are to be read soon. The strips of a row lie too far apart for the hardware
+// to see them coming.
 FUSED_SSIM_INLINE void prefetch(const Plane& plane, int64_t row, int64_t column, int64_t count) {
   constexpr int64_t kCacheLine = 64;
   const int64_t element = size_of(plane.dtype);

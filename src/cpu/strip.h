@@ -4,8 +4,8 @@
 //   1. stage:    8 new rows of x and y -> s, d (shifted), transposed into a ring of chunks
 //   2. H:        filter s, d, s^2, d^2 along x, 8 columns at a time, into a small tile
 //   3. V:        filter the tile's columns along y; the last 2 radius rows of each column are
-//                carried from chunk to chunk. Values and partial derivatives (core/pointwise.h) come
-//                out one radius above the new rows.
+//                carried from chunk to chunk. Values and partial derivatives (core/pointwise.h)
+//                come out one radius above the new rows.
 //   4. V:        filter the partials along y (carried likewise) into 8 partial rows
 //   5. H:        filter the partial rows along x, combine with s and d, transpose back, store the
 //                gradient rows two radii above the new ones.
@@ -46,7 +46,8 @@ class StripKernel {
         crop_x_(crop(problem, kWidth)),
         crop_y_(crop(problem, kHeight)),
         height_(image_size(problem, kHeight)),
-        width_(image_size(problem, kWidth)) {
+        width_(image_size(problem, kWidth)),
+        gradient_factors_(gradient_factors(problem, request)) {
     lay_out(strip_columns, workspace);
   }
 
@@ -73,8 +74,6 @@ class StripKernel {
   FUSED_SSIM_INLINE int halo() const { return kImages > 0 ? 2 * radius_x() : radius_x(); }
   FUSED_SSIM_INLINE int carried() const { return 2 * radius_y(); }
   FUSED_SSIM_INLINE int64_t pitch() const { return segment_capacity_ + 2 * radius_x(); }
-  FUSED_SSIM_INLINE Filter<V> filter_x() const { return Filter<V>(taps_x_); }
-  FUSED_SSIM_INLINE Filter<V> filter_y() const { return Filter<V>(taps_y_); }
 
   void lay_out(int64_t strip_columns, unsigned char* workspace);
   static FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius);
@@ -133,8 +132,10 @@ class StripKernel {
   const int crop_y_;
   const int64_t height_;
   const int64_t width_;
-  FilterTaps<T> taps_x_;
-  FilterTaps<T> taps_y_;
+  const GradientFactors gradient_factors_;
+  Filter<V> filter_x_;
+  Filter<V> filter_y_;
+  bool pads_with_zeros_ = false;  // a window is shorter than the filter
 
   // Workspace.
   int64_t workspace_bytes_ = 0;
@@ -178,8 +179,13 @@ void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
-  taps_x_ = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
-  taps_y_ = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  const FilterTaps<T> taps_x = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
+  const FilterTaps<T> taps_y = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  if (workspace != nullptr) {
+    filter_x_ = Filter<V>(taps_x);
+    filter_y_ = Filter<V>(taps_y);
+  }
+  pads_with_zeros_ = taps_x.begin != 0 || taps_y.begin != 0;
   ring_ = layout.take<V>(ring_chunks_ * kChunkRows * 2 * pitch());
   tile_ = layout.take<V>(kBlock * kMoments * kChunkRows);
   carry_ = layout.take<V>(segment_capacity_ * kMoments * carried());
@@ -393,7 +399,7 @@ void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* 
     natural_b_[c] = -shift_d_;
   }
   if constexpr (Filter<V>::kIsFixed) {
-    if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+    if (pads_with_zeros_) {
       check_finite(natural_a_);
       check_finite(natural_b_);
     }
@@ -454,8 +460,8 @@ void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T*
   }
 }
 
-// Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers the
-// wait.
+// Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
+// the wait.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
@@ -486,7 +492,7 @@ void StripKernel<Arch, T, Filter, kImages>::stage_map_gradient(int64_t first_row
       }
     }
     if constexpr (Filter<V>::kIsFixed) {
-      if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+      if (pads_with_zeros_) {
         check_finite(natural_a_);
       }
     }
@@ -540,7 +546,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
 template <class Arch, class T, template <class> class Filter, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages>::filter_block(int64_t chunk, int64_t j) {
-  const Filter<V> filter = filter_x();
+  const Filter<V> filter = filter_x_;
   const V* rows = ring_chunk(chunk);
   for (int row = 0; row < kChunkRows; ++row) {
     for (int image = 0; image < 2; ++image) {
@@ -613,7 +619,7 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* tile,
                                                             const ValueRows& rows,
                                                             DoubleLanes* sum) {
-  const Filter<V> filter = filter_y();
+  const Filter<V> filter = filter_y_;
   Moments8 moments;
   unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
     constexpr int kMap = decltype(map)::value;
@@ -729,7 +735,7 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, const V* s_row,
                                                           const V* d_row, int64_t j) {
-  const Filter<V> filter = filter_x().adjoint();
+  const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
     const V* from = partial_row + decltype(map)::value * pitch() + j;
@@ -790,7 +796,7 @@ void StripKernel<Arch, T, Filter, kImages>::store_gradient_row(int64_t row, cons
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;
   T* values = natural_a_ + (begin - data_begin_);
-  const GradientFactors factors = gradient_factors(problem_, request_);
+  const GradientFactors& factors = gradient_factors_;
   const T scale = T(factors.statistic);
   for (int64_t i = 0; i < count; ++i) {
     values[i] *= scale;

@@ -1,8 +1,8 @@
 // Two uint8 images under a uniform window of 7 x 7 pixels, in whole numbers: sums and map, no
 // gradient. scikit-image's default on images as they are decoded.
 //
-// Whole numbers make sums exact, so each column keeps the sums of its 7 rows, and a row further down
-// is one addition and one subtraction. With s = x + y and d = x - y, N = 49:
+// Whole numbers make sums exact, so each column keeps the sums of its 7 rows, and a row further
+// down is one addition and one subtraction. With s = x + y and d = x - y, N = 49:
 //
 //     column sums of s, d (16 bits) and N s^2, N d^2 (32 bits)  ->  sums of 7 columns
 //     N^2 var_s = sum of N s^2 - (sum of s)^2                   at most 49^2 * 510^2 < 2^31, exact
