@@ -173,7 +173,9 @@ def test_wrong_rank(device, entry, shape):
     raises(ValueError, lambda: entry(bad, image(device)))
 
 
-@parametrize("entry", {name: e for name, e in ENTRIES.items() if not name.lower().startswith("ssim")})
+@parametrize(
+    "entry", {name: e for name, e in ENTRIES.items() if not name.lower().startswith("ssim")}
+)
 def test_image_without_a_batch(device, entry):
     bad = image(device)[0]
     raises(ValueError, lambda: entry(bad, bad), "[B, C, H, W]", "[3, 16, 16]", "unsqueeze")
@@ -245,8 +247,11 @@ def test_masks(device, entry):
         "device": (ValueError, [good.to("meta")]),
         "unsqueeze": (
             ValueError,
-            [good[None], good[:, :-1], good[None].expand(2, 16, 17), good.expand(3, 3, 16, 17)]
-            + [good.expand(2, 2, 16, 17), good.expand(1, 1, 1, 16, 17), good[:1], good[:, :1]],
+            [
+                *(good[None], good[:, :-1], good[:1], good[:, :1]),
+                *(good.expand(2, 16, 17), good.expand(1, 1, 1, 16, 17)),
+                *(good.expand(3, 3, 16, 17), good.expand(2, 2, 16, 17)),
+            ],
         ),
     }
     for word, (error, masks) in bad.items():
@@ -277,7 +282,17 @@ def test_other_names(device, name, value):
     raises(ValueError, lambda: module(**{name: value}), name, repr(value))
 
 
-BAD_WEIGHTS = [(), (0.5, -0.1), (math.nan,), (math.inf, 1.0), "0.5", 0.5, None.__class__, ["a"], [True]]
+BAD_WEIGHTS = [
+    (),
+    (0.5, -0.1),
+    (math.nan,),
+    (math.inf, 1.0),
+    "0.5",
+    0.5,
+    None.__class__,
+    ["a"],
+    [True],
+]
 
 
 @pytest.mark.parametrize("weights", BAD_WEIGHTS, ids=str)

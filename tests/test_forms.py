@@ -145,9 +145,9 @@ def test_transforms(device, way):
     assert relative_error(by_x, expected) <= 1e-5
     direction = noise(*x.shape, seed=3).to(device)
     _, tangent = torch.func.jvp(lambda a: ssim(a, y, reduction="sum"), (x,), (direction,))
-    assert relative_error(tangent, x.shape[0] / 4 * (expected * direction).sum() * x[0].numel()) <= (
-        1e-4
-    )
+    assert relative_error(
+        tangent, x.shape[0] / 4 * (expected * direction).sum() * x[0].numel()
+    ) <= (1e-4)
 
 
 @each_padding
@@ -206,12 +206,15 @@ def test_image_without_a_batch(device, way):
     x, y = images(device, 3, 20, 21)
     whole = {"x": x[None], "y": y[None]}
     mask = (noise(3, 20, 21, seed=4) > 0.5).to(device)
-    for m, full in ((None, None), (mask, mask[None]), (mask[0], mask[0]), (mask[:1], mask[None, :1])):
+    for m, full in (
+        (None, None),
+        (mask, mask[None]),
+        (mask[0], mask[0]),
+        (mask[:1], mask[None, :1]),
+    ):
         for reduction, rank in {"mean": 0, "sum": 0, "image": 0, "channel": 1, "none": 3}.items():
             found = ssim(x, y, reduction=reduction, mask=m, padding="valid")
-            expected = ssim(
-                whole["x"], whole["y"], reduction=reduction, mask=full, padding="valid"
-            )
+            expected = ssim(whole["x"], whole["y"], reduction=reduction, mask=full, padding="valid")
             assert found.dim() == rank
             assert torch.equal(found, expected[0] if expected.dim() else expected)
 

@@ -167,7 +167,7 @@ def test_finite_differences(device, way, mode, dims):
             (x, y),
             fast_mode=True,
         )
-        loss = lambda a, b, m=mask: l1_ssim_loss(a, b, mask=m, **form)  # noqa: E731
+        loss = lambda a, b, m=mask: l1_ssim_loss(a, b, mask=m, **form)
         assert gradcheck(loss, (x, y), fast_mode=True)
 
 
@@ -184,7 +184,5 @@ def test_window_that_misses_all_valid_pixels(device, way):
     x, y = images(device)
     mask = torch.zeros(21, 18, dtype=torch.bool, device=device)
     mask[10, 9] = True
-    values = ssim(
-        x, y, window=[0.5, 0.0, 0.5], mask=mask, mask_mode="normalized", reduction="none"
-    )
+    values = ssim(x, y, window=[0.5, 0.0, 0.5], mask=mask, mask_mode="normalized", reduction="none")
     assert torch.equal(values, torch.ones_like(values))

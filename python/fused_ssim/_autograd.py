@@ -90,11 +90,11 @@ def mapped(img1: Tensor, img2: Tensor, definition: Definition, *, train: bool = 
 
 
 def ssim_and_mse(img1: Tensor, img2: Tensor, definition: Definition) -> tuple[Tensor, Tensor]:
-    """[B, C] each; not differentiable."""
+    """[B, C] each; a backward pass is refused."""
     value, mse = _operators.ssim_and_mse(
         img1.detach(), img2.detach(), *definition, *_NO_STABILIZERS_NO_MASK
     )
-    return value, mse
+    return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
 
 # ---- refusals -----------------------------------------------------------------------------------

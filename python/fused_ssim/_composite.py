@@ -20,9 +20,6 @@ from torch.nn import functional
 from fused_ssim._parameters import STATISTICS, Definition, MaskMode, Reduced, axis_taps
 from fused_ssim._windows import Taps, rounded_to_float32
 
-# Pixels of a plane that its shift is found from: as many as this along each axis, by their number.
-_SAMPLES = {1: 64, 2: 8, 3: 4}
-
 
 def reduced(
     img1: Tensor,
@@ -155,7 +152,7 @@ def _shift(image: Tensor, mask: Tensor | None) -> Tensor:
     """
     image, dims = image.detach(), image.dim()
     valid = image.isfinite() if mask is None else image.isfinite() & (mask > 0)
-    samples = _SAMPLES[dims - 2]
+    samples = (64, 8, 4)[dims - 3]  # along each axis: 64 in all
     for axis in range(2, dims):
         places = torch.arange(samples, device=image.device) * image.shape[axis] // samples
         image, valid = image.index_select(axis, places), valid.index_select(axis, places)

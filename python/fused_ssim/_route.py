@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from fused_ssim import _composite
+from fused_ssim import _autograd, _composite
 from fused_ssim._parameters import Definition, MaskMode, Reduced
 
 # For tests, and to compare: the environment's FUSED_SSIM_COMPOSITE=1 sends everything to the composite.
@@ -19,6 +19,7 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 _MIN_CUDA_TAPS, _MAX_CUDA_TAPS = 3, 33
 
 # Private names of torch: a torch without one of them has transforms that kernels can't tell.
+_forward_ad = torch.autograd.forward_ad
 _functorch_level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
 _said_so = False
 
@@ -39,8 +40,6 @@ def reduced(
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        from fused_ssim import _autograd
-
         return _autograd.reduced(
             img1,
             img2,
@@ -79,8 +78,6 @@ def mapped(
 ) -> Tensor:
     """The map of S, [B, C, *map sizes]."""
     if not train:
-        from fused_ssim import _autograd
-
         values = mapped(
             img1.detach(),
             img2.detach(),
@@ -91,8 +88,6 @@ def mapped(
         )
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        from fused_ssim import _autograd
-
         return _autograd.mapped(img1, img2, definition)
     _say_once(img1)
     return _composite.mapped(
@@ -105,8 +100,6 @@ def ssim_and_mse(
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
     if img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers):
-        from fused_ssim import _autograd
-
         return _autograd.ssim_and_mse(img1, img2, definition)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
@@ -146,7 +139,7 @@ def _is_transformed() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is under way."""
     if torch.compiler.is_compiling():
         return False
-    return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0 or (
+    return getattr(_forward_ad, "_current_level", -1) >= 0 or (
         _functorch_level is not None and _functorch_level() is not None
     )
 

@@ -47,7 +47,7 @@ def check_padding(padding: Any, expected: Sequence[str] = PADDINGS) -> None:
     if not isinstance(padding, str) or padding not in expected:
         raise PaddingError(
             f"padding: expected {_either(expected)}, got {padding!r}; "
-            f'{"only `ssim` and `ms_ssim` extend images; " if padding in BORDERS else ""}'
+            f"{'only `ssim` and `ms_ssim` extend images; ' if padding in BORDERS else ''}"
             '"same" puts zeros around the image, "valid" takes whole windows only'
         )
 
@@ -107,12 +107,22 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}; pass a bool")
 
 
-def check_spatial_dims(spatial_dims: Any, expected: Sequence[int] = (1, 2, 3)) -> None:
-    if isinstance(spatial_dims, bool) or spatial_dims not in expected:
+def _constant(value: Any) -> Any:
+    """A number, which a compiler might hold for variable: a program is compiled for each."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+        return guard_scalar(value)
+    return value
+
+
+def spatial_dims(value: Any, expected: Sequence[int] = (1, 2, 3)) -> int:
+    if isinstance(value, bool) or value not in expected:
         raise ValueError(
-            f"spatial_dims: expected {' or '.join(map(str, expected))}, got {spatial_dims!r}; 2 is "
-            "for images [B, C, H, W], 3 for volumes [B, C, D, H, W]"
+            f"spatial_dims: expected {' or '.join(map(str, expected))}, got {value!r}; 2 is for "
+            "images [B, C, H, W], 3 for volumes [B, C, D, H, W]"
         )
+    return int(_constant(value))
 
 
 def window_size(value: Any) -> int:
@@ -123,12 +133,13 @@ def window_size(value: Any) -> int:
                 "`window` takes the taps of each axis"
             )
         value = int(value)
+    value = _constant(value)
     if not 1 <= value <= MAX_WINDOW_SIZE or value % 2 == 0:
         raise ValueError(
             f"window_size: expected an odd number from 1 to {MAX_WINDOW_SIZE}, got {value}; the "
             "standard is 11"
         )
-    return value
+    return int(value)
 
 
 def positive(name: str, value: Any, hint: str) -> float:
@@ -181,11 +192,11 @@ def _number_of(value: Any) -> Any:
 
 def _real(name: str, value: Any, hint: str) -> float:
     if type(value) is float:
-        return value
+        return _constant(value)  # type: ignore[no-any-return]
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {_kind(value)}; {hint}")
     try:
-        return float(value)
+        return float(_constant(value))
     except OverflowError:
         return math.inf
 
@@ -217,7 +228,7 @@ def fixed_data_range(value: Any) -> float:
     """A data range that is a number."""
     result = data_range(value)
     if isinstance(result, Tensor):
-        raise ValueError(
+        raise TypeError(
             f"data_range: expected a number, which a module can keep, got {_shape(result)}; call "
             "the function with one for each image"
         )

@@ -1,14 +1,10 @@
-"""Taps of windows: float64, summing to 1.
-
-The arithmetic is plain Python, which torch.compile traces; results are cached outside of tracing.
-"""
+"""Taps of windows: float64, summing to 1."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,18 +12,6 @@ from fused_ssim import _validation
 from fused_ssim._parameters import WINDOWS
 
 Taps = tuple[float, ...]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _cached(function: _Function) -> _Function:
-    """`function`, remembering results. A compiler is given the function itself to trace."""
-    remembering = functools.lru_cache(maxsize=256)(function)
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        return (function if torch.compiler.is_compiling() else remembering)(*arguments)
-
-    return call  # type: ignore[return-value]
 
 
 def _exp_nonpositive(x: float) -> float:
@@ -47,9 +31,14 @@ def _exp_nonpositive(x: float) -> float:
     return result
 
 
-@_cached
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def gaussian(size: int, sigma: float) -> Taps:
     """`size` taps (odd) of a Gaussian, exactly symmetric."""
+    return _gaussian(size, sigma)
+
+
+@functools.lru_cache(maxsize=256)
+def _gaussian(size: int, sigma: float) -> Taps:
     half, total = [], 0.0
     # Each distance from the centre once, the smallest taps first.
     for distance in range(size // 2, -1, -1):
@@ -60,19 +49,23 @@ def gaussian(size: int, sigma: float) -> Taps:
     return tuple(tap / total for tap in [*half, *half[-2::-1]])
 
 
-@_cached
 def uniform(size: int) -> Taps:
     """`size` equal taps."""
     return (1.0 / size,) * size
 
 
-@_cached
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def rounded_to_float32(taps: Taps) -> Taps:
     """The taps as float32 numbers that sum to 1 far below float32's resolution.
 
     Taps rounded one by one have a sum that is off by some 1e-8, and a variance E[s^2] - E[s]^2 is
     then off by that times s^2. The smaller taps have fine enough a grid to take up the difference.
     """
+    return _rounded_to_float32(taps)
+
+
+@functools.lru_cache(maxsize=256)
+def _rounded_to_float32(taps: Taps) -> Taps:
     rounded = [_round_to_float32(tap) for tap in taps]
     residual = 1.0 - math.fsum(rounded)
     by_size = sorted(range(len(taps)), key=lambda i: -taps[i])
@@ -109,5 +102,5 @@ def axes(window: Any, window_size: Any, sigma: Any, spatial_dims: int) -> tuple[
                 f"spatial axes, got {len(given)} windows; with spatial_dims={spatial_dims} pass "
                 f"{spatial_dims}"
             )
-        return given
+        return tuple(given)
     return (given,) * spatial_dims

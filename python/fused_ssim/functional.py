@@ -22,6 +22,7 @@ NotImplementedError: images on the device "meta".
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -52,9 +53,6 @@ Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | 
 allowed_padding: list[str] = list(PADDINGS)
 is_3D_supported = True  # noqa: N816 (the original's name)
 
-# Below this the curve of `negative="smooth"` leaves that of the power.
-_SMOOTH_BELOW = 0.01
-
 
 class Form(NamedTuple):
     """The checked arguments of `ssim` but reduction and mask. Not part of the public API."""
@@ -81,7 +79,29 @@ def form(
     spatial_dims: Any = 2,
 ) -> Form:
     """Checks the arguments. Not part of the public API."""
-    _validation.check_spatial_dims(spatial_dims)
+    arguments = (data_range, window, window_size, sigma, k1, k2, padding, unbiased, component)
+    # Names and Python's own numbers, as a rule.
+    if torch.compiler.is_compiling() or not set(map(type, arguments)) <= _REMEMBERED:
+        return _form(*arguments, spatial_dims)
+    return _remembered_form(*arguments, spatial_dims)
+
+
+_REMEMBERED = frozenset((bool, int, float, str))
+
+
+def _form(
+    data_range: Any,
+    window: Any,
+    window_size: Any,
+    sigma: Any,
+    k1: Any,
+    k2: Any,
+    padding: Any,
+    unbiased: Any,
+    component: Any,
+    spatial_dims: Any,
+) -> Form:
+    spatial_dims = _validation.spatial_dims(spatial_dims)
     ranges = _validation.data_range(data_range)
     k1 = _validation.positive("k1", k1, "the standard is 0.01")
     k2 = _validation.positive("k2", k2, "the standard is 0.03")
@@ -102,7 +122,7 @@ def form(
     shared = all(taps == filtered[0] for taps in filtered[1:])
     definition = Definition(
         taps=sum(filtered[:1] if shared else filtered, ()),
-        window_sizes=((1, 1, 1) + sizes)[-3:],  # type: ignore[arg-type]
+        window_sizes=(1, 1, 1, *sizes)[-3:],  # type: ignore[arg-type]
         c1=c1,
         c2=c2 * correction,
         valid=padding != "same",
@@ -111,6 +131,9 @@ def form(
     )
     border = padding if padding in BORDERS else None
     return Form(definition, border, ranges, (k1 * k1, k2 * k2 * correction))
+
+
+_remembered_form = functools.lru_cache(maxsize=256, typed=True)(_form)
 
 
 def ssim_form(*, reduction: Any, mask_mode: Any, **arguments: Any) -> Form:
@@ -130,7 +153,7 @@ def ms_ssim_form(
     _validation.check_scale_reduction(reduction)
     _validation.check_negative(negative)
     _validation.check_odd_sizes(odd_sizes)
-    exponents = SCALE_WEIGHTS if weights is None else _validation.scale_weights(weights)
+    exponents = _validation.scale_weights(SCALE_WEIGHTS if weights is None else weights)
     return form(**arguments), exponents
 
 
@@ -139,6 +162,12 @@ _STANDARD = {
     for padding in PADDINGS
     for dims in (1, 2, 3)
 }
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _standard_definition(padding: str, spatial_dims: int) -> Definition:
+    """An entry of the table, whose numbers a compiler would take for variables."""
+    return _STANDARD[padding, spatial_dims]  # type: ignore[index]
 
 
 def _standard(
@@ -152,7 +181,7 @@ def _standard(
     """The definition that the drop-in functions share, with which the images have been checked."""
     _validation.check_padding(padding)
     _validation.check_images(img1, img2, names, spatial_dims, dtypes)
-    definition = _STANDARD[padding, spatial_dims]
+    definition: Definition = _standard_definition(padding, spatial_dims)
     _validation.check_window_fits(img1, definition.window_sizes, padding)
     return definition
 
@@ -305,7 +334,7 @@ class FusedSSIMMap:
         _validation.square("C1", c1**0.5, 1.0)
         _validation.square("C2", c2**0.5, 1.0)
         _validation.check_flag("train", train)
-        _validation.check_spatial_dims(spatial_dims, (2, 3))
+        spatial_dims = _validation.spatial_dims(spatial_dims, (2, 3))
         dtypes = _validation.FLOATING
         definition = _standard(img1, img2, padding, spatial_dims, dtypes=dtypes)
         return _route.mapped(img1, img2, definition._replace(c1=c1, c2=c2), train=train)
@@ -553,7 +582,7 @@ def ms_ssim(
 def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
     """The least side of an image whose coarsest scale the window can be applied to."""
     least = {"valid": taps, "reflect": taps // 2 + 1}.get(padding, 1)
-    halvings = 2 ** (scales - 1)
+    halvings = 1 << (scales - 1)
     return (least - 1) * halvings + 1 if odd_sizes == "pad" else least * halvings
 
 
@@ -570,8 +599,9 @@ def _halved(image: Tensor, odd_sizes: str) -> Tensor:
         image = torch_functional.pad(image, margins)
     for axis in range(2, image.dim()):
         half = image.shape[axis] // 2
-        image = image.narrow(axis, 0, 2 * half).unflatten(axis, (half, 2))
-        image = 0.5 * (image.select(axis + 1, 0) + image.select(axis + 1, 1))
+        pairs = image.narrow(axis, 0, 2 * half)
+        pairs = pairs.reshape(*image.shape[:axis], half, 2, *image.shape[axis + 1 :])
+        image = 0.5 * (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1))
     return image
 
 
@@ -582,11 +612,11 @@ def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
     if negative == "relu":
         below = mean <= 0.0
-        return (mean.masked_fill(below, 1.0) ** exponent).masked_fill(below, 0.0)
-    t = _SMOOTH_BELOW
+        return mean.masked_fill(below, 1.0).pow(exponent).masked_fill(below, 0.0)
+    t = 0.01
     below = mean < t
-    curve = t**exponent / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
-    return curve.where(below, mean.masked_fill(below, 1.0) ** exponent)
+    curve = math.pow(t, exponent) / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
+    return curve.where(below, mean.masked_fill(below, 1.0).pow(exponent))
 
 
 def l1_ssim_loss(
@@ -630,7 +660,7 @@ def l1_ssim_loss(
     w = _validation.weight("ssim_weight", ssim_weight)
     _validation.check_flag("train", train)
     _validation.check_mask_mode(mask_mode)
-    _validation.check_spatial_dims(spatial_dims)
+    spatial_dims = _validation.spatial_dims(spatial_dims)
     definition = _standard(pred, target, padding, spatial_dims, ("pred", "target"))
     if mask is not None:
         _validation.check_mask(mask, pred)
@@ -671,5 +701,5 @@ def fused_l1_ssim_loss(
         >>> loss = fused_l1_ssim_loss(rendered, photograph, 0.2, True)
     """
     if isinstance(padding, bool):
-        padding, train = "same", padding
+        return l1_ssim_loss(img1, img2, ssim_weight, train=padding)
     return l1_ssim_loss(img1, img2, ssim_weight, padding, train=train)

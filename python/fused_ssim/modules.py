@@ -159,7 +159,7 @@ class L1SSIMLoss(_Parameters):
         )
         _validation.check_padding(padding)
         _validation.check_mask_mode(mask_mode)
-        _validation.check_spatial_dims(spatial_dims)
+        _validation.spatial_dims(spatial_dims)
 
     def forward(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of two image batches: a tensor without dimensions."""
