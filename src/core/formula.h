@@ -19,10 +19,11 @@
 //   SSIM      = luminance contrast
 //             = 1 - 2 loss,             loss = luminance_loss contrast + contrast_loss
 //
-// The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the squares
-// small, so that the subtraction in the variances loses little. The gradient of a bright image
-// against a black one hangs on the last digits of a luminance near zero, so there it is a quotient
-// whose numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by mean_x,
+// The losses are exact where the images agree, and SSIM never exceeds 1; the shift keeps the
+// squares small, so that the subtraction in the variances loses little. The gradient of a bright
+// image against a black one hangs on the last digits of a luminance near zero, so there it is a
+// quotient whose numerator is (sum + difference) (sum - difference) + 2 C1; and its derivative by
+// mean_x,
 //
 //   d luminance / d mean_x = -4 difference ((sum - difference) sum + 2 C1) / denominator^2,
 //   denominator = sum^2 + difference^2 + 2 C1,
@@ -99,14 +100,13 @@ struct SsimTerms {
   V contrast_reciprocal;  // 1 / (var_s + var_d + 2 C2)
 };
 
+// Of sums and variances that are all a multiple of what they are called, with stabilizers likewise.
 template <class V>
-FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
+FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(V sum, V difference, V var_s, V var_d,
                                           const DoubledStabilizers<V>& doubled) {
   SsimTerms<V> t;
-  const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
-  const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
-  t.sum = m.mean_s + shift_s;
-  t.difference = m.mean_d + shift_d;
+  t.sum = sum;
+  t.difference = difference;
   t.luminance_reciprocal =
       reciprocal(multiply_add(t.sum, t.sum, multiply_add(t.difference, t.difference, doubled.c1)));
   t.scaled_difference = t.difference * t.luminance_reciprocal;
@@ -117,6 +117,13 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shif
   t.contrast_loss = var_d * t.contrast_reciprocal;
   t.contrast = multiply_add(V(-2.0f), t.contrast_loss, V(1.0f));
   return t;
+}
+template <class V>
+FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shift_d,
+                                          const DoubledStabilizers<V>& doubled) {
+  const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
+  const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
+  return ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d, var_s, var_d, doubled);
 }
 
 // (1 - SSIM) / 2.

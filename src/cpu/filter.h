@@ -1,9 +1,9 @@
 // Filters along one axis: out[o] = sum over k of taps[k] * load(o + k), a few outputs at a time.
 //
-// Moments are filtered as what they differ by from a reference, the mean of two inputs in the middle
-// that all outputs see: in flat windows, the ones where C2 does not hide it, rounding is then that
-// of the small differences. Where the window is too short for all outputs to see them, the reference
-// is 0: a pixel outside a window must not enter it by rounding, and NaN not at all.
+// Moments are filtered as what they differ by from a reference, the mean of two inputs in the
+// middle that all outputs see: in flat windows, the ones where C2 does not hide it, rounding is
+// then that of the small differences. Where the window is too short for all outputs to see them,
+// the reference is 0: a pixel outside a window must not enter it by rounding, and NaN not at all.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +36,7 @@ class FixedFilter {
  public:
   static constexpr bool kIsFixed = true;
 
+  FixedFilter() = default;
   template <class T>
   explicit FixedFilter(const FilterTaps<T>& window) : half_(T(is_centred(window) ? 0.5 : 0.0)) {
     for (int k = 0; k <= kFixedRadius; ++k) {
@@ -84,6 +85,7 @@ class AnyFilter {
   using T = typename V::Scalar;
   static constexpr bool kIsFixed = false;
 
+  AnyFilter() = default;
   explicit AnyFilter(const FilterTaps<T>& window) : window_(window) {}
 
   int radius() const { return window_.radius; }

@@ -5,6 +5,7 @@
 #include "cpu/level_functions.h"
 #include "cpu/scale.h"
 #include "cpu/strip.h"
+#include "cpu/uniform.h"
 
 namespace fused_ssim::cpu {
 
@@ -12,9 +13,17 @@ template <class Arch>
 struct LevelInstance {
   static int64_t workspace_bytes(const Problem& problem, const Request& request,
                                  int64_t strip_columns) {
+    switch (schedule_of(problem, request)) {
+      case Schedule::kUniform:
+        return UniformKernel<Arch, 1>(problem, request, nullptr).workspace_bytes();
+      case Schedule::kUniformInterleaved:
+        return UniformKernel<Arch, 3>(problem, request, nullptr).workspace_bytes();
+      default:
+        break;
+    }
     int64_t bytes = 0;
-    visit(problem, request, [&](auto kernel) __attribute__((always_inline)) {
-      using Kernel = typename decltype(kernel)::template Type<AnyFilter>;  // FixedFilter's, too
+    visit(problem, request, [&](auto strip) __attribute__((always_inline)) {
+      using Kernel = typename decltype(strip)::template Type<AnyFilter>;  // FixedFilter's, too
       bytes = Kernel(problem, request, strip_columns, nullptr).workspace_bytes();
     });
     return bytes;
@@ -22,6 +31,14 @@ struct LevelInstance {
 
   static void run(const Problem& problem, const Request& request, const Task* tasks,
                   int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
+    switch (schedule_of(problem, request)) {
+      case Schedule::kUniform:
+        return run_uniform<1>(problem, request, tasks, task_count, workspace);
+      case Schedule::kUniformInterleaved:
+        return run_uniform<3>(problem, request, tasks, task_count, workspace);
+      default:
+        break;
+    }
     // Statistics, |x - y| and (x - y)^2 are symmetric: the gradient of img2 alone is that of img1
     // with the two exchanged.
     Problem exchanged_problem = problem;
@@ -32,15 +49,15 @@ struct LevelInstance {
       exchanged_request.grad1 = request.grad2;
       exchanged_request.grad2 = Image();
     }
-    visit(exchanged_problem, exchanged_request, [&](auto kernel) __attribute__((always_inline)) {
-      run_kernel<decltype(kernel)>(exchanged_problem, exchanged_request, tasks, task_count,
-                                   strip_columns, workspace);
+    visit(exchanged_problem, exchanged_request, [&](auto strip) __attribute__((always_inline)) {
+      run_strips<decltype(strip)>(exchanged_problem, exchanged_request, tasks, task_count,
+                                  strip_columns, workspace);
     });
   }
 
  private:
   template <class T, int kImages>
-  struct Kernel {
+  struct Strip {
     template <template <class> class Filter>
     using Type = StripKernel<Arch, T, Filter, kImages>;
   };
@@ -58,30 +75,43 @@ struct LevelInstance {
   template <class T, class Visitor>
   static FUSED_SSIM_INLINE void visit_images(const Request& request, Visitor visitor) {
     if (!wants_gradient(request)) {
-      visitor(Kernel<T, 0>());
+      visitor(Strip<T, 0>());
     } else if (request.grad1.data == nullptr || request.grad2.data == nullptr) {
-      visitor(Kernel<T, 1>());
+      visitor(Strip<T, 1>());
     } else {
-      visitor(Kernel<T, 2>());
+      visitor(Strip<T, 2>());
     }
   }
 
-  template <class Kernel>
-  static void run_kernel(const Problem& problem, const Request& request, const Task* tasks,
+  template <class Strip>
+  static void run_strips(const Problem& problem, const Request& request, const Task* tasks,
                          int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
+    const auto run_any = [&](const Task& task) {
+      typename Strip::template Type<AnyFilter> strip(problem, request, strip_columns, workspace);
+      strip.run(task);
+    };
     const bool fixed = has_fixed_radius(problem);
+    if (fixed) {
+      typename Strip::template Type<FixedFilter> strip(problem, request, strip_columns, workspace);
+      for (int64_t i = 0; i < task_count; ++i) {
+        strip.run(tasks[i]);
+        if (strip.spread_nonfinite()) {
+          run_any(tasks[i]);  // in the same workspace, which both kernels lay out alike
+        }
+      }
+    } else {
+      for (int64_t i = 0; i < task_count; ++i) {
+        run_any(tasks[i]);
+      }
+    }
+  }
+
+  template <int kChannels>
+  static void run_uniform(const Problem& problem, const Request& request, const Task* tasks,
+                          int64_t task_count, unsigned char* workspace) {
+    UniformKernel<Arch, kChannels> kernel(problem, request, workspace);
     for (int64_t i = 0; i < task_count; ++i) {
-      bool done = false;
-      if (fixed) {
-        typename Kernel::template Type<FixedFilter> strip(problem, request, strip_columns,
-                                                          workspace);
-        strip.run(tasks[i]);
-        done = !strip.spread_nonfinite();
-      }
-      if (!done) {
-        typename Kernel::template Type<AnyFilter> strip(problem, request, strip_columns, workspace);
-        strip.run(tasks[i]);
-      }
+      kernel.run(tasks[i]);
     }
   }
 };

@@ -26,6 +26,19 @@ inline Plane plane_of(const Image& image, int64_t batch, int64_t channel) {
           image.strides[FUSED_SSIM_AXIS_ROW], image.strides[FUSED_SSIM_AXIS_COLUMN], image.dtype};
 }
 
+// Asks for pixels that are to be read soon. The strips of a row lie too far apart for the hardware
+// to see them coming.
+FUSED_SSIM_INLINE void prefetch(const Plane& plane, int64_t row, int64_t column, int64_t count) {
+  constexpr int64_t kCacheLine = 64;
+  const int64_t element = size_of(plane.dtype);
+  const unsigned char* from =
+      plane.data + element * (row * plane.row_stride + column * plane.column_stride);
+  const int64_t bytes = element * count * plane.column_stride;
+  for (int64_t offset = 0; offset < bytes; offset += kCacheLine) {
+    __builtin_prefetch(from + offset, 0, 2);
+  }
+}
+
 template <class Arch, class T>
 class Loader {
  public:
@@ -48,6 +61,37 @@ class Loader {
     }
   }
 
+  // Pixels of a uint8 plane: in place where they are contiguous, else in `scratch`.
+  static const uint8_t* bytes(const Plane& plane, int64_t row, int64_t column, int64_t count,
+                              uint8_t* scratch) {
+    const uint8_t* from = pixel<uint8_t>(plane, row, column);
+    const int64_t stride = plane.column_stride;
+    if (stride == 1) {
+      return from;
+    }
+    int64_t i = 0;
+    if (stride == 3) {
+      // Every third byte of 48, the last of which is read only where a pixel follows.
+      for (; i + 16 < count; i += 16) {
+        Bytes16 a;
+        Bytes16 b;
+        Bytes16 c;
+        __builtin_memcpy(&a, from + 3 * i, 16);
+        __builtin_memcpy(&b, from + 3 * i + 16, 16);
+        __builtin_memcpy(&c, from + 3 * i + 32, 16);
+        const Bytes16 ab =
+            __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
+        const Bytes16 abc =
+            __builtin_shufflevector(ab, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
+        __builtin_memcpy(scratch + i, &abc, 16);
+      }
+    }
+    for (; i < count; ++i) {
+      scratch[i] = from[i * stride];
+    }
+    return scratch;
+  }
+
   static void store_row(const Plane& plane, int64_t row, int64_t column, int64_t count,
                         const T* values) {
     switch (plane.dtype) {
@@ -63,6 +107,8 @@ class Loader {
   }
 
  private:
+  typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+
   template <class Element>
   static FUSED_SSIM_INLINE Element* pixel(const Plane& plane, int64_t row, int64_t column) {
     return reinterpret_cast<Element*>(plane.data) + row * plane.row_stride +

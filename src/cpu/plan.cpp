@@ -33,6 +33,24 @@ int filter_radius(const Problem& problem, SpatialAxis axis) {
                                                                         image_size(problem, axis)));
 }
 
+Schedule schedule_of(const Problem& problem, const Request& request) {
+  const auto is_uniform_bytes = [](const Image& image, const Window& window) {
+    return image.dtype == FUSED_SSIM_UINT8 && window.size == kUniformSize && is_uniform(window);
+  };
+  const auto is_rgb = [](const Image& image) {
+    return image.strides[FUSED_SSIM_AXIS_CHANNEL] == 1 &&
+           image.strides[FUSED_SSIM_AXIS_COLUMN] == 3;
+  };
+  if (is_uniform_bytes(problem.img1, problem.windows[kHeight]) &&
+      is_uniform_bytes(problem.img2, problem.windows[kWidth]) && !wants_gradient(request)) {
+    return problem.sizes[FUSED_SSIM_AXIS_CHANNEL] == 3 && is_rgb(problem.img1) &&
+                   is_rgb(problem.img2)
+               ? Schedule::kUniformInterleaved
+               : Schedule::kUniform;
+  }
+  return Schedule::kStrips;
+}
+
 Plan::Plan(const Problem& problem, int threads)
     : planes_(plane_count(problem.sizes)), width_(image_size(problem, kWidth)) {
   strips_ = ceil_divide(width_, kMaxStripColumns);
@@ -61,6 +79,7 @@ Task Plan::task(int64_t index, ChunkSums* slots) const {
   task.chunk_begin = band == 0 ? -lead_ : chunks_ * band / bands_;
   task.chunk_end = chunks_ * (band + 1) / bands_;
   task.sums = slots + (plane * strips_ + strip) * (lead_ + chunks_) + lead_;
+  task.slots_per_plane = slots_per_plane();
   return task;
 }
 

@@ -34,12 +34,36 @@ bool has_fixed_radius(const Problem& problem);
 // the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).
 int filter_radius(const Problem& problem, SpatialAxis axis);
 
+// The side of the window that the kernel of whole numbers is for.
+inline constexpr int kUniformSize = 7;
+// Which kernel computes a problem; there is no other place where this is decided.
+enum class Schedule {
+  kStrips,
+  kUniform,             // whole numbers
+  kUniformInterleaved,  // whole numbers, three channels at a time
+};
+Schedule schedule_of(const Problem& problem, const Request& request);
+
 // What the kernels' numbers for pixels stand for. Two uint8 images are computed in whole numbers;
 // everything else as what it stands for.
 inline double pixel_unit(const Problem& problem) {
   const bool whole =
       problem.img1.dtype == FUSED_SSIM_UINT8 && problem.img2.dtype == FUSED_SSIM_UINT8;
   return whole ? 1.0 / problem.uint8_divisor : 1.0;
+}
+
+// Those of one image, for sums that are `multiple` times what they are called.
+template <class T>
+DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, int64_t batch, double multiple) {
+  const T* own = static_cast<const T*>(problem.stabilizers);
+  const double scale = multiple / pixel_unit(problem);
+  // A single pixel has no variance: beside so large a C2, the rounding of E[s^2] - E[s]^2 is
+  // nothing.
+  const bool has_variance = problem.windows[kHeight].size > 1 || problem.windows[kWidth].size > 1;
+  const double c1 = own != nullptr ? static_cast<double>(own[2 * batch]) : problem.c1;
+  const double c2 = own != nullptr ? static_cast<double>(own[2 * batch + 1]) : problem.c2;
+  return {static_cast<T>(2 * scale * scale * c1),
+          static_cast<T>(2 * scale * scale * (has_variance ? c2 : 1e30))};
 }
 
 // Over the pixels that one chunk of one strip owns.
@@ -54,6 +78,7 @@ struct Task {
   int64_t chunk_begin;
   int64_t chunk_end;
   ChunkSums* sums;  // of chunk 0 of this plane and strip
+  int64_t slots_per_plane;
 };
 
 class Plan {

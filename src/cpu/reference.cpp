@@ -112,8 +112,8 @@ ReferenceGradients reference_gradients(const ReferencePlane& plane, const Refere
       const TextbookMoments m = window.moments(row, column);
       const Factors f = factors(m, d);
       const double value = f.a * f.b / (f.c * f.d);
-      // d(value)/d(factor) = value / factor for a and b, -value / factor for c and d; a and b can be
-      // zero, so they are divided out of the product instead.
+      // d(value)/d(factor) = value / factor for a and b, -value / factor for c and d; a and b can
+      // be zero, so they are divided out of the product instead.
       const bool luminance = d.statistic != FUSED_SSIM_STATISTIC_CONTRAST;
       const bool contrast = d.statistic != FUSED_SSIM_STATISTIC_LUMINANCE;
       const double by_a = luminance ? f.b / (f.c * f.d) : 0;

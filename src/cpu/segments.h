@@ -1,5 +1,5 @@
-// Rows in segments: lane l of a vector holds the columns [l * segment, (l + 1) * segment), so vector
-// j of a row holds the columns j, segment + j, ...
+// Rows in segments: lane l of a vector holds the columns [l * segment, (l + 1) * segment), so
+// vector j of a row holds the columns j, segment + j, ...
 //
 //     columns   0 1 2 3 | 4 5 6 7 | 8 9 10 11 | 12 13 14 15      (4 lanes, segment = 4)
 //     vector 0: 0 4 8 12   vector 1: 1 5 9 13   vector 2: 2 6 10 14   vector 3: 3 7 11 15

@@ -4,8 +4,8 @@
 //   1. stage:    8 new rows of x and y -> s, d (shifted), transposed into a ring of chunks
 //   2. H:        filter s, d, s^2, d^2 along x, 8 columns at a time, into a small tile
 //   3. V:        filter the tile's columns along y; the last 2 radius rows of each column are
-//                carried from chunk to chunk. Values and partial derivatives (core/pointwise.h) come
-//                out one radius above the new rows.
+//                carried from chunk to chunk. Values and partial derivatives (core/pointwise.h)
+//                come out one radius above the new rows.
 //   4. V:        filter the partials along y (carried likewise) into 8 partial rows
 //   5. H:        filter the partial rows along x, combine with s and d, transpose back, store the
 //                gradient rows two radii above the new ones.
@@ -25,26 +25,9 @@
 #include "cpu/plan.h"
 #include "cpu/segments.h"
 #include "cpu/simd.h"
+#include "cpu/workspace.h"
 
 namespace fused_ssim::cpu {
-
-// Consecutive pieces of a workspace; without one, only their sizes.
-class WorkspaceLayout {
- public:
-  explicit WorkspaceLayout(unsigned char* workspace) : workspace_(workspace) {}
-
-  template <class Element>
-  Element* take(int64_t count) {
-    const int64_t offset = bytes_;
-    bytes_ += (count * static_cast<int64_t>(sizeof(Element)) + 63) / 64 * 64;
-    return workspace_ == nullptr ? nullptr : reinterpret_cast<Element*>(workspace_ + offset);
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  unsigned char* workspace_;
-  int64_t bytes_ = 0;
-};
 
 // Filter: FixedFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
 template <class Arch, class T, template <class> class Filter, int kImages>
@@ -63,7 +46,8 @@ class StripKernel {
         crop_x_(crop(problem, kWidth)),
         crop_y_(crop(problem, kHeight)),
         height_(image_size(problem, kHeight)),
-        width_(image_size(problem, kWidth)) {
+        width_(image_size(problem, kWidth)),
+        gradient_factors_(gradient_factors(problem, request)) {
     lay_out(strip_columns, workspace);
   }
 
@@ -90,8 +74,6 @@ class StripKernel {
   FUSED_SSIM_INLINE int halo() const { return kImages > 0 ? 2 * radius_x() : radius_x(); }
   FUSED_SSIM_INLINE int carried() const { return 2 * radius_y(); }
   FUSED_SSIM_INLINE int64_t pitch() const { return segment_capacity_ + 2 * radius_x(); }
-  FUSED_SSIM_INLINE Filter<V> filter_x() const { return Filter<V>(taps_x_); }
-  FUSED_SSIM_INLINE Filter<V> filter_y() const { return Filter<V>(taps_y_); }
 
   void lay_out(int64_t strip_columns, unsigned char* workspace);
   static FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius);
@@ -150,8 +132,10 @@ class StripKernel {
   const int crop_y_;
   const int64_t height_;
   const int64_t width_;
-  FilterTaps<T> taps_x_;
-  FilterTaps<T> taps_y_;
+  const GradientFactors gradient_factors_;
+  Filter<V> filter_x_;
+  Filter<V> filter_y_;
+  bool pads_with_zeros_ = false;  // a window is shorter than the filter
 
   // Workspace.
   int64_t workspace_bytes_ = 0;
@@ -195,8 +179,13 @@ void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
-  taps_x_ = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
-  taps_y_ = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  const FilterTaps<T> taps_x = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
+  const FilterTaps<T> taps_y = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  if (workspace != nullptr) {
+    filter_x_ = Filter<V>(taps_x);
+    filter_y_ = Filter<V>(taps_y);
+  }
+  pads_with_zeros_ = taps_x.begin != 0 || taps_y.begin != 0;
   ring_ = layout.take<V>(ring_chunks_ * kChunkRows * 2 * pitch());
   tile_ = layout.take<V>(kBlock * kMoments * kChunkRows);
   carry_ = layout.take<V>(segment_capacity_ * kMoments * carried());
@@ -290,11 +279,8 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   grad1_ = plane_of(request_.grad1, batch, channel);
   grad2_ = plane_of(request_.grad2, batch, channel);
   map_gradient_ = plane_of(request_.map_gradient, batch, channel);
-  const T* own = static_cast<const T*>(problem_.stabilizers);
-  const double unit = pixel_unit(problem_);
-  const T c1 = T(2 * (own != nullptr ? own[2 * batch] : problem_.c1) / (unit * unit));
-  const T c2 = T(2 * (own != nullptr ? own[2 * batch + 1] : problem_.c2) / (unit * unit));
-  doubled_stabilizers_ = {V(c1), V(c2)};
+  const DoubledStabilizers<T> doubled = doubled_stabilizers<T>(problem_, batch, 1.0);
+  doubled_stabilizers_ = {V(doubled.c1), V(doubled.c2)};
   data_begin_ = task.column_begin - halo();
   data_begin_ = data_begin_ < 0 ? 0 : data_begin_;
   data_end_ = task.column_end + halo();
@@ -413,7 +399,7 @@ void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* 
     natural_b_[c] = -shift_d_;
   }
   if constexpr (Filter<V>::kIsFixed) {
-    if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+    if (pads_with_zeros_) {
       check_finite(natural_a_);
       check_finite(natural_b_);
     }
@@ -474,26 +460,17 @@ void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T*
   }
 }
 
-// Asks for the block's share of the rows that `chunk` will stage. The strips of a row lie too far
-// apart for the hardware to see them coming, and the arithmetic of a chunk covers the wait.
+// Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
+// the wait.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
-  constexpr int64_t kCacheLine = 64;
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
   const int64_t block = j / kBlock;
   for (int64_t i = kRows * block / blocks; i < kRows * (block + 1) / blocks; ++i) {
     const int64_t row = chunk * kChunkRows + 2 * radius_y() + i / 2;
-    if (row < 0 || row >= height_) {
-      continue;
-    }
-    const Plane& plane = i % 2 == 0 ? img1_ : img2_;
-    const int64_t element = size_of(plane.dtype);
-    const unsigned char* from =
-        plane.data + element * (row * plane.row_stride + data_begin_ * plane.column_stride);
-    const int64_t bytes = element * (data_end_ - data_begin_) * plane.column_stride;
-    for (int64_t offset = 0; offset < bytes; offset += kCacheLine) {
-      __builtin_prefetch(from + offset, 0, 2);
+    if (row >= 0 && row < height_) {
+      prefetch(i % 2 == 0 ? img1_ : img2_, row, data_begin_, data_end_ - data_begin_);
     }
   }
 }
@@ -515,7 +492,7 @@ void StripKernel<Arch, T, Filter, kImages>::stage_map_gradient(int64_t first_row
       }
     }
     if constexpr (Filter<V>::kIsFixed) {
-      if (taps_x_.begin != 0 || taps_y_.begin != 0) {
+      if (pads_with_zeros_) {
         check_finite(natural_a_);
       }
     }
@@ -569,7 +546,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
 template <class Arch, class T, template <class> class Filter, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages>::filter_block(int64_t chunk, int64_t j) {
-  const Filter<V> filter = filter_x();
+  const Filter<V> filter = filter_x_;
   const V* rows = ring_chunk(chunk);
   for (int row = 0; row < kChunkRows; ++row) {
     for (int image = 0; image < 2; ++image) {
@@ -642,7 +619,7 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* tile,
                                                             const ValueRows& rows,
                                                             DoubleLanes* sum) {
-  const Filter<V> filter = filter_y();
+  const Filter<V> filter = filter_y_;
   Moments8 moments;
   unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
     constexpr int kMap = decltype(map)::value;
@@ -758,7 +735,7 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, const V* s_row,
                                                           const V* d_row, int64_t j) {
-  const Filter<V> filter = filter_x().adjoint();
+  const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
     const V* from = partial_row + decltype(map)::value * pitch() + j;
@@ -819,7 +796,7 @@ void StripKernel<Arch, T, Filter, kImages>::store_gradient_row(int64_t row, cons
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;
   T* values = natural_a_ + (begin - data_begin_);
-  const GradientFactors factors = gradient_factors(problem_, request_);
+  const GradientFactors& factors = gradient_factors_;
   const T scale = T(factors.statistic);
   for (int64_t i = 0; i < count; ++i) {
     values[i] *= scale;
