@@ -1,8 +1,9 @@
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from fused_ssim._library import CpuInfo
 
-_Image = tuple[int, Sequence[int], int] | None
+_Image: TypeAlias = tuple[int, Sequence[int], int] | None
 
 def cpu_info() -> CpuInfo: ...
 def load_cuda_kernels(path: str) -> None: ...

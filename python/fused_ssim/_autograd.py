@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fused_ssim import _fakes as _fakes  # registers them
 from fused_ssim import _operators
-from fused_ssim._parameters import REDUCTIONS, Definition
-from fused_ssim._torch_private import BelowAutograd, graph_is_kept, has_tangent
+from fused_ssim._parameters import REDUCTIONS, Definition, operator_arguments
+from fused_ssim._torch_private import BelowAutograd, graph_is_kept
 
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
@@ -29,13 +29,8 @@ _NO_SECOND_DERIVATIVE = (
     "gradient, which is not implemented; detach the gradient, drop create_graph=True, or set "
     "FUSED_SSIM_COMPOSITE=1 in the environment"
 )
-_NO_FORWARD_MODE = (
-    "fused_ssim: expected images without tangents, got a request for forward-mode differentiation, "
-    "which is not implemented; use reverse mode, .backward() or torch.autograd.grad(), or set "
-    "FUSED_SSIM_COMPOSITE=1 in the environment"
-)
-# Of the kernels, which serve no mask and no stabilizers for each image yet: see _route.py.
-_NO_STABILIZERS_NO_MASK = (None, None, 0)
+# Of the kernels, which serve no mask yet: see _route.py.
+_NO_MASK = (None, 0)
 
 
 def reduced(
@@ -48,16 +43,16 @@ def reduced(
     l1_weight: float = 0.0,
     offset: float = 0.0,
     train: bool = True,
+    stabilizers: Tensor | None = None,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
-    if has_tangent(img1, img2):
-        raise NotImplementedError(_NO_FORWARD_MODE)
     requires1, requires2 = img1.requires_grad, img2.requires_grad
     differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     wants = train and differentiable
     arguments = (
-        *definition,
-        *_NO_STABILIZERS_NO_MASK,
+        *operator_arguments(definition),
+        stabilizers,
+        *_NO_MASK,
         REDUCTIONS.index(reduction),
         statistic_weight,
         l1_weight,
@@ -80,19 +75,22 @@ def reduced(
     return value
 
 
-def mapped(img1: Tensor, img2: Tensor, definition: Definition, *, train: bool = True) -> Tensor:
+def mapped(
+    img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
+) -> Tensor:
     """The map [B, C, H', W']."""
-    if has_tangent(img1, img2):
-        raise NotImplementedError(_NO_FORWARD_MODE)
-    images = (img1, img2) if train else (img1.detach(), img2.detach())
-    value: Tensor = _operators.ssim_map(*images, *definition, *_NO_STABILIZERS_NO_MASK)
-    return value if train else without_gradient(value, img1, img2)
+    value: Tensor = _operators.ssim_map(
+        img1, img2, *operator_arguments(definition), stabilizers, *_NO_MASK
+    )
+    return value
 
 
-def ssim_and_mse(img1: Tensor, img2: Tensor, definition: Definition) -> tuple[Tensor, Tensor]:
+def ssim_and_mse(
+    img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """[B, C] each; a backward pass is refused."""
     value, mse = _operators.ssim_and_mse(
-        img1.detach(), img2.detach(), *definition, *_NO_STABILIZERS_NO_MASK
+        img1.detach(), img2.detach(), *operator_arguments(definition), stabilizers, *_NO_MASK
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
@@ -125,19 +123,22 @@ def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
 
 # Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
 # an operator of its own, which the compiled backward pass runs.
-_library = torch.library.Library("fused_ssim", "FRAGMENT")
-_library.define("without_gradient(Tensor result, Tensor[] images) -> Tensor")
-_library.define("refuse_gradient(Tensor upstream, Tensor[] images) -> Tensor[]")
+torch.library.define("fused_ssim::without_gradient", "(Tensor result, Tensor[] images) -> Tensor")
+torch.library.define(
+    "fused_ssim::refuse_gradient", "(Tensor upstream, Tensor[] images) -> Tensor[]"
+)
 
 
 def _refuse_gradient(upstream: Tensor, images: Sequence[Tensor]) -> Any:
     raise RuntimeError(_NO_GRADIENT)
 
 
-_library.impl(
-    "without_gradient", lambda result, images: result.clone(), "CompositeExplicitAutograd"
+torch.library.impl(
+    "fused_ssim::without_gradient",
+    "CompositeExplicitAutograd",
+    lambda result, images: result.clone(),
 )
-_library.impl("refuse_gradient", _refuse_gradient, "CompositeExplicitAutograd")
+torch.library.impl("fused_ssim::refuse_gradient", "CompositeExplicitAutograd", _refuse_gradient)
 torch.library.register_fake(
     "fused_ssim::without_gradient", lambda result, images: torch.empty_like(result)
 )
@@ -181,9 +182,7 @@ class _Reduced(torch.autograd.Function):
         # images, so that differentiating them is refused, and they don't pass for constants.
         link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(
-            gradient1 if wanted1 else None, gradient2 if wanted2 else None, link
-        )
+        ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, link)
         ctx.scale = [arguments[i] for i in _SCALE_ARGUMENTS]
         return value, link
 

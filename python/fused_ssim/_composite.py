@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fused_ssim._autograd import without_gradient
 from fused_ssim._parameters import STATISTICS, Definition, MaskMode, Reduced, axis_taps
 from fused_ssim._windows import Taps, rounded_to_float32
 
@@ -40,8 +41,6 @@ def reduced(
     Over nothing (a mask of zeros) a mean of S is 1, and all else 0.
     """
     if not train:
-        from fused_ssim import _autograd
-
         value = reduced(
             img1.detach(),
             img2.detach(),
@@ -54,7 +53,7 @@ def reduced(
             mask=mask,
             mask_mode=mask_mode,
         )
-        return _autograd.without_gradient(value, img1, img2)
+        return without_gradient(value, img1, img2)
     images = _read(img1, img2, definition, mask)
     values = _statistic(images, definition, stabilizers, mask_mode)
     weights = images.weights
@@ -93,14 +92,11 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each; no gradient."""
-    from fused_ssim import _autograd
-
     images = _read(img1.detach(), img2.detach(), definition, None)
     values = _reduce(_statistic(images, definition, stabilizers, "weighted"), None, "channel", 1.0)
     squares = _cropped(images.x - images.y, images.windows).square()
     mse = _reduce(squares, None, "channel", 0.0)
-    refusing = _autograd.without_gradient
-    return refusing(values, img1, img2), refusing(mse, img1, img2)
+    return without_gradient(values, img1, img2), without_gradient(mse, img1, img2)
 
 
 class _Images(NamedTuple):

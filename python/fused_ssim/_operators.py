@@ -57,9 +57,7 @@ class CudaLibrary(NamedTuple):
 
 
 def _library_path(name: str) -> Path:
-    file = {"win32": f"{name}.dll", "darwin": f"lib{name}.dylib"}.get(
-        sys.platform, f"lib{name}.so"
-    )
+    file = {"win32": f"{name}.dll", "darwin": f"lib{name}.dylib"}.get(sys.platform, f"lib{name}.so")
     # Beside `_C`, which in an editable install does not lie beside this file.
     return Path(_C.__file__).with_name(file)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 # Each in the order of its enumeration in fused_ssim/kernels.h.
 Reduced = Literal["mean", "sum", "image", "channel"]
@@ -50,9 +50,17 @@ class Definition(NamedTuple):
     """A uint8 pixel stands for its number divided by this: 255 or 1."""
 
 
+def operator_arguments(d: Definition) -> tuple[Any, ...]:
+    """The definition in the order of the operators' schemas.
+
+    By name: the compiler of torch 2.11 can't iterate over a constant NamedTuple.
+    """
+    return d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic, d.uint8_divisor
+
+
 def axis_taps(definition: Definition) -> tuple[tuple[float, ...], ...]:
     """The taps along D, H and W; one tap of 1 where the axis is not filtered."""
-    taps, sizes, *_ = definition
+    taps, sizes = definition.taps, definition.window_sizes
     one_for_all = len(taps) < sum(size for size in sizes if size > 1)
     result, start = [], 0
     for size in sizes:

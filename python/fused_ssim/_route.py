@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fused_ssim import _autograd, _composite
 from fused_ssim._parameters import Definition, MaskMode, Reduced
+from fused_ssim._torch_private import is_transformed
 
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
@@ -18,9 +19,6 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 # Windows that CUDA kernels serve.
 _MIN_CUDA_TAPS, _MAX_CUDA_TAPS = 3, 33
 
-# Private names of torch: a torch without one of them has transforms that kernels can't tell.
-_forward_ad = torch.autograd.forward_ad
-_functorch_level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
 _said_so = False
 
 
@@ -51,6 +49,7 @@ def reduced(
             l1_weight=l1_weight,
             offset=offset,
             train=train,
+            stabilizers=stabilizers,
         )
     _say_once(img1)
     return _composite.reduced(
@@ -90,7 +89,7 @@ def mapped(
         )
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        return _autograd.mapped(img1, img2, definition)
+        return _autograd.mapped(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.mapped(
         img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
@@ -102,7 +101,7 @@ def ssim_and_mse(
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
     if img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers):
-        return _autograd.ssim_and_mse(img1, img2, definition)
+        return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
 
@@ -118,9 +117,8 @@ def kernels_serve(
     if (
         composite_is_forced
         or mask is not None
-        or stabilizers is not None
         or img1.dim() != 4
-        or _is_transformed()
+        or (not torch.compiler.is_compiling() and is_transformed())
     ):
         return False
     if img1.is_cpu:
@@ -128,21 +126,13 @@ def kernels_serve(
     taps, sizes, statistic = definition.taps, definition.window_sizes, definition.statistic
     return (
         img1.is_cuda
+        and stabilizers is None
         and torch.version.cuda is not None
         and statistic == 0
         and img1.dtype == img2.dtype != torch.uint8
         and sizes[1] == sizes[2] == len(taps)
         and _MIN_CUDA_TAPS <= len(taps) <= _MAX_CUDA_TAPS
         and taps == taps[::-1]
-    )
-
-
-def _is_transformed() -> bool:
-    """Whether forward-mode differentiation or a transform of torch.func is under way."""
-    if torch.compiler.is_compiling():
-        return False
-    return getattr(_forward_ad, "_current_level", -1) >= 0 or (
-        _functorch_level is not None and _functorch_level() is not None
     )
 
 

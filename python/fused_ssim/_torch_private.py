@@ -1,4 +1,7 @@
-"""The private names of torch that the package profits from. A torch without them works, slower."""
+"""The private names of torch that the package profits from.
+
+A torch without them works: more slowly, or with transforms that operators refuse by themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.
 _keep_graph: Callable[[], bool] = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
 )
-_unpack_dual: Callable[[torch.Tensor], Any] = torch.autograd.forward_ad.unpack_dual
+_functorch_level: Callable[[], Any] = getattr(
+    getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None
+)
 
 
 def graph_is_kept() -> bool:
@@ -22,8 +27,9 @@ def graph_is_kept() -> bool:
     return bool(_keep_graph())
 
 
-def has_tangent(*tensors: torch.Tensor) -> bool:
-    """Whether forward-mode differentiation is under way and follows one of the tensors."""
-    if getattr(torch.autograd.forward_ad, "_current_level", 0) < 0:
-        return False
-    return any(_unpack_dual(tensor).tangent is not None for tensor in tensors)
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func is under way."""
+    return (
+        getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+        or _functorch_level() is not None
+    )

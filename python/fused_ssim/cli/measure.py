@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 import fused_ssim
+from fused_ssim._parameters import CroppedPadding, Reduction
 from fused_ssim.cli.errors import CliError, first_line
-
-# Large enough for every window that the package accepts.
-_PROBE_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to measure."""
 
-    padding: str = "same"
+    padding: CroppedPadding = "same"
     window_size: int = 11
     sigma: float = 1.5
     device: str = "cpu"
@@ -44,12 +42,13 @@ def check_settings(settings: Settings) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CliError(f"device {settings.device!r} is not available: torch sees no CUDA GPU")
     try:
-        blank = torch.zeros(1, 1, _PROBE_SIDE, _PROBE_SIDE, device=device)
+        blank = torch.zeros(1, 1, 1, 1, device=device)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise CliError(
             f"device {settings.device!r} is not available: {first_line(error)}"
         ) from None
-    _ssim(blank, blank, settings, "mean")
+    # One pixel has no whole window, but that says nothing against the settings.
+    _ssim(blank, blank, replace(settings, padding="same"), "mean")
 
 
 def measure(a: Tensor, b: Tensor, settings: Settings, *, with_map: bool = False) -> Scores:
@@ -90,7 +89,7 @@ def psnr_db(a: Tensor, b: Tensor) -> float:
     return -10.0 * math.log10(error) if error > 0.0 else math.inf
 
 
-def _ssim(a: Tensor, b: Tensor, settings: Settings, reduction: str) -> Tensor:
+def _ssim(a: Tensor, b: Tensor, settings: Settings, reduction: Reduction) -> Tensor:
     try:
         return fused_ssim.ssim(
             a,
