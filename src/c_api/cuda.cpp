@@ -52,8 +52,7 @@ FusedSsimStatus check_job(const FusedSsimProblem* problem, const FusedSsimReques
     job->problem = c_api::problem_of(problem);
     job->request = c_api::request_of(request, job->problem);
     if (const char* reason = cuda::not_served(job->problem, job->request)) {
-      throw c_api::NotServed(std::string(reason) +
-                             "; the Python package computes this form by torch operations");
+      throw c_api::NotServed(reason);
     }
     return status_of(cuda::workspace_bytes(job->problem, job->request, &job->workspace_bytes),
                      "asking for the GPU's properties", job->problem.sizes);

@@ -10,9 +10,12 @@
 
 namespace fused_ssim::c_api {
 
-// A valid request that the kernels do not compute.
+// A valid request that the kernels do not compute; `reason` says what was expected and what came.
 class NotServed : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+ public:
+  explicit NotServed(const std::string& reason)
+      : std::runtime_error(reason + "; the Python package computes this form by torch operations") {
+  }
 };
 
 // Not in a namespace without a name: each library has one, and only one.

@@ -15,10 +15,10 @@ bool fits_fixed_radius(const Window& window) {
 
 const char* not_served(const Problem& problem, const Request&) {
   if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
-    return "the CPU kernels compute images of depth 1, not filtered along it";
+    return "expected 2D images for the CPU kernels, got a depth, or a window along it";
   }
   if (problem.mask.data != nullptr) {
-    return "the CPU kernels take no mask";
+    return "expected no mask for the CPU kernels, got one";
   }
   return nullptr;
 }
