@@ -22,7 +22,7 @@ python tools/check_layers.py
 
 mapfile -t scripts < <(folders tools conda examples)
 # SC2015: `a && b || c` stands here only where c is right after either.
-find "${scripts[@]}" -name '*.sh' -print0 | xargs -0 shellcheck --exclude=SC2015 .ci/run
+find "${scripts[@]}" -name '*.sh' -print0 | xargs -0 shellcheck --exclude=SC2015 .ci/run .ci/full
 hadolint docker/Dockerfile
 python tools/ci/check_recipe.py
 python tools/ci/check_docs.py
