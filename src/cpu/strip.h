@@ -112,6 +112,13 @@ class StripKernel {
   template <int kStatistic>
   FUSED_SSIM_INLINE void evaluate_pixels(int64_t j, const Moments8& moments, const ValueRows& rows,
                                          Partials8& partials, DoubleLanes* sum) const;
+  // Out of line, so that it does not cost SSIM its registers.
+  template <int kStatistic>
+  __attribute__((noinline)) void evaluate_apart(int64_t j, const Moments8& moments,
+                                                const ValueRows& rows, Partials8& partials,
+                                                DoubleLanes* sum) const {
+    evaluate_pixels<kStatistic>(j, moments, rows, partials, sum);
+  }
   void store_map(int64_t chunk);
   void finish_gradient(int64_t chunk);
   template <int kCount>
@@ -629,10 +636,10 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* 
   Partials8 partials;
   switch (problem_.statistic) {
     case FUSED_SSIM_STATISTIC_CONTRAST:
-      evaluate_pixels<FUSED_SSIM_STATISTIC_CONTRAST>(j, moments, rows, partials, sum);
+      evaluate_apart<FUSED_SSIM_STATISTIC_CONTRAST>(j, moments, rows, partials, sum);
       break;
     case FUSED_SSIM_STATISTIC_LUMINANCE:
-      evaluate_pixels<FUSED_SSIM_STATISTIC_LUMINANCE>(j, moments, rows, partials, sum);
+      evaluate_apart<FUSED_SSIM_STATISTIC_LUMINANCE>(j, moments, rows, partials, sum);
       break;
     default:
       evaluate_pixels<FUSED_SSIM_STATISTIC_SSIM>(j, moments, rows, partials, sum);
