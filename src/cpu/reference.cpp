@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "fused_ssim/kernels.h"
+#include "core/problem.h"
 
 namespace fused_ssim::cpu {
 namespace {
