@@ -23,11 +23,8 @@ DEFINITION = {
     "valid": False,
     "statistic": 0,
     "uint8_divisor": 255,
-    "stabilizers": None,
-    "mask": None,
-    "mask_mode": 0,
 }
-WEIGHTS = {"statistic_weight": 1.0, "l1_weight": 0.0, "l2_weight": 0.0, "offset": 0.0}
+WEIGHTS = {"statistic_weight": 1.0, "l1_weight": 0.0, "offset": 0.0}
 MEAN, SUM, IMAGE, CHANNEL = range(4)
 SCALE = ([1, 11, 11], False)
 ops = torch.ops.fused_ssim
@@ -35,6 +32,12 @@ ops = torch.ops.fused_ssim
 
 def definition(**changes):
     return [*{**DEFINITION, **changes}.values()]
+
+
+def split(**changes):
+    """What `definition` takes, and what operators take by name."""
+    common = {name: value for name, value in changes.items() if name in DEFINITION}
+    return common, {name: value for name, value in changes.items() if name not in DEFINITION}
 
 
 def images(device, *shape, dtype=torch.float32):
@@ -66,7 +69,7 @@ def test_opcheck_ssim(device, layout, dtype):
         (IMAGE, (False, False)),
         (CHANNEL, (True, False)),
     ):
-        arguments = (*definition(valid=reduction == SUM), reduction, 0.2, 0.8, 0.0, 0.1, *wants)
+        arguments = (*definition(valid=reduction == SUM), reduction, 0.2, 0.8, 0.1, *wants)
         opcheck(ops.ssim, (x, y, *arguments))
 
 
@@ -139,7 +142,7 @@ def test_scale(device, dtype):
 
 def test_combined_value(device):
     x, y = images(device)
-    value, by_x, by_y = ops.ssim(x, y, *definition(), MEAN, -0.2, 0.8, 0.0, 0.2, True, True)
+    value, by_x, by_y = ops.ssim(x, y, *definition(), MEAN, -0.2, 0.8, 0.2, True, True)
     assert max_error(value, oracle.l1_ssim_loss(x, y)) <= 1e-6
     truth = oracle.gradients(oracle.l1_ssim_loss, x, y)
     assert relative_error(by_x, truth[0]) <= 5e-6
@@ -150,9 +153,11 @@ def test_squares(device):
     x, y = images(device)
     if device == "cuda":
         with pytest.raises(RuntimeError, match="l2_weight"):
-            ops.ssim(x, y, *definition(), MEAN, 0.0, 0.0, 1.0, 0.0, True, True)
+            ops.ssim(x, y, *definition(), MEAN, 0.0, 0.0, 0.0, True, True, l2_weight=1.0)
         return
-    value, by_x, by_y = ops.ssim(x, y, *definition(), MEAN, 0.0, 0.0, 1.0, 0.0, True, True)
+    value, by_x, by_y = ops.ssim(
+        x, y, *definition(), MEAN, 0.0, 0.0, 0.0, True, True, l2_weight=1.0
+    )
     assert max_error(value, (x.double() - y.double()).square().mean()) <= 1e-6
     truth = oracle.gradients(lambda a, b: (a - b).square().mean(), x, y)
     assert relative_error(by_x, truth[0]) <= 5e-6
@@ -196,25 +201,23 @@ def test_bad_calls_are_refused(device, spoil, arguments):
     x, y = images(device)
     other = spoil(y) if spoil else y
     for valid in (False, True):
-        bad = definition(**arguments | {"valid": valid})
-        for call in (
-            lambda bad=bad: ops.ssim(x, other, *bad, MEAN, *WEIGHTS.values(), True, True),
-            lambda bad=bad: ops.ssim_map(x, other, *bad),
-            lambda bad=bad: ops.ssim_and_mse(x, other, *bad),
-            lambda bad=bad: ops.ssim_map_backward(x, x, other, *bad, True, True),
+        common, rare = split(**arguments | {"valid": valid})
+        bad = definition(**common)
+        for op, given in (
+            (ops.ssim, (x, other, *bad, MEAN, *WEIGHTS.values(), True, True)),
+            (ops.ssim_map, (x, other, *bad)),
+            (ops.ssim_and_mse, (x, other, *bad)),
+            (ops.ssim_map_backward, (x, x, other, *bad, True, True)),
         ):
             with pytest.raises((RuntimeError, ValueError, TypeError), match="expected"):
-                call()
+                op(*given, **rare)
 
 
 def test_what_no_kernel_serves_is_refused(device):
     x, y = images(device)
-    for unserved in (
-        {"mask": torch.ones_like(x)},
-        {"window_sizes": [1, 1, 11], "mask": torch.ones_like(x).bool()},
-    ):
+    for mask in (torch.ones_like(x), torch.ones_like(x).bool()):
         with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
-            ops.ssim_map(x, y, *definition(**unserved))
+            ops.ssim_map(x, y, *definition(), mask=mask)
     volume = x[:, :, None]
     with pytest.raises(RuntimeError, match="depth"):
         ops.ssim_map(

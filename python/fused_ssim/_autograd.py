@@ -6,6 +6,7 @@ operators; the registrations serve tracers and whoever calls the operators.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from fused_ssim import _operators
 from fused_ssim._parameters import REDUCTIONS, Definition, operator_arguments
 from fused_ssim._torch_private import BelowAutograd, graph_is_kept
 
+_NO_L2 = 0.0
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
 _NO_GRADIENT = (
@@ -29,8 +31,6 @@ _NO_SECOND_DERIVATIVE = (
     "gradient, which is not implemented; detach the gradient, drop create_graph=True, or set "
     "FUSED_SSIM_COMPOSITE=1 in the environment"
 )
-# Of the kernels, which serve no mask yet: see _route.py.
-_NO_MASK = (None, 0)
 
 
 def reduced(
@@ -38,31 +38,30 @@ def reduced(
     img2: Tensor,
     definition: Definition,
     reduction: str,
-    *,
-    statistic_weight: float = 1.0,
-    l1_weight: float = 0.0,
-    offset: float = 0.0,
-    train: bool = True,
-    stabilizers: Tensor | None = None,
+    statistic_weight: float,
+    l1_weight: float,
+    offset: float,
+    train: bool,
+    stabilizers: Tensor | None,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     requires1, requires2 = img1.requires_grad, img2.requires_grad
     differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     wants = train and differentiable
+    compiling = torch.compiler.is_compiling()
     arguments = (
-        *operator_arguments(definition),
-        stabilizers,
-        *_NO_MASK,
+        *(operator_arguments(definition) if compiling else definition),
         REDUCTIONS.index(reduction),
         statistic_weight,
         l1_weight,
-        0.0,
         offset,
         wants and requires1,
         wants and requires2,
     )
+    if stabilizers is not None:
+        arguments = (*arguments, _NO_L2, stabilizers)
     value: Tensor
-    if torch.compiler.is_compiling():
+    if compiling:
         if differentiable and not train:
             value = _operators.ssim(img1.detach(), img2.detach(), *arguments)[0]
             return without_gradient(value, img1, img2)
@@ -79,9 +78,7 @@ def mapped(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> Tensor:
     """The map [B, C, H', W']."""
-    value: Tensor = _operators.ssim_map(
-        img1, img2, *operator_arguments(definition), stabilizers, *_NO_MASK
-    )
+    value: Tensor = _operators.ssim_map(img1, img2, *operator_arguments(definition), stabilizers)
     return value
 
 
@@ -90,7 +87,7 @@ def ssim_and_mse(
 ) -> tuple[Tensor, Tensor]:
     """[B, C] each; a backward pass is refused."""
     value, mse = _operators.ssim_and_mse(
-        img1.detach(), img2.detach(), *operator_arguments(definition), stabilizers, *_NO_MASK
+        img1.detach(), img2.detach(), *operator_arguments(definition), stabilizers
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
@@ -165,8 +162,13 @@ torch.library.register_autograd(
 # ---- eager mode ---------------------------------------------------------------------------------
 
 _SSIM_ARGUMENTS = _operators.argument_names(_operators.ssim)
-# Where the arguments of scale_gradient stand among those of ssim, the images left out.
-_SCALE_ARGUMENTS = [_SSIM_ARGUMENTS.index(n) - 2 for n in ("reduction", "window_sizes", "valid")]
+# The arguments of scale_gradient and those that want gradients, among those of ssim but the images.
+_scale_arguments = operator.itemgetter(
+    *(_SSIM_ARGUMENTS.index(name) - 2 for name in ("reduction", "window_sizes", "valid"))
+)
+_wanted = operator.itemgetter(
+    *(_SSIM_ARGUMENTS.index(name) - 2 for name in ("wants_gradient1", "wants_gradient2"))
+)
 
 
 class _Reduced(torch.autograd.Function):
@@ -174,7 +176,7 @@ class _Reduced(torch.autograd.Function):
     def forward(
         ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor]:
-        wanted1, wanted2 = arguments[-2:]
+        wanted1, wanted2 = _wanted(arguments)
         with BelowAutograd():
             value, gradient1, gradient2 = _operators.ssim(img1, img2, *arguments)
         # The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
@@ -183,7 +185,7 @@ class _Reduced(torch.autograd.Function):
         link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, link)
-        ctx.scale = [arguments[i] for i in _SCALE_ARGUMENTS]
+        ctx.scale = _scale_arguments(arguments)
         return value, link
 
     @staticmethod
@@ -217,26 +219,26 @@ class _Reduced(torch.autograd.Function):
 
 
 def _register(
-    operator: Any,
+    op: Any,
     save: Callable[[_Context, SimpleNamespace, Any], None],
     backward: Callable[..., dict[str, Tensor | None]],
 ) -> None:
     """`save` is given the arguments, and `backward` returns gradients, by the schema's names."""
-    names = _operators.argument_names(operator)
+    names = _operators.argument_names(op)
 
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
         # Without this autograd would fill whole images with zeros for the gradients of gradients.
         # They stay differentiable, for what is made of them (a gradient that is asked for with
         # create_graph=True) must refuse to be differentiated, not pass for a constant.
         ctx.set_materialize_grads(False)
-        save(ctx, SimpleNamespace(**dict(zip(names, inputs, strict=True))), output)
+        save(ctx, _operators.named(op, inputs), output)
 
     def by_position(ctx: _Context, *upstreams: Any) -> tuple[Tensor | None, ...]:
         gradients = backward(ctx, *upstreams)
         return tuple(gradients.get(name) for name in names)
 
     torch.library.register_autograd(
-        operator.name().partition(".")[0], by_position, setup_context=setup_context
+        op.name().partition(".")[0], by_position, setup_context=setup_context
     )
 
 
@@ -264,7 +266,10 @@ _MAP_ARGUMENTS = _operators.argument_names(_operators.ssim_map)
 
 def _save_map(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
     ctx.save_for_backward(call.img1, call.img2)
-    ctx.definition = [getattr(call, name) for name in _MAP_ARGUMENTS[2:]]
+    *ctx.definition, stabilizers, mask, mask_mode = (
+        getattr(call, name) for name in _MAP_ARGUMENTS[2:]
+    )
+    ctx.rare = stabilizers, mask, mask_mode
 
 
 def _map_backward(ctx: _Context, map_gradient: Tensor | None) -> dict[str, Tensor | None]:
@@ -272,7 +277,7 @@ def _map_backward(ctx: _Context, map_gradient: Tensor | None) -> dict[str, Tenso
         return {}
     wanted = ctx.needs_input_grad[:2]
     gradients = _operators.ssim_map_backward(
-        map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted
+        map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted, *ctx.rare
     )
     return {
         name: gradient if want else None

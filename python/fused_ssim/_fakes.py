@@ -50,10 +50,9 @@ def _ssim_map_backward(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
 
 def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
     """`fake` is given the operator's arguments by the names of its schema."""
-    names = _operators.argument_names(operator)
 
     def by_position(*arguments: Any) -> Any:
-        return fake(SimpleNamespace(**dict(zip(names, arguments, strict=True))))
+        return fake(_operators.named(operator, arguments))
 
     torch.library.register_fake(operator.name().partition(".")[0], by_position)
 

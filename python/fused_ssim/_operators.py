@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch  # first: the libraries below need libtorch in the process
@@ -112,3 +114,9 @@ scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
 def argument_names(operator: Any) -> tuple[str, ...]:
     """The names of an operator's arguments, in the order of its schema."""
     return tuple(argument.name for argument in operator._schema.arguments)
+
+
+def named(operator: Any, arguments: Sequence[Any]) -> SimpleNamespace:
+    """Arguments by the names of the schema; tracers leave out those that have their defaults."""
+    values = {argument.name: argument.default_value for argument in operator._schema.arguments}
+    return SimpleNamespace(**values | dict(zip(values, arguments, strict=False)))

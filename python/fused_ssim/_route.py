@@ -45,11 +45,11 @@ def reduced(
             img2,
             definition,
             reduction,
-            statistic_weight=statistic_weight,
-            l1_weight=l1_weight,
-            offset=offset,
-            train=train,
-            stabilizers=stabilizers,
+            statistic_weight,
+            l1_weight,
+            offset,
+            train,
+            stabilizers,
         )
     _say_once(img1)
     return _composite.reduced(

@@ -58,7 +58,6 @@ class Stack {
   T next() {
     return torch::stable::detail::to<T>(values_[index_++]);
   }
-  int32_t next_code(const char* name) { return narrow(next<int64_t>(), name); }
 
   template <class... Results>
   void finish(const Results&... results) {
@@ -160,32 +159,35 @@ inline void check_agree(const char* name, const Tensor& tensor, const Tensor& im
   }
 }
 
-// The arguments that all operators share (FUSED_SSIM_PROBLEM_SCHEMA in library.cpp).
+// The arguments that all operators share: the first and the last of each schema in library.cpp.
 struct TensorProblem {
-  // All is read before anything is checked: what is left on the stack would leak.
   explicit TensorProblem(Stack* stack)
       : img1(stack->next<Tensor>()),
         img2(stack->next<Tensor>()),
-        taps(stack->next<std::vector<double>>()) {
-    const auto window_sizes = stack->next<std::vector<int64_t>>();
+        taps(stack->next<std::vector<double>>()),
+        window_sizes(stack->next<std::vector<int64_t>>()) {
+    problem.struct_size = sizeof(problem);
     problem.c1 = stack->next<double>();
     problem.c2 = stack->next<double>();
     problem.padding = stack->next<bool>() ? FUSED_SSIM_VALID : FUSED_SSIM_SAME;
-    const auto statistic = stack->next<int64_t>();
-    const auto uint8_divisor = stack->next<int64_t>();
+    statistic = stack->next<int64_t>();
+    uint8_divisor = stack->next<int64_t>();
+  }
+
+  // Reads the rest, and only then checks anything: what is left on the stack would leak.
+  void complete(Stack* stack) {
     stabilizers = stack->next<std::optional<Tensor>>();
     mask = stack->next<std::optional<Tensor>>();
-    problem.mask_mode = stack->next_code("mask_mode");
+    problem.mask_mode = narrow(stack->next<int64_t>(), "mask_mode");
     problem.statistic = narrow(statistic, "statistic");
     problem.uint8_divisor = narrow(uint8_divisor, "uint8_divisor");
     check_rank("img1", img1);
     const Sizes sizes = sizes_of(img1);
     check_agree("img2", img2, img1, sizes);
     std::copy(sizes.begin(), sizes.end(), problem.sizes);
-    problem.struct_size = sizeof(problem);
     problem.img1 = image_of(img1);
     problem.img2 = image_of(img2);
-    set_windows(window_sizes);
+    set_windows();
     if (stabilizers.has_value()) {
       if (stabilizers->numel() != 2 * img1.size(0) || !stabilizers->is_contiguous() ||
           dtype_of(*stabilizers) != accumulation()) {
@@ -223,12 +225,15 @@ struct TensorProblem {
   Tensor img1;
   Tensor img2;
   std::vector<double> taps;
+  std::vector<int64_t> window_sizes;
+  int64_t statistic = 0;
+  int64_t uint8_divisor = 0;
   std::optional<Tensor> stabilizers;
   std::optional<Tensor> mask;
   FusedSsimProblem problem = {};
 
  private:
-  void set_windows(const std::vector<int64_t>& window_sizes) {
+  void set_windows() {
     if (window_sizes.size() != 3) {
       fail("expected window_sizes of depth, height and width, got ", window_sizes.size(),
            " numbers");
@@ -312,15 +317,17 @@ template <class Backend>
 struct Operators {
   static void ssim(StableIValue* values, uint64_t, uint64_t) {
     Stack stack(values);
-    const TensorProblem given(&stack);
+    TensorProblem given(&stack);
     FusedSsimRequest request = fused_ssim_request();
-    request.reduction = stack.next_code("reduction");
+    const auto reduction = stack.next<int64_t>();
     request.statistic_weight = stack.next<double>();
     request.l1_weight = stack.next<double>();
-    request.l2_weight = stack.next<double>();
     request.offset = stack.next<double>();
     const bool wants1 = stack.next<bool>();
     const bool wants2 = stack.next<bool>();
+    request.l2_weight = stack.next<double>();
+    given.complete(&stack);
+    request.reduction = narrow(reduction, "reduction");
     Tensor value = new_value(given, request.reduction);
     request.value = value.mutable_data_ptr();
     Tensor gradient1 = new_gradient(given.img1, wants1, &request.grad1);
@@ -343,7 +350,8 @@ struct Operators {
 
   static void ssim_and_mse(StableIValue* values, uint64_t, uint64_t) {
     Stack stack(values);
-    const TensorProblem given(&stack);
+    TensorProblem given(&stack);
+    given.complete(&stack);
     FusedSsimRequest request = fused_ssim_request();
     request.reduction = FUSED_SSIM_CHANNEL;
     Tensor value = new_value(given, request.reduction);
@@ -356,7 +364,8 @@ struct Operators {
 
   static void ssim_map(StableIValue* values, uint64_t, uint64_t) {
     Stack stack(values);
-    const TensorProblem given(&stack);
+    TensorProblem given(&stack);
+    given.complete(&stack);
     const std::vector<int64_t> shape = given.map_shape();
     Tensor map = new_empty(given.img1, shape.data(), shape.size(), given.accumulation());
     FusedSsimRequest request = fused_ssim_request();
@@ -368,9 +377,10 @@ struct Operators {
   static void ssim_map_backward(StableIValue* values, uint64_t, uint64_t) {
     Stack stack(values);
     const Tensor map_gradient = stack.next<Tensor>();
-    const TensorProblem given(&stack);
+    TensorProblem given(&stack);
     const bool wants1 = stack.next<bool>();
     const bool wants2 = stack.next<bool>();
+    given.complete(&stack);
     Sizes map_sizes;
     kernels::check(fused_ssim_map_sizes(&given.problem, map_sizes.data()));
     check_agree("map_gradient", map_gradient, given.img1, map_sizes);
@@ -407,7 +417,7 @@ struct Operators {
                          Stack* stack) {
     FusedSsimScaleRequest request = {};
     request.struct_size = sizeof(request);
-    request.reduction = stack->next_code("reduction");
+    request.reduction = narrow(stack->next<int64_t>(), "reduction");
     const std::vector<int64_t> window_sizes = stack->next<std::vector<int64_t>>();
     const bool valid = stack->next<bool>();
     if (gradient.numel() == 0) {

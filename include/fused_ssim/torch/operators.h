@@ -36,15 +36,19 @@ Result call(const std::tuple<Arguments...>& arguments) {
   return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
 }
 
-// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp, without stabilizers of single images and
-// without a mask.
+// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp.
 inline auto problem(const Images& images, const Definition& d) {
+  return std::tuple<const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, at::IntArrayRef,
+                    double, double, bool, int64_t, int64_t>(images.img1, images.img2, d.taps,
+                                                            d.window_sizes, d.c1, d.c2, d.valid,
+                                                            d.statistic, d.uint8_divisor);
+}
+
+// FUSED_SSIM_RARE_SCHEMA: no stabilizers of single images and no mask.
+inline auto nothing_rare() {
   static const std::optional<at::Tensor> none;
   using Optional = const std::optional<at::Tensor>&;
-  return std::tuple<const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, at::IntArrayRef,
-                    double, double, bool, int64_t, int64_t, Optional, Optional, int64_t>(
-      images.img1, images.img2, d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic,
-      d.uint8_divisor, none, none, FUSED_SSIM_MASK_WEIGHTED);
+  return std::tuple<Optional, Optional, int64_t>(none, none, FUSED_SSIM_MASK_WEIGHTED);
 }
 
 // What is reduced: ssim * S + l1 * |img1 - img2|, and what is added to the result.
@@ -56,6 +60,7 @@ struct Weights {
 
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
 using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+inline constexpr double kNoL2 = 0.0;
 inline constexpr char kSsim[] = "fused_ssim::ssim";
 inline constexpr char kSsimAndMse[] = "fused_ssim::ssim_and_mse";
 inline constexpr char kSsimMap[] = "fused_ssim::ssim_map";
@@ -67,21 +72,22 @@ inline ThreeTensors call_ssim(const Images& images, const Definition& d, int64_t
                               const Weights& weights, bool wants1, bool wants2) {
   return call<kSsim, ThreeTensors>(std::tuple_cat(
       problem(images, d),
-      std::tuple(reduction, weights.ssim, weights.l1, 0.0, weights.offset, wants1, wants2)));
+      std::tuple(reduction, weights.ssim, weights.l1, weights.offset, wants1, wants2, kNoL2),
+      nothing_rare()));
 }
 
 inline TwoTensors call_ssim_and_mse(const Images& images, const Definition& d) {
-  return call<kSsimAndMse, TwoTensors>(problem(images, d));
+  return call<kSsimAndMse, TwoTensors>(std::tuple_cat(problem(images, d), nothing_rare()));
 }
 
 inline at::Tensor call_ssim_map(const Images& images, const Definition& d) {
-  return call<kSsimMap, at::Tensor>(problem(images, d));
+  return call<kSsimMap, at::Tensor>(std::tuple_cat(problem(images, d), nothing_rare()));
 }
 
 inline TwoTensors call_ssim_map_backward(const at::Tensor& map_gradient, const Images& images,
                                          const Definition& d, bool wants1, bool wants2) {
-  return call<kSsimMapBackward, TwoTensors>(
-      std::tuple_cat(std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2)));
+  return call<kSsimMapBackward, TwoTensors>(std::tuple_cat(
+      std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2), nothing_rare()));
 }
 
 inline auto scale_arguments(const at::Tensor& gradient, const at::Tensor& upstream,
