@@ -181,7 +181,8 @@ def test_drop_ins(device, way, dims):
         if dims > 1:
             function = {2: fused_ssim, 3: fused_ssim3d}[dims]
             assert torch.equal(function(x, y, padding), expected)
-            assert torch.equal(function(x, y, padding, train=False), expected)
+            # By another kernel on CUDA.
+            assert max_error(function(x, y, padding, train=False), expected) <= 1e-6
             values = FusedSSIMMap.apply(1e-4, 9e-4, x, y, padding, True, dims)
             assert max_error(values, ssim(x, y, reduction="none", **form)) <= 1e-6
         loss = l1_ssim_loss(x, y, 0.3, **form)

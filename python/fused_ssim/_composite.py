@@ -57,9 +57,9 @@ def reduced(
     images = _read(img1, img2, definition, mask)
     values = _statistic(images, definition, stabilizers, mask_mode)
     weights = images.weights
-    over_nothing = 0.0 if reduction == "sum" else 1.0
+    of_equal_images = 0.0 if reduction == "sum" else 1.0
     # Reduced apart, so that the loss of identical images is exactly 0.
-    result = statistic_weight * _reduce(values, weights, reduction, over_nothing) + offset
+    result = statistic_weight * _reduce(values, weights, reduction, of_equal_images) + offset
     if l1_weight != 0.0:
         difference = _cropped(images.x - images.y, images.windows)
         if weights is not None:
@@ -250,14 +250,17 @@ def _luminance(mean_x: Tensor, mean_y: Tensor, difference: Tensor, c1: Tensor | 
 
 
 def _reduce(
-    values: Tensor, weights: Tensor | None, reduction: Reduced, over_nothing: float
+    values: Tensor, weights: Tensor | None, reduction: Reduced, of_equal_images: float
 ) -> Tensor:
     first = {"image": 1, "channel": 2}.get(reduction, 0)
     axes = list(range(first, values.dim()))
     if weights is None:
-        return values.sum(axes) if reduction == "sum" else values.mean(axes)
+        if reduction == "sum":
+            return values.sum(axes)
+        # Around what equal images have, which a mean of it may miss by a rounding.
+        return of_equal_images + (values - of_equal_images).mean(axes)
     total = (weights * values.where(weights > 0, 0.0)).sum(axes)
     if reduction == "sum":
         return total
     count = weights.sum(axes)
-    return (total / count.where(count > 0, 1.0)).where(count > 0, over_nothing)
+    return (total / count.where(count > 0, 1.0)).where(count > 0, of_equal_images)
