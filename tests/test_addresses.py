@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import oracle
-from fused_ssim import _C
+from fused_ssim import _C, _windows
 from images import noise_pair
 from installation import run_python
 from measure import relative_error
@@ -63,6 +63,12 @@ def test_value_map_and_gradients():
     assert relative_error(torch.from_numpy(values), oracle.ssim_map(a, b, padding="valid")) <= 1e-5
 
 
+@pytest.mark.parametrize("size", [1, 3, 11, 101])
+@pytest.mark.parametrize("sigma", [0.3, 1.5, 40.0])
+def test_windows_are_those_of_python(size, sigma):
+    assert tuple(_C.gaussian_taps(size, sigma)) == _windows.gaussian(size, sigma)
+
+
 def test_uint8_and_mse_in_one_pass():
     generator = numpy.random.default_rng(0)
     x = generator.integers(0, 256, (1, 3, 40, 51), "uint8")
@@ -105,6 +111,10 @@ def test_bad_arguments_are_errors_of_python():
         run(x, y, windows=[None, None, [0.5, 0.5]], value=value.ctypes.data)
     with pytest.raises(ValueError, match="expected a dtype from 0 to 4"):
         _C.run(sizes(x), described(x), (y.ctypes.data, [0] * 5, 9), windows=STANDARD, **STABILIZERS)
+    with pytest.raises(ValueError, match="odd number of taps along the window, got 4"):
+        _C.gaussian_taps(4, 1.5)
+    with pytest.raises(ValueError, match="positive, finite sigma, got 0"):
+        _C.gaussian_taps(11, 0.0)
     with pytest.raises(ValueError, match="load_cuda_kernels"):
         run(x, y, value=value.ctypes.data, stream=0)
     with pytest.raises(NotImplementedError, match="mask"):

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from fused_ssim import _fakes as _fakes  # registers them
 from fused_ssim import _operators
-from fused_ssim._parameters import REDUCTIONS, Definition, operator_arguments
+from fused_ssim._parameters import REDUCTIONS, Definition
 from fused_ssim._torch_private import BelowAutograd, graph_is_kept
+from fused_ssim._windows import STANDARD_TAPS
 
 _NO_L2 = 0.0
+_NO_TAPS: tuple[float, ...] = ()  # operators know the standard window
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
 _NO_GRADIENT = (
@@ -50,7 +52,7 @@ def reduced(
     wants = train and differentiable
     compiling = torch.compiler.is_compiling()
     arguments = (
-        *(operator_arguments(definition) if compiling else definition),
+        *_operator_arguments(definition, compiling),
         REDUCTIONS.index(reduction),
         statistic_weight,
         l1_weight,
@@ -74,11 +76,21 @@ def reduced(
     return value
 
 
+def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
+    """The definition in the order of the operators' schemas."""
+    if compiling:
+        # By name: the compiler of torch 2.11 can't iterate over a constant NamedTuple.
+        return d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic, d.uint8_divisor
+    return (_NO_TAPS, *d[1:]) if d.taps is STANDARD_TAPS else d
+
+
 def mapped(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> Tensor:
     """The map [B, C, H', W']."""
-    value: Tensor = _operators.ssim_map(img1, img2, *operator_arguments(definition), stabilizers)
+    value: Tensor = _operators.ssim_map(
+        img1, img2, *_operator_arguments(definition, torch.compiler.is_compiling()), stabilizers
+    )
     return value
 
 
@@ -87,7 +99,10 @@ def ssim_and_mse(
 ) -> tuple[Tensor, Tensor]:
     """[B, C] each; a backward pass is refused."""
     value, mse = _operators.ssim_and_mse(
-        img1.detach(), img2.detach(), *operator_arguments(definition), stabilizers
+        img1.detach(),
+        img2.detach(),
+        *_operator_arguments(definition, torch.compiler.is_compiling()),
+        stabilizers,
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 

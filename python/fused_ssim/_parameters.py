@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 # Each in the order of its enumeration in fused_ssim/kernels.h.
 Reduced = Literal["mean", "sum", "image", "channel"]
@@ -48,14 +48,6 @@ class Definition(NamedTuple):
     statistic: int
     uint8_divisor: int
     """A uint8 pixel stands for its number divided by this: 255 or 1."""
-
-
-def operator_arguments(d: Definition) -> tuple[Any, ...]:
-    """The definition in the order of the operators' schemas.
-
-    By name: the compiler of torch 2.11 can't iterate over a constant NamedTuple.
-    """
-    return d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic, d.uint8_divisor
 
 
 def axis_taps(definition: Definition) -> tuple[tuple[float, ...], ...]:

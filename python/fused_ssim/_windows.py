@@ -49,6 +49,9 @@ def _gaussian(size: int, sigma: float) -> Taps:
     return tuple(tap / total for tap in [*half, *half[-2::-1]])
 
 
+STANDARD_TAPS = gaussian(11, 1.5)
+
+
 def uniform(size: int) -> Taps:
     """`size` equal taps."""
     return (1.0 / size,) * size

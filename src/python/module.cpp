@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -36,6 +37,28 @@ py::dict cpu_info() {
   result["level_active"] = info.level_active;
   result["level_error"] = info.level_error;
   return result;
+}
+
+void raise_unless_ok(FusedSsimStatus status, const char* message) {
+  switch (status) {
+    case FUSED_SSIM_OK:
+      return;
+    case FUSED_SSIM_INVALID_ARGUMENT:
+      throw py::value_error(message);
+    case FUSED_SSIM_OUT_OF_MEMORY:
+      throw std::bad_alloc();  // MemoryError
+    case FUSED_SSIM_NOT_SERVED:
+      PyErr_SetString(PyExc_NotImplementedError, message);
+      throw py::error_already_set();
+    default:
+      throw std::runtime_error(message);
+  }
+}
+
+std::vector<double> gaussian_taps(int32_t size, double sigma) {
+  std::vector<double> taps(static_cast<std::size_t>(std::max(size, 1)));
+  raise_unless_ok(fused_ssim_gaussian_taps(size, sigma, taps.data()), fused_ssim_last_error());
+  return taps;
 }
 
 // The functions of libfused_ssim_cuda_kernels, which is loaded where there is a GPU to run it on.
@@ -72,22 +95,6 @@ void load_cuda_kernels(const std::string& path) {
     throw py::value_error(path + " is no libfused_ssim_cuda_kernels of this version");
   }
   cuda_kernels = found;
-}
-
-void raise_unless_ok(FusedSsimStatus status, const char* message) {
-  switch (status) {
-    case FUSED_SSIM_OK:
-      return;
-    case FUSED_SSIM_INVALID_ARGUMENT:
-      throw py::value_error(message);
-    case FUSED_SSIM_OUT_OF_MEMORY:
-      throw std::bad_alloc();  // MemoryError
-    case FUSED_SSIM_NOT_SERVED:
-      PyErr_SetString(PyExc_NotImplementedError, message);
-      throw py::error_already_set();
-    default:
-      throw std::runtime_error(message);
-  }
 }
 
 void* pointer_to(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
@@ -204,6 +211,8 @@ PYBIND11_MODULE(_C, module) {
   using py::arg;
   module.doc() = "The torch-free C interface of fused_ssim/kernels.h, for addresses.";
   module.def("cpu_info", &cpu_info, "How the CPU kernels were built, and which of them run.");
+  module.def("gaussian_taps", &gaussian_taps, arg("size"), arg("sigma"),
+             "The taps of a Gaussian window, which sum to 1.");
   module.def("load_cuda_kernels", &load_cuda_kernels, arg("path"),
              "Loads libfused_ssim_cuda_kernels, which run() and scale() with a stream need.");
   module.def(

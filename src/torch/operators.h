@@ -238,7 +238,7 @@ struct TensorProblem {
       fail("expected window_sizes of depth, height and width, got ", window_sizes.size(),
            " numbers");
     }
-    // One window for all filtered axes, or one for each of them in turn.
+    // None for the standard window, or one for all filtered axes, or one for each of them in turn.
     const auto given = static_cast<int64_t>(taps.size());
     const bool shared = std::all_of(window_sizes.begin(), window_sizes.end(),
                                     [&](int64_t size) { return size == 1 || size == given; });
@@ -246,13 +246,15 @@ struct TensorProblem {
     for (std::size_t axis = 0; axis < 3; ++axis) {
       const int64_t size = window_sizes[axis];
       problem.windows[axis].size = narrow(size, "window");
-      if (size > 1 && size <= given - offset) {
-        problem.windows[axis].taps = taps.data() + offset;
-        offset += shared ? 0 : size;
-      } else if (size != 1) {
+      if (given == 0 || size == 1) {
+        continue;  // the standard window's taps are known below
+      }
+      if (size < 1 || size > given - offset) {
         fail("expected taps of every window, got ", given, " for windows of ", window_sizes[0],
              ", ", window_sizes[1], " and ", window_sizes[2]);
       }
+      problem.windows[axis].taps = taps.data() + offset;
+      offset += shared ? 0 : size;
     }
     if (!shared && offset != given) {
       fail("expected ", offset, " taps, got ", given);
