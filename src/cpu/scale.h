@@ -1,6 +1,7 @@
 // The chain rule's last step: each plane of a gradient times one number.
 //
-// Traffic per element: one read, one write (the same cache lines where it works in place).
+// Traffic per element: one read, one write (the same cache lines where it works in place). In place a
+// plane times 1, as it is for a loss that nothing is multiplied with, is left alone.
 #pragma once
 
 #include <cstdint>
@@ -45,11 +46,18 @@ struct ScaleKernel {
     const int64_t planes = planes_per_value(request.reduction, request.sizes);
     const int64_t from_stride = request.unit.strides[FUSED_SSIM_AXIS_COLUMN];
     const int64_t to_stride = request.out.strides[FUSED_SSIM_AXIS_COLUMN];
+    bool in_place = request.unit.data == request.out.data;
+    for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
+      in_place = in_place && request.unit.strides[axis] == request.out.strides[axis];
+    }
     for (int64_t r = row_begin; r < row_end; ++r) {
       const int64_t plane = r / (height * depth);
       const int64_t index[] = {plane / channels, plane % channels, r / height % depth, r % height};
       const T scale =
           static_cast<const T*>(request.upstream)[plane / planes] * static_cast<T>(request.factor);
+      if (in_place && scale == T(1)) {
+        continue;
+      }
       const Element* from = row_of<Element>(request.unit, index);
       Element* to = row_of<Element>(request.out, index);
       if (from_stride == 1 && to_stride == 1) {
