@@ -25,7 +25,7 @@ NEEDED: dict[str, set[str]] = {
         "libfused_ssim_cuda_kernels.so",
         TORCH,
     },
-    "_C": {"libfused_ssim.so"},
+    "_C": {"libfused_ssim_kernels.so"},
 }
 CPU_LIBRARIES = {"libfused_ssim_kernels", "libfused_ssim", "_C"}
 CUDA_LIBRARIES = {"libfused_ssim_cuda_kernels", "libfused_ssim_cuda"}

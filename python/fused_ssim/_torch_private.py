@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,15 @@ _keep_graph: Callable[[], bool] = getattr(
 _functorch_level: Callable[[], Any] = getattr(
     getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None
 )
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_for_compilers(function: _Function) -> _Function:
+    """What `torch.compiler.assume_constant_result` does, without importing the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def graph_is_kept() -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from fused_ssim import _validation
 from fused_ssim._parameters import WINDOWS
+from fused_ssim._torch_private import constant_for_compilers
 
 Taps = tuple[float, ...]
 
@@ -31,7 +32,7 @@ def _exp_nonpositive(x: float) -> float:
     return result
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_for_compilers
 def gaussian(size: int, sigma: float) -> Taps:
     """`size` taps (odd) of a Gaussian, exactly symmetric."""
     return _gaussian(size, sigma)
@@ -57,7 +58,7 @@ def uniform(size: int) -> Taps:
     return (1.0 / size,) * size
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_for_compilers
 def rounded_to_float32(taps: Taps) -> Taps:
     """The taps as float32 numbers that sum to 1 far below float32's resolution.
 

@@ -47,6 +47,7 @@ from fused_ssim._parameters import (
     Padding,
     Reduction,
 )
+from fused_ssim._torch_private import constant_for_compilers
 
 Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | Tensor
 
@@ -164,7 +165,7 @@ _STANDARD = {
 }
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_for_compilers
 def _standard_definition(
     padding: str, spatial_dims: int, stabilizers: tuple[float, float] | None
 ) -> Definition:
