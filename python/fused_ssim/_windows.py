@@ -6,8 +6,6 @@ import functools
 import math
 from typing import Any
 
-import torch
-
 from fused_ssim import _validation
 from fused_ssim._parameters import WINDOWS
 from fused_ssim._torch_private import constant_for_compilers
