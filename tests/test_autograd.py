@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ssim
 from images import noise_pair
-from measure import leaf, relative_error
+from measure import leaf, max_error, relative_error
 
 FUNCTIONS = {
     "fused_ssim": fused_ssim,
@@ -359,3 +359,26 @@ def test_forward_mode_is_refused_or_right(device, padding):
             return
     assert tangent is not None, "the tangent was dropped without a word"
     assert relative_error(tangent, (by_x * direction).sum()) <= 1e-5
+
+
+def test_batches_of_incoming_gradients(device):
+    x, y = (image.to(device) for image in noise_pair(1, 3, 24, 24))
+    x.requires_grad_()
+    rows = [
+        torch.autograd.grad(ssim(x, y, reduction="channel"), x, seed[None])[0]
+        for seed in torch.eye(3, device=device)
+    ]
+    (batch,) = torch.autograd.grad(
+        ssim(x, y, reduction="channel"),
+        x,
+        torch.eye(3, device=device)[:, None],
+        is_grads_batched=True,
+    )
+    assert max_error(batch, torch.stack(rows)) <= 1e-9
+
+
+@pytest.mark.parametrize("function", [ssim, l1_ssim_loss], ids=["ssim", "l1_ssim_loss"])
+def test_tangents_have_the_type_of_the_value(device, function):
+    x, y = (image.to(device) for image in noise_pair(1, 3, 24, 24))
+    value, tangent = torch.func.jvp(lambda a: function(a, y), (x,), (torch.ones_like(x),))
+    assert value.dtype == tangent.dtype == torch.float32

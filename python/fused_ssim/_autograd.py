@@ -17,7 +17,7 @@ from torch import Tensor
 from fused_ssim import _fakes as _fakes  # registers them
 from fused_ssim import _operators
 from fused_ssim._parameters import REDUCTIONS, Definition
-from fused_ssim._torch_private import BelowAutograd, graph_is_kept
+from fused_ssim._torch_private import BelowAutograd, graph_is_kept, is_batched
 from fused_ssim._windows import STANDARD_TAPS
 
 _NO_L2 = 0.0
@@ -30,8 +30,8 @@ _NO_GRADIENT = (
 )
 _NO_SECOND_DERIVATIVE = (
     "fused_ssim: expected a first derivative only, got a request for the derivative of the "
-    "gradient, which is not implemented; detach the gradient, drop create_graph=True, or set "
-    "FUSED_SSIM_COMPOSITE=1 in the environment"
+    "gradient, which kernels do not have; use torch.func (hessian, jvp, ...), detach the gradient, "
+    "drop create_graph=True, or start Python with FUSED_SSIM_COMPOSITE=1 in the environment"
 )
 
 
@@ -210,7 +210,7 @@ class _Reduced(torch.autograd.Function):
         upstream = upstream.contiguous()
         *saved, link = ctx.saved_tensors
         creates_graph = torch.is_grad_enabled()
-        may_overwrite = not creates_graph and not graph_is_kept()
+        may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
         results: list[Tensor | None] = [None, None]
         for i, gradient in enumerate(saved):
             if not ctx.needs_input_grad[i]:
@@ -263,7 +263,11 @@ def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
     ctx.scale = call.reduction, call.window_sizes, call.valid
 
 
-def _ssim_backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> dict[str, Tensor | None]:
+def _ssim_backward(
+    ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
+) -> dict[str, Tensor | None]:
+    if any(other is not None for other in by_gradients):
+        raise RuntimeError(_NO_SECOND_DERIVATIVE)
     gradients: dict[str, Tensor | None] = {}
     if upstream is None:
         return gradients

@@ -57,14 +57,16 @@ def reduced(
     images = _read(img1, img2, definition, mask)
     values = _statistic(images, definition, stabilizers, mask_mode)
     weights = images.weights
-    of_equal_images = 0.0 if reduction == "sum" else 1.0
-    # Reduced apart, so that the loss of identical images is exactly 0.
-    result = statistic_weight * _reduce(values, weights, reduction, of_equal_images) + offset
+    # Weighted before it is reduced: see _plus. Reduced apart, so that the loss of identical images
+    # is exactly 0.
+    of_equal_images = 0.0 if reduction == "sum" else statistic_weight
+    result = _reduce(statistic_weight * values, weights, reduction, of_equal_images)
+    result = _plus(result, offset)
     if l1_weight != 0.0:
         difference = _cropped(images.x - images.y, images.windows)
         if weights is not None:
             difference = difference.where(weights > 0, 0.0)
-        result = result + l1_weight * _reduce(difference.abs(), weights, reduction, 0.0)
+        result = result + _reduce(l1_weight * difference.abs(), weights, reduction, 0.0)
     return result
 
 
@@ -207,6 +209,8 @@ def _statistic(
     pixels = torch.stack([x, y, d, (x + y).square(), d.square()])
     if counts is None:
         means = _filtered(pixels, windows)
+    elif not windows:
+        seen, means = counts, pixels  # a mask does not change the mean of one pixel
     else:
         seen = _filtered(counts, windows)
         means = _filtered(counts * pixels, windows) / seen.where(seen > 0, 1.0)
@@ -249,6 +253,11 @@ def _luminance(mean_x: Tensor, mean_y: Tensor, difference: Tensor, c1: Tensor | 
     )
 
 
+def _plus(value: Tensor, number: float) -> Tensor:
+    """Their sum: forward mode makes float64 of a tensor without dimensions and a number of Python."""
+    return value + value.new_full((), number)
+
+
 def _reduce(
     values: Tensor, weights: Tensor | None, reduction: Reduced, of_equal_images: float
 ) -> Tensor:
@@ -258,7 +267,7 @@ def _reduce(
         if reduction == "sum":
             return values.sum(axes)
         # Around what equal images have, which a mean of it may miss by a rounding.
-        return of_equal_images + (values - of_equal_images).mean(axes)
+        return _plus((values - of_equal_images).mean(axes), of_equal_images)
     total = (weights * values.where(weights > 0, 0.0)).sum(axes)
     if reduction == "sum":
         return total

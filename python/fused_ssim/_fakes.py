@@ -52,6 +52,11 @@ def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
     """`fake` is given the operator's arguments by the names of its schema."""
 
     def by_position(*arguments: Any) -> Any:
+        devices = {argument.device for argument in arguments if isinstance(argument, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(
+                f"fused_ssim: expected tensors on one device, got {sorted(map(str, devices))}"
+            )
         return fake(_operators.named(operator, arguments))
 
     torch.library.register_fake(operator.name().partition(".")[0], by_position)

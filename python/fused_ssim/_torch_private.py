@@ -17,8 +17,10 @@ BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.
 _keep_graph: Callable[[], bool] = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
 )
-_functorch_level: Callable[[], Any] = getattr(
-    getattr(torch._C, "_functorch", None), "maybe_current_level", lambda: None
+_functorch = getattr(torch._C, "_functorch", None)
+_functorch_level: Callable[[], Any] = getattr(_functorch, "maybe_current_level", lambda: None)
+_is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
+    _functorch, "is_legacy_batchedtensor", lambda tensor: False
 )
 
 
@@ -42,3 +44,8 @@ def is_transformed() -> bool:
         getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
         or _functorch_level() is not None
     )
+
+
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Whether it stands for many, as incoming gradients do under `is_grads_batched=True`."""
+    return is_transformed() or _is_legacy_batched(tensor)

@@ -255,10 +255,10 @@ def check_uint8_range(value: float | Tensor, img1: Tensor, img2: Tensor) -> None
     if torch.uint8 in (img1.dtype, img2.dtype) and (
         isinstance(value, Tensor) or value not in (1.0, 255.0)
     ):
-        got = _shape(value) if isinstance(value, Tensor) else value
+        got = f"a tensor of shape {_shape(value)}" if isinstance(value, Tensor) else value
         raise ValueError(
-            "data_range: expected 1 (a uint8 pixel u stands for u / 255) or 255 (for u) beside a "
-            f"uint8 image, got {got}; convert the image with .float()"
+            "data_range: expected the number 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
+            f"beside a uint8 image, got {got}; convert the image with .float()"
         )
 
 

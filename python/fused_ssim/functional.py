@@ -55,6 +55,9 @@ allowed_padding: list[str] = list(PADDINGS)
 is_3D_supported = True  # noqa: N816 (the original's name)
 
 
+_HALF = frozenset((torch.float16, torch.bfloat16))
+
+
 class Form(NamedTuple):
     """The checked arguments of `ssim` but reduction and mask. Not part of the public API."""
 
@@ -226,7 +229,12 @@ def _extended(
         return _Checked(img1, img2, mask, stabilizers)
     radii = [size // 2 for size in window_sizes[5 - img1.dim() :]]
     _validation.check_border_fits(img1, radii, form.border)
-    img1, img2 = (_borders.pad(image, radii, form.border) for image in (img1, img2))
+    # Half precision in float32: the gradients of a border pixel's copies are added up before they are
+    # rounded.
+    img1, img2 = (
+        _borders.pad(image.float() if image.dtype in _HALF else image, radii, form.border)
+        for image in (img1, img2)
+    )
     if mask is not None:
         mask = _borders.pad(mask, radii, form.border)
     return _Checked(img1, img2, mask, stabilizers)

@@ -39,7 +39,9 @@ py::dict cpu_info() {
   return result;
 }
 
-void raise_unless_ok(FusedSsimStatus status, const char* message) {
+// `last_error` is a function: the message is there only once the call has failed.
+void raise_unless_ok(FusedSsimStatus status, const char* (*last_error)(void)) {
+  const char* message = status == FUSED_SSIM_OK ? "" : last_error();
   switch (status) {
     case FUSED_SSIM_OK:
       return;
@@ -57,7 +59,7 @@ void raise_unless_ok(FusedSsimStatus status, const char* message) {
 
 std::vector<double> gaussian_taps(int32_t size, double sigma) {
   std::vector<double> taps(static_cast<std::size_t>(std::max(size, 1)));
-  raise_unless_ok(fused_ssim_gaussian_taps(size, sigma, taps.data()), fused_ssim_last_error());
+  raise_unless_ok(fused_ssim_gaussian_taps(size, sigma, taps.data()), fused_ssim_last_error);
   return taps;
 }
 
@@ -165,7 +167,7 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
       const py::gil_scoped_release no_gil;
       status = fused_ssim_cpu_run(&problem, &request, threads);
     }
-    return raise_unless_ok(status, fused_ssim_last_error());
+    return raise_unless_ok(status, fused_ssim_last_error);
   }
   if (cuda_kernels.run == nullptr || !allocate.has_value()) {
     throw py::value_error(
@@ -174,7 +176,7 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
   status = cuda_kernels.run(&problem, &request, &allocate_in_python,
                             const_cast<py::function*>(&*allocate),
                             static_cast<CUstream_st*>(pointer_to(*stream)));
-  raise_unless_ok(status, cuda_kernels.last_error());
+  raise_unless_ok(status, cuda_kernels.last_error);
 }
 
 void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
@@ -196,13 +198,13 @@ void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& o
       const py::gil_scoped_release no_gil;
       status = fused_ssim_cpu_scale(&request);
     }
-    return raise_unless_ok(status, fused_ssim_last_error());
+    return raise_unless_ok(status, fused_ssim_last_error);
   }
   if (cuda_kernels.scale == nullptr) {
     throw py::value_error("expected load_cuda_kernels() to have been called, with a stream");
   }
   raise_unless_ok(cuda_kernels.scale(&request, static_cast<CUstream_st*>(pointer_to(*stream))),
-                  cuda_kernels.last_error());
+                  cuda_kernels.last_error);
 }
 
 }  // namespace
