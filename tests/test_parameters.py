@@ -277,7 +277,7 @@ def test_range_beside_bytes(device, bad):
     b = (255 * y).byte()
     for first, second in ((b, b), (x, b), (b, x)):
         for function in (ssim, ms_ssim, functional.ssim_and_mse):
-            with pytest.raises(ValueError, match=r"data_range: expected 1 .* or 255"):
+            with pytest.raises(ValueError, match=r"data_range: expected the number 1 .* or 255"):
                 function(first, second, data_range=bad, window_size=1)
 
 
