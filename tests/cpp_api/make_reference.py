@@ -170,9 +170,7 @@ class Scripted(torch.nn.Module):
 
     def forward(self, img1: torch.Tensor, img2: torch.Tensor) -> torch.Tensor:
         c1, c2, valid, statistic, uint8_divisor = 0.01**2, 0.03**2, False, 0, 255
-        stabilizers: torch.Tensor | None = None
-        mask: torch.Tensor | None = None
-        mask_mode, mean = 0, 0
+        mean = 0
         return torch.ops.fused_ssim.ssim(
             img1,
             img2,
@@ -183,12 +181,8 @@ class Scripted(torch.nn.Module):
             valid,
             statistic,
             uint8_divisor,
-            stabilizers,
-            mask,
-            mask_mode,
             mean,
             1.0,
-            0.0,
             0.0,
             0.0,
             False,
