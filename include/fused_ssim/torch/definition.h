@@ -142,11 +142,12 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
                      const SSIMOptions& options) {
   Images result = images(img1, img2, d, options.layout);
   const double range = options.data_range;
-  TORCH_CHECK_VALUE(range == 1.0 || range == 255.0 ||
-                        (result.img1.is_floating_point() && result.img2.is_floating_point()),
-                    "data_range: expected 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
-                    "beside a uint8 image, got ",
-                    number(range), "; convert the image with .float()");
+  TORCH_CHECK_VALUE(
+      range == 1.0 || range == 255.0 ||
+          (result.img1.is_floating_point() && result.img2.is_floating_point()),
+      "data_range: expected the number 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
+      "beside a uint8 image, got ",
+      number(range), "; convert the image with .float()");
   return result;
 }
 
