@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import oracle
-from fused_ssim import SSIM, _route, functional, ms_ssim, ssim
+from fused_ssim import SSIM, _forms, _route, ms_ssim, ssim
 from images import BY_NAME, EQUAL_PAIRS, noise, noise_pair, pair
 from measure import leaf, max_error, relative_error, run_python
 
-STANDARD = functional.form().definition
+STANDARD = _forms.form().definition
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def image(dtype=torch.float32, device="cpu", dims=2):
 
 
 def served(first, second=None, mask=None, stabilizers=None, **arguments):
-    definition = functional.form(**arguments).definition
+    definition = _forms.form(**arguments).definition
     return _route.kernels_serve(first, second or first, definition, mask, stabilizers)
 
 

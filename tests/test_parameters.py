@@ -20,6 +20,7 @@ from fused_ssim import (
     SSIM,
     FusedSSIMMap,
     L1SSIMLoss,
+    _forms,
     _parameters,
     _windows,
     functional,
@@ -150,14 +151,14 @@ def test_given_taps_of_a_named_window(device, way):
 
 
 def test_windows_of_the_standard_are_one_tuple():
-    standard = functional.form().definition
+    standard = _forms.form().definition
     assert standard.taps == _windows.gaussian(11, 1.5)
     assert standard.window_sizes == (1, 11, 11)
     for dims, sizes in {1: (1, 1, 11), 2: (1, 11, 11), 3: (11, 11, 11)}.items():
-        definition = functional.form(spatial_dims=dims).definition
+        definition = _forms.form(spatial_dims=dims).definition
         assert definition.window_sizes == sizes
         assert _parameters.axis_taps(definition)[-dims:] == (standard.taps,) * dims
-    apart = functional.form(window=[[1.0], [0.5, 0.25, 0.25], TAPS], spatial_dims=3).definition
+    apart = _forms.form(window=[[1.0], [0.5, 0.25, 0.25], TAPS], spatial_dims=3).definition
     assert apart.window_sizes == (1, 3, 5)
     assert _parameters.axis_taps(apart) == ((1.0,), (0.5, 0.25, 0.25), tuple(TAPS))
 

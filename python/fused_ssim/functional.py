@@ -22,234 +22,30 @@ NotImplementedError: images on the device "meta".
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from fused_ssim import _borders, _route, _validation, _windows
+from fused_ssim import _forms, _route, _validation
 from fused_ssim._parameters import (
-    BORDERS,
     PADDINGS,
-    SCALE_WEIGHTS,
     STATISTICS,
-    Border,
     Component,
     CroppedPadding,
-    Definition,
     MaskMode,
     Negative,
     OddSizes,
     Padding,
     Reduction,
 )
-from fused_ssim._torch_private import constant_for_compilers
 
 Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | Tensor
 
 allowed_padding: list[str] = list(PADDINGS)
 is_3D_supported = True  # noqa: N816 (the original's name)
-
-
-_HALF = frozenset((torch.float16, torch.bfloat16))
-
-
-class Form(NamedTuple):
-    """The checked arguments of `ssim` but reduction and mask. Not part of the public API."""
-
-    definition: Definition
-    border: Border | None
-    """How images are extended before a "valid" definition sees them."""
-    data_range: float | Tensor
-    relative_stabilizers: tuple[float, float]
-    """C1 and C2 of a data range of 1."""
-
-
-def form(
-    *,
-    data_range: Any = 1.0,
-    window: Any = "gaussian",
-    window_size: Any = 11,
-    sigma: Any = 1.5,
-    k1: Any = 0.01,
-    k2: Any = 0.03,
-    padding: Any = "same",
-    unbiased: Any = False,
-    component: Any = "ssim",
-    spatial_dims: Any = 2,
-) -> Form:
-    """Checks the arguments. Not part of the public API."""
-    arguments = (data_range, window, window_size, sigma, k1, k2, padding, unbiased, component)
-    # Names and Python's own numbers, as a rule.
-    if torch.compiler.is_compiling() or not set(map(type, arguments)) <= _REMEMBERED:
-        return _form(*arguments, spatial_dims)
-    return _remembered_form(*arguments, spatial_dims)
-
-
-_REMEMBERED = frozenset((bool, int, float, str))
-
-
-def _form(
-    data_range: Any,
-    window: Any,
-    window_size: Any,
-    sigma: Any,
-    k1: Any,
-    k2: Any,
-    padding: Any,
-    unbiased: Any,
-    component: Any,
-    spatial_dims: Any,
-) -> Form:
-    spatial_dims = _validation.spatial_dims(spatial_dims)
-    ranges = _validation.data_range(data_range)
-    k1 = _validation.positive("k1", k1, "the standard is 0.01")
-    k2 = _validation.positive("k2", k2, "the standard is 0.03")
-    _validation.check_any_padding(padding)
-    _validation.check_flag("unbiased", unbiased)
-    _validation.check_component(component)
-    axes = _windows.axes(window, window_size, sigma, spatial_dims)
-    sizes = tuple(len(taps) for taps in axes)
-    largest = 1.0 if isinstance(ranges, Tensor) else ranges
-    c1 = _validation.square("k1", k1, largest)
-    c2 = _validation.square("k2", k2, largest)
-    correction = 1.0
-    if unbiased:
-        _validation.check_sample_covariance(sizes)
-        samples = math.prod(sizes)
-        correction = (samples - 1) / samples
-    filtered = [taps for taps in axes if len(taps) > 1]
-    shared = all(taps == filtered[0] for taps in filtered[1:])
-    definition = Definition(
-        taps=sum(filtered[:1] if shared else filtered, ()),
-        window_sizes=(1, 1, 1, *sizes)[-3:],  # type: ignore[arg-type]
-        c1=c1,
-        c2=c2 * correction,
-        valid=padding != "same",
-        statistic=STATISTICS.index(component),
-        uint8_divisor=1 if largest == 255.0 else 255,
-    )
-    border = padding if padding in BORDERS else None
-    return Form(definition, border, ranges, (k1 * k1, k2 * k2 * correction))
-
-
-_remembered_form = functools.lru_cache(maxsize=256, typed=True)(_form)
-
-
-def ssim_form(*, reduction: Any, mask_mode: Any, **arguments: Any) -> Form:
-    """Checks all arguments of `ssim` but the tensors. Not part of the public API."""
-    _validation.check_reduction(reduction)
-    _validation.check_mask_mode(mask_mode)
-    return form(**arguments)
-
-
-def ms_ssim_form(
-    *, weights: Any, reduction: Any, negative: Any, odd_sizes: Any, **arguments: Any
-) -> tuple[Form, tuple[float, ...]]:
-    """Checks all arguments of `ms_ssim` but the images, and gives the exponents of the scales too.
-
-    Not part of the public API.
-    """
-    _validation.check_scale_reduction(reduction)
-    _validation.check_negative(negative)
-    _validation.check_odd_sizes(odd_sizes)
-    exponents = _validation.scale_weights(SCALE_WEIGHTS if weights is None else weights)
-    return form(**arguments), exponents
-
-
-_STANDARD = {
-    (padding, dims): form(padding=padding, spatial_dims=dims).definition
-    for padding in PADDINGS
-    for dims in (1, 2, 3)
-}
-
-
-@constant_for_compilers
-def _standard_definition(
-    padding: str, spatial_dims: int, stabilizers: tuple[float, float] | None
-) -> Definition:
-    """An entry of the table, whose numbers a compiler would take for variables."""
-    definition = _STANDARD[padding, spatial_dims]  # type: ignore[index]
-    if stabilizers is None:
-        return definition
-    c1, c2 = stabilizers
-    return definition._replace(c1=c1, c2=c2)
-
-
-def _standard(
-    img1: Any,
-    img2: Any,
-    padding: Any,
-    spatial_dims: int = 2,
-    names: tuple[str, str] = ("img1", "img2"),
-    dtypes: frozenset[torch.dtype] = _validation.DTYPES,
-    stabilizers: tuple[float, float] | None = None,
-) -> Definition:
-    """The definition that the drop-in functions share, with which the images have been checked."""
-    _validation.check_padding(padding)
-    _validation.check_images(img1, img2, names, spatial_dims, dtypes)
-    definition: Definition = _standard_definition(padding, spatial_dims, stabilizers)
-    _validation.check_window_fits(img1, definition.window_sizes, padding)
-    return definition
-
-
-class _Checked(NamedTuple):
-    """Images, extended at the borders, with all that goes along with them."""
-
-    img1: Tensor
-    img2: Tensor
-    mask: Tensor | None
-    stabilizers: Tensor | None
-
-
-def _checked(form: Form, img1: Any, img2: Any, spatial_dims: int, mask: Any = None) -> _Checked:
-    _validation.check_images(img1, img2, spatial_dims=spatial_dims)
-    stabilizers = None
-    if isinstance(form.data_range, Tensor):
-        _validation.check_ranges_fit(form.data_range, img1, img2)
-        stabilizers = _stabilizers(form, img1, img2)
-    else:
-        _validation.check_uint8_range(form.data_range, img1, img2)
-    if mask is not None:
-        _validation.check_mask(mask, img1)
-    return _extended(form, img1, img2, mask, stabilizers)
-
-
-def _extended(
-    form: Form, img1: Tensor, img2: Tensor, mask: Tensor | None, stabilizers: Tensor | None
-) -> _Checked:
-    window_sizes = form.definition.window_sizes
-    if form.border is None:
-        padding = "valid" if form.definition.valid else "same"
-        _validation.check_window_fits(img1, window_sizes, padding)
-        return _Checked(img1, img2, mask, stabilizers)
-    radii = [size // 2 for size in window_sizes[5 - img1.dim() :]]
-    _validation.check_border_fits(img1, radii, form.border)
-    # Half precision in float32: the gradients of a border pixel's copies are added up before they are
-    # rounded.
-    img1, img2 = (
-        _borders.pad(image.float() if image.dtype in _HALF else image, radii, form.border)
-        for image in (img1, img2)
-    )
-    if mask is not None:
-        mask = _borders.pad(mask, radii, form.border)
-    return _Checked(img1, img2, mask, stabilizers)
-
-
-def _stabilizers(form: Form, img1: Tensor, img2: Tensor) -> Tensor:
-    """C1 and C2 of each image, [B, 2]."""
-    assert isinstance(form.data_range, Tensor)
-    ranges = form.data_range.to(img1.device, _sum_dtype(img1, img2)).expand(img1.shape[0])
-    c1, c2 = form.relative_stabilizers
-    return torch.stack([c1 * ranges.square(), c2 * ranges.square()], 1)
-
-
-def _sum_dtype(img1: Tensor, img2: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (img1.dtype, img2.dtype) else torch.float32
 
 
 def fused_ssim(
@@ -282,7 +78,7 @@ def fused_ssim(
         >>> loss.backward()
     """
     _validation.check_flag("train", train)
-    definition = _standard(img1, img2, padding)
+    definition = _forms.standard(img1, img2, padding)
     return _route.reduced(img1, img2, definition, "mean", train=train)
 
 
@@ -307,7 +103,7 @@ def fused_ssim3d(
         >>> score = fused_ssim3d(scan, reference, train=False)
     """
     _validation.check_flag("train", train)
-    definition = _standard(img1, img2, padding, 3)
+    definition = _forms.standard(img1, img2, padding, 3)
     return _route.reduced(img1, img2, definition, "mean", train=train)
 
 
@@ -352,7 +148,7 @@ class FusedSSIMMap:
         _validation.check_flag("train", train)
         spatial_dims = _validation.spatial_dims(spatial_dims, (2, 3))
         dtypes = _validation.FLOATING
-        definition = _standard(
+        definition = _forms.standard(
             img1, img2, padding, spatial_dims, dtypes=dtypes, stabilizers=(c1, c2)
         )
         return _route.mapped(img1, img2, definition, train=train)
@@ -422,7 +218,7 @@ def ssim(
         >>> per_image = ssim(a, b, data_range=255, padding="valid", reduction="image")
         >>> outside_the_sky = ssim(a, b, mask=~sky, mask_mode="normalized")
     """
-    checked_form = ssim_form(
+    checked_form = _forms.ssim_form(
         data_range=data_range,
         window=window,
         window_size=window_size,
@@ -442,7 +238,7 @@ def ssim(
     if unbatched:
         img1, img2 = img1[None], img2[None]
         mask = mask[None] if isinstance(mask, Tensor) and mask.dim() == 3 else mask
-    x, y, weights, stabilizers = _checked(checked_form, img1, img2, spatial_dims, mask)
+    x, y, weights, stabilizers = _forms.checked(checked_form, img1, img2, spatial_dims, mask)
     definition = checked_form.definition
     if reduction == "none":
         result = _route.mapped(
@@ -488,7 +284,7 @@ def ssim_and_mse(
         >>> similarity, mse = ssim_and_mse(a, b, data_range=255)
         >>> psnr = 10 * torch.log10(255**2 / mse.mean(1))
     """
-    checked_form = form(
+    checked_form = _forms.form(
         data_range=data_range,
         window=window,
         window_size=window_size,
@@ -499,7 +295,7 @@ def ssim_and_mse(
         unbiased=unbiased,
         spatial_dims=spatial_dims,
     )
-    x, y, _, stabilizers = _checked(checked_form, img1, img2, spatial_dims)
+    x, y, _, stabilizers = _forms.checked(checked_form, img1, img2, spatial_dims)
     return _route.ssim_and_mse(x, y, checked_form.definition, stabilizers=stabilizers)
 
 
@@ -555,7 +351,7 @@ def ms_ssim(
         >>> score = ms_ssim(a, b, data_range=255)
         >>> loss = 1 - ms_ssim(rendered, photograph, negative="smooth")
     """
-    whole, exponents = ms_ssim_form(
+    whole, exponents = _forms.ms_ssim_form(
         data_range=data_range,
         window=window,
         window_size=window_size,
@@ -580,13 +376,13 @@ def ms_ssim(
     for scale, exponent in enumerate(exponents, 1):
         coarsest = scale == len(exponents)
         of_scale = whole if coarsest else contrast
-        x, y, _, stabilizers = _checked(of_scale, img1, img2, spatial_dims)
+        x, y, _, stabilizers = _forms.checked(of_scale, img1, img2, spatial_dims)
         means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
         factor = _power(means, exponent, negative)
         result = factor if result is None else result * factor
         if not coarsest:
             img1, img2 = (
-                _halved(_numbers(image, whole, _sum_dtype(img1, img2)), odd_sizes)
+                _halved(_numbers(image, whole, _forms.sum_dtype(img1, img2)), odd_sizes)
                 for image in (img1, img2)
             )
     assert result is not None
@@ -604,7 +400,7 @@ def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
     return (least - 1) * halvings + 1 if odd_sizes == "pad" else least * halvings
 
 
-def _numbers(image: Tensor, form: Form, dtype: torch.dtype) -> Tensor:
+def _numbers(image: Tensor, form: _forms.Form, dtype: torch.dtype) -> Tensor:
     """The numbers that pixels stand for, in the dtype of the sums."""
     numbers = image.to(dtype)
     return numbers / form.definition.uint8_divisor if image.dtype == torch.uint8 else numbers
@@ -679,7 +475,7 @@ def l1_ssim_loss(
     _validation.check_flag("train", train)
     _validation.check_mask_mode(mask_mode)
     spatial_dims = _validation.spatial_dims(spatial_dims)
-    definition = _standard(pred, target, padding, spatial_dims, ("pred", "target"))
+    definition = _forms.standard(pred, target, padding, spatial_dims, ("pred", "target"))
     if mask is not None:
         _validation.check_mask(mask, pred)
     return _route.reduced(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ssim import _validation, functional
+from fused_ssim import _forms, _validation, functional
 from fused_ssim._parameters import (
     Component,
     CroppedPadding,
@@ -83,7 +83,7 @@ class SSIM(_Parameters):
             mask_mode=mask_mode,
             spatial_dims=spatial_dims,
         )
-        functional.ssim_form(**self._arguments())
+        _forms.ssim_form(**self._arguments())
 
     def forward(self, img1: Tensor, img2: Tensor, mask: Tensor | None = None) -> Tensor:
         """SSIM of two image batches."""
@@ -128,7 +128,7 @@ class MS_SSIM(_Parameters):  # noqa: N801 (what the peers call it)
             odd_sizes=odd_sizes,
             spatial_dims=spatial_dims,
         )
-        functional.ms_ssim_form(**self._arguments())
+        _forms.ms_ssim_form(**self._arguments())
 
     def forward(self, img1: Tensor, img2: Tensor) -> Tensor:
         """MS-SSIM of two image batches."""
