@@ -133,7 +133,7 @@ def test_second_and_forward_derivatives(device, form, padding, monkeypatch):
         )
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, on first use
 def test_transforms(device, way):
     x, y = (image.detach() for image in images(device, 4, 2, 12, 13))
     expected = torch.stack([ssim(a[None], b[None]) for a, b in zip(x, y, strict=True)])

@@ -127,9 +127,9 @@ def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
     """`result`, refusing a backward pass to `images` instead of passing for a constant."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
         if torch.compiler.is_compiling():
-            refused: Tensor = torch.ops.fused_ssim.without_gradient(result, list(images))
-            return refused
-        return _Refuse.apply(_NO_GRADIENT, result, *images)  # type: ignore[no-any-return]
+            result = torch.ops.fused_ssim.without_gradient(result, list(images))
+        else:
+            result = _Refuse.apply(_NO_GRADIENT, result, *images)
     return result
 
 

@@ -89,9 +89,10 @@ def _form(
         correction = (samples - 1) / samples
     filtered = [taps for taps in axes if len(taps) > 1]
     shared = all(taps == filtered[0] for taps in filtered[1:])
+    depth, height, width = (1, 1, 1, *sizes)[-3:]
     definition = Definition(
         taps=sum(filtered[:1] if shared else filtered, ()),
-        window_sizes=(1, 1, 1, *sizes)[-3:],  # type: ignore[arg-type]
+        window_sizes=(depth, height, width),
         c1=c1,
         c2=c2 * correction,
         valid=padding != "same",
@@ -123,7 +124,7 @@ def ms_ssim_form(
     return form(**arguments), exponents
 
 
-_STANDARD = {
+_STANDARD: dict[tuple[str, int], Definition] = {
     (padding, dims): form(padding=padding, spatial_dims=dims).definition
     for padding in PADDINGS
     for dims in (1, 2, 3)
@@ -135,7 +136,7 @@ def _standard_definition(
     padding: str, spatial_dims: int, stabilizers: tuple[float, float] | None
 ) -> Definition:
     """An entry of the table, whose numbers a compiler would take for variables."""
-    definition = _STANDARD[padding, spatial_dims]  # type: ignore[index]
+    definition = _STANDARD[padding, spatial_dims]
     if stabilizers is None:
         return definition
     c1, c2 = stabilizers

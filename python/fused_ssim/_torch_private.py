@@ -29,6 +29,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def constant_for_compilers(function: _Function) -> _Function:
     """What `torch.compiler.assume_constant_result` does, without importing the compiler."""
+    # Functions take any attribute; their type does not say so.
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 

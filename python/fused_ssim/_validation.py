@@ -193,7 +193,8 @@ def _number_of(value: Any) -> Any:
 
 def _real(name: str, value: Any, hint: str) -> float:
     if type(value) is float:
-        return _constant(value)  # type: ignore[no-any-return]
+        number: float = _constant(value)
+        return number
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {_kind(value)}; {hint}")
     try:
