@@ -182,11 +182,8 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
 void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
            std::uintptr_t upstream, int32_t reduction, double factor,
            std::optional<std::uintptr_t> stream) {
-  const FusedSsimProblem like = [&] {
-    FusedSsimProblem problem = fused_ssim_problem(1, 1, 1, 1, {}, {});
-    std::copy(sizes.begin(), sizes.end(), problem.sizes);
-    return problem;
-  }();
+  FusedSsimProblem like = fused_ssim_problem(1, 1, 1, 1, {}, {});
+  std::copy(sizes.begin(), sizes.end(), like.sizes);
   FusedSsimScaleRequest request =
       fused_ssim_scale_request(&like, image_of(gradient), pointer_to(upstream));
   request.out = image_of(out);
