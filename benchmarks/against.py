@@ -174,7 +174,17 @@ def main() -> int:
         ratio = f"{new / old:8.3f}" if known_to_both else ""
         print(f"{name:<40}{before}{new * 1e3:10.4f}{ratio}")
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
+        import torch
+        from machine import describe, recorded_command
+
+        contents = {
+            "command": recorded_command("benchmarks/against.py"),
+            "machine": describe(torch.device("cpu")),
+            "threads": arguments.threads,
+            "builds": [folder.name for folder in arguments.builds],
+            "seconds": best,
+        }
+        arguments.out.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
