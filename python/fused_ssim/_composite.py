@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fused_ssim._autograd import without_gradient
 from fused_ssim._parameters import STATISTICS, Definition, MaskMode, Reduced, axis_taps
+from fused_ssim._pixels import numbers, sum_dtype
 from fused_ssim._windows import Taps, rounded_to_float32
 
 
@@ -116,20 +117,14 @@ class _Images(NamedTuple):
 
 
 def _read(img1: Tensor, img2: Tensor, definition: Definition, mask: Tensor | None) -> _Images:
-    in_double = torch.float64 in (img1.dtype, img2.dtype)
-    dtype = torch.float64 if in_double else torch.float32
-    x, y = (
-        image.to(dtype) / definition.uint8_divisor
-        if image.dtype == torch.uint8
-        else image.to(dtype)
-        for image in (img1, img2)
-    )
+    dtype = sum_dtype(img1, img2)
+    x, y = (numbers(image, definition.uint8_divisor, dtype) for image in (img1, img2))
     mask = None if mask is None else mask.to(dtype).expand_as(x)
     shift_x, shift_y = _shift(x, mask), _shift(y, mask)
     spatial = x.dim() - 2
     taps = axis_taps(definition)[3 - spatial :]
     windows = [
-        (axis, of_axis if in_double else rounded_to_float32(of_axis))
+        (axis, of_axis if dtype == torch.float64 else rounded_to_float32(of_axis))
         for axis, of_axis in enumerate(taps, -spatial)
         if len(of_axis) > 1
     ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fused_ssim import _operators
 from fused_ssim._parameters import REDUCTIONS
+from fused_ssim._pixels import sum_dtype
 
 
 def _gradient(image: Tensor, wanted: bool) -> Tensor:
@@ -18,8 +19,7 @@ def _gradient(image: Tensor, wanted: bool) -> Tensor:
 
 
 def _value(call: SimpleNamespace, shape: Any) -> Tensor:
-    double = torch.float64 in (call.img1.dtype, call.img2.dtype)
-    value: Tensor = call.img1.new_empty(shape, dtype=torch.float64 if double else torch.float32)
+    value: Tensor = call.img1.new_empty(shape, dtype=sum_dtype(call.img1, call.img2))
     return value
 
 

@@ -18,6 +18,7 @@ from fused_ssim._parameters import (
     Border,
     Definition,
 )
+from fused_ssim._pixels import sum_dtype
 from fused_ssim._torch_private import constant_for_compilers
 
 _HALF = frozenset((torch.float16, torch.bfloat16))
@@ -209,7 +210,3 @@ def stabilizers_of(form: Form, img1: Tensor, img2: Tensor) -> Tensor:
     ranges = form.data_range.to(img1.device, sum_dtype(img1, img2)).expand(img1.shape[0])
     c1, c2 = form.relative_stabilizers
     return torch.stack([c1 * ranges.square(), c2 * ranges.square()], 1)
-
-
-def sum_dtype(img1: Tensor, img2: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (img1.dtype, img2.dtype) else torch.float32

@@ -22,23 +22,20 @@ NotImplementedError: images on the device "meta".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional as torch_functional
 
-from fused_ssim import _forms, _route, _validation
+from fused_ssim import _forms, _route, _scales, _validation
 from fused_ssim._parameters import (
     PADDINGS,
-    STATISTICS,
     Component,
     CroppedPadding,
     MaskMode,
     Negative,
     OddSizes,
     Padding,
+    Reduced,
     Reduction,
 )
 
@@ -311,7 +308,7 @@ def ms_ssim(
     k2: float = 0.03,
     weights: Sequence[float] | Tensor | None = None,
     padding: Padding = "valid",
-    reduction: Reduction = "mean",
+    reduction: Reduced = "mean",
     negative: Negative = "relu",
     odd_sizes: OddSizes = "pad",
     spatial_dims: int = 2,
@@ -365,72 +362,10 @@ def ms_ssim(
         negative=negative,
         odd_sizes=odd_sizes,
     )
-    contrast = whole._replace(
-        definition=whole.definition._replace(statistic=STATISTICS.index("contrast"))
-    )
     _validation.check_images(img1, img2, spatial_dims=spatial_dims)
-    sizes = whole.definition.window_sizes[-spatial_dims:]
-    least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
-    _validation.check_scales_fit(img1, least, len(exponents), padding)
-    result = None
-    for scale, exponent in enumerate(exponents, 1):
-        coarsest = scale == len(exponents)
-        of_scale = whole if coarsest else contrast
-        x, y, _, stabilizers = _forms.checked(of_scale, img1, img2, spatial_dims)
-        means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
-        factor = _power(means, exponent, negative)
-        result = factor if result is None else result * factor
-        if not coarsest:
-            img1, img2 = (
-                _halved(_numbers(image, whole, _forms.sum_dtype(img1, img2)), odd_sizes)
-                for image in (img1, img2)
-            )
-    assert result is not None
-    if reduction == "channel":
-        return result
-    if reduction == "image":
-        return result.mean(1)
-    return result.sum() if reduction == "sum" else result.mean()
-
-
-def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
-    """The least side of an image whose coarsest scale the window can be applied to."""
-    least = {"valid": taps, "reflect": taps // 2 + 1}.get(padding, 1)
-    halvings = 1 << (scales - 1)
-    return (least - 1) * halvings + 1 if odd_sizes == "pad" else least * halvings
-
-
-def _numbers(image: Tensor, form: _forms.Form, dtype: torch.dtype) -> Tensor:
-    """The numbers that pixels stand for, in the dtype of the sums."""
-    numbers = image.to(dtype)
-    return numbers / form.definition.uint8_divisor if image.dtype == torch.uint8 else numbers
-
-
-def _halved(image: Tensor, odd_sizes: str) -> Tensor:
-    """Means of 2 x 2 pixels (2 along each spatial axis)."""
-    if odd_sizes == "pad":
-        margins = [margin for size in reversed(image.shape[2:]) for margin in (size % 2, 0)]
-        image = torch_functional.pad(image, margins)
-    for axis in range(2, image.dim()):
-        half = image.shape[axis] // 2
-        pairs = image.narrow(axis, 0, 2 * half)
-        pairs = pairs.reshape(*image.shape[:axis], half, 2, *image.shape[axis + 1 :])
-        image = 0.5 * (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1))
-    return image
-
-
-def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
-    """mean ** exponent, continued to means that are not positive."""
-    if exponent == 0.0:
-        return torch.ones_like(mean)
-    # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
-    if negative == "relu":
-        below = mean <= 0.0
-        return mean.masked_fill(below, 1.0).pow(exponent).masked_fill(below, 0.0)
-    t = 0.01
-    below = mean < t
-    curve = math.pow(t, exponent) / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
-    return curve.where(below, mean.masked_fill(below, 1.0).pow(exponent))
+    return _scales.reduced(
+        img1, img2, whole, exponents, reduction, negative, odd_sizes, spatial_dims
+    )
 
 
 def l1_ssim_loss(

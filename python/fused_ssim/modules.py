@@ -20,6 +20,7 @@ from fused_ssim._parameters import (
     Negative,
     OddSizes,
     Padding,
+    Reduced,
     Reduction,
 )
 from fused_ssim.functional import Window
@@ -109,7 +110,7 @@ class MS_SSIM(_Parameters):  # noqa: N801 (what the peers call it)
         k2: float = 0.03,
         weights: Sequence[float] | None = None,
         padding: Padding = "valid",
-        reduction: Reduction = "mean",
+        reduction: Reduced = "mean",
         negative: Negative = "relu",
         odd_sizes: OddSizes = "pad",
         spatial_dims: int = 2,

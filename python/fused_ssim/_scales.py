@@ -1,0 +1,89 @@
+"""MS-SSIM: SSIM and its contrast at scales of half the size each (Wang, Simoncelli, Bovik 2003)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fused_ssim import _forms, _route, _validation
+from fused_ssim._parameters import STATISTICS, Negative, OddSizes, Reduced
+from fused_ssim._pixels import numbers, sum_dtype
+
+
+def reduced(
+    img1: Tensor,
+    img2: Tensor,
+    form: _forms.Form,
+    exponents: Sequence[float],
+    reduction: Reduced,
+    negative: Negative,
+    odd_sizes: OddSizes,
+    spatial_dims: int,
+) -> Tensor:
+    """The product of all scales' factors, reduced."""
+    definition, padding = (
+        form.definition,
+        form.border or ("valid" if form.definition.valid else "same"),
+    )
+    contrast = form._replace(definition=definition._replace(statistic=STATISTICS.index("contrast")))
+    sizes = definition.window_sizes[-spatial_dims:]
+    least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
+    _validation.check_scales_fit(img1, least, len(exponents), padding)
+    result = None
+    for scale, exponent in enumerate(exponents, 1):
+        coarsest = scale == len(exponents)
+        of_scale = form if coarsest else contrast
+        x, y, _, stabilizers = _forms.checked(of_scale, img1, img2, spatial_dims)
+        means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
+        factor = _power(means, exponent, negative)
+        result = factor if result is None else result * factor
+        if not coarsest:
+            dtype = sum_dtype(img1, img2)
+            img1, img2 = (
+                _halved(numbers(image, definition.uint8_divisor, dtype), odd_sizes)
+                for image in (img1, img2)
+            )
+    assert result is not None
+    if reduction == "channel":
+        return result
+    if reduction == "image":
+        return result.mean(1)
+    return result.sum() if reduction == "sum" else result.mean()
+
+
+def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
+    """The least side of an image whose coarsest scale the window can be applied to."""
+    least = {"valid": taps, "reflect": taps // 2 + 1}.get(padding, 1)
+    halvings = 1 << (scales - 1)
+    return (least - 1) * halvings + 1 if odd_sizes == "pad" else least * halvings
+
+
+def _halved(image: Tensor, odd_sizes: str) -> Tensor:
+    """Means of 2 x 2 pixels (2 along each spatial axis)."""
+    if odd_sizes == "pad":
+        margins = [margin for size in reversed(image.shape[2:]) for margin in (size % 2, 0)]
+        image = functional.pad(image, margins)
+    for axis in range(2, image.dim()):
+        half = image.shape[axis] // 2
+        pairs = image.narrow(axis, 0, 2 * half)
+        pairs = pairs.reshape(*image.shape[:axis], half, 2, *image.shape[axis + 1 :])
+        image = 0.5 * (pairs.select(axis + 1, 0) + pairs.select(axis + 1, 1))
+    return image
+
+
+def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
+    """mean ** exponent, continued to means that are not positive."""
+    if exponent == 0.0:
+        return torch.ones_like(mean)
+    # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
+    if negative == "relu":
+        below = mean <= 0.0
+        return mean.masked_fill(below, 1.0).pow(exponent).masked_fill(below, 0.0)
+    t = 0.01
+    below = mean < t
+    curve = math.pow(t, exponent) / (1.0 + exponent * (t - mean.clamp(max=t)) / t)
+    return curve.where(below, mean.masked_fill(below, 1.0).pow(exponent))
