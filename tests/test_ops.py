@@ -269,6 +269,9 @@ def test_wrong_upstream_is_refused(device):
     ):
         with pytest.raises((RuntimeError, ValueError), match="expected"):
             ops.scale_gradient(x, bad, IMAGE, *SCALE)
+    for sizes in ([1, 11], [1, -(2**63), 11], [1, 2**40, 11], [1, 99, 99]):
+        with pytest.raises((RuntimeError, ValueError), match="expected"):
+            ops.scale_gradient(x, torch.ones((), device=device), MEAN, sizes, True)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 14, 15), (1, 3, 1, 15), (1, 3, 14, 1)])

@@ -159,6 +159,12 @@ inline void check_agree(const char* name, const Tensor& tensor, const Tensor& im
   }
 }
 
+inline void check_window_sizes(const std::vector<int64_t>& window_sizes) {
+  if (window_sizes.size() != 3) {
+    fail("expected window_sizes of depth, height and width, got ", window_sizes.size(), " numbers");
+  }
+}
+
 // The arguments that all operators share: the first and the last of each schema in library.cpp.
 struct TensorProblem {
   explicit TensorProblem(Stack* stack)
@@ -234,10 +240,7 @@ struct TensorProblem {
 
  private:
   void set_windows() {
-    if (window_sizes.size() != 3) {
-      fail("expected window_sizes of depth, height and width, got ", window_sizes.size(),
-           " numbers");
-    }
+    check_window_sizes(window_sizes);
     // None for the standard window, or one for all filtered axes, or one for each of them in turn.
     const auto given = static_cast<int64_t>(taps.size());
     const bool shared = std::all_of(window_sizes.begin(), window_sizes.end(),
@@ -427,8 +430,9 @@ struct Operators {
     }
     Sizes map_sizes = sizes_of(gradient);
     std::copy(map_sizes.begin(), map_sizes.end(), request.sizes);
-    for (std::size_t axis = 0; valid && axis < window_sizes.size() && axis < 3; ++axis) {
-      map_sizes[FUSED_SSIM_AXIS_DEPTH + axis] -= window_sizes[axis] - 1;
+    check_window_sizes(window_sizes);
+    for (std::size_t axis = 0; valid && axis < 3; ++axis) {
+      map_sizes[FUSED_SSIM_AXIS_DEPTH + axis] -= narrow(window_sizes[axis], "window") - int64_t{1};
     }
     request.unit = image_of(gradient);
     request.out = image_of(out);
