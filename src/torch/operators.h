@@ -422,9 +422,10 @@ struct Operators {
                          Stack* stack) {
     FusedSsimScaleRequest request = {};
     request.struct_size = sizeof(request);
-    request.reduction = narrow(stack->next<int64_t>(), "reduction");
+    const auto reduction = stack->next<int64_t>();
     const std::vector<int64_t> window_sizes = stack->next<std::vector<int64_t>>();
     const bool valid = stack->next<bool>();
+    request.reduction = narrow(reduction, "reduction");
     if (gradient.numel() == 0) {
       return;
     }
