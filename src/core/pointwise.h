@@ -69,6 +69,23 @@ FUSED_SSIM_INLINE T difference_gradient(T difference, T l1_factor, T l2_factor) 
   return gradient;
 }
 
+// 2 C1 and 2 C2 of the problem's statistic, for moments of images scaled by `scale`. Contrast times
+// structure is SSIM where the luminance is 1, and luminance SSIM where the other factor is: a
+// stabilizer far above all sums makes a factor 1 and its derivatives 0, to the last bit, so kernels
+// need no code for either.
+template <class T>
+constexpr DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, double scale = 1.0) {
+  constexpr double kSmall = 0x1p120;  // of float32; its square need not be a number
+  constexpr double kDominant = sizeof(T) == 4 ? kSmall : kSmall * kSmall * kSmall;
+  const double c1 = problem.statistic == FUSED_SSIM_STATISTIC_CONTRAST
+                        ? kDominant
+                        : 2.0 * problem.c1 * scale * scale;
+  const double c2 = problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE
+                        ? kDominant
+                        : 2.0 * problem.c2 * scale * scale;
+  return {static_cast<T>(c1), static_cast<T>(c2)};
+}
+
 // Sums over pixels: of the statistic, of |x - y|, of (x - y)^2.
 struct PixelSums {
   double statistic;

@@ -23,6 +23,25 @@ __device__ __forceinline__ float half_to_float(unsigned bits, DType dtype) {
   return dtype == DType::kFloat16 ? half_bits_to_float(bits) : bfloat_bits_to_float(bits);
 }
 
+// What a uint8 element stands for: the quotient, correctly rounded (Markstein, "Computation of
+// elementary functions on the IBM RISC System/6000 processor", IBM J. 1990), for 1 and for 255.
+__device__ __forceinline__ float byte_to_float(unsigned byte, float divisor) {
+  const auto number = static_cast<float>(byte);
+  const float inverse = divisor == 1.0f ? 1.0f : 1.0f / 255.0f;
+  const float quotient = number * inverse;
+  return fmaf(fmaf(-quotient, divisor, number), inverse, quotient);
+}
+__device__ __forceinline__ double byte_to_double(unsigned byte, float divisor) {
+  return static_cast<double>(byte) / static_cast<double>(divisor);
+}
+
+// An element of an image that is not float32, from its bits.
+template <class Byte>
+__device__ __forceinline__ float narrow_to_float(unsigned bits, const ByteImage<Byte>& image) {
+  return image.dtype == DType::kUInt8 ? byte_to_float(bits & 0xffu, image.uint8_divisor)
+                                      : half_to_float(bits, image.dtype);
+}
+
 // Asynchronous copies from global to shared memory; bytes from `size` on are filled with zeros.
 // GPUs before Ampere copy through registers.
 template <int kBytes>
@@ -170,6 +189,14 @@ __device__ __forceinline__ float load_float_if(unsigned wanted, const char* from
                : "l"(from), "r"(wanted));
   return value;
 }
+// The number of a uint8 element.
+__device__ __forceinline__ float load_byte_if(unsigned wanted, const char* from) {
+  unsigned byte;
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; mov.b32 %0, 0; @p ld.global.nc.u8 %0, [%1];}"
+               : "=r"(byte)
+               : "l"(from), "r"(wanted));
+  return __uint_as_float(byte);
+}
 // The bits of a 16-bit element.
 __device__ __forceinline__ float load_half_if(unsigned wanted, const char* from) {
   unsigned bits;
@@ -180,7 +207,7 @@ __device__ __forceinline__ float load_half_if(unsigned wanted, const char* from)
 }
 
 // Copies the aligned 4-byte word that holds the element at `from`: the element itself, or two
-// elements of a 16-bit type, of which `half_words_to_float` picks one. `size` is 4, or 0 for a word
+// elements of a 16-bit type, of which `narrow_words_to_float` picks one. `size` is 4, or 0 for a word
 // of zeros.
 __device__ __forceinline__ void copy_word(float* to, const char* from, int size) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(from);
@@ -205,15 +232,26 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
-// Pixels of a row in shared memory, of which `quads` is aligned to 16 bytes: as many at once as
-// these hold.
+// Pixels of a row in shared memory, 4 or, of narrow types, 8 at once; `quads` is aligned to these.
 template <DType kDType>
 struct StagedRow {
-  static constexpr int kAtOnce = kDType == DType::kFloat32 ? 4 : 8;
+  static constexpr int kElement = kDType == DType::kFloat32 ? 4 : kDType == DType::kUInt8 ? 1 : 2;
+  static constexpr int kAtOnce = kElement == 4 ? 4 : 8;
+  // What pixels are read with: the bits of a byte are the last of 2^23 + byte, a float32 number.
+  static constexpr float kOffset = kDType == DType::kUInt8 ? 8388608.0f : 0.0f;
   const float* quads;
 
   // From column `first` on, a multiple of kAtOnce.
   __device__ __forceinline__ void read(int first, float (&pixels)[kAtOnce]) const {
+    if constexpr (kDType == DType::kUInt8) {
+      const uint2 words = *reinterpret_cast<const uint2*>(quads + first / 4);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const unsigned word = i < 4 ? words.x : words.y;
+        pixels[i] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | (i % 4)));
+      }
+      return;
+    }
     const float4 quad = *reinterpret_cast<const float4*>(quads + first * 4 / kAtOnce);
     const float words[4] = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
@@ -229,24 +267,33 @@ struct StagedRow {
   }
 };
 
-// Four elements of a 16-bit type as `copy_word` left them; the address of the first and the stride
-// say which half of its word an element is.
-__device__ __forceinline__ float4 half_words_to_float(const float4& copied, const char* first,
-                                                      int64_t column_stride, DType dtype) {
-  unsigned word[4] = {__float_as_uint(copied.x), __float_as_uint(copied.y),
-                      __float_as_uint(copied.z), __float_as_uint(copied.w)};
+// Four elements of a narrow type as `copy_word` left them; the address of the first and the stride
+// say which part of its word an element is.
+__device__ __forceinline__ float4 narrow_words_to_float(const float4& copied, const char* first,
+                                                        const InputImage& image) {
+  const float words[4] = {copied.x, copied.y, copied.z, copied.w};
   const auto low = static_cast<unsigned>(reinterpret_cast<uintptr_t>(first));
+  float value[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    word[i] >>= ((low + i * static_cast<unsigned>(column_stride)) & 2u) * 8;
+    const unsigned byte = (low + i * static_cast<unsigned>(image.column)) & 3u;
+    value[i] = narrow_to_float(__float_as_uint(words[i]) >> 8 * byte, image);
   }
-  return low_halves_to_float(word, dtype);
+  return make_float4(value[0], value[1], value[2], value[3]);
 }
 
 // One element as the accumulation type T.
 template <class T>
-__device__ __forceinline__ T load_element(const char* element, DType dtype) {
-  switch (dtype) {
+__device__ __forceinline__ T load_element(const char* element, const InputImage& image) {
+  switch (image.dtype) {
+    case DType::kUInt8:
+      if constexpr (sizeof(T) == 8) {
+        return byte_to_double(__ldg(reinterpret_cast<const unsigned char*>(element)),
+                              image.uint8_divisor);
+      } else {
+        return byte_to_float(__ldg(reinterpret_cast<const unsigned char*>(element)),
+                             image.uint8_divisor);
+      }
     case DType::kFloat16:
       return static_cast<T>(
           half_bits_to_float(__ldg(reinterpret_cast<const unsigned short*>(element))));
@@ -280,8 +327,8 @@ __device__ __forceinline__ void store_element(char* element, T value, DType dtyp
 
 // Columns [x, x + 4) of a row; zeros beyond `width`.
 template <StripLoader kLoader>
-__device__ __forceinline__ float4 load_quad(const char* row, int64_t column_stride, int x,
-                                            int width, DType dtype) {
+__device__ __forceinline__ float4 load_quad(const char* row, const InputImage& image, int x,
+                                            int width) {
   float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   if constexpr (kLoader == StripLoader::kFloatQuads) {
     if (x < width) {
@@ -290,14 +337,14 @@ __device__ __forceinline__ float4 load_quad(const char* row, int64_t column_stri
   } else if constexpr (kLoader == StripLoader::kHalfQuads) {
     if (x < width) {
       const float2 words = __ldg(reinterpret_cast<const float2*>(row) + x / 4);
-      quad = half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), dtype);
+      quad = half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), image.dtype);
     }
   } else {
     float value[4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (x + i < width) {
-        value[i] = load_element<float>(row + (x + i) * column_stride, dtype);
+        value[i] = load_element<float>(row + (x + i) * image.column, image);
       }
     }
     quad = make_float4(value[0], value[1], value[2], value[3]);
@@ -312,7 +359,9 @@ inline constexpr int kQuadBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
 // Four columns at once; `first` is aligned to four elements.
 template <StripLoader kLoader>
 __device__ __forceinline__ void store_quad(char* first, const float* value, DType dtype) {
-  static_assert(kLoader != StripLoader::kWords, "quads only");
+  static_assert(kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kHalfQuads ||
+                    kLoader == StripLoader::kNarrowBoxes,
+                "quads only");
   if constexpr (kLoader == StripLoader::kFloatQuads) {
     *reinterpret_cast<float4*>(first) = make_float4(value[0], value[1], value[2], value[3]);
   } else {

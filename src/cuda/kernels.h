@@ -6,16 +6,18 @@
 
 #include <cstdint>
 
+#include "core/macros.h"
 #include "core/problem.h"
+#include "core/taps.h"
 
 namespace fused_ssim::cuda {
 
-// The element types that kernels read and write.
-enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
-constexpr DType dtype_of(const Image& image) {
-  return static_cast<DType>(image.dtype - FUSED_SSIM_FLOAT16);
-}
-static_assert(dtype_of({nullptr, {}, FUSED_SSIM_BFLOAT16}) == DType::kBFloat16 &&
+// The element types that kernels read and, but for uint8, write.
+enum class DType : int { kUInt8, kFloat16, kBFloat16, kFloat32, kFloat64 };
+constexpr DType dtype_of(const Image& image) { return static_cast<DType>(image.dtype); }
+static_assert(dtype_of({nullptr, {}, FUSED_SSIM_UINT8}) == DType::kUInt8 &&
+                  dtype_of({nullptr, {}, FUSED_SSIM_FLOAT16}) == DType::kFloat16 &&
+                  dtype_of({nullptr, {}, FUSED_SSIM_BFLOAT16}) == DType::kBFloat16 &&
                   dtype_of({nullptr, {}, FUSED_SSIM_FLOAT32}) == DType::kFloat32 &&
                   dtype_of({nullptr, {}, FUSED_SSIM_FLOAT64}) == DType::kFloat64,
               "the same order");
@@ -32,6 +34,8 @@ struct ByteImage {
   int64_t channel = 0;
   int64_t row = 0;
   int64_t column = 0;
+  DType dtype = DType::kFloat32;
+  float uint8_divisor = 1.0f;  // what uint8 pixels are divided by
 };
 using InputImage = ByteImage<const char>;
 using OutputImage = ByteImage<char>;
@@ -62,6 +66,8 @@ struct Divisor {
 struct ReductionPlan {
   double* partials = nullptr;  // [values + blocks]
   void* value = nullptr;       // [values], accumulation type; null where no value is wanted
+  void* mse = nullptr;         // likewise, of a second sum; its partials follow the first's
+  double mse_factor = 1.0;
   int64_t values = 0;
   int64_t units_per_value = 0;
   int64_t total_units = 0;
@@ -104,6 +110,9 @@ struct TensorMap {
   int batches = 0;
 };
 
+// Taps of half a window of 11, from the outermost to the one in the middle.
+inline constexpr int kHalfWindowTaps = kDefaultWindowSize / 2 + 1;
+
 struct StripParams {
   InputImage img1;
   InputImage img2;
@@ -113,8 +122,8 @@ struct StripParams {
   OutputImage grad2;
   InputImage map_gradient;
   float* map = nullptr;  // [planes, map rows, map columns]
-  DType dtype = DType::kFloat32;
-  bool l1 = false;
+  bool l1 = false;       // |x - y| is added up, too
+  bool squares = false;  // (x - y)^2 instead, apart from the value (ReductionPlan::mse)
   int height = 0;
   int width = 0;
   Divisor channels;
@@ -143,6 +152,9 @@ struct StripParams {
   int tile_rows = 0;
   int64_t map_pitch = 0;
   int64_t map_plane = 0;
+  // Of a given window (cuda/window.cuh).
+  float row_taps[kHalfWindowTaps] = {};
+  float column_taps[kHalfWindowTaps] = {};
   float twice_c1 = 0.0f;  // in the units of the moments (cuda/window.cuh)
   float twice_c2 = 0.0f;
   double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 statistic_weight
@@ -167,18 +179,22 @@ constexpr bool has_gradient(StripKind kind) {
   return kind != StripKind::kValue && kind != StripKind::kMap;
 }
 
-// How the strip kernel reads its images, and writes gradients.
+// The mean squared error beside the value (StripParams::squares).
+constexpr bool has_mse(StripKind kind) { return kind == StripKind::kValue; }
+
+// How kernels read their images, and write gradients.
 enum class StripLoader : int {
-  kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
-  kHalfQuads,   // the same for 16-bit types
-  kWords,       // one column at once: any stride and alignment
-  kHalfBoxes,   // kHalfQuads by tensor maps, where there are any: tiles, and strips of values
-  kHalfWords,   // kWords of 16-bit types: strips of the pipeline kernel
+  kFloatQuads,   // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
+  kHalfQuads,    // the same for one 16-bit type
+  kWords,        // float32, one column at once: any stride and alignment
+  kNarrowBoxes,  // one 16-bit type, or uint8, by tensor maps: tiles, and strips of values
+  kHalfWords,    // kWords of one 16-bit type: strips of the pipeline kernel
+  kAnyWords,     // kWords of any types, also of two
 };
-inline constexpr int kStripLoaders = 5;
+inline constexpr int kStripLoaders = 6;
 // By tensor maps, where the architecture has them.
 constexpr bool is_of_boxes(StripLoader loader) {
-  return loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes;
+  return loader == StripLoader::kFloatQuads || loader == StripLoader::kNarrowBoxes;
 }
 // 16-bit types have instances of their own where most of the time goes; elsewhere those for words
 // serve.
@@ -186,9 +202,9 @@ constexpr bool has_half_instances(StripKind kind) {
   return kind == StripKind::kValue || kind == StripKind::kOneGradient;
 }
 
-// Strips of the pipeline kernel whose 16-bit pixels come in boxes. Those of a gradient need s and d
+// Strips of the pipeline kernel whose narrow pixels come in boxes. Those of a gradient need s and d
 // again.
-constexpr bool has_half_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
+constexpr bool has_narrow_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
 
 // Of the kernels for any window and type.
 struct MomentParams {
@@ -250,18 +266,19 @@ constexpr int box_columns(StripKind kind) { return has_gradient(kind) ? 140 : 14
 inline constexpr int kStripBoxRows = 8;
 // The boxes of tiles: columns, and rows beside those of the tile.
 inline constexpr int kTileBoxColumns = 88;
-// Of 16-bit types; the copy engine wants the first column's address to be a multiple of 16 bytes,
-// so that there are 4 columns too many on one side or the other. Strips begin at such an address.
-inline constexpr int kHalfTileBoxColumns = 96;
-inline constexpr int kHalfStripBoxColumns = 152;
-inline constexpr int kHalfBoxAlignment = 8;
+// Of narrow types, with elements of 1 or 2 bytes. The copy engine wants the first column's address
+// to be a multiple of 16 bytes, so that there are some columns too many on one side or the other.
+// Strips begin with such a column; those of bytes are loaded from 8 columns before on.
+FUSED_SSIM_INLINE constexpr int narrow_box_alignment(int64_t element) { return static_cast<int>(16 / element); }
+FUSED_SSIM_INLINE constexpr int narrow_tile_box_columns(int64_t element) { return element == 1 ? 112 : 96; }
+FUSED_SSIM_INLINE constexpr int narrow_strip_box_columns(int64_t element) { return element == 1 ? 176 : 152; }
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }
 // Describes an image of these sizes whose quads are aligned. False where the driver can't, or won't
 // for these strides: then other loaders serve.
-bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype, int box_columns,
-                     int box_rows, TensorMap* map);
+bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_columns, int box_rows,
+                     TensorMap* map);
 
 // A kernel of StripParams and how it is launched on a device, ready for it.
 struct StripKernel {
@@ -270,18 +287,24 @@ struct StripKernel {
   int shared_bytes = 0;
   int blocks_per_multiprocessor = 0;
 };
+// With the windows of cuda/window.cuh: the standard one, or that of StripParams' taps.
+struct StandardWindow;
+struct GivenWindow;
+template <class Window>
 cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               StripKernel* found);
 // `single_block`: that for one block a multiprocessor, where there is one
 // (has_single_block_instance(), tuning.h).
-cudaError_t find_pipeline_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                                 bool single_block, StripKernel* found);
+template <class Window>
+cudaError_t find_march_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              bool single_block, StripKernel* found);
 
 // Tiles of a small image, at most this wide.
 inline constexpr int kMaxTileColumns = 64;
 // Shared memory that a tile kernel uses beside its tile.
 inline constexpr int kTileStaticShared = 1024;
 int tile_shared_bytes(StripKind kind, int rows);
+template <class Window>
 cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                              int tile_rows, StripKernel* found);
 

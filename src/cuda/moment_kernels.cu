@@ -51,7 +51,7 @@ __device__ __forceinline__ bool in_image(const MomentParams& p, int64_t x, int64
 template <class T>
 __device__ __forceinline__ Shift<T> plane_shift(const MomentParams& p, const char* plane1,
                                                 const char* plane2) {
-  return sample_shift<T>(plane1, plane2, p.img1, p.img2, 0, p.height, 0, p.width, p.dtype);
+  return sample_shift<T>(plane1, plane2, p.img1, p.img2, 0, p.height, 0, p.width);
 }
 
 template <class T>
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
         T px = T(0);
         T py = T(0);
         if (row_inside && x + k >= 0 && x + k < p.width) {
-          px = load_element<T>(row1 + (x + k) * p.img1.column, p.dtype);
-          py = load_element<T>(row2 + (x + k) * p.img2.column, p.dtype);
+          px = load_element<T>(row1 + (x + k) * p.img1.column, p.img1);
+          py = load_element<T>(row2 + (x + k) * p.img2.column, p.img2);
         }
         px -= shift.x;
         py -= shift.y;
@@ -159,8 +159,8 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
       }
       sum += p.statistic_weight * static_cast<double>(ssim);
       if (p.l1_weight != 0.0) {
-        const T a = load_element<T>(plane1 + y * p.img1.row + x * p.img1.column, p.dtype);
-        const T b = load_element<T>(plane2 + y * p.img2.row + x * p.img2.column, p.dtype);
+        const T a = load_element<T>(plane1 + y * p.img1.row + x * p.img1.column, p.img1);
+        const T b = load_element<T>(plane2 + y * p.img2.row + x * p.img2.column, p.img2);
         sum += p.l1_weight * fabs(static_cast<double>(a - b));
       }
     }
@@ -247,8 +247,8 @@ __global__ void __launch_bounds__(kThreads)
     T filtered[kMaps];
     filter_column(p, taps, rows, filtered);
     if (in_image(p, x, y)) {
-      const T px = load_element<T>(plane1 + y * p.img1.row + x * p.img1.column, p.dtype);
-      const T py = load_element<T>(plane2 + y * p.img2.row + x * p.img2.column, p.dtype);
+      const T px = load_element<T>(plane1 + y * p.img1.row + x * p.img1.column, p.img1);
+      const T py = load_element<T>(plane2 + y * p.img2.row + x * p.img2.column, p.img2);
       const T s = (px - shift.x) + (py - shift.y);
       const T d = (px - shift.x) - (py - shift.y);
       T l1 = T(0);

@@ -53,28 +53,36 @@ struct MeanShift {
   float s;
   float d;
 
-  template <bool kCentred = false>
-  static __device__ __forceinline__ MeanShift of(const PixelShift& shift) {
+  template <bool kCentred = false, class Window>
+  static __device__ __forceinline__ MeanShift of(const Window& window, const PixelShift& shift) {
     const float shift_s = shift.x + shift.y;
     const float shift_d = shift.x - shift.y;
     if (kCentred) {
-      return {static_cast<float>(kEdgeGain) * shift_s, static_cast<float>(kEdgeGain) * shift_d};
+      return {static_cast<float>(Window::kGain) * shift_s,
+              static_cast<float>(Window::kGain) * shift_d};
     }
-    return {filtered_constant(shift_s), filtered_constant(shift_d)};
+    return {filtered_constant(window, shift_s), filtered_constant(window, shift_d)};
   }
 };
 
-// The sum of |x - y| over the columns of a quad that lie in [left, right).
-__device__ __forceinline__ float absolute_differences(const float4& a, const float4& b, int left,
-                                                      int right) {
+// |difference|, or its square.
+__device__ __forceinline__ float distance(float difference, bool squares) {
+  return squares ? difference * difference : fabsf(difference);
+}
+
+// The sum of these of x and y over the columns of a quad that lie in [left, right).
+__device__ __forceinline__ float sum_of_distances(const float4& a, const float4& b, int left,
+                                                  int right, bool squares) {
+  const float4 of = {distance(a.x - b.x, squares), distance(a.y - b.y, squares),
+                     distance(a.z - b.z, squares), distance(a.w - b.w, squares)};
   if (left <= 0 && right >= 4) {
-    return (fabsf(a.x - b.x) + fabsf(a.y - b.y)) + (fabsf(a.z - b.z) + fabsf(a.w - b.w));
+    return (of.x + of.y) + (of.z + of.w);
   }
   float sum = 0.0f;
-  sum += 0 >= left && 0 < right ? fabsf(a.x - b.x) : 0.0f;
-  sum += 1 >= left && 1 < right ? fabsf(a.y - b.y) : 0.0f;
-  sum += 2 >= left && 2 < right ? fabsf(a.z - b.z) : 0.0f;
-  sum += 3 >= left && 3 < right ? fabsf(a.w - b.w) : 0.0f;
+  sum += 0 >= left && 0 < right ? of.x : 0.0f;
+  sum += 1 >= left && 1 < right ? of.y : 0.0f;
+  sum += 2 >= left && 2 < right ? of.z : 0.0f;
+  sum += 3 >= left && 3 < right ? of.w : 0.0f;
   return sum;
 }
 

@@ -54,6 +54,19 @@ __device__ __forceinline__ void store_partial(const ReductionPlan& plan, int64_t
   }
 }
 
+// Those of ReductionPlan::mse follow.
+__device__ __forceinline__ double* mse_partials(const ReductionPlan& plan) {
+  return plan.partials + plan.values + gridDim.x;
+}
+template <int kThreads>
+__device__ __forceinline__ void store_mse_partial(const ReductionPlan& plan, int64_t value,
+                                                  double thread_sum) {
+  const double total = block_sum<kThreads>(thread_sum);
+  if (threadIdx.x == 0) {
+    mse_partials(plan)[value + blockIdx.x] = total;
+  }
+}
+
 template <class T>
 __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t value, double sum) {
   static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * sum);
@@ -190,7 +203,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<k
 }
 
 // Called by every thread of every block after its partials: the last block writes the values.
-template <int kThreads, class T>
+template <int kThreads, class T, bool kHasMse = false>
 __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   __shared__ bool is_last;
   if (threadIdx.x == 0) {
@@ -203,41 +216,53 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
     return;
   }
   __threadfence();
-  const int64_t blocks = gridDim.x;
   const auto first_partial = [&](int64_t value) {
     return value + block_of_unit(plan, value * plan.units_per_value);
   };
   const auto last_partial = [&](int64_t value) {
     return value + block_of_unit(plan, (value + 1) * plan.units_per_value - 1);
   };
-  if (plan.values == 1) {
-    double sum = 0.0;
+  // Calls write(value, sum) for each value.
+  const auto add_up = [&](const double* partials, const auto& write) {
+    const int64_t blocks = gridDim.x;
+    if (plan.values == 1) {
+      double sum = 0.0;
 #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
-      sum += __ldcg(plan.partials + i);
-    }
-    sum = block_sum<kThreads>(sum);
-    if (threadIdx.x == 0) {
-      write_value<T>(plan, 0, sum);
-    }
-  } else if (blocks > 4 * plan.values) {
-    for (int64_t value = threadIdx.x / 32; value < plan.values; value += kThreads / 32) {
-      double sum = 0.0;
-      for (int64_t i = first_partial(value) + lane_index(); i <= last_partial(value); i += 32) {
-        sum += __ldcg(plan.partials + i);
+      for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
+        sum += __ldcg(partials + i);
       }
-      sum = warp_sum(sum);
-      if (lane_index() == 0) {
-        write_value<T>(plan, value, sum);
+      sum = block_sum<kThreads>(sum);
+      if (threadIdx.x == 0) {
+        write(0, sum);
+      }
+    } else if (blocks > 4 * plan.values) {
+      for (int64_t value = threadIdx.x / 32; value < plan.values; value += kThreads / 32) {
+        double sum = 0.0;
+        for (int64_t i = first_partial(value) + lane_index(); i <= last_partial(value); i += 32) {
+          sum += __ldcg(partials + i);
+        }
+        sum = warp_sum(sum);
+        if (lane_index() == 0) {
+          write(value, sum);
+        }
+      }
+    } else {
+      for (int64_t value = threadIdx.x; value < plan.values; value += kThreads) {
+        double sum = 0.0;
+        for (int64_t i = first_partial(value); i <= last_partial(value); ++i) {
+          sum += __ldcg(partials + i);
+        }
+        write(value, sum);
       }
     }
-  } else {
-    for (int64_t value = threadIdx.x; value < plan.values; value += kThreads) {
-      double sum = 0.0;
-      for (int64_t i = first_partial(value); i <= last_partial(value); ++i) {
-        sum += __ldcg(plan.partials + i);
-      }
-      write_value<T>(plan, value, sum);
+  };
+  add_up(plan.partials,
+         [&](int64_t value, double sum) { write_value<T>(plan, value, sum); });
+  if constexpr (kHasMse) {
+    if (plan.mse != nullptr) {
+      add_up(mse_partials(plan), [&](int64_t value, double sum) {
+        static_cast<T*>(plan.mse)[value] = static_cast<T>(plan.mse_factor * sum);
+      });
     }
   }
 }

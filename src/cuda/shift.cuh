@@ -48,8 +48,8 @@ struct SamplePointers {
             plane2 + at.y * img2.row + at.x * img2.column};
   }
   template <class T>
-  __device__ __forceinline__ Samples<T> load(DType dtype) const {
-    return {load_element<T>(x, dtype), load_element<T>(y, dtype)};
+  __device__ __forceinline__ Samples<T> load(const InputImage& img1, const InputImage& img2) const {
+    return {load_element<T>(x, img1), load_element<T>(y, img2)};
   }
 };
 
@@ -120,9 +120,9 @@ template <class T>
 __device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char* plane2,
                                                  const InputImage& img1, const InputImage& img2,
                                                  int64_t top, int64_t bottom, int64_t left,
-                                                 int64_t right, DType dtype) {
-  return trimmed_means(
-      SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right).load<T>(dtype));
+                                                 int64_t right) {
+  return trimmed_means(SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right)
+                           .load<T>(img1, img2));
 }
 
 }  // namespace fused_ssim::cuda

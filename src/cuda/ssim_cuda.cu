@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "core/pointwise.h"
 #include "core/taps.h"
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
@@ -20,6 +21,11 @@
 namespace fused_ssim::cuda {
 namespace {
 
+template <class T>
+struct TypeOf {
+  using type = T;
+};
+
 // No kernel here has more resident blocks a multiprocessor.
 constexpr int kMaxBlocksPerMultiprocessor = 16;
 constexpr int kMomentBlocksPerMultiprocessor = 8;
@@ -33,17 +39,19 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 
 template <class Byte>
-ByteImage<Byte> bytes_of(const Image& image) {
+ByteImage<Byte> bytes_of(const Image& image, int uint8_divisor = 1) {
   const int64_t element = size_of(image.dtype);
   return {static_cast<Byte*>(image.data), image.strides[FUSED_SSIM_AXIS_BATCH] * element,
           image.strides[FUSED_SSIM_AXIS_CHANNEL] * element,
           image.strides[FUSED_SSIM_AXIS_ROW] * element,
-          image.strides[FUSED_SSIM_AXIS_COLUMN] * element};
+          image.strides[FUSED_SSIM_AXIS_COLUMN] * element,
+          dtype_of(image),
+          static_cast<float>(uint8_divisor)};
 }
 
 template <class Byte>
 bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64_t element) {
-  const int64_t quad = 4 * element;
+  const int64_t quad = element == 1 ? 16 : 4 * element;  // quads of bytes come in boxes alone
   const auto divisible = [&](int64_t stride, int axis) {
     return sizes[axis] == 1 || stride % quad == 0;
   };
@@ -64,6 +72,8 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   plan.units_per_value = planes_per_value(reduction, problem.sizes) * units_per_plane;
   plan.total_units = plane_count(problem.sizes) * units_per_plane;
   plan.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
+  plan.mse = request.mse;
+  plan.mse_factor = plan.factor;
   plan.offset = request.offset;
   return plan;
 }
@@ -198,14 +208,21 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   }
   const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t blocks = int64_t{device.multiprocessors} * kMaxBlocksPerMultiprocessor;
-  return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
+  const int64_t rows = request.mse != nullptr ? 2 : 1;
+  return round_up(rows * (values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
-// Of a problem that is served, whose windows are all the same.
-bool strips_serve(const Problem& problem) {
-  return problem.img1.dtype != FUSED_SSIM_FLOAT64 && is_standard(problem.windows[kWidth]) &&
-         image_size(problem, kHeight) <= kMaxStripExtent &&
-         image_size(problem, kWidth) <= kMaxStripExtent;
+bool is_short(const Window& window) {
+  return window.size <= kDefaultWindowSize && is_symmetric(window);
+}
+
+// Whether tiles and strips serve.
+bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  const bool mse_alone = request.map == nullptr && !wants_gradient(request) &&
+                         request.l1_weight == 0.0 && has_pipeline(device.architecture);
+  return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
+         is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
+         image_size(problem, kWidth) <= kMaxStripExtent && (request.mse == nullptr || mse_alone);
 }
 
 // The next free counter slot for a launch on `stream`.
@@ -223,20 +240,42 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
   return cudaSuccess;
 }
 
-// The 11-tap kernels: one launch.
+// Half of a window of 11 taps, continued by zeros.
+void given_taps(const Window& window, float* taps) {
+  float rounded[kDefaultWindowSize];
+  round_taps_to_float(window.taps, window.size, rounded);
+  const int zeros = kDefaultWindowSize / 2 - window.size / 2;
+  for (int k = 0; k < kHalfWindowTaps; ++k) {
+    taps[k] = k < zeros ? 0.0f : rounded[k - zeros];
+  }
+}
+
+cudaError_t find_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader, bool given,
+                        int tile_rows, bool single_block, StripKernel* found) {
+  const auto find = [&](auto window) {
+    using Window = typename decltype(window)::type;
+    return tile_rows != 0 ? find_tile_kernel<Window>(device, kind, loader, tile_rows, found)
+           : has_pipeline(device.architecture)
+               ? find_march_kernel<Window>(device, kind, loader, single_block, found)
+               : find_strip_kernel<Window>(device, kind, loader, found);
+  };
+  return given ? find(TypeOf<GivenWindow>{}) : find(TypeOf<StandardWindow>{});
+}
+
+// Windows of up to 11 taps: one launch.
 cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
                        const StripChoice& choice, StripKind kind, void* workspace,
                        cudaStream_t stream) {
   const int64_t* sizes = problem.sizes;
-  const int64_t element = size_of(problem.img1.dtype);
   const bool gradient = has_gradient(kind);
   StripParams p;
-  p.img1 = bytes_of<const char>(problem.img1);
-  p.img2 = bytes_of<const char>(problem.img2);
-  p.dtype = dtype_of(problem.img1);
+  p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
+  p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
   p.height = static_cast<int>(image_size(problem, kHeight));
   p.width = static_cast<int>(image_size(problem, kWidth));
-  bool quads = p.width % 4 == 0 && aligned_for_quads(p.img1, sizes, element) &&
+  const bool one_type = p.img1.dtype == p.img2.dtype;
+  const int64_t element = size_of(problem.img1.dtype);
+  bool quads = one_type && p.width % 4 == 0 && aligned_for_quads(p.img1, sizes, element) &&
                aligned_for_quads(p.img2, sizes, element);
   if (gradient) {
     p.grad1 = bytes_of<char>(request.grad1);
@@ -254,28 +293,42 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool pipeline = strips && has_pipeline(device.architecture);
+  const bool given = !is_standard(problem.windows[kHeight]) || !is_standard(problem.windows[kWidth]);
+  given_taps(problem.windows[kHeight], p.column_taps);
+  given_taps(problem.windows[kWidth], p.row_taps);
   if (!strips) {
     const int own_rows = static_cast<int>(gradient ? p.height : map_size(problem, kHeight));
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  const bool half_boxes =
-      strips ? pipeline && has_half_strip_boxes(kind) : has_half_instances(kind);
-  bool boxes = quads && (element == 4 || half_boxes) && loads_boxes(device.architecture);
+  const bool narrow_boxes =
+      strips ? pipeline && has_narrow_strip_boxes(kind) : has_half_instances(kind);
+  bool boxes = quads && (element == 4 || narrow_boxes) && loads_boxes(device.architecture);
   if (boxes) {
-    const int columns = element != 4 ? (strips ? kHalfStripBoxColumns : kHalfTileBoxColumns)
-                                     : (strips ? box_columns(kind) : kTileBoxColumns);
+    const int columns = element == 4 ? (strips ? box_columns(kind) : kTileBoxColumns)
+                        : strips     ? narrow_strip_box_columns(element)
+                                     : narrow_tile_box_columns(element);
     const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
-    boxes = make_tensor_map(p.img1, sizes, p.dtype, columns, rows, &p.tensor1) &&
-            make_tensor_map(p.img2, sizes, p.dtype, columns, rows, &p.tensor2);
-    quads = boxes || element != 4;  // 16-bit quads do without
+    boxes = make_tensor_map(p.img1, sizes, columns, rows, &p.tensor1) &&
+            make_tensor_map(p.img2, sizes, columns, rows, &p.tensor2);
   }
-  const bool half_words = pipeline && element == 2 && has_half_instances(kind);
-  const StripLoader loader = !quads ? (half_words ? StripLoader::kHalfWords : StripLoader::kWords)
-                             : element == 4 ? StripLoader::kFloatQuads
-                             : boxes        ? StripLoader::kHalfBoxes
-                                            : StripLoader::kHalfQuads;
-  p.l1 = request.l1_weight != 0.0;
+  const StripLoader loader = boxes ? (element == 4 ? StripLoader::kFloatQuads
+                                                   : StripLoader::kNarrowBoxes)
+                             : !one_type || element == 1 ? StripLoader::kAnyWords
+                             : element == 4 ? (quads && !loads_boxes(device.architecture)
+                                                   ? StripLoader::kFloatQuads
+                                                   : StripLoader::kWords)
+                             : quads ? StripLoader::kHalfQuads
+                                     : StripLoader::kHalfWords;
+  // Bytes in boxes are not divided: then all is in units of theirs.
+  const bool bytes = loader == StripLoader::kNarrowBoxes && element == 1;
+  const double unit = bytes ? static_cast<double>(problem.uint8_divisor) : 1.0;
+  if (bytes) {
+    p.img1.uint8_divisor = 1.0f;
+    p.img2.uint8_divisor = 1.0f;
+  }
+  p.squares = request.mse != nullptr;
+  p.l1 = request.l1_weight != 0.0 || p.squares;
   p.channels = Divisor(sizes[FUSED_SSIM_AXIS_CHANNEL]);
   const int border = crop(problem, kWidth);
   p.value_top = border;
@@ -284,8 +337,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.value_right = p.width - border;
   p.own_top = gradient ? 0 : p.value_top;
   p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
-  // Strips begin with a quad, or where a box of 16-bit pixels may begin.
-  const int alignment = strips && loader == StripLoader::kHalfBoxes ? kHalfBoxAlignment : 4;
+  // Strips begin with a quad, or where a box of narrow pixels may begin.
+  const int alignment =
+      strips && loader == StripLoader::kNarrowBoxes ? narrow_box_alignment(element) : 4;
   p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
@@ -302,10 +356,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strips_per_plane = Divisor(strips_per_plane);
   const int64_t all_strips = strips_per_plane * plane_count(sizes);
   StripKernel found;
-  cudaError_t error =
-      pipeline ? find_pipeline_kernel(device, kind, loader, /*single_block=*/false, &found)
-      : strips ? find_strip_kernel(device, kind, loader, &found)
-               : find_tile_kernel(device, kind, loader, p.tile_rows, &found);
+  cudaError_t error = find_kernel(device, kind, loader, given, p.tile_rows,
+                                  /*single_block=*/false, &found);
   if (error != cudaSuccess) {
     return error;
   }
@@ -319,10 +371,12 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.units_per_strip = Divisor(shares.units_per_strip);
   p.map_pitch = map_size(problem, kWidth);
   p.map_plane = map_plane_pixels(problem);
-  p.twice_c1 = static_cast<float>(2.0 * problem.c1 * kMomentScale * kMomentScale);
-  p.twice_c2 = static_cast<float>(2.0 * problem.c2 * kMomentScale * kMomentScale);
+  const double moment_scale = given ? kMomentScale<GivenWindow> : kMomentScale<StandardWindow>;
+  const auto stabilizers = doubled_stabilizers<float>(problem, moment_scale * unit);
+  p.twice_c1 = stabilizers.c1;
+  p.twice_c2 = stabilizers.c2;
   p.loss_weight = -2.0 * request.statistic_weight;
-  p.l1_weight = request.l1_weight;
+  p.l1_weight = p.squares ? 1.0 / (unit * unit) : request.l1_weight / unit;
   const double divisor = gradient_divisor(problem, request);
   p.gradient_scale = static_cast<float>(4.0 * request.statistic_weight * kPixelScale / divisor);
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
@@ -347,7 +401,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       : pipeline ? shares.blocks
                  : strip_blocks(p.reduction.total_units, all_strips, capacity,
                                 device.multiprocessors, choice.min_rows, gradient);
-  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks) {
+  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks && !p.squares) {
     p.reduction.fixed_point = fixed_point(problem, request);
   }
   // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that
@@ -364,7 +418,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
   if (pipeline && blocks <= device.multiprocessors) {
-    error = find_pipeline_kernel(device, kind, loader, /*single_block=*/true, &found);
+    error = find_kernel(device, kind, loader, given, 0, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;
     }
@@ -483,17 +537,8 @@ const char* not_served(const Problem& problem, const Request& request) {
   if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
     return "expected 2D images for the CUDA kernels, got a depth, or a window along it";
   }
-  if (problem.img1.dtype != problem.img2.dtype) {
-    return "expected images of one dtype for the CUDA kernels, got two dtypes";
-  }
-  if (problem.img1.dtype == FUSED_SSIM_UINT8) {
-    return "expected images of floating point for the CUDA kernels, got uint8";
-  }
   if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX) {
     return "expected less than 2^31 channels for the CUDA kernels, got more";
-  }
-  if (problem.statistic != FUSED_SSIM_STATISTIC_SSIM) {
-    return "expected the statistic SSIM for the CUDA kernels, got contrast or luminance";
   }
   if (problem.stabilizers != nullptr) {
     return "expected one C1 and C2 for the CUDA kernels, got some for each image";
@@ -526,7 +571,7 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
     return error;
   }
   *bytes = partials_bytes(problem, request, device);
-  if (!strips_serve(problem) && wants_gradient(request)) {
+  if (!strips_serve(problem, request, device) && wants_gradient(request)) {
     *bytes += 4 * size_of(accumulation_dtype(problem)) * plane_count(problem.sizes) *
               plane_pixels(problem.sizes);
   }
@@ -544,7 +589,7 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   if (error != cudaSuccess) {
     return error;
   }
-  if (!strips_serve(problem)) {
+  if (!strips_serve(problem, request, device)) {
     return run_moments(problem, request, device, workspace, stream);
   }
   const auto choice_for = [&](StripKind kind) {

@@ -19,10 +19,12 @@
 namespace fused_ssim::cuda {
 
 // What the variants of the kernels differ in.
-template <StripKind kKind_>
+template <StripKind kKind_, class Window_>
 struct KindTraits {
+  using Window = Window_;
   static constexpr StripKind kKind = kKind_;
   static constexpr bool kMap = kKind == StripKind::kMap;
+  static constexpr bool kMse = has_mse(kKind);
   static constexpr bool kGradient = has_gradient(kKind);
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
@@ -31,17 +33,18 @@ struct KindTraits {
   static constexpr bool kCells = !kGradient;
 };
 
-// The column filter of one map, in transposed form, with taps of which the outermost are 1.
+// The column filter of one map, in transposed form.
 struct ColumnFilter {
   float state[10] = {};
 
-  __device__ __forceinline__ float push(float v) {
-    const float out = v + state[0];
+  template <class Window>
+  __device__ __forceinline__ float push(const Window& window, float v) {
+    const float out = add_product<Filter::kColumn>(window, v, 10, state[0]);
 #pragma unroll
     for (int k = 0; k < 9; ++k) {
-      state[k] = fmaf(v, window_tap<Taps::kEdge>(k + 1), state[k + 1]);
+      state[k] = add_product<Filter::kColumn>(window, v, k + 1, state[k + 1]);
     }
-    state[9] = v;
+    state[9] = add_product<Filter::kColumn>(window, v, 0, 0.0f);
     return out;
   }
 };
@@ -61,32 +64,24 @@ struct MapPlaces {
 };
 
 // Filters 18 columns, from the first of `quads`, to 8.
-template <Taps kTaps>
-__device__ __forceinline__ void filter_row(const float* quads, float (&out)[8]) {
+template <Filter kFilter, class Window>
+__device__ __forceinline__ void filter_row(const Window& window, const float* quads,
+                                           float (&out)[8]) {
 #pragma unroll
   for (int j = 0; j < 5; ++j) {
     const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
     const float value[4] = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int i = 4 * j + e;
-#pragma unroll
-      for (int o = 0; o < 8; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          out[o] = outermost_product<kTaps>(value[e]);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          out[o] = add_product<kTaps>(value[e], k, out[o]);
-        }
-      }
+      filter_input<kFilter>(window, value[e], 4 * j + e, out);
     }
   }
 }
 
 // Filters 18 columns and their squares, the first of them kSkip after `quads`, to 8.
-template <int kSkip>
-__device__ __forceinline__ void filter_row_and_square(const float* quads, float (&mean)[8],
-                                                      float (&square)[8]) {
+template <int kSkip, class Window>
+__device__ __forceinline__ void filter_row_and_square(const Window& window, const float* quads,
+                                                      float (&mean)[8], float (&square)[8]) {
 #pragma unroll
   for (int j = 0; j < (kSkip + 21) / 4; ++j) {
     const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
@@ -97,27 +92,18 @@ __device__ __forceinline__ void filter_row_and_square(const float* quads, float 
       if (i < 0 || i >= 18) {
         continue;
       }
-      const float value2 = value[e] * value[e];
-#pragma unroll
-      for (int o = 0; o < 8; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          mean[o] = outermost_product<Taps::kPlain>(value[e]);
-          square[o] = outermost_product<Taps::kEdge>(value2);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = add_product<Taps::kPlain>(value[e], k, mean[o]);
-          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
-        }
-      }
+      filter_input<Filter::kRow>(window, value[e], i, mean);
+      filter_input<Filter::kRowOfSquares>(window, value[e] * value[e], i, square);
     }
   }
 }
 
 // Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after
 // `row1` and `row2` (StagedRow), whose values `convert` makes s and d.
-template <int kSkip, class Row, class Convert>
-__device__ __forceinline__ void filter_row_to_cells(const Row& row1, const Row& row2,
-                                                    const Convert& convert, float* cells) {
+template <int kSkip, class Window, class Row, class Convert>
+__device__ __forceinline__ void filter_row_to_cells(const Window& window, const Row& row1,
+                                                    const Row& row2, const Convert& convert,
+                                                    float* cells) {
   constexpr int kAtOnce = Row::kAtOnce;
   float mean_s[8], mean_d[8], square_s[8], square_d[8];
 #pragma unroll
@@ -133,23 +119,10 @@ __device__ __forceinline__ void filter_row_to_cells(const Row& row1, const Row& 
       }
       float s, d;
       convert(value1[e], value2[e], &s, &d);
-      const float s2 = s * s;
-      const float d2 = d * d;
-#pragma unroll
-      for (int o = 0; o < 8; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          mean_s[o] = outermost_product<Taps::kPlain>(s);
-          mean_d[o] = outermost_product<Taps::kPlain>(d);
-          square_s[o] = outermost_product<Taps::kEdge>(s2);
-          square_d[o] = outermost_product<Taps::kEdge>(d2);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          mean_s[o] = add_product<Taps::kPlain>(s, k, mean_s[o]);
-          mean_d[o] = add_product<Taps::kPlain>(d, k, mean_d[o]);
-          square_s[o] = add_product<Taps::kEdge>(s2, k, square_s[o]);
-          square_d[o] = add_product<Taps::kEdge>(d2, k, square_d[o]);
-        }
-      }
+      filter_input<Filter::kRow>(window, s, i, mean_s);
+      filter_input<Filter::kRow>(window, d, i, mean_d);
+      filter_input<Filter::kRowOfSquares>(window, s * s, i, square_s);
+      filter_input<Filter::kRowOfSquares>(window, d * d, i, square_d);
     }
   }
 #pragma unroll
@@ -166,13 +139,14 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
 
 // Filters a row of staged s and d to the maps of 8 columns, which begin at `maps`.
 template <class Traits>
-__device__ __forceinline__ void filter_staged_row(const float* quads_s, const float* quads_d,
+__device__ __forceinline__ void filter_staged_row(const typename Traits::Window& window,
+                                                  const float* quads_s, const float* quads_d,
                                                   float* maps) {
   using Places = MapPlaces<Traits>;
   if constexpr (Traits::kCells) {
     using Row = StagedRow<DType::kFloat32>;
     filter_row_to_cells<Traits::kSkip>(
-        Row{quads_s}, Row{quads_d},
+        window, Row{quads_s}, Row{quads_d},
         [](float staged_s, float staged_d, float* s, float* d) {
           *s = staged_s;
           *d = staged_d;
@@ -183,7 +157,7 @@ __device__ __forceinline__ void filter_staged_row(const float* quads_s, const fl
     for (int image = 0; image < 2; ++image) {
       float mean[8];
       float square[8];
-      filter_row_and_square<Traits::kSkip>(image == 0 ? quads_s : quads_d, mean, square);
+      filter_row_and_square<Traits::kSkip>(window, image == 0 ? quads_s : quads_d, mean, square);
       store_group(maps + image * Places::kMap, mean);
       store_group(maps + (2 + image) * Places::kMap, square);
     }
@@ -204,16 +178,17 @@ __device__ __forceinline__ float4 load_maps(const float* place) {
 // The gradient of 8 columns (of both images, if kTwo): filters the partials that begin at `maps`,
 // and combines them with s and d, which `read_s` and `read_d` put into an array, where d stays.
 template <class Traits, class ReadS, class ReadD>
-__device__ __forceinline__ void filter_gradient_row(const float* maps, const ReadS& read_s,
+__device__ __forceinline__ void filter_gradient_row(const typename Traits::Window& window,
+                                                    const float* maps, const ReadS& read_s,
                                                     const ReadD& read_d, float (&d)[8],
                                                     float (&first)[8], float (&second)[8]) {
   using Places = MapPlaces<Traits>;
   float filtered[8];
-  filter_row<Taps::kPlain>(maps, first);
+  filter_row<Filter::kRow>(window, maps, first);
   if constexpr (Traits::kTwo) {
-    filter_row<Taps::kPlain>(maps + 3 * Places::kMap, second);
+    filter_row<Filter::kRow>(window, maps + 3 * Places::kMap, second);
   }
-  filter_row<Taps::kEdge>(maps + Places::kMap, filtered);
+  filter_row<Filter::kRowOfSquares>(window, maps + Places::kMap, filtered);
   read_s(d);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -222,7 +197,7 @@ __device__ __forceinline__ void filter_gradient_row(const float* maps, const Rea
       second[i] = fmaf(d[i], filtered[i], second[i]);
     }
   }
-  filter_row<Taps::kEdge>(maps + 2 * Places::kMap, filtered);
+  filter_row<Filter::kRowOfSquares>(window, maps + 2 * Places::kMap, filtered);
   read_d(d);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -261,18 +236,21 @@ struct ColumnState {
 };
 
 template <class Traits>
-__device__ __forceinline__ Moments<float> push_moments(const float4& maps,
+__device__ __forceinline__ Moments<float> push_moments(const typename Traits::Window& window,
+                                                       const float4& maps,
                                                        ColumnState<Traits>& state) {
-  return {state.moments[0].push(maps.x), state.moments[1].push(maps.y),
-          state.moments[2].push(maps.z), state.moments[3].push(maps.w)};
+  return {state.moments[0].push(window, maps.x), state.moments[1].push(window, maps.y),
+          state.moments[2].push(window, maps.z), state.moments[3].push(window, maps.w)};
 }
 
 // The row-filtered maps of a row above or below the image, where pixels are zero.
-__device__ __forceinline__ float4 maps_outside(const PixelShift& shift) {
+template <class Window>
+__device__ __forceinline__ float4 maps_outside(const Window& window, const PixelShift& shift) {
   const float s = -(shift.x + shift.y);
   const float d = -(shift.x - shift.y);
-  return make_float4(filtered_once<Taps::kPlain>(s), filtered_once<Taps::kPlain>(d),
-                     filtered_once<Taps::kEdge>(s * s), filtered_once<Taps::kEdge>(d * d));
+  return make_float4(filtered_once<Filter::kRow>(window, s), filtered_once<Filter::kRow>(window, d),
+                     filtered_once<Filter::kRowOfSquares>(window, s * s),
+                     filtered_once<Filter::kRowOfSquares>(window, d * d));
 }
 
 // What a column needs to know of its piece of a strip.
@@ -341,6 +319,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
                                                     WeightStream<Traits::kRowsAtOnce>& weights,
                                                     float* column, ColumnState<Traits>& state) {
   static_assert(!Traits::kWeighted || !Traits::kRollMasked, "weights come kRowsAtOnce at a time");
+  const typename Traits::Window window(p);
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   float loss = 0.0f;
 
@@ -354,7 +333,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
     for (int i = 0; i < kRows; ++i) {
       const int r = first + i;
       float* place = places + i * Places::kRow;
-      const Moments<float> moments = push_moments(load_maps<Traits>(place), state);
+      const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
       const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
       loss += is_own ? ssim_loss(terms) : 0.0f;
@@ -368,11 +347,11 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
             moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
         // Selected, not multiplied: a NaN beyond the border must not come in.
         const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
-        place[0] = state.partials[0].push(counts ? partials.x : 0.0f);
-        place[Places::kMap] = state.partials[1].push(counts ? partials.y : 0.0f);
-        place[2 * Places::kMap] = state.partials[2].push(counts ? partials.z : 0.0f);
+        place[0] = state.partials[0].push(window, counts ? partials.x : 0.0f);
+        place[Places::kMap] = state.partials[1].push(window, counts ? partials.y : 0.0f);
+        place[2 * Places::kMap] = state.partials[2].push(window, counts ? partials.z : 0.0f);
         if constexpr (Traits::kTwo) {
-          place[3 * Places::kMap] = state.partials[3].push(counts ? partials.w : 0.0f);
+          place[3 * Places::kMap] = state.partials[3].push(window, counts ? partials.w : 0.0f);
         }
       }
     }
@@ -382,21 +361,23 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
 
 // The first chunk of a piece: no window is complete yet.
 template <class Traits>
-__device__ __forceinline__ void push_column_rows(const float* column, ColumnState<Traits>& state) {
+__device__ __forceinline__ void push_column_rows(const typename Traits::Window& window,
+                                                 const float* column, ColumnState<Traits>& state) {
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {
-    push_moments(load_maps<Traits>(column + r * MapPlaces<Traits>::kRow), state);
+    push_moments(window, load_maps<Traits>(column + r * MapPlaces<Traits>::kRow), state);
   }
 }
 
 // The rows above an image.
 template <class Traits>
-__device__ __forceinline__ void push_rows_above(const PixelShift& shift,
+__device__ __forceinline__ void push_rows_above(const typename Traits::Window& window,
+                                                const PixelShift& shift,
                                                 ColumnState<Traits>& state) {
-  const float4 maps = maps_outside(shift);
+  const float4 maps = maps_outside(window, shift);
 #pragma unroll 1
   for (int r = 0; r < kDefaultWindowSize / 2; ++r) {
-    push_moments(maps, state);
+    push_moments(window, maps, state);
   }
 }
 
@@ -408,12 +389,13 @@ __device__ __forceinline__ float filter_last_rows(const StripParams& p, const Co
                                                   int end_row, int own_top, bool own_column,
                                                   ColumnState<Traits>& state) {
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float4 maps = maps_outside(shift);
+  const typename Traits::Window window(p);
+  const float4 maps = maps_outside(window, shift);
   float loss = 0.0f;
 #pragma unroll 1
   for (int row = first_row; row < end_row; ++row) {
     const SsimTerms<float> terms =
-        ssim_terms(push_moments(maps, state), job.shift_s, job.shift_d, stabilizers);
+        ssim_terms(push_moments(window, maps, state), job.shift_s, job.shift_d, stabilizers);
     if (row >= own_top) {
       loss += ssim_loss(terms);
       if (Traits::kMap && own_column) {
@@ -439,13 +421,14 @@ __device__ __forceinline__ void clear_partials(float* column) {
 
 // A chunk below the last row with values: what the partials above still give.
 template <class Traits>
-__device__ __forceinline__ void flush_partials(float* column, ColumnState<Traits>& state) {
+__device__ __forceinline__ void flush_partials(const typename Traits::Window& window, float* column,
+                                               ColumnState<Traits>& state) {
   using Places = MapPlaces<Traits>;
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {
 #pragma unroll
     for (int i = 0; i < Traits::kPartialMaps; ++i) {
-      column[r * Places::kRow + i * Places::kMap] = state.partials[i].push(0.0f);
+      column[r * Places::kRow + i * Places::kMap] = state.partials[i].push(window, 0.0f);
     }
   }
 }
@@ -457,8 +440,8 @@ struct PixelPlanes {
 
   // The sign of their difference.
   __device__ __forceinline__ float sign(const StripParams& p, int y, int x) const {
-    const float a = load_element<float>(plane1 + y * p.img1.row + x * p.img1.column, p.dtype);
-    const float b = load_element<float>(plane2 + y * p.img2.row + x * p.img2.column, p.dtype);
+    const float a = load_element<float>(plane1 + y * p.img1.row + x * p.img1.column, p.img1);
+    const float b = load_element<float>(plane2 + y * p.img2.row + x * p.img2.column, p.img2);
     return a > b ? 1.0f : a < b ? -1.0f : 0.0f;
   }
 };

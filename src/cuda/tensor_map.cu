@@ -32,8 +32,8 @@ Encoder find_encoder() {
 
 }  // namespace
 
-bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype, int box_columns,
-                     int box_rows, TensorMap* map) {
+bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_columns, int box_rows,
+                     TensorMap* map) {
   static const Encoder encode = find_encoder();
   const int64_t batches = image.batch == 0 ? 1 : sizes[FUSED_SSIM_AXIS_BATCH];
   const int64_t channels = image.channel == 0 ? 1 : sizes[FUSED_SSIM_AXIS_CHANNEL];
@@ -65,9 +65,10 @@ bool make_tensor_map(const InputImage& image, const int64_t* sizes, DType dtype,
                              static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
   CUtensorMap encoded;
-  const CUtensorMapDataType type = dtype == DType::kFloat16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                   : dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  const CUtensorMapDataType type = image.dtype == DType::kUInt8      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                   : image.dtype == DType::kFloat16  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : image.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const CUresult result =
       encode(&encoded, type, 4, const_cast<char*>(image.data), extents, strides, box, kSteps,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,

@@ -1,10 +1,12 @@
-// The 11-tap window of sigma 1.5 as immediates, in two scales.
+// Windows of at most 11 taps, symmetric along both axes, as the tile and marching kernels filter with
+// them: the standard one (11 taps, sigma 1.5) as immediates, every other one from the kernel's
+// parameters, which lie in constant memory, with zeros around a shorter one.
 //
-// A filter whose outermost taps are 1 saves a multiplication a pixel. So filters down the columns
-// take the taps divided by the outermost one (`kEdgeTaps`, gain kEdgeGain), as do filters along the
-// rows of all that is multiplied by a pixel: of squares, and of the partial derivatives by them.
-// The others along the rows take the taps as they are (`kPlainTaps`, gain 1). With pixels scaled by
-// kPixelScale, a power of two:
+// A filter whose outermost taps are 1 saves a multiplication a pixel. So with the standard window
+// filters down the columns take the taps divided by the outermost one (`kEdgeTaps`, gain kEdgeGain),
+// as do filters along the rows of all that is multiplied by a pixel: of squares, and of the partial
+// derivatives by them. The others along the rows take the taps as they are (`kPlainTaps`, gain 1).
+// With pixels scaled by kPixelScale, a power of two:
 //
 //   means           kPixelScale x 1 x kEdgeGain              = kMomentScale
 //   means of squares kPixelScale^2 x kEdgeGain x kEdgeGain   = kMomentScale^2
@@ -18,24 +20,30 @@
 //                            1 / kMomentScale^2 x kEdgeGain x kEdgeGain x kPixelScale = 1 /
 //                            kPixelScale
 //
-// so a gradient times kPixelScale, exactly, is what it would be with plain taps everywhere.
+// so a gradient times kPixelScale, exactly, is what it would be with plain taps everywhere. The taps
+// of a given window are plain everywhere: its gain is 1, and the same holds.
 #pragma once
 
 #include "core/taps.h"
+#include "cuda/kernels.h"
 
 namespace fused_ssim::cuda {
 
-enum class Taps { kPlain, kEdge };
+// What a filter is for: along the rows, of pixels and derivatives by means or of squares and
+// derivatives by them; and down the columns.
+enum class Filter { kRow, kRowOfSquares, kColumn };
+
+inline constexpr float kPixelScale = 1.0f / 1024.0f;
 
 struct HalfWindow {
-  float taps[6] = {};  // from the outermost to the one in the middle
+  float taps[kHalfWindowTaps] = {};  // from the outermost to the one in the middle
 };
 
 inline constexpr HalfWindow kPlainTaps = [] {
   constexpr WindowTaps<float> kWindow =
       round_taps_to_float(gaussian_taps(kDefaultWindowSize, kDefaultSigma));
   HalfWindow half;
-  for (int k = 0; k < 6; ++k) {
+  for (int k = 0; k < kHalfWindowTaps; ++k) {
     half.taps[k] = kWindow.taps[k];
   }
   return half;
@@ -44,7 +52,7 @@ inline constexpr HalfWindow kPlainTaps = [] {
 inline constexpr HalfWindow kEdgeTaps = [] {
   constexpr WindowTaps<double> kWindow = gaussian_taps(kDefaultWindowSize, kDefaultSigma);
   HalfWindow half;
-  for (int k = 0; k < 6; ++k) {
+  for (int k = 0; k < kHalfWindowTaps; ++k) {
     half.taps[k] = static_cast<float>(kWindow.taps[k] / kWindow.taps[0]);
   }
   return half;
@@ -58,43 +66,81 @@ inline constexpr double kEdgeGain = [] {
   }
   return sum;
 }();
-inline constexpr float kPixelScale = 1.0f / 1024.0f;
-inline constexpr double kMomentScale = static_cast<double>(kPixelScale) * kEdgeGain;
 
-// Tap `k`, which is known once the loops are unrolled.
-template <Taps kTaps>
-__device__ __forceinline__ float window_tap(int k) {
-  constexpr HalfWindow kHalf = kTaps == Taps::kPlain ? kPlainTaps : kEdgeTaps;
-  constexpr float kTap[6] = {kHalf.taps[0], kHalf.taps[1], kHalf.taps[2],
-                             kHalf.taps[3], kHalf.taps[4], kHalf.taps[5]};
-  return kTap[k <= 5 ? k : 10 - k];
+// Tap `k` of 11 is known once the loops are unrolled.
+struct StandardWindow {
+  static constexpr bool kIsGiven = false;
+  static constexpr double kGain = kEdgeGain;
+
+  explicit __device__ __forceinline__ StandardWindow(const StripParams&) {}
+  template <Filter kFilter>
+  __device__ __forceinline__ float tap(int k) const {
+    constexpr HalfWindow kHalf = kFilter == Filter::kRow ? kPlainTaps : kEdgeTaps;
+    constexpr float kTap[6] = {kHalf.taps[0], kHalf.taps[1], kHalf.taps[2],
+                               kHalf.taps[3], kHalf.taps[4], kHalf.taps[5]};
+    return kTap[k <= 5 ? k : 10 - k];
+  }
+  template <Filter kFilter>
+  static constexpr bool kOutermostIsOne = kFilter != Filter::kRow;
+};
+
+struct GivenWindow {
+  static constexpr bool kIsGiven = true;
+  static constexpr double kGain = 1.0;
+  const StripParams& p;
+
+  explicit __device__ __forceinline__ GivenWindow(const StripParams& params) : p(params) {}
+  template <Filter kFilter>
+  __device__ __forceinline__ float tap(int k) const {
+    const float* taps = kFilter == Filter::kColumn ? p.column_taps : p.row_taps;
+    return taps[k <= 5 ? k : 10 - k];
+  }
+  template <Filter kFilter>
+  static constexpr bool kOutermostIsOne = false;
+};
+
+// Moments are those of an image scaled by this.
+template <class Window>
+inline constexpr double kMomentScale = static_cast<double>(kPixelScale) * Window::kGain;
+
+// `sum` and the product of `value` and tap `k`; the first tap begins the sum.
+template <Filter kFilter, class Window>
+__device__ __forceinline__ float add_product(const Window& window, float value, int k, float sum) {
+  constexpr bool kIsOne = Window::template kOutermostIsOne<kFilter>;
+  if (k == 0) {
+    return kIsOne ? value : value * window.template tap<kFilter>(0);
+  }
+  return kIsOne && k == 10 ? value + sum : fmaf(value, window.template tap<kFilter>(k), sum);
 }
 
-// The first and the last product of a window.
-template <Taps kTaps>
-__device__ __forceinline__ float outermost_product(float value) {
-  return kTaps == Taps::kEdge ? value : value * window_tap<kTaps>(0);
-}
-
-// `sum` and the product of `value` and tap `k`, which is not the first.
-template <Taps kTaps>
-__device__ __forceinline__ float add_product(float value, int k, float sum) {
-  return kTaps == Taps::kEdge && k == 10 ? value + sum : fmaf(value, window_tap<kTaps>(k), sum);
+// Adds input `i` of a row of inputs to the windows that see it, the o-th of which begins at input o.
+template <Filter kFilter, int kWindows, class Window>
+__device__ __forceinline__ void filter_input(const Window& window, float value, int i,
+                                             float (&out)[kWindows]) {
+#pragma unroll
+  for (int o = 0; o < kWindows; ++o) {
+    const int k = i - o;
+    if (k >= 0 && k < kDefaultWindowSize) {
+      out[o] = add_product<kFilter>(window, value, k, out[o]);
+    }
+  }
 }
 
 // What a filter makes of an image that is `value` everywhere, rounding and all: filters add up the
 // taps in this order, or in the opposite one, which is the same.
-template <Taps kTaps>
-__device__ __forceinline__ float filtered_once(float value) {
-  float sum = outermost_product<kTaps>(value);
-  for (int k = 1; k < kDefaultWindowSize; ++k) {
-    sum = add_product<kTaps>(value, k, sum);
+template <Filter kFilter, class Window>
+__device__ __forceinline__ float filtered_once(const Window& window, float value) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kDefaultWindowSize; ++k) {
+    sum = add_product<kFilter>(window, value, k, sum);
   }
   return sum;
 }
 // The same of the filters along rows and down columns.
-__device__ __forceinline__ float filtered_constant(float value) {
-  return filtered_once<Taps::kEdge>(filtered_once<Taps::kPlain>(value));
+template <class Window>
+__device__ __forceinline__ float filtered_constant(const Window& window, float value) {
+  return filtered_once<Filter::kColumn>(window, filtered_once<Filter::kRow>(window, value));
 }
 
 }  // namespace fused_ssim::cuda

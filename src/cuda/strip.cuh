@@ -42,6 +42,7 @@
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launches.h"
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
@@ -52,14 +53,15 @@
 
 namespace fused_ssim::cuda {
 
-template <int kThreads_, StripKind kKind_, StripLoader kLoader_>
-struct StripTraits : KindTraits<kKind_> {
-  using Kind = KindTraits<kKind_>;
+template <int kThreads_, StripKind kKind_, StripLoader kLoader_, class Window_>
+struct StripTraits : KindTraits<kKind_, Window_> {
+  using Kind = KindTraits<kKind_, Window_>;
+  using typename Kind::Window;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kThreads = kThreads_;
   static constexpr int kColumns = kThreads;  // of a strip's moments
   static constexpr StripLoader kLoader = kLoader_;
-  static constexpr bool kQuads = kLoader != StripLoader::kWords;
+  static constexpr bool kQuads = kLoader != StripLoader::kAnyWords;
 #if defined(__CUDA_ARCH__)
   static constexpr int kArchitecture = __CUDA_ARCH__ / 10;
 #else
@@ -200,7 +202,7 @@ __device__ __forceinline__ StagedQuad staged_quad(int i) {
   const int thread = Traits::kArchitecture >= 90 ? static_cast<int>(threadIdx.x) : thread_index();
   int row, quad;
   StagedQuad result;
-  if constexpr (Traits::kLoader == StripLoader::kWords) {
+  if constexpr (!Traits::kQuads) {
     row = thread / Traits::kCopiers % Traits::kChunkRows;
     quad = thread % Traits::kCopiers + Traits::kCopiers * i;
     result.exists = quad < Traits::kStagedQuads;
@@ -241,11 +243,11 @@ __device__ __forceinline__ void copy_columns(const char* from, int64_t column_st
 
 // One row of one image: planar float32, of three interleaved channels, or any.
 template <class Traits>
-__device__ __forceinline__ void copy_row(const InputImage& image, DType dtype, const char* from,
-                                         int first_x, int end, float* to) {
-  if (dtype == DType::kFloat32 && image.column == 4) {
+__device__ __forceinline__ void copy_row(const InputImage& image, const char* from, int first_x,
+                                         int end, float* to) {
+  if (image.dtype == DType::kFloat32 && image.column == 4) {
     copy_columns<Traits, 4>(from, 0, first_x, end, to);
-  } else if (dtype == DType::kFloat32 && image.column == 12) {
+  } else if (image.dtype == DType::kFloat32 && image.column == 12) {
     copy_columns<Traits, 12>(from, 0, first_x, end, to);
   } else {
     copy_columns<Traits, 0>(from, image.column, first_x, end, to);
@@ -270,7 +272,7 @@ template <class Traits>
 __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
                                            float* slot) {
   const int first_row = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows;
-  if constexpr (Traits::kLoader == StripLoader::kWords) {
+  if constexpr (!Traits::kQuads) {
     // Neighbouring lanes take neighbouring columns, whatever their stride. A warp has two rows.
     const int thread = thread_index();
     const int lane = thread % 32;
@@ -284,9 +286,8 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
       const char* from1 = piece.plane1 + (y * p.img1.row + first_x * p.img1.column);
       const char* from2 = piece.plane2 + (y * p.img2.row + first_x * p.img2.column);
       float* to = slot + row * Traits::kStagedPitch + lane;
-      copy_row<Traits>(p.img1, p.dtype, from1, first_x, inside ? end_x : 0, to);
-      copy_row<Traits>(p.img2, p.dtype, from2, first_x, inside ? end_x : 0,
-                       to + Traits::kImageStride);
+      copy_row<Traits>(p.img1, from1, first_x, inside ? end_x : 0, to);
+      copy_row<Traits>(p.img2, from2, first_x, inside ? end_x : 0, to + Traits::kImageStride);
     }
   } else {
     constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
@@ -328,16 +329,16 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
     float4 a = *place_s;
     float4 b = *place_d;
     if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-      a = half_quad_to_float(a, p.dtype);
-      b = half_quad_to_float(b, p.dtype);
-    } else if constexpr (Traits::kLoader == StripLoader::kWords) {
-      if (p.dtype != DType::kFloat32) {
-        const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
-        const int x = piece.first_column - Traits::kStagedBefore + quad.column;
-        a = half_words_to_float(a, piece.plane1 + y * p.img1.row + x * p.img1.column, p.img1.column,
-                                p.dtype);
-        b = half_words_to_float(b, piece.plane2 + y * p.img2.row + x * p.img2.column, p.img2.column,
-                                p.dtype);
+      a = half_quad_to_float(a, p.img1.dtype);
+      b = half_quad_to_float(b, p.img2.dtype);
+    } else if constexpr (!Traits::kQuads) {
+      const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
+      const int x = piece.first_column - Traits::kStagedBefore + quad.column;
+      if (p.img1.dtype != DType::kFloat32) {
+        a = narrow_words_to_float(a, piece.plane1 + y * p.img1.row + x * p.img1.column, p.img1);
+      }
+      if (p.img2.dtype != DType::kFloat32) {
+        b = narrow_words_to_float(b, piece.plane2 + y * p.img2.row + x * p.img2.column, p.img2);
       }
     }
     float4 s, d;
@@ -346,8 +347,8 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
       const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
       if (!Traits::kGradient && y >= piece.rows.z && y < piece.rows.w) {
         const int offset = Traits::kStagedBefore - Traits::kMargin - quad.column;
-        l1 += absolute_differences(a, b, max(piece.columns.z, piece.columns.x) + offset,
-                                   min(piece.columns.w, piece.columns.y) + offset);
+        l1 += sum_of_distances(a, b, max(piece.columns.z, piece.columns.x) + offset,
+                               min(piece.columns.w, piece.columns.y) + offset, p.squares);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -416,7 +417,7 @@ __device__ __forceinline__ void store_gradient_group(char* first, bool eight,
 template <class Traits>
 __device__ __forceinline__ void store_gradient_columns(const OutputImage& image, char* origin,
                                                        const float* map, int first_step,
-                                                       SharedPiece& piece, DType dtype) {
+                                                       SharedPiece& piece) {
   const int column = static_cast<int>(threadIdx.x);
   const int rows = piece.rows.y - piece.rows.x;
   if (column >= piece.end_column - piece.first_column) {
@@ -428,7 +429,7 @@ __device__ __forceinline__ void store_gradient_columns(const OutputImage& image,
   for (int r = 0; r < Traits::kChunkRows; ++r) {
     if (static_cast<unsigned>(first_step + r - 2 * Traits::kGradientLag) <
         static_cast<unsigned>(rows)) {
-      store_element(first + r * image.row, value[r * MapPlaces<Traits>::kRow], dtype);
+      store_element(first + r * image.row, value[r * MapPlaces<Traits>::kRow], image.dtype);
     }
   }
 }
@@ -480,10 +481,10 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
     const PixelShift shift = {piece.shift_x, piece.shift_y};
-    const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1.column,
-                                                x + 4 * q, p.width, p.dtype);
-    const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2.column,
-                                                x + 4 * q, p.width, p.dtype);
+    const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1, x + 4 * q,
+                                                p.width);
+    const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2, x + 4 * q,
+                                                p.width);
     float4 s, d;
     if (p.l1) {
       shift.apply_in_order(a, b, &s, &d);
@@ -517,7 +518,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   if (active) {
     float own[8];
     filter_gradient_row<Traits>(
-        map_row, [&](float (&s)[8]) { own_group<Traits, true>(p, piece, y, x, s); },
+        typename Traits::Window(p),        map_row, [&](float (&s)[8]) { own_group<Traits, true>(p, piece, y, x, s); },
         [&](float (&d)[8]) { own_group<Traits, false>(p, piece, y, x, d); }, own, first, second);
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
@@ -543,11 +544,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     const bool eight = 8 * group + 4 < columns;
     if (active && (!Traits::kWeighted || origin1 != nullptr)) {
       store_gradient_group<Traits::kLoader>(origin1 + step * p.grad1.row + group * kBytes, eight,
-                                            first, p.dtype);
+                                            first, p.grad1.dtype);
     }
     if (Traits::kTwo && active && (!Traits::kWeighted || origin2 != nullptr)) {
       store_gradient_group<Traits::kLoader>(origin2 + step * p.grad2.row + group * kBytes, eight,
-                                            second, p.dtype);
+                                            second, p.grad2.dtype);
     }
     __syncthreads();
   } else {
@@ -561,11 +562,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
     __syncwarp();
     const int first_step = chunk * Traits::kChunkRows;
     if (origin1 != nullptr) {
-      store_gradient_columns<Traits>(p.grad1, origin1, maps, first_step, piece, p.dtype);
+      store_gradient_columns<Traits>(p.grad1, origin1, maps, first_step, piece);
     }
     if (Traits::kTwo && origin2 != nullptr) {
       store_gradient_columns<Traits>(p.grad2, origin2, maps + MapPlaces<Traits>::kMap, first_step,
-                                     piece, p.dtype);
+                                     piece);
     }
     __syncwarp();
   }
@@ -609,7 +610,7 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
                          min(p.height, first_row + rows + Traits::kRadius),
                          max(0, first_column - Traits::kRadius),
                          min(p.width, end_column + Traits::kRadius))
-          .load<float>(p.dtype);
+          .load<float>(p.img1, p.img2);
   if (threadIdx.x != 0) {
     return samples;
   }
@@ -703,7 +704,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const PixelShift shift = PixelShift::of(means.x, means.y);
       piece.shift_x = shift.x;
       piece.shift_y = shift.y;
-      const MeanShift mean_shift = MeanShift::of(shift);
+      const MeanShift mean_shift = MeanShift::of(typename Traits::Window(p), shift);
       piece.mean_shift_s = mean_shift.s;
       piece.mean_shift_d = mean_shift.d;
     }
@@ -743,7 +744,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const RowGroup<Traits> place;
       const float* quads = slot(chunk) + place.staged;
       float* map = maps + place.map();
-      filter_staged_row<Traits>(quads, quads + Traits::kImageStride, map);
+      filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride, map);
     }
     if constexpr (kOneSlot) {
       __syncthreads();
@@ -758,7 +759,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     float* column = maps + threadIdx.x * MapPlaces<Traits>::kColumn;
     float loss = 0.0f;
     if (chunk == 0) {
-      push_column_rows<Traits>(column, state);
+      push_column_rows<Traits>(typename Traits::Window(p), column, state);
     } else {
       loss = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }
@@ -830,6 +831,40 @@ __global__ void __launch_bounds__(Traits::kThreads, kBlocksPerMultiprocessor)
   if constexpr (Traits::kLaunched) {
     run_pieces<Traits>(p);
   }
+}
+
+struct StripEntry {
+  void (*kernel)(const StripParams);
+  int (*shared_bytes)(int architecture);
+};
+
+// Narrow pixels have quads of their own for values, with the standard window.
+template <StripKind kKind, StripLoader kLoader, class Window>
+struct MakeStripEntry {
+  static constexpr bool kHalfQuads = kKind == StripKind::kValue && !Window::kIsGiven &&
+                                     kLoader == StripLoader::kHalfQuads;
+  using Traits = StripTraits<kStripThreads, kKind,
+                             kHalfQuads || kLoader == StripLoader::kFloatQuads
+                                 ? kLoader
+                                 : StripLoader::kAnyWords,
+                             Window>;
+  static constexpr StripEntry entry() {
+    return {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>, [](int architecture) {
+              return static_cast<int>(sizeof(StripShared<Traits>)) +
+                     Traits::staged_bytes(architecture);
+            }};
+  }
+};
+
+template <class Window>
+cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              StripKernel* found) {
+  static constexpr auto kEntries = make_entries<MakeStripEntry, Window>();
+  static LaunchCache caches[kEntries.size()];
+  const int index = entry_index(kind, loader);
+  *found = {kEntries[index].kernel, kStripThreads,
+            kEntries[index].shared_bytes(device.architecture)};
+  return prepare(device, &caches[index], found);
 }
 
 }  // namespace fused_ssim::cuda

@@ -59,6 +59,7 @@
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launches.h"
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
@@ -69,18 +70,20 @@
 
 namespace fused_ssim::cuda {
 
-template <int kColumns_, StripKind kKind_, StripLoader kLoader_, int kResident>
-struct PipelineTraits : KindTraits<kKind_> {
-  using Kind = KindTraits<kKind_>;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
+template <int kColumns_, StripKind kKind_, StripLoader kLoader_, class Window_, int kResident>
+struct PipelineTraits : KindTraits<kKind_, Window_> {
+  using Kind = KindTraits<kKind_, Window_>;
+  using typename Kind::Window;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kColumns = kColumns_;
   static constexpr int kChunkRows = 8;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kHalfWords = kLoader == StripLoader::kHalfWords;
-  static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords;
-  static constexpr bool kHalfBoxes = kLoader == StripLoader::kHalfBoxes;
+  static constexpr bool kAnyWords = kLoader == StripLoader::kAnyWords;
+  static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords && !kAnyWords;
+  static constexpr bool kNarrowBoxes = kLoader == StripLoader::kNarrowBoxes;
   static constexpr bool kBoxes = is_of_boxes(kLoader);
-  static_assert(!kHalfBoxes || has_half_strip_boxes(kKind), "no other kind converts them");
+  static_assert(!kNarrowBoxes || has_narrow_strip_boxes(kKind), "no other kind converts them");
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps.
@@ -153,12 +156,10 @@ struct PipelineTraits : KindTraits<kKind_> {
   static constexpr int kPartColumns = kColumns / kParts;
   // Quads of a staged row that windows reach.
   static constexpr int kStagedQuads = (kSkip + kPartColumns + 2 * kRadius + 3) / 4;
-  // Columns in a word of shared memory, and words from one row to the next.
-  static constexpr int kColumnsPerWord = kHalfBoxes ? 2 : 1;
-  static constexpr int kStagedPitch = kHalfBoxes ? kHalfStripBoxColumns / kColumnsPerWord
-                                      : kBoxes   ? box_columns(kKind)
-                                                 : 4 * (kStagedQuads | 1);
-  static_assert(kColumnsPerWord * kStagedPitch >= 4 * kStagedQuads, "all windows");
+  // Words from one row to the next; of bytes that is less (StagedBox).
+  static constexpr int kStagedPitch = kNarrowBoxes ? narrow_strip_box_columns(2) / 2
+                                      : kBoxes     ? box_columns(kKind)
+                                                   : 4 * (kStagedQuads | 1);
   static constexpr int kPartStride = kChunkRows * kStagedPitch;
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
@@ -178,6 +179,24 @@ struct PipelineTraits : KindTraits<kKind_> {
   // 32nd column of its warp's rows.
   static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
+};
+
+// How a box of pixels lies in shared memory, as it comes.
+template <class Traits, DType kDType>
+struct StagedBox {
+  static constexpr int kElement = StagedRow<kDType>::kElement;
+  static constexpr int kColumns = kElement == 4 ? Traits::kStagedPitch
+                                                : narrow_strip_box_columns(kElement);
+  static constexpr int kPitch = kColumns * kElement / 4;
+  // Columns before the first that is needed.
+  static constexpr int kExtra = kElement == 1 ? 8 : 0;
+  static_assert(kPitch % 8 == 4 && kPitch <= Traits::kStagedPitch, "an odd number of quads");
+  static_assert(kColumns >= kExtra + 4 * Traits::kStagedQuads, "all windows");
+
+  // In words, of the first column of a row that is needed.
+  static constexpr __device__ int place(int row, int column) {
+    return row * kPitch + (column + kExtra) * kElement / 4;
+  }
 };
 
 // Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that
@@ -293,8 +312,9 @@ struct PieceShift {
   PixelShift pixels;
   MeanShift means;
 
-  static __device__ __forceinline__ PieceShift of(const PixelShift& shift) {
-    return {shift, MeanShift::of(shift)};
+  template <class Window>
+  static __device__ __forceinline__ PieceShift of(const Window& window, const PixelShift& shift) {
+    return {shift, MeanShift::of(window, shift)};
   }
 };
 
@@ -401,8 +421,8 @@ struct QuadLoader {
       float4 pixels1 = a[i];
       float4 pixels2 = b[i];
       if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-        pixels1 = half_quad_to_float(pixels1, p.dtype);
-        pixels2 = half_quad_to_float(pixels2, p.dtype);
+        pixels1 = half_quad_to_float(pixels1, p.img1.dtype);
+        pixels2 = half_quad_to_float(pixels2, p.img2.dtype);
       }
       float4 s, d;
       if constexpr (kL1) {
@@ -410,8 +430,8 @@ struct QuadLoader {
         if (!Traits::kGradient && first_y + in_chunk >= max(piece.first_row, p.value_top) &&
             first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
           const int x = piece.first_column - Traits::kStagedBefore + column;
-          l1 += absolute_differences(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
-                                     min(piece.end_column, p.value_right) - x);
+          l1 += sum_of_distances(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
+                                 min(piece.end_column, p.value_right) - x, p.squares);
         }
       } else {
         shift.apply(pixels1, pixels2, &s, &d);
@@ -429,12 +449,12 @@ struct QuadLoader {
 template <class Traits>
 struct WordLoader {
   static constexpr int kAcross = Traits::kWordItems / Traits::kRowsPerWarp;
-  // Elements are of a 16-bit type or float32 or, where there is one instance for all types, either.
+  // Elements are of one 16-bit type, float32, or each image's are of any type.
   static constexpr bool kHalves = Traits::kHalfWords;
-  static constexpr bool kEither = !kHalves && !has_half_instances(Traits::kKind);
+  static constexpr bool kAnyType = Traits::kAnyWords;
   static constexpr int kElement = kHalves ? 2 : 4;
-  // How columns lie: of both images neighbours or three elements apart; else any, as of 16-bit
-  // types with kEither.
+  // How columns lie: of both images neighbours or three elements apart; else any, as of other types
+  // than float32 with kAnyType.
   enum class Columns { kPlanar, kOfThree, kAny };
   const char* from1;  // this lane's first column in the warp's first row of the next chunk to load
   const char* from2;
@@ -459,14 +479,12 @@ struct WordLoader {
       inside |=
           static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x) ? 1u << j : 0;
     }
-    const bool alike = p.img1.column == p.img2.column;
-    columns = is_half(p) && kEither                    ? Columns::kAny
-              : alike && p.img1.column == kElement     ? Columns::kPlanar
+    const bool alike = p.img1.column == p.img2.column &&
+                       (!kAnyType ||
+                        (p.img1.dtype == DType::kFloat32 && p.img2.dtype == DType::kFloat32));
+    columns = alike && p.img1.column == kElement       ? Columns::kPlanar
               : alike && p.img1.column == 3 * kElement ? Columns::kOfThree
                                                        : Columns::kAny;
-  }
-  static __device__ __forceinline__ bool is_half(const StripParams& p) {
-    return kHalves || (kEither && p.dtype != DType::kFloat32);
   }
   static __device__ __forceinline__ int first_row_of_warp() {
     return Traits::row_thread() / 32 * Traits::kRowsPerWarp;
@@ -479,6 +497,26 @@ struct WordLoader {
 #pragma unroll
     for (int j = 0; j < kAcross; ++j, from += 32 * stride) {
       to[j] = load(mask & 1u << j, from);
+    }
+  }
+  static __device__ __forceinline__ void load_any_row(const char* from, const InputImage& image,
+                                                      unsigned mask, float* to) {
+    if (kHalves) {
+      load_row(from, image.column, mask, to, load_half_if);
+    } else if (!kAnyType || image.dtype == DType::kFloat32) {
+      load_row(from, image.column, mask, to, load_float_if);
+    } else if (image.dtype == DType::kUInt8) {
+      load_row(from, image.column, mask, to, load_byte_if);
+    } else {
+      load_row(from, image.column, mask, to, load_half_if);
+    }
+  }
+  static __device__ __forceinline__ void to_float(const InputImage& image,
+                                                  float (&pixels)[Traits::kWordItems]) {
+#pragma unroll
+    for (int i = 0; i < Traits::kWordItems; ++i) {
+      const unsigned bits = __float_as_uint(pixels[i]);
+      pixels[i] = kHalves ? half_to_float(bits, image.dtype) : narrow_to_float(bits, image);
     }
   }
 
@@ -498,12 +536,9 @@ struct WordLoader {
       } else if (columns == Columns::kOfThree) {
         load_row(row1, 3 * kElement, mask, to1, load_if);
         load_row(row2, 3 * kElement, mask, to2, load_if);
-      } else if (!kEither || !is_half(p)) {
-        load_row(row1, p.img1.column, mask, to1, load_if);
-        load_row(row2, p.img2.column, mask, to2, load_if);
       } else {
-        load_row(row1, p.img1.column, mask, to1, load_half_if);
-        load_row(row2, p.img2.column, mask, to2, load_half_if);
+        load_any_row(row1, p.img1, mask, to1);
+        load_any_row(row2, p.img2, mask, to2);
       }
     }
     y += Traits::kChunkRows;
@@ -514,12 +549,11 @@ struct WordLoader {
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
                                          const PixelShift& shift, int first_y, float* slot) {
-    if (is_half(p)) {
-#pragma unroll
-      for (int i = 0; i < Traits::kWordItems; ++i) {
-        a[i] = half_to_float(__float_as_uint(a[i]), p.dtype);
-        b[i] = half_to_float(__float_as_uint(b[i]), p.dtype);
-      }
+    if (kHalves || (kAnyType && p.img1.dtype != DType::kFloat32)) {
+      to_float(p.img1, a);
+    }
+    if (kHalves || (kAnyType && p.img2.dtype != DType::kFloat32)) {
+      to_float(p.img2, b);
     }
     float l1 = 0.0f;
     const int lane = Traits::row_thread() % 32;
@@ -543,7 +577,7 @@ struct WordLoader {
           const int x = first_x + 32 * j;
           if (row_counts && x >= max(piece.first_column, p.value_left) &&
               x < min(piece.end_column, p.value_right)) {
-            l1 += fabsf(pixel1 - pixel2);
+            l1 += distance(pixel1 - pixel2, p.squares);
           }
         } else {
           shift.apply(pixel1, pixel2, &s, &d);
@@ -571,11 +605,17 @@ struct BoxLoader {
                                        PipelineCounters<Traits>* block_counters,
                                        unsigned chunks_before)
       : counters(block_counters), count(chunks_before) {
-    first1 = {piece.first_column - Traits::kStagedBefore, first_y,
+    const bool bytes = are_bytes(p);
+    const int extra = bytes ? StagedBox<Traits, DType::kUInt8>::kExtra : 0;
+    first1 = {piece.first_column - Traits::kStagedBefore - extra, first_y,
               p.tensor1.channels > 1 ? static_cast<int>(piece.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(piece.batch) : 0};
     plane2 = {p.tensor2.channels > 1 ? static_cast<int>(piece.channel) : 0,
               p.tensor2.batches > 1 ? static_cast<int>(piece.batch) : 0};
+  }
+
+  static __device__ __forceinline__ bool are_bytes(const StripParams& p) {
+    return Traits::kNarrowBoxes && p.img1.dtype == DType::kUInt8;
   }
 
   // Starts to load a chunk, the `ahead`-th after the next to be waited for.
@@ -587,7 +627,10 @@ struct BoxLoader {
         wait_for_phase(&counters->emptied[number & 1u], (number >> 1 & 1u) ^ 1u);
       }
       order_before_boxes();  // what was stored where they go
-      expect_bytes(counter, 2 * Traits::kParts * Traits::kPartStride * sizeof(float));
+      const unsigned row_words =
+          are_bytes(p) ? narrow_strip_box_columns(1) / 4 : Traits::kStagedPitch;
+      expect_bytes(counter,
+                   2 * Traits::kParts * Traits::kChunkRows * row_words * sizeof(float));
 #pragma unroll
       for (int part = 0; part < Traits::kParts; ++part) {
         const int x = first1.x + part * Traits::kPartColumns;
@@ -655,9 +698,9 @@ struct ValuedPixels {
 // The L1 term of raw pixels: of a row and its 8 columns from `column` on, both counted as
 // ValuedPixels are, which lie in `row1` and `row2` from column kStagedBefore on.
 template <class Traits, class Row>
-__device__ __forceinline__ float absolute_row_differences(const ValuedPixels& valued, int row,
-                                                          int column, const Row& row1,
-                                                          const Row& row2) {
+__device__ __forceinline__ float sum_of_row_distances(const ValuedPixels& valued, int row,
+                                                      int column, const Row& row1, const Row& row2,
+                                                      bool squares) {
   if (row < valued.first_row || row >= valued.end_row) {
     return 0.0f;
   }
@@ -669,10 +712,11 @@ __device__ __forceinline__ float absolute_row_differences(const ValuedPixels& va
     row2.read(Traits::kStagedBefore + first, pixels2);
 #pragma unroll
     for (int q = 0; q < Row::kAtOnce; q += 4) {
-      sum += absolute_differences(
+      sum += sum_of_distances(
           make_float4(pixels1[q], pixels1[q + 1], pixels1[q + 2], pixels1[q + 3]),
           make_float4(pixels2[q], pixels2[q + 1], pixels2[q + 2], pixels2[q + 3]),
-          valued.first_column - column - first - q, valued.end_column - column - first - q);
+          valued.first_column - column - first - q, valued.end_column - column - first - q,
+          squares);
     }
   }
   return sum;
@@ -719,7 +763,7 @@ __device__ __forceinline__ float store_gradient_rows(
       to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
     };
     filter_gradient_row<Traits>(
-        map_row, [&](float (&to)[8]) { read_own(own, to); },
+        typename Traits::Window(p),        map_row, [&](float (&to)[8]) { read_own(own, to); },
         [&](float (&to)[8]) { read_own(own + Traits::kImageStride, to); }, pixels, first, second);
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
       l1 = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
@@ -738,17 +782,17 @@ __device__ __forceinline__ float store_gradient_rows(
 
   if constexpr (Traits::kQuads) {
     if (active && (!Traits::kWeighted || p.grad1.data != nullptr)) {
-      store_quad<Traits::kLoader>(target.gradient1, first, p.dtype);
+      store_quad<Traits::kLoader>(target.gradient1, first, p.grad1.dtype);
       if (columns > 4) {
         store_quad<Traits::kLoader>(target.gradient1 + kQuadBytes<Traits::kLoader>, first + 4,
-                                    p.dtype);
+                                    p.grad1.dtype);
       }
     }
     if (Traits::kTwo && active && (!Traits::kWeighted || p.grad2.data != nullptr)) {
-      store_quad<Traits::kLoader>(target.gradient2, second, p.dtype);
+      store_quad<Traits::kLoader>(target.gradient2, second, p.grad2.dtype);
       if (columns > 4) {
         store_quad<Traits::kLoader>(target.gradient2 + kQuadBytes<Traits::kLoader>, second + 4,
-                                    p.dtype);
+                                    p.grad2.dtype);
       }
     }
   } else {
@@ -763,7 +807,7 @@ __device__ __forceinline__ float store_gradient_rows(
       __syncwarp();
       if (stores) {
         const float* from = turn + lane;
-        if (!Traits::kHalfWords && p.dtype == DType::kFloat32 && first_y >= piece.first_row &&
+        if (!Traits::kHalfWords && image.dtype == DType::kFloat32 && first_y >= piece.first_row &&
             first_y + Traits::kChunkRows <= piece.end_row) {
           char* to = of_lane;
 #pragma unroll
@@ -775,7 +819,7 @@ __device__ __forceinline__ float store_gradient_rows(
 #pragma unroll 1
           for (int r = 0; r < Traits::kChunkRows; ++r, to += image.row) {
             if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
-              store_element(to, from[r * Traits::kTurnPitch], p.dtype);
+              store_element(to, from[r * Traits::kTurnPitch], image.dtype);
             }
           }
         }
@@ -815,10 +859,11 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
+  const Shift<float> means = trimmed_means(pointers.load<float>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
+  const typename Traits::Window window(p);
   if (Traits::row_thread() == 0) {
-    *piece_shift = PieceShift::of(shift);
+    *piece_shift = PieceShift::of(window, shift);
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
@@ -888,7 +933,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     const bool leaves_out = Traits::kGradient && Traits::kLoader != StripLoader::kHalfQuads;
     if (is_needed && (!leaves_out || all_rows || target.y < last_lagged_row)) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
-      filter_staged_row<Traits>(quads, quads + Traits::kImageStride,
+      filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
                                 map_rows + map_slot * MapPlaces<Traits>::kChunk);
     }
   };
@@ -961,12 +1006,16 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  const Shift<float> means = trimmed_means(pointers.load<float>(p.dtype));
+  Shift<float> means = trimmed_means(pointers.load<float>(p.img1, p.img2));
+  if (loader.are_bytes(p)) {  // then kOffset and the shift may be subtracted in one
+    means = {rintf(means.x), rintf(means.y)};
+  }
   const PixelShift shift = PixelShift::of(means.x, means.y);
+  const typename Traits::Window window(p);
   const int thread = Traits::row_thread();
   const int warp = thread / 32;
   if (thread % 32 == 0) {
-    piece_shift[warp] = PieceShift::of(shift);
+    piece_shift[warp] = PieceShift::of(window, shift);
     valued[warp] = ValuedPixels::of(p, piece, first_y);
   }
   __syncwarp();
@@ -974,12 +1023,15 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const int group = thread / 8;
   static_assert(Traits::kParts == 1, "else groups lie in parts");
   const int first = 8 * group;
-  const float* windows =
-      kept(staged + row * Traits::kStagedPitch + first / Traits::kColumnsPerWord);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
   // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the
   // way.
-  const auto run = [&](auto staged_row, auto with_l1) {
+  const auto run = [&](auto dtype, auto with_l1) {
+    constexpr DType kDType = decltype(dtype)::value;
+    using Row = StagedRow<kDType>;
+    const float* windows = kept(staged + StagedBox<Traits, kDType>::place(row, first));
+    const PixelShift staged_shift = {shift.x + Row::kOffset * kPixelScale,
+                                     shift.y + Row::kOffset * kPixelScale};
     MapSlot<Traits> map_slot(chunks_before);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -989,37 +1041,39 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       }
       loader.wait();
       wait_for_phase(&counters->drained[warp][map_slot.slot], map_slot.parity ^ 1u);
-      const float* quads = staged_row.quads + staged_slot * Traits::kSlotStride;
-      const decltype(staged_row) row1 = {quads};
-      const decltype(staged_row) row2 = {quads + Traits::kImageStride};
+      const float* quads = windows + staged_slot * Traits::kSlotStride;
+      const Row row1 = {quads};
+      const Row row2 = {quads + Traits::kImageStride};
       filter_row_to_cells<Traits::kSkip>(
-          row1, row2,
-          [&shift](float pixel1, float pixel2, float* s, float* d) {
-            shift.apply(pixel1, pixel2, s, d);
+          window,          row1, row2,
+          [&staged_shift](float pixel1, float pixel2, float* s, float* d) {
+            staged_shift.apply(pixel1, pixel2, s, d);
           },
           map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
       if (decltype(with_l1)::value && p.l1) {
-        add_l1(absolute_row_differences<Traits>(valued[warp], chunk * Traits::kChunkRows + row,
-                                                first, row1, row2));
+        add_l1(sum_of_row_distances<Traits>(valued[warp], chunk * Traits::kChunkRows + row, first,
+                                            row1, row2, p.squares));
       }
       arrive(&counters->filled[warp][map_slot.slot]);
       arrive(&counters->emptied[staged_slot]);
       map_slot.advance();
     }
   };
-  const auto run_type = [&](auto staged_row) {
+  const auto run_type = [&](auto dtype) {
     if (Traits::kMap || __builtin_expect(p.l1, false)) {
-      run(staged_row, std::true_type{});
+      run(dtype, std::true_type{});
     } else {
-      run(staged_row, std::false_type{});
+      run(dtype, std::false_type{});
     }
   };
-  if constexpr (!Traits::kHalfBoxes) {
-    run_type(StagedRow<DType::kFloat32>{windows});
-  } else if (p.dtype == DType::kFloat16) {
-    run_type(StagedRow<DType::kFloat16>{windows});
+  if constexpr (!Traits::kNarrowBoxes) {
+    run_type(std::integral_constant<DType, DType::kFloat32>{});
+  } else if (p.img1.dtype == DType::kFloat16) {
+    run_type(std::integral_constant<DType, DType::kFloat16>{});
+  } else if (p.img1.dtype == DType::kBFloat16) {
+    run_type(std::integral_constant<DType, DType::kBFloat16>{});
   } else {
-    run_type(StagedRow<DType::kBFloat16>{windows});
+    run_type(std::integral_constant<DType, DType::kUInt8>{});
   }
 }
 
@@ -1054,6 +1108,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
                   piece.channel * p.map_gradient.channel;
   }
   wait_for_previous_launch();
+  const typename Traits::Window window(p);
   ColumnState<Traits> state;
   double total = 0.0;
   float* const columns = kept(maps + m * MapPlaces<Traits>::kColumn);
@@ -1095,12 +1150,12 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       job.shift_s = shift.means.s;
       job.shift_d = shift.means.d;
       if (!Traits::kGradient && Traits::kSpares && own_top == 0) {
-        push_rows_above<Traits>(shift.pixels, state);
+        push_rows_above<Traits>(window, shift.pixels, state);
       }
     }
     if (Traits::kGradient || !Traits::kSpares ? chunk == 0
                                               : first_row + Traits::kChunkRows <= own_top) {
-      push_column_rows<Traits>(column, state);
+      push_column_rows<Traits>(window, column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
         if (is_needed) {
@@ -1127,7 +1182,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
       begin_chunk();
       float* column = columns + map_slot.slot * MapPlaces<Traits>::kChunk;
       if (has_value) {
-        flush_partials<Traits>(column, state);
+        flush_partials<Traits>(window, column, state);
       } else if (is_needed) {
         clear_partials<Traits>(column);
       }
@@ -1266,7 +1321,12 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
       if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
         wait_for_previous_launch();  // the piece may have had no row
-        store_partial<Traits::kThreads>(plan, value, total());
+        // Row warps have sums of differences alone.
+        const bool apart = Traits::kMse && p.squares && Traits::is_row_warp();
+        store_partial<Traits::kThreads>(plan, value, apart ? 0.0 : total());
+        if (Traits::kMse && p.squares) {
+          store_mse_partial<Traits::kThreads>(plan, value, apart ? total() : 0.0);
+        }
         total() = 0.0;
       }
       __syncthreads();
@@ -1281,7 +1341,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       add_to_sum<float>(plan, &shared.warp_sums, total());
     }
   } else if (plan.value != nullptr) {
-    finish_reduction<Traits::kThreads, float>(plan);
+    finish_reduction<Traits::kThreads, float, Traits::kMse>(plan);
   }
 }
 
@@ -1291,6 +1351,47 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerMultiproce
   if constexpr (Traits::kLaunched) {
     run_pipeline<Traits>(p);
   }
+}
+
+template <StripKind kKind, StripLoader kLoader, class Window, int kResident>
+constexpr StripKernel march_entry() {
+  using Traits = PipelineTraits<pipeline_columns(kKind), kKind, kLoader, Window, kResident>;
+  return {pipeline_kernel<Traits>, Traits::kThreads, Traits::shared_bytes()};
+}
+template <StripKind kKind, StripLoader kLoader, class Window>
+struct MarchEntry {
+  static constexpr StripKernel entry() {
+    // Narrow quads come in boxes or by words, or through registers where boxes are not for that
+    // kind.
+    constexpr bool kBoxes = has_narrow_strip_boxes(kKind);
+    constexpr StripLoader kServes =
+        kLoader == StripLoader::kNarrowBoxes && !kBoxes ? StripLoader::kHalfQuads
+        : kLoader == StripLoader::kHalfQuads && kBoxes  ? StripLoader::kHalfWords
+                                                        : kLoader;
+    return march_entry<kKind, kServes, Window,
+                       pipeline_blocks_per_multiprocessor(kKind, kServes)>();
+  }
+};
+
+template <class Window>
+cudaError_t find_march_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                              bool single_block, StripKernel* found) {
+  static constexpr auto kEntries = make_entries<MarchEntry, Window>();
+  static LaunchCache caches[kEntries.size()];
+  // For one block a multiprocessor, where that has an instance of its own.
+  static constexpr StripKernel kSingleBlockEntries[] = {
+      march_entry<StripKind::kValue, StripLoader::kFloatQuads, Window, 1>(),
+      march_entry<StripKind::kValue, StripLoader::kNarrowBoxes, Window, 1>(),
+  };
+  static LaunchCache single_block_caches[2];
+  if (single_block && has_single_block_instance(kind, loader)) {
+    const int index = loader == StripLoader::kNarrowBoxes ? 1 : 0;
+    *found = kSingleBlockEntries[index];
+    return prepare(device, &single_block_caches[index], found);
+  }
+  const int index = entry_index(kind, loader);
+  *found = kEntries[index];
+  return prepare(device, &caches[index], found);
 }
 
 }  // namespace fused_ssim::cuda

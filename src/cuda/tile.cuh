@@ -18,6 +18,8 @@
 // while the others go on.
 //
 // Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
+#pragma once
+
 #include "core/formula.h"
 #include "core/taps.h"
 #include "cuda/division.cuh"
@@ -33,14 +35,14 @@
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {
-namespace {
 
-constexpr int kTileThreads = 512;
+inline constexpr int kTileThreads = 512;
 
-template <StripKind kKind_, StripLoader kLoader_>
-struct TileTraits : KindTraits<kKind_> {
-  using Kind = KindTraits<kKind_>;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
+template <StripKind kKind_, StripLoader kLoader_, class Window_>
+struct TileTraits : KindTraits<kKind_, Window_> {
+  using Kind = KindTraits<kKind_, Window_>;
+  using typename Kind::Window;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kHasBoxes = loads_boxes(__CUDA_ARCH__ / 10);
@@ -49,7 +51,7 @@ struct TileTraits : KindTraits<kKind_> {
 #endif
   static constexpr bool kMayHaveBoxes = is_of_boxes(kLoader);
   static constexpr bool kBoxes = kMayHaveBoxes && kHasBoxes;
-  static constexpr bool kLaunched = kLoader != StripLoader::kHalfBoxes || kBoxes;
+  static constexpr bool kLaunched = kLoader != StripLoader::kNarrowBoxes || kBoxes;
   // Rows of a column that one thread filters at once.
   static constexpr int kSegment = kTileSegment;
   // A map shows the error of each single window; in sums and gradients errors average out.
@@ -70,10 +72,18 @@ struct TileTraits : KindTraits<kKind_> {
   static_assert(kStagedQuads >= kCellQuads + 3, "all windows are staged");
   static constexpr int kStagedPitch = 4 * kStagedQuads;
   static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
-  // Quads of a row of a box.
-  static constexpr int kBoxQuads =
-      (kLoader == StripLoader::kHalfBoxes ? kHalfTileBoxColumns : kTileBoxColumns) / 4;
-  static_assert(kBoxQuads >= kStagedQuads, "a box holds what is staged");
+  static constexpr bool kNarrowBoxes = kLoader == StripLoader::kNarrowBoxes;
+  // Columns of a box: of what is staged, and for alignment.
+  static constexpr __device__ int box_columns(DType dtype) {
+    return !kNarrowBoxes ? kTileBoxColumns
+                         : narrow_tile_box_columns(dtype == DType::kUInt8 ? 1 : 2);
+  }
+  static constexpr __device__ int box_alignment(DType dtype) {
+    return !kNarrowBoxes ? 4 : narrow_box_alignment(dtype == DType::kUInt8 ? 1 : 2);
+  }
+  static constexpr __device__ int element_bytes(DType dtype) {
+    return !kNarrowBoxes ? 4 : dtype == DType::kUInt8 ? 1 : 2;
+  }
   static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
                 "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
@@ -138,9 +148,9 @@ struct RowItem {
 // Filters 4 columns and their squares (with edge taps) out of quads that start 2 columns before the
 // first window. Centred, it filters what the inputs differ by from the mean of the two that all
 // four windows see: rounding is then that of local contrast (docs/decisions/0006).
-template <bool kCentred>
-__device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4],
-                                            float (&square)[4]) {
+template <bool kCentred, class Window>
+__device__ __forceinline__ void filter_quad(const Window& window, const float* quads,
+                                            float (&mean)[4], float (&square)[4]) {
   constexpr int kSkip = 2;
   float centre = 0.0f;
   float centre2 = 0.0f;
@@ -162,31 +172,23 @@ __device__ __forceinline__ void filter_quad(const float* quads, float (&mean)[4]
       }
       const float value1 = kCentred ? value[e] - centre : value[e];
       const float value2 = kCentred ? value[e] * value[e] - centre2 : value[e] * value[e];
-#pragma unroll
-      for (int o = 0; o < 4; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          mean[o] = outermost_product<Taps::kPlain>(value1);
-          square[o] = outermost_product<Taps::kEdge>(value2);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          mean[o] = add_product<Taps::kPlain>(value1, k, mean[o]);
-          square[o] = add_product<Taps::kEdge>(value2, k, square[o]);
-        }
-      }
+      filter_input<Filter::kRow>(window, value1, i, mean);
+      filter_input<Filter::kRowOfSquares>(window, value2, i, square);
     }
   }
   if constexpr (kCentred) {
 #pragma unroll
     for (int o = 0; o < 4; ++o) {
       mean[o] += centre;
-      square[o] = fmaf(centre2, static_cast<float>(kEdgeGain), square[o]);
+      square[o] = fmaf(centre2, static_cast<float>(Window::kGain), square[o]);
     }
   }
 }
 
 // Filters kMaps of the maps in kRows cells of one column; centred as above.
-template <int kPitch, bool kCentred, int kMaps, int kRows>
-__device__ __forceinline__ void filter_column(const float* column, float (&out)[kMaps][kRows]) {
+template <int kPitch, bool kCentred, class Window, int kMaps, int kRows>
+__device__ __forceinline__ void filter_column(const Window& window, const float* column,
+                                              float (&out)[kMaps][kRows]) {
   const auto read_cell = [column](int row, float (&cell)[4]) {
     const float4 quad = *reinterpret_cast<const float4*>(column + row * kPitch);
     cell[0] = quad.x, cell[1] = quad.y, cell[2] = quad.z, cell[3] = quad.w;
@@ -208,16 +210,8 @@ __device__ __forceinline__ void filter_column(const float* column, float (&out)[
     read_cell(i, cell);
 #pragma unroll
     for (int map = 0; map < kMaps; ++map) {
-      const float value = kCentred ? cell[map] - centre[map] : cell[map];
-#pragma unroll
-      for (int o = 0; o < kRows; ++o) {
-        const int k = i - o;
-        if (k == 0) {
-          out[map][o] = outermost_product<Taps::kEdge>(value);
-        } else if (k > 0 && k < kDefaultWindowSize) {
-          out[map][o] = add_product<Taps::kEdge>(value, k, out[map][o]);
-        }
-      }
+      filter_input<Filter::kColumn>(window, kCentred ? cell[map] - centre[map] : cell[map], i,
+                                    out[map]);
     }
   }
   if constexpr (kCentred) {
@@ -225,7 +219,7 @@ __device__ __forceinline__ void filter_column(const float* column, float (&out)[
     for (int map = 0; map < kMaps; ++map) {
 #pragma unroll
       for (int o = 0; o < kRows; ++o) {
-        out[map][o] = fmaf(centre[map], static_cast<float>(kEdgeGain), out[map][o]);
+        out[map][o] = fmaf(centre[map], static_cast<float>(Window::kGain), out[map][o]);
       }
     }
   }
@@ -241,29 +235,17 @@ struct RowPartials {
 };
 
 // Filters the partials of the cells from `cells` on.
-template <bool kTwo, int kColumns>
-__device__ __forceinline__ void filter_partials(const float* cells, RowPartials<kColumns>* out) {
+template <bool kTwo, int kColumns, class Window>
+__device__ __forceinline__ void filter_partials(const Window& window, const float* cells,
+                                                RowPartials<kColumns>* out) {
 #pragma unroll
   for (int i = 0; i < kColumns + kDefaultWindowSize - 1; ++i) {
     const float4 cell = reinterpret_cast<const float4*>(cells)[i];
-#pragma unroll
-    for (int o = 0; o < kColumns; ++o) {
-      const int k = i - o;
-      if (k == 0) {
-        out->by_mean[o] = outermost_product<Taps::kPlain>(cell.x);
-        out->by_s2[o] = outermost_product<Taps::kEdge>(cell.y);
-        out->by_d2[o] = outermost_product<Taps::kEdge>(cell.z);
-        if (kTwo) {
-          out->by_mean2[o] = outermost_product<Taps::kPlain>(cell.w);
-        }
-      } else if (k > 0 && k < kDefaultWindowSize) {
-        out->by_mean[o] = add_product<Taps::kPlain>(cell.x, k, out->by_mean[o]);
-        out->by_s2[o] = add_product<Taps::kEdge>(cell.y, k, out->by_s2[o]);
-        out->by_d2[o] = add_product<Taps::kEdge>(cell.z, k, out->by_d2[o]);
-        if (kTwo) {
-          out->by_mean2[o] = add_product<Taps::kPlain>(cell.w, k, out->by_mean2[o]);
-        }
-      }
+    filter_input<Filter::kRow>(window, cell.x, i, out->by_mean);
+    filter_input<Filter::kRowOfSquares>(window, cell.y, i, out->by_s2);
+    filter_input<Filter::kRowOfSquares>(window, cell.z, i, out->by_d2);
+    if (kTwo) {
+      filter_input<Filter::kRow>(window, cell.w, i, out->by_mean2);
     }
   }
 }
@@ -330,7 +312,7 @@ __device__ __forceinline__ float4 load_any_quad(const char* plane, const InputIm
   if (static_cast<unsigned>(y) >= static_cast<unsigned>(p.height) || x < 0) {
     return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
-  return load_quad<Traits::kLoader>(plane + y * image.row, image.column, x, p.width, p.dtype);
+  return load_quad<Traits::kLoader>(plane + y * image.row, image, x, p.width);
 }
 
 template <class Traits>
@@ -338,13 +320,13 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
                                                int right, const float (&value)[4],
                                                const StripParams& p) {
   char* first = plane + y * image.row + x * image.column;
-  if constexpr (Traits::kLoader != StripLoader::kWords) {
-    store_quad<Traits::kLoader>(first, value, p.dtype);
+  if constexpr (Traits::kLoader != StripLoader::kAnyWords) {
+    store_quad<Traits::kLoader>(first, value, image.dtype);
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (x + i < right) {
-        store_element(first + i * image.column, value[i], p.dtype);
+        store_element(first + i * image.column, value[i], image.dtype);
       }
     }
   }
@@ -379,9 +361,9 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       }
     }
     if (pass == 0) {
-      const Shift<float> means = trimmed_means(tile.samples.load<float>(p.dtype));
+      const Shift<float> means = trimmed_means(tile.samples.load<float>(p.img1, p.img2));
       shift = PixelShift::of(means.x, means.y);
-      *mean_shift = MeanShift::of<Traits::kCentred>(shift);
+      *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -394,8 +376,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           shift.apply_in_order(a[i], b[i], &s, &d);
           const int y = first_y + row;
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
-            *l1_sum += absolute_differences(a[i], b[i], max(tile.left, p.value_left) - x,
-                                            min(tile.right, p.value_right) - x);
+            *l1_sum += sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
+                                        min(tile.right, p.value_right) - x, p.squares);
           }
         }
         const int to = (first_row + row) * Traits::kStagedPitch + 4 * quad;
@@ -409,15 +391,15 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
 
 // The same by tensor maps: one thread has both images copied to `raw`.
 template <class Traits>
-__device__ __forceinline__ void load_boxes(const StripParams& p, const Tile& tile, float* raw,
+__device__ __forceinline__ void load_tile_boxes(const StripParams& p, const Tile& tile, float* raw,
                                            uint64_t* loaded) {
   if (threadIdx.x < 32 && is_elected()) {
-    constexpr int kAligned = Traits::kLoader == StripLoader::kHalfBoxes ? 8 : 4;
-    const int x = (tile.left - Traits::kStagedBefore) & -kAligned;
+    const DType dtype = p.img1.dtype;
+    const int x = (tile.left - Traits::kStagedBefore) & -Traits::box_alignment(dtype);
     const int y = tile.top - Traits::kPixelHalo;
     order_before_boxes();  // what was stored there
-    expect_bytes(loaded, 2 * kQuadBytes<Traits::kLoader> * Traits::staged_rows(p.tile_rows) *
-                             Traits::kBoxQuads);
+    expect_bytes(loaded, 2 * Traits::element_bytes(dtype) * Traits::box_columns(dtype) *
+                             Traits::staged_rows(p.tile_rows));
     load_box(raw, p.tensor1,
              {x, y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
@@ -439,11 +421,14 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
-  const Shift<float> means = trimmed_means(tile.samples.load<float>(p.dtype));
+  const Shift<float> means = trimmed_means(tile.samples.load<float>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  *mean_shift = MeanShift::of<Traits::kCentred>(shift);
+  *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
-  const int first_quad = first_x / 4 & 1;  // of a row of a 16-bit box
+  const DType dtype = p.img1.dtype;
+  // Quads of a row of a box, and the first of them that is staged.
+  const int box_quads = Traits::box_columns(dtype) / 4;
+  const int first_quad = (first_x & (Traits::box_alignment(dtype) - 1)) / 4;
   wait_for_phase(loaded, parity);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
 #pragma unroll 1
@@ -453,9 +438,13 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
         return reinterpret_cast<const float4*>(from)[item];
       } else {
-        const int in_box = item + row * (Traits::kBoxQuads - Traits::kStagedQuads) + first_quad;
+        const int in_box = item + row * (box_quads - Traits::kStagedQuads) + first_quad;
+        if (dtype == DType::kUInt8) {
+          const uchar4 bytes = reinterpret_cast<const uchar4*>(from)[in_box];
+          return make_float4(bytes.x, bytes.y, bytes.z, bytes.w);
+        }
         const float2 words = reinterpret_cast<const float2*>(from)[in_box];
-        return half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), p.dtype);
+        return half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), dtype);
       }
     };
     const float4 a = load(raw);
@@ -466,8 +455,8 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       const int y = first_y + row;
       if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
-        *l1_sum += absolute_differences(a, b, max(tile.left, p.value_left) - x,
-                                        min(tile.right, p.value_right) - x);
+        *l1_sum += sum_of_distances(a, b, max(tile.left, p.value_left) - x,
+                                    min(tile.right, p.value_right) - x, p.squares);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -483,7 +472,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
 template <class Traits>
 __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& tile, bool more,
                                              int next, float* shared, uint64_t* loaded,
-                                             unsigned parity, double* sum,
+                                             unsigned parity, double* sum, double* squares,
                                              WarpSums<Traits::kThreads / 32>* warp_sums) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
@@ -492,6 +481,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   float* cells = staged_d + Traits::staged_stride(p.tile_rows);
   float* partials = cells + Traits::moment_floats(p.tile_rows);
   const int thread = static_cast<int>(threadIdx.x);
+  const typename Traits::Window window(p);
 
   float l1_sum = 0.0f;
   PixelShift shift;
@@ -502,7 +492,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
                  : Traits::kLoader == StripLoader::kFloatQuads ? staged_s
                                                                : cells;
     if constexpr (!Traits::kGradient) {
-      load_boxes<Traits>(p, tile, raw, loaded);
+      load_tile_boxes<Traits>(p, tile, raw, loaded);
     }
     shift =
         stage_boxes<Traits>(p, tile, raw, staged_s, staged_d, loaded, parity, &mean_shift, &l1_sum);
@@ -522,8 +512,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     }
     const int staged = at.row * Traits::kStagedPitch + 4 * at.quad;
     float mean_s[4], square_s[4], mean_d[4], square_d[4];
-    filter_quad<Traits::kCentred>(staged_s + staged, mean_s, square_s);
-    filter_quad<Traits::kCentred>(staged_d + staged, mean_d, square_d);
+    filter_quad<Traits::kCentred>(window, staged_s + staged, mean_s, square_s);
+    filter_quad<Traits::kCentred>(window, staged_d + staged, mean_d, square_d);
     auto* to = reinterpret_cast<float4*>(cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -561,7 +551,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       }
     }
     float filtered[4][kRows];
-    filter_column<Traits::kCellPitch, Traits::kCentred>(cells + offset, filtered);
+    filter_column<Traits::kCellPitch, Traits::kCentred>(window, cells + offset, filtered);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const Moments<float> moments = {filtered[0][r], filtered[1][r], filtered[2][r],
@@ -586,7 +576,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     }
   }
 
-  *sum += p.loss_weight * loss + p.l1_weight * l1_sum;
+  *sum += p.loss_weight * loss;
+  *(Traits::kMse && p.squares ? squares : sum) += p.l1_weight * l1_sum;
   const bool is_summed = !more && p.reduction.fixed_point != 0.0;
   if (is_summed) {
     warp_sums->leave(p.reduction, *sum);
@@ -607,7 +598,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       const int column = item - segment * Traits::kCellColumns;
       const int offset = kRows * segment * Traits::kCellPitch + column * kCell;
       float filtered[Traits::kPartialMaps][kRows];
-      filter_column<Traits::kCellPitch, false>(partials + offset, filtered);
+      filter_column<Traits::kCellPitch, false>(window, partials + offset, filtered);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         *reinterpret_cast<float4*>(cells + offset + r * Traits::kCellPitch) =
@@ -617,7 +608,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     }
     __syncthreads();
     if (Traits::kBoxes && more) {
-      load_boxes<Traits>(p, tile_at<Traits>(p, next), partials, loaded);
+      load_tile_boxes<Traits>(p, tile_at<Traits>(p, next), partials, loaded);
     }
 
     // Along the rows again, and the gradient.
@@ -637,7 +628,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
       const float d[4] = {d4.x, d4.y, d4.z, d4.w};
       RowPartials<4> filtered;
-      filter_partials<Traits::kTwo>(cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell,
+      filter_partials<Traits::kTwo>(window, cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell,
                                     &filtered);
       float first[4], second[4];
 #pragma unroll
@@ -692,6 +683,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   const int end = static_cast<int>(unit_begin(plan, blockIdx.x + 1));
   int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
+  double squares = 0.0;
   unsigned parity = 0;
   Tile tile = tile_at<Traits>(p, unit);
   if constexpr (Traits::kBoxes) {
@@ -699,7 +691,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   }
   wait_for_previous_launch();
   if constexpr (Traits::kBoxes && Traits::kGradient) {
-    load_boxes<Traits>(
+    load_tile_boxes<Traits>(
         p, tile,
         shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::moment_floats(p.tile_rows),
         &loaded);
@@ -708,7 +700,8 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   for (;;) {
     ++unit;
     const bool more = unit < end;
-    process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &warp_sums);
+    process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &squares,
+                         &warp_sums);
     parity ^= 1u;
     if (plan.value != nullptr && plan.fixed_point == 0.0) {
       const int next =
@@ -716,6 +709,10 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
       if (next != value || !more) {
         store_partial<Traits::kThreads>(plan, value, sum);
         sum = 0.0;
+        if (Traits::kMse && p.squares) {
+          store_mse_partial<Traits::kThreads>(plan, value, squares);
+          squares = 0.0;
+        }
         value = next;
       }
     }
@@ -726,7 +723,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
     __syncthreads();
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
-    finish_reduction<Traits::kThreads, float>(plan);
+    finish_reduction<Traits::kThreads, float, Traits::kMse>(plan);
   }
 }
 
@@ -743,28 +740,23 @@ struct TileEntry {
   int (*shared_bytes)(int rows);
 };
 
-template <StripKind kKind, StripLoader kLoader>
+template <StripKind kKind, StripLoader kLoader, class Window>
 struct MakeTileEntry {
-  using Traits =
-      TileTraits<kKind, kLoader == StripLoader::kHalfWords ? StripLoader::kWords : kLoader>;
+  static constexpr bool kWords =
+      kLoader == StripLoader::kWords || kLoader == StripLoader::kHalfWords;
+  using Traits = TileTraits<kKind, kWords ? StripLoader::kAnyWords : kLoader, Window>;
   static constexpr TileEntry entry() { return {tile_kernel<Traits>, Traits::shared_bytes}; }
 };
 
-constexpr auto kEntries = make_entries<MakeTileEntry>();
-LaunchCache cache[kEntries.size()];
-
-}  // namespace
-
-int tile_shared_bytes(StripKind kind, int rows) {
-  return kEntries[entry_index(kind, StripLoader::kFloatQuads)].shared_bytes(rows);
-}
-
+template <class Window>
 cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                              int tile_rows, StripKernel* found) {
+  static constexpr auto kEntries = make_entries<MakeTileEntry, Window>();
+  static LaunchCache caches[kEntries.size()];
   const int index = entry_index(kind, loader);
   // Ready for tiles of any size.
   *found = {kEntries[index].kernel, kTileThreads, device.shared_per_block - kTileStaticShared};
-  const cudaError_t error = prepare(device, &cache[index], found);
+  const cudaError_t error = prepare(device, &caches[index], found);
   found->shared_bytes = kEntries[index].shared_bytes(tile_rows);
   return error;
 }
