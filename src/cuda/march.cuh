@@ -431,7 +431,7 @@ struct QuadLoader {
             first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
           const int x = piece.first_column - Traits::kStagedBefore + column;
           l1 += sum_of_distances(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
-                                 min(piece.end_column, p.value_right) - x, p.squares);
+                                 min(piece.end_column, p.value_right) - x, Traits::kMse && p.squares);
         }
       } else {
         shift.apply(pixels1, pixels2, &s, &d);
@@ -577,7 +577,7 @@ struct WordLoader {
           const int x = first_x + 32 * j;
           if (row_counts && x >= max(piece.first_column, p.value_left) &&
               x < min(piece.end_column, p.value_right)) {
-            l1 += distance(pixel1 - pixel2, p.squares);
+            l1 += distance(pixel1 - pixel2, Traits::kMse && p.squares);
           }
         } else {
           shift.apply(pixel1, pixel2, &s, &d);
@@ -1052,7 +1052,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
           map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
       if (decltype(with_l1)::value && p.l1) {
         add_l1(sum_of_row_distances<Traits>(valued[warp], chunk * Traits::kChunkRows + row, first,
-                                            row1, row2, p.squares));
+                                            row1, row2, Traits::kMse && p.squares));
       }
       arrive(&counters->filled[warp][map_slot.slot]);
       arrive(&counters->emptied[staged_slot]);
@@ -1322,10 +1322,10 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
         wait_for_previous_launch();  // the piece may have had no row
         // Row warps have sums of differences alone.
-        const bool apart = Traits::kMse && p.squares && Traits::is_row_warp();
-        store_partial<Traits::kThreads>(plan, value, apart ? 0.0 : total());
         if (Traits::kMse && p.squares) {
-          store_mse_partial<Traits::kThreads>(plan, value, apart ? total() : 0.0);
+          store_partials_apart<Traits::kThreads>(plan, value, total());
+        } else {
+          store_partial<Traits::kThreads>(plan.partials, value, total());
         }
         total() = 0.0;
       }

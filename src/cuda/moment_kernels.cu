@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const __grid_constant_
 
     const int64_t next = (unit + 1) / plan.units_per_value;
     if (plan.value != nullptr && (next != value_index || unit + 1 == end)) {
-      store_partial<kThreads>(plan, value_index, sum);
+      store_partial<kThreads>(plan.partials, value_index, sum);
       sum = 0.0;
       value_index = next;
     }

@@ -30,9 +30,9 @@ __device__ __forceinline__ double warp_sum(double sum) {
   return sum;
 }
 
-// The sum over the block's threads, in the first warp. Every thread of the block calls it.
+// The sums of the block's warps, a lane each, in the first warp. Every thread of the block calls it.
 template <int kThreads>
-__device__ __forceinline__ double block_sum(double sum) {
+__device__ __forceinline__ double sum_of_warp(double sum) {
   __shared__ double warp_sums[kThreads / 32];
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "one lane a warp");
   sum = warp_sum(sum);
@@ -41,29 +41,41 @@ __device__ __forceinline__ double block_sum(double sum) {
     warp_sums[threadIdx.x / 32] = sum;
   }
   __syncthreads();
-  const bool has_sum = threadIdx.x < kThreads / 32;
-  return threadIdx.x < 32 ? warp_sum(has_sum ? warp_sums[threadIdx.x] : 0.0) : 0.0;
+  return threadIdx.x < kThreads / 32 ? warp_sums[threadIdx.x] : 0.0;
 }
-
+// The sum over the block's threads, there.
 template <int kThreads>
-__device__ __forceinline__ void store_partial(const ReductionPlan& plan, int64_t value,
-                                              double thread_sum) {
-  const double total = block_sum<kThreads>(thread_sum);
-  if (threadIdx.x == 0) {
-    plan.partials[value + blockIdx.x] = total;
-  }
+__device__ __forceinline__ double block_sum(double sum) {
+  const double of_warp = sum_of_warp<kThreads>(sum);
+  return threadIdx.x < 32 ? warp_sum(of_warp) : 0.0;
 }
 
 // Those of ReductionPlan::mse follow.
 __device__ __forceinline__ double* mse_partials(const ReductionPlan& plan) {
   return plan.partials + plan.values + gridDim.x;
 }
+
+
 template <int kThreads>
-__device__ __forceinline__ void store_mse_partial(const ReductionPlan& plan, int64_t value,
-                                                  double thread_sum) {
+__device__ __forceinline__ void store_partial(double* partials, int64_t value, double thread_sum) {
   const double total = block_sum<kThreads>(thread_sum);
   if (threadIdx.x == 0) {
-    mse_partials(plan)[value + blockIdx.x] = total;
+    partials[value + blockIdx.x] = total;
+  }
+}
+// Where the threads of the upper half of the block have sums of squares, for the mean squared error.
+template <int kThreads>
+__device__ __forceinline__ void store_partials_apart(const ReductionPlan& plan, int64_t value,
+                                                     double thread_sum) {
+  const double of_warp = sum_of_warp<kThreads>(thread_sum);
+  if (threadIdx.x < 32) {
+    const bool is_lower = threadIdx.x < kThreads / 64;
+    const double lower = warp_sum(is_lower ? of_warp : 0.0);
+    const double upper = warp_sum(is_lower ? 0.0 : of_warp);
+    if (threadIdx.x == 0) {
+      plan.partials[value + blockIdx.x] = lower;
+      mse_partials(plan)[value + blockIdx.x] = upper;
+    }
   }
 }
 

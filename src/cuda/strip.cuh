@@ -348,7 +348,7 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
       if (!Traits::kGradient && y >= piece.rows.z && y < piece.rows.w) {
         const int offset = Traits::kStagedBefore - Traits::kMargin - quad.column;
         l1 += sum_of_distances(a, b, max(piece.columns.z, piece.columns.x) + offset,
-                               min(piece.columns.w, piece.columns.y) + offset, p.squares);
+                               min(piece.columns.w, piece.columns.y) + offset, false);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -814,7 +814,7 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
       shared.value = next_value;
     }
     if (plan.value != nullptr && plan.fixed_point == 0.0 && (!more || next_value != current)) {
-      store_partial<Traits::kThreads>(plan, current, shared.totals[threadIdx.x]);
+      store_partial<Traits::kThreads>(plan.partials, current, shared.totals[threadIdx.x]);
       shared.totals[threadIdx.x] = 0.0;
     }
   }

@@ -377,7 +377,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           const int y = first_y + row;
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
             *l1_sum += sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
-                                        min(tile.right, p.value_right) - x, p.squares);
+                                        min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
           }
         }
         const int to = (first_row + row) * Traits::kStagedPitch + 4 * quad;
@@ -456,7 +456,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
         *l1_sum += sum_of_distances(a, b, max(tile.left, p.value_left) - x,
-                                    min(tile.right, p.value_right) - x, p.squares);
+                                    min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -707,10 +707,10 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
       const int next =
           plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
       if (next != value || !more) {
-        store_partial<Traits::kThreads>(plan, value, sum);
+        store_partial<Traits::kThreads>(plan.partials, value, sum);
         sum = 0.0;
         if (Traits::kMse && p.squares) {
-          store_mse_partial<Traits::kThreads>(plan, value, squares);
+          store_partial<Traits::kThreads>(mse_partials(plan), value, squares);
           squares = 0.0;
         }
         value = next;
