@@ -22,10 +22,6 @@ static_assert(dtype_of({nullptr, {}, FUSED_SSIM_UINT8}) == DType::kUInt8 &&
                   dtype_of({nullptr, {}, FUSED_SSIM_FLOAT64}) == DType::kFloat64,
               "the same order");
 
-// Taps of the windows that the moment kernels serve.
-inline constexpr int kMinMomentTaps = 3;
-inline constexpr int kMaxMomentTaps = 33;
-
 // An image batch as kernels address it: strides in bytes.
 template <class Byte>
 struct ByteImage {
@@ -206,37 +202,6 @@ constexpr bool has_half_instances(StripKind kind) {
 // again.
 constexpr bool has_narrow_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
 
-// Of the kernels for any window and type.
-struct MomentParams {
-  InputImage img1;
-  InputImage img2;
-  OutputImage grad1;
-  OutputImage grad2;
-  InputImage map_gradient;
-  void* map = nullptr;
-  void* partial_maps = nullptr;  // [4, planes, height, width], accumulation type
-  DType dtype = DType::kFloat32;
-  int64_t planes = 0;
-  int64_t channels = 0;
-  int64_t height = 0;
-  int64_t width = 0;
-  int64_t value_top = 0;
-  int64_t value_bottom = 0;
-  int64_t value_left = 0;
-  int64_t value_right = 0;
-  int64_t tiles_x = 0;
-  int64_t tiles_y = 0;
-  double c1 = 0.0;
-  double c2 = 0.0;
-  double statistic_weight = 1.0;  // in the value
-  double l1_weight = 0.0;
-  double gradient_scale = 4.0;  // as in StripParams, without a scale of taps
-  double gradient_l1 = 0.0;
-  int radius = 0;
-  double taps[kMaxMomentTaps] = {};
-  ReductionPlan reduction;
-};
-
 struct DeviceFacts {
   int index = 0;
   int architecture = 0;  // of the code that runs there: 90 for 9.0
@@ -315,9 +280,5 @@ struct StripChoice {
   int resident = 0;   // pipeline kernel: blocks a multiprocessor; 0: whatever takes less time
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes);
-
-// Any window, any data type: two passes, with the partial derivatives in memory between them.
-cudaError_t launch_moment_tiles(const MomentParams& params, int blocks, cudaStream_t stream);
-cudaError_t launch_gradient_tiles(const MomentParams& params, int blocks, cudaStream_t stream);
 
 }  // namespace fused_ssim::cuda

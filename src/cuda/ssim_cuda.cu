@@ -10,6 +10,7 @@
 #include "core/taps.h"
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
+#include "cuda/separable.h"
 #include "cuda/ssim_cuda.h"
 #include "cuda/tuning.h"
 #include "cuda/window.cuh"
@@ -28,9 +29,8 @@ struct TypeOf {
 
 // No kernel here has more resident blocks a multiprocessor.
 constexpr int kMaxBlocksPerMultiprocessor = 16;
-constexpr int kMomentBlocksPerMultiprocessor = 8;
-constexpr int64_t kMomentTileColumns = 32;
-constexpr int64_t kMomentTileRows = 8;
+// Of the partial derivatives that the separable kernels keep in memory, at most.
+constexpr int64_t kMaxScratchBytes = int64_t{256} << 20;
 // Coordinates of the strip kernel are 32-bit; planes and offsets are 64-bit.
 constexpr int64_t kMaxStripExtent = int64_t{1} << 30;
 
@@ -202,14 +202,11 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
   return best;
 }
 
+// Of one row of sums.
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (request.value == nullptr) {
-    return 0;
-  }
   const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t blocks = int64_t{device.multiprocessors} * kMaxBlocksPerMultiprocessor;
-  const int64_t rows = request.mse != nullptr ? 2 : 1;
-  return round_up(rows * (values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
+  return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
 bool is_short(const Window& window) {
@@ -218,11 +215,13 @@ bool is_short(const Window& window) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  const bool mse_alone = request.map == nullptr && !wants_gradient(request) &&
-                         request.l1_weight == 0.0 && has_pipeline(device.architecture);
+  const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
+                              !wants_gradient(request) && request.l1_weight == 0.0 &&
+                              has_pipeline(device.architecture);
   return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
          is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
-         image_size(problem, kWidth) <= kMaxStripExtent && (request.mse == nullptr || mse_alone);
+         image_size(problem, kWidth) <= kMaxStripExtent && (request.mse == nullptr || mse_with_value) &&
+         request.l2_weight == 0.0;
 }
 
 // The next free counter slot for a launch on `stream`.
@@ -426,57 +425,222 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   return launch_kernel(found.kernel, p, blocks, found.threads, found.shared_bytes, device, stream);
 }
 
-// The kernels for any window and type: one launch, and one more for a gradient.
-cudaError_t run_moments(const Problem& problem, const Request& request, const DeviceFacts& device,
-                        void* workspace, cudaStream_t stream) {
-  MomentParams p;
-  p.img1 = bytes_of<const char>(problem.img1);
-  p.img2 = bytes_of<const char>(problem.img2);
+// How the separable kernels go about a problem: the moments of so many planes, or of so many rows of
+// one, then their gradients.
+struct SeparablePlan {
+  SeparableLayout moments;
+  SeparableLayout gradient;
+  int images = 0;  // whose gradients are wanted
+  int64_t planes = 0;
+  int64_t rows = 0;
+  int64_t partials_row = 0;  // strides in elements
+  int64_t partials_plane = 0;
+  int64_t partials_map = 0;
+  int64_t scratch_bytes = 0;
+};
+
+template <class T>
+SeparablePlan plan_separable(const Problem& problem, const Request& request, int shared_per_block) {
+  const int window_columns = problem.windows[kWidth].size;
+  const int window_rows = problem.windows[kHeight].size;
+  const int64_t height = image_size(problem, kHeight);
+  const int64_t width = image_size(problem, kWidth);
+  SeparablePlan plan;
+  plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
+  plan.planes = plane_count(problem.sizes);
+  plan.rows = height;
+  const auto layout = [&](int inputs) {
+    return choose_separable_layout<T>(inputs, window_columns, window_rows, width, shared_per_block);
+  };
+  plan.moments = layout(2);
+  if (plan.images == 0) {
+    return plan;
+  }
+  const int maps = partial_maps(plan.images);
+  plan.gradient = layout(maps);
+  plan.partials_row = round_up(map_size(problem, kWidth), kSeparableVector<T>);
+  const int64_t row_bytes = maps * plan.partials_row * static_cast<int64_t>(sizeof(T));
+  int64_t partial_rows = map_size(problem, kHeight);
+  plan.planes = std::clamp<int64_t>(kMaxScratchBytes / row_bytes / partial_rows, 1, plan.planes);
+  if (row_bytes * partial_rows > kMaxScratchBytes) {
+    plan.rows =
+        std::max<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1), kSeparableChunkRows<T>);
+    partial_rows = std::min(partial_rows, plan.rows + window_rows - 1);
+  }
+  plan.partials_plane = plan.partials_row * partial_rows;
+  plan.partials_map = plan.partials_plane * plan.planes;
+  plan.scratch_bytes = plan.planes * row_bytes * partial_rows;
+  return plan;
+}
+SeparablePlan plan_separable(const Problem& problem, const Request& request, int shared_per_block) {
+  return accumulates_in_double(problem) ? plan_separable<double>(problem, request, shared_per_block)
+                                        : plan_separable<float>(problem, request, shared_per_block);
+}
+bool separable_serves(const Problem& problem, const Request& request, int shared_per_block) {
+  const SeparablePlan plan = plan_separable(problem, request, shared_per_block);
+  return plan.moments.columns > 0 && (plan.images == 0 || plan.gradient.columns > 0);
+}
+
+template <class T>
+SeparableImage separable_image(const Image& image, const int64_t* sizes) {
+  SeparableImage result = {bytes_of<const char>(image), image.dtype, false};
+  result.vectors = size_of(image.dtype) == static_cast<int64_t>(sizeof(T)) &&
+                   aligned_for_quads(result.at, sizes, sizeof(T));
+  return result;
+}
+
+// The taps of both axes as `p` wants them; mirrored, for the gradient.
+template <class T>
+void set_taps(const Problem& problem, const SeparableLayout& layout, bool mirrored,
+              SeparableParams<T>* p) {
+  T* to = p->taps;
+  for (const SpatialAxis axis : {kWidth, kHeight}) {
+    const Window& window = problem.windows[axis];
+    if constexpr (sizeof(T) == sizeof(float)) {
+      round_taps_to_float(window.taps, window.size, to);
+    } else {
+      std::copy_n(window.taps, window.size, to);
+    }
+    if (mirrored) {
+      std::reverse(to, to + window.size);
+    }
+    to += layout.row_taps;
+  }
+}
+
+// The work of one launch: `own` of so many planes. Returns its blocks.
+template <class T>
+int set_work(const Problem& problem, const DeviceFacts& device, const SeparableLayout& layout,
+             int64_t planes, SeparableParams<T>* p) {
+  constexpr int kVector = kSeparableVector<T>;
+  p->layout = layout;
+  // Windows of a strip's first column begin with a whole vector of the source.
+  const int64_t first = p->own.left - radius(problem, kWidth) - p->source.left;
+  p->strips_left = p->own.left - (first % kVector + kVector) % kVector;
+  p->strips_per_plane = ceil_divide(p->own.left + p->own.columns - p->strips_left, layout.columns);
+  p->chunks_per_strip = ceil_divide(p->own.rows, kSeparableChunkRows<T>);
+  const int64_t units = planes * p->strips_per_plane * p->chunks_per_strip;
+  const int resident = std::clamp(
+      device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
+      kSeparableBlocksPerMultiprocessor);
+  const auto blocks =
+      static_cast<int>(std::min<int64_t>(units, int64_t{device.multiprocessors} * resident));
+  p->reduction = {};
+  p->reduction.units_per_value = units;
+  p->reduction.share_among(blocks, units);
+  return blocks;
+}
+
+// The kernels for every window and type: one launch, and where gradients are wanted one more for
+// each slab of planes or rows whose partial derivatives are in memory at once.
+template <class T>
+cudaError_t run_separable(const Problem& problem, const Request& request, const DeviceFacts& device,
+                          void* workspace, cudaStream_t stream) {
+  const SeparablePlan plan = plan_separable<T>(problem, request, device.shared_per_block);
+  const int64_t planes = plane_count(problem.sizes);
+  SeparableParams<T> p;
+  p.img1 = separable_image<T>(problem.img1, problem.sizes);
+  p.img2 = separable_image<T>(problem.img2, problem.sizes);
   p.grad1 = bytes_of<char>(request.grad1);
   p.grad2 = bytes_of<char>(request.grad2);
+  p.grad_dtype1 = dtype_of(request.grad1);
+  p.grad_dtype2 = dtype_of(request.grad2);
+  if (plan.images == 1 && p.grad1.data == nullptr) {
+    // f is symmetric.
+    std::swap(p.img1, p.img2);
+    std::swap(p.grad1, p.grad2);
+    std::swap(p.grad_dtype1, p.grad_dtype2);
+  }
   p.map_gradient = bytes_of<const char>(request.map_gradient);
-  p.map = request.map;
-  p.dtype = dtype_of(problem.img1);
-  p.planes = plane_count(problem.sizes);
+  p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
+  p.value = {crop(problem, kHeight), crop(problem, kWidth), map_size(problem, kHeight),
+             map_size(problem, kWidth)};
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
-  p.height = image_size(problem, kHeight);
-  p.width = image_size(problem, kWidth);
-  const int border = crop(problem, kWidth);
-  p.value_top = border;
-  p.value_bottom = p.height - border;
-  p.value_left = border;
-  p.value_right = p.width - border;
-  p.tiles_x = ceil_divide(p.width, kMomentTileColumns);
-  p.tiles_y = ceil_divide(p.height, kMomentTileRows);
-  p.c1 = problem.c1;
-  p.c2 = problem.c2;
-  const double divisor = gradient_divisor(problem, request);
+  p.window_columns = problem.windows[kWidth].size;
+  p.window_rows = problem.windows[kHeight].size;
+  p.uint8_divisor = static_cast<T>(problem.uint8_divisor);
+  p.stabilizers = doubled_stabilizers<T>(problem);
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
-  p.gradient_scale = 4.0 * request.statistic_weight / divisor;
-  p.gradient_l1 = request.l1_weight / divisor;
-  p.radius = radius(problem, kWidth);
-  const Window& window = problem.windows[kWidth];
-  std::copy_n(window.taps, window.size, p.taps);
-  if (!accumulates_in_double(problem)) {
-    float rounded[kMaxMomentTaps];
-    round_taps_to_float(window.taps, window.size, rounded);
-    std::copy_n(rounded, window.size, p.taps);
+  p.l2_weight = request.l2_weight;
+  const GradientFactors factors = gradient_factors(problem, request);
+  p.statistic_factor = static_cast<T>(factors.statistic);
+  p.l1_factor = static_cast<T>(factors.l1);
+  p.l2_factor = static_cast<T>(factors.l2);
+  p.partials_row = plan.partials_row;
+  p.partials_plane = plan.partials_plane;
+  p.partials_map = plan.partials_map;
+  char* mse_partials = static_cast<char*>(workspace);
+  if (request.value != nullptr) {
+    mse_partials += partials_bytes(problem, request, device);
   }
-  p.reduction = plan_reduction(problem, request, workspace, p.tiles_x * p.tiles_y);
-  if (wants_gradient(request)) {
-    p.partial_maps = static_cast<char*>(workspace) + partials_bytes(problem, request, device);
+  char* scratch = mse_partials;
+  if (request.mse != nullptr) {
+    scratch += partials_bytes(problem, request, device);
   }
-  cudaError_t error = next_counter_slot(stream, &p.reduction.counter_slot);
-  if (error != cudaSuccess) {
+  p.partials = reinterpret_cast<T*>(scratch);
+
+  const auto run_moments = [&](bool sums, bool gradient, int64_t slab_planes) {
+    set_taps(problem, plan.moments, /*mirrored=*/false, &p);
+    p.source = p.image;
+    const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
+    p.map = nullptr;
+    p.mse = {};
+    cudaError_t error = cudaSuccess;
+    if (sums) {
+      const int64_t units_per_plane = p.strips_per_plane * p.chunks_per_strip;
+      const auto reduce = [&](void* value, double offset, void* partials) {
+        Request of_value = request;
+        of_value.value = value;
+        of_value.offset = offset;
+        ReductionPlan reduction = plan_reduction(problem, of_value, partials, units_per_plane);
+        reduction.share_among(blocks, reduction.total_units);
+        if (error == cudaSuccess) {
+          error = next_counter_slot(stream, &reduction.counter_slot);
+        }
+        return reduction;
+      };
+      p.map = static_cast<T*>(request.map);
+      if (request.mse != nullptr) {
+        p.mse = reduce(request.mse, 0.0, mse_partials);
+        p.reduction.units_per_value = p.mse.units_per_value;
+      }
+      if (request.value != nullptr) {
+        p.reduction = reduce(request.value, request.offset, workspace);
+      }
+    }
+    return error != cudaSuccess ? error
+                                : launch_separable_moments(p, gradient, blocks, device, stream);
+  };
+  const bool at_once = plan.planes == planes && plan.rows == p.image.rows;
+  cudaError_t error = cudaSuccess;
+  if (plan.images == 0 || (!at_once && (request.value != nullptr || request.mse != nullptr ||
+                                        request.map != nullptr))) {
+    p.own = p.value;
+    error = run_moments(/*sums=*/true, /*gradient=*/false, planes);
+  }
+  if (plan.images == 0) {
     return error;
   }
-  const auto blocks = static_cast<int>(std::min<int64_t>(
-      p.reduction.total_units, int64_t{device.multiprocessors} * kMomentBlocksPerMultiprocessor));
-  p.reduction.share_among(blocks, p.reduction.total_units);
-  error = launch_moment_tiles(p, blocks, stream);
-  if (error == cudaSuccess && wants_gradient(request)) {
-    error = launch_gradient_tiles(p, blocks, stream);
+  for (p.first_plane = 0; p.first_plane < planes; p.first_plane += plan.planes) {
+    const int64_t slab_planes = std::min(plan.planes, planes - p.first_plane);
+    for (int64_t top = 0; top < p.image.rows && error == cudaSuccess; top += plan.rows) {
+      const int64_t bottom = std::min(top + plan.rows, p.image.rows);
+      const int reach = radius(problem, kHeight);
+      SeparableRange partials = p.value;
+      partials.top = std::max(p.value.top, top - reach);
+      partials.rows = std::min(p.value.top + p.value.rows, bottom + reach) - partials.top;
+      p.own = partials;
+      error = run_moments(/*sums=*/at_once, /*gradient=*/true, slab_planes);
+      if (error != cudaSuccess) {
+        break;
+      }
+      p.source = partials;
+      p.own = {top, 0, bottom - top, p.image.columns};
+      set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
+      const int blocks = set_work(problem, device, plan.gradient, slab_planes, &p);
+      error = launch_separable_gradient(p, plan.images, blocks, device, stream);
+    }
   }
   return error;
 }
@@ -532,8 +696,6 @@ StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64
 }
 
 const char* not_served(const Problem& problem, const Request& request) {
-  const Window& down = problem.windows[kHeight];
-  const Window& along = problem.windows[kWidth];
   if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
     return "expected 2D images for the CUDA kernels, got a depth, or a window along it";
   }
@@ -546,20 +708,13 @@ const char* not_served(const Problem& problem, const Request& request) {
   if (problem.mask.data != nullptr) {
     return "expected no mask for the CUDA kernels, got one";
   }
-  if (request.mse != nullptr || request.l2_weight != 0.0) {
-    return "expected SSIM and L1 alone for the CUDA kernels, got mse or an l2_weight";
-  }
-  if (along.size < kMinMomentTaps || along.size > kMaxMomentTaps) {
-    return along.size < kMinMomentTaps
-               ? "expected a window of 3 to 33 taps for the CUDA kernels, got 1 tap"
-               : "expected a window of 3 to 33 taps for the CUDA kernels, got more";
-  }
-  static_assert(kMinMomentTaps == 3 && kMaxMomentTaps == 33, "as the messages say");
-  if (down.size != along.size || !std::equal(down.taps, down.taps + down.size, along.taps)) {
-    return "expected one window for both axes for the CUDA kernels, got two";
-  }
-  if (!is_symmetric(along)) {
-    return "expected a symmetric window for the CUDA kernels, got an asymmetric one";
+  // Where there is no device, `workspace_bytes` says so.
+  DeviceFacts device;
+  if (current_device(&device) == cudaSuccess && !strips_serve(problem, request, device) &&
+      !separable_serves(problem, request, device.shared_per_block)) {
+    static_assert(kSeparableEverywhere == 65, "as the message says");
+    return "expected windows that fit this GPU's shared memory, as those of up to 65 taps always "
+           "do, got longer ones";
   }
   return nullptr;
 }
@@ -570,10 +725,10 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   if (error != cudaSuccess) {
     return error;
   }
-  *bytes = partials_bytes(problem, request, device);
-  if (!strips_serve(problem, request, device) && wants_gradient(request)) {
-    *bytes += 4 * size_of(accumulation_dtype(problem)) * plane_count(problem.sizes) *
-              plane_pixels(problem.sizes);
+  const int sums = (request.value != nullptr ? 1 : 0) + (request.mse != nullptr ? 1 : 0);
+  *bytes = sums * partials_bytes(problem, request, device);
+  if (!strips_serve(problem, request, device)) {
+    *bytes += plan_separable(problem, request, device.shared_per_block).scratch_bytes;
   }
   return cudaSuccess;
 }
@@ -581,7 +736,7 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice) {
   const bool gradient = wants_gradient(request);
-  if (request.value == nullptr && request.map == nullptr && !gradient) {
+  if (request.value == nullptr && request.mse == nullptr && request.map == nullptr && !gradient) {
     return cudaSuccess;
   }
   DeviceFacts device;
@@ -590,7 +745,9 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
     return error;
   }
   if (!strips_serve(problem, request, device)) {
-    return run_moments(problem, request, device, workspace, stream);
+    return accumulates_in_double(problem)
+               ? run_separable<double>(problem, request, device, workspace, stream)
+               : run_separable<float>(problem, request, device, workspace, stream);
   }
   const auto choice_for = [&](StripKind kind) {
     return choice != nullptr ? *choice : choose_strips(device, kind, problem.sizes);

@@ -1,0 +1,161 @@
+// The separable kernels (separable.cu): their parameters, and which problems they serve.
+#pragma once
+
+#include "core/formula.h"
+#include "cuda/kernels.h"
+
+namespace fused_ssim::cuda {
+
+// Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread filters
+// kOutputs neighbouring pixels at once, along a row and then down a column, which is what a chunk
+// has for every thread where the strip is that wide.
+inline constexpr int kSeparableThreads = 256;
+inline constexpr int kSeparableColumns = 64;
+inline constexpr int kSeparableLeastColumns = 8;
+template <class T>
+inline constexpr int kSeparableOutputs = sizeof(T) == 4 ? 8 : 4;
+template <class T>
+inline constexpr int kSeparableChunkRows =
+    kSeparableThreads * kSeparableOutputs<T> / kSeparableColumns;
+// Elements of 16 bytes.
+template <class T>
+inline constexpr int kSeparableVector = 16 / static_cast<int>(sizeof(T));
+inline constexpr int kSeparableMaps = 4;  // at most, of moments or of partial derivatives
+
+// Registers for 16 warps a multiprocessor.
+inline constexpr int kSeparableBlocksPerMultiprocessor = 2;
+// Shared memory that a block uses beside what its layout says.
+inline constexpr int kSeparableStaticShared = 1024;
+// Taps of both axes together, in the kernel's parameters.
+inline constexpr int kSeparableTapBytes = 3072;
+
+// A block's shared memory: taps, staged rows of each input, and the ring of filtered rows.
+struct SeparableLayout {
+  int columns = 0;         // of a strip, a power of two
+  int staged_columns = 0;  // that the window needs
+  int staged_pitch = 0;    // in elements: an odd number of vectors
+  int ring_rows = 0;       // a multiple of kSeparableOutputs
+  int ring_pitch = 0;      // in pixels; odd, so that threads a row apart do not share banks
+  int row_taps = 0;        // taps along rows, rounded up to vectors
+  int column_taps = 0;
+  int shared_bytes = 0;
+};
+
+template <class T>
+constexpr SeparableLayout separable_layout(int columns, int inputs, int window_columns,
+                                           int window_rows) {
+  constexpr int kVector = kSeparableVector<T>;
+  const auto whole = [](int n, int multiple) { return (n + multiple - 1) / multiple * multiple; };
+  SeparableLayout layout;
+  layout.columns = columns;
+  layout.staged_columns = whole(columns + window_columns - 1, kVector);
+  // A filter reads up to a vector beyond what it needs.
+  layout.staged_pitch = (layout.staged_columns / kVector + 1 | 1) * kVector;
+  layout.ring_rows = whole(window_rows - 1 + kSeparableChunkRows<T>, kSeparableOutputs<T>);
+  layout.ring_pitch = columns + 1;
+  layout.row_taps = whole(window_columns, kVector);
+  layout.column_taps = whole(window_rows, kVector);
+  const int elements = layout.row_taps + layout.column_taps +
+                       inputs * kSeparableChunkRows<T> * layout.staged_pitch +
+                       kSeparableMaps * layout.ring_rows * layout.ring_pitch;
+  layout.shared_bytes = elements * static_cast<int>(sizeof(T));
+  return layout;
+}
+
+// The widest strip that fits; none (0 columns) where no strip does.
+template <class T>
+constexpr SeparableLayout choose_separable_layout(int inputs, int window_columns, int window_rows,
+                                                  int64_t width, int shared_per_block) {
+  const int64_t vectors = ceil_divide(window_columns, kSeparableVector<T>) +
+                          ceil_divide(window_rows, kSeparableVector<T>);
+  if (16 * vectors > kSeparableTapBytes) {
+    return {};
+  }
+  for (int columns = kSeparableColumns; columns >= kSeparableLeastColumns; columns /= 2) {
+    const bool wider_than_needed = columns > kSeparableLeastColumns && columns / 2 >= width;
+    const SeparableLayout layout =
+        separable_layout<T>(columns, inputs, window_columns, window_rows);
+    if (!wider_than_needed && layout.shared_bytes <= shared_per_block - kSeparableStaticShared) {
+      return layout;
+    }
+  }
+  return {};
+}
+// A window that python/fused_ssim/_route.py sends here, on the GPU with least shared memory (7.5).
+inline constexpr int kSeparableEverywhere = 65;
+static_assert(choose_separable_layout<float>(kSeparableMaps, kSeparableEverywhere,
+                                             kSeparableEverywhere, 1 << 20, 64 * 1024)
+                          .columns > 0 &&
+                  choose_separable_layout<double>(kSeparableMaps, kSeparableEverywhere,
+                                                  kSeparableEverywhere, 1 << 20, 64 * 1024)
+                          .columns > 0,
+              "as that file says");
+
+// An image whose pixels are read. `vectors`: 16 bytes of a row can be copied at once, where the
+// first column is a multiple of what they hold.
+struct SeparableImage {
+  InputImage at;
+  int32_t dtype = FUSED_SSIM_FLOAT32;
+  bool vectors = false;
+};
+
+// Rows and columns of an image.
+struct SeparableRange {
+  int64_t top = 0;
+  int64_t left = 0;
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+template <class T>
+struct SeparableParams {
+  SeparableImage img1;
+  SeparableImage img2;
+  OutputImage grad1;
+  OutputImage grad2;
+  DType grad_dtype1 = DType::kFloat32;
+  DType grad_dtype2 = DType::kFloat32;
+  InputImage map_gradient;
+  T* map = nullptr;  // [planes, value.rows, value.columns]
+  // [maps, planes from first_plane on, rows, columns]: what the moments' pass owns.
+  T* partials = nullptr;
+  int64_t partials_map = 0;  // strides in elements
+  int64_t partials_plane = 0;
+  int64_t partials_row = 0;
+  SeparableRange image;
+  SeparableRange value;   // the pixels that have a value
+  SeparableRange source;  // what is filtered, zeros beyond
+  SeparableRange own;     // what is written
+  int64_t first_plane = 0;
+  int64_t channels = 1;
+  int64_t strips_left = 0;  // column of the image where strips begin
+  int64_t strips_per_plane = 1;
+  int64_t chunks_per_strip = 1;
+  int window_columns = 1;
+  int window_rows = 1;
+  SeparableLayout layout;
+  T uint8_divisor = T(1);
+  DoubledStabilizers<T> stabilizers = {};
+  double statistic_weight = 1.0;  // in the value
+  double l1_weight = 0.0;
+  double l2_weight = 0.0;
+  T statistic_factor = T(0);  // in the gradient (GradientFactors)
+  T l1_factor = T(0);
+  T l2_factor = T(0);
+  ReductionPlan reduction;
+  ReductionPlan mse;                            // the same units
+  T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, then down columns
+};
+static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<double>) <= 4096,
+              "kernel parameters");
+
+// Moments of the pixels in p.source: sums, map, and with `gradient` the partial derivatives.
+template <class T>
+cudaError_t launch_separable_moments(const SeparableParams<T>& params, bool gradient, int blocks,
+                                     const DeviceFacts& device, cudaStream_t stream);
+// The gradients of `images` images; grad1 is that of one.
+template <class T>
+cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int images, int blocks,
+                                      const DeviceFacts& device, cudaStream_t stream);
+
+}  // namespace fused_ssim::cuda
