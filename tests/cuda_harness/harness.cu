@@ -262,31 +262,32 @@ const char* name_of(Layout layout) {
 }
 
 // An element in memory; a byte u stands for u / divisor, rounded as the accumulation type does.
+template <class T>
+void put(char* to, T element) {
+  std::memcpy(to, &element, sizeof element);
+}
+template <class T>
+T get(const char* from) {
+  T element;
+  std::memcpy(&element, from, sizeof element);
+  return element;
+}
 void store(char* to, double v, int32_t dtype, int divisor) {
   const auto f = static_cast<float>(v);
-  const __half half = __float2half_rn(f);
-  const __nv_bfloat16 bfloat = __float2bfloat16_rn(f);
-  const auto byte =
-      static_cast<unsigned char>(std::lround(std::min(255.0, std::fabs(v) * divisor)));
-  const void* from[] = {&byte, &half, &bfloat, &f, &v};
-  std::memcpy(to, from[dtype], fs::size_of(dtype));
+  if (dtype == kUInt8) put(to, static_cast<unsigned char>(std::min(255.0, v * divisor + 0.5)));
+  if (dtype == kFloat16) put(to, __float2half_rn(f));
+  if (dtype == kBFloat16) put(to, __float2bfloat16_rn(f));
+  if (dtype == kFloat32) put(to, f);
+  if (dtype == kFloat64) put(to, v);
 }
 double load(const char* from, int32_t dtype, int divisor, bool in_double) {
-  if (dtype == kUInt8) {
-    const int byte = static_cast<unsigned char>(*from);
-    return in_double ? static_cast<double>(byte) / divisor
-                     : static_cast<float>(byte) / static_cast<float>(divisor);
-  }
-  double v = 0;
-  float f = 0;
-  __half half;
-  __nv_bfloat16 bfloat;
-  void* to[] = {nullptr, &half, &bfloat, &f, &v};
-  std::memcpy(to[dtype], from, fs::size_of(dtype));
-  return dtype == kFloat16    ? __half2float(half)
-         : dtype == kBFloat16 ? __bfloat162float(bfloat)
-         : dtype == kFloat32  ? f
-                              : v;
+  if (dtype == kFloat16) return __half2float(get<__half>(from));
+  if (dtype == kBFloat16) return __bfloat162float(get<__nv_bfloat16>(from));
+  if (dtype == kFloat32) return get<float>(from);
+  if (dtype == kFloat64) return get<double>(from);
+  const auto byte = get<unsigned char>(from);
+  return in_double ? static_cast<double>(byte) / divisor
+                   : static_cast<float>(byte) / static_cast<float>(divisor);
 }
 double round_to(double v, int32_t dtype) {
   char element[8];
@@ -328,31 +329,41 @@ struct DeviceImage {
   ~DeviceImage() { cudaFree(base); }
 
   void poison() { check(cudaMemset(base, 0xff, bytes), "poison"); }  // NaN in floating point
-  int64_t at(int64_t i) const {
-    const int64_t x = i % shape.width, y = i / shape.width % shape.height;
-    const int64_t plane = i / (shape.width * shape.height);
-    return offset + plane / shape.channels * sb + plane % shape.channels * sc + y * sr + x * sx;
+  // body(pixel, its element) for each pixel; rows are shared among threads.
+  template <class Body>
+  void each_pixel(const Body& body) const {
+    const int64_t h = shape.height, w = shape.width;
+    for_each(h, shape.pixels() >= kLargePlane, [&](int64_t y) {
+      for (int64_t p = 0; p < shape.planes(); ++p) {
+        const int64_t row = offset + p / shape.channels * sb + p % shape.channels * sc + y * sr;
+        for (int64_t x = 0; x < w; ++x) body((p * h + y) * w + x, row + x * sx);
+      }
+    });
   }
   char* first() const { return base + offset * fs::size_of(dtype); }
   fs::Image image() const { return {first(), {sb, sc, 0, sr, sx}, dtype}; }
 
   // Rounds `logical` to what was stored, which is one element for several pixels if expanded.
   void upload(std::vector<double>& logical, int divisor = 255, bool in_double = false) {
-    const int64_t e = fs::size_of(dtype), n = shape.pixels();
+    const int64_t e = fs::size_of(dtype);
     std::vector<char> host(bytes, static_cast<char>(0xff));
-    for (int64_t i = 0; i < n; ++i) store(&host[at(i) * e], logical[i], dtype, divisor);
+    each_pixel([&](int64_t i, int64_t at) { store(&host[at * e], logical[i], dtype, divisor); });
     check(cudaMemcpy(base, host.data(), bytes, cudaMemcpyHostToDevice), "upload");
-    for (int64_t i = 0; i < n; ++i) logical[i] = load(&host[at(i) * e], dtype, divisor, in_double);
+    each_pixel([&](int64_t i, int64_t at) {
+      logical[i] = load(&host[at * e], dtype, divisor, in_double);
+    });
   }
 
   // The pixels; reports elements outside them that lost their poison.
   std::vector<double> download(bool* clean) const {
-    const int64_t e = fs::size_of(dtype), n = shape.pixels();
+    const int64_t e = fs::size_of(dtype);
     std::vector<char> host(bytes);
     check(cudaMemcpy(host.data(), base, bytes, cudaMemcpyDeviceToHost), "download");
-    std::vector<double> logical(n);
-    for (int64_t i = 0; i < n; ++i) logical[i] = load(&host[at(i) * e], dtype, 255, true);
-    for (int64_t i = 0; i < n; ++i) std::memset(&host[at(i) * e], 0xff, e);
+    std::vector<double> logical(shape.pixels());
+    each_pixel([&](int64_t i, int64_t at) {
+      logical[i] = load(&host[at * e], dtype, 255, true);
+      std::memset(&host[at * e], 0xff, e);
+    });
     *clean = *clean && std::count(host.begin(), host.end(), static_cast<char>(0xff)) == bytes;
     return logical;
   }
@@ -408,18 +419,23 @@ double scenery(double u, double v, double phase) {
   return std::min(1.0, std::max(0.0, sum));
 }
 
+// In [0, 1), of a pixel's number and a seed.
+double random_number(uint64_t i, uint64_t seed) {
+  uint64_t z = i * 0x9e3779b97f4a7c15u + seed * 0xd1b54a32d192ed03u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
 void fill(Content content, const Shape& s, unsigned seed, std::vector<double>* a,
           std::vector<double>* b) {
-  std::mt19937 generator(seed);
-  std::uniform_real_distribution<double> uniform(0.0, 1.0);
-  const int64_t n = s.pixels();
-  a->resize(n);
-  b->resize(n);
-  for (int64_t i = 0; i < n; ++i) {
+  a->resize(s.pixels());
+  b->resize(s.pixels());
+  const auto pixel = [&](int64_t i) {
     const double u = static_cast<double>(i % s.width) / 300.0;
     const double v = static_cast<double>(i / s.width % s.height) / 300.0;
     const double phase = static_cast<double>(i / (s.width * s.height));
-    const double r1 = uniform(generator), r2 = uniform(generator);
+    const double r1 = random_number(2 * i, seed), r2 = random_number(2 * i + 1, seed);
     double x = 0, y = 0;
     switch (content) {
       case Content::kPhoto:
@@ -460,7 +476,10 @@ void fill(Content content, const Shape& s, unsigned seed, std::vector<double>* a
     }
     (*a)[i] = x;
     (*b)[i] = y;
-  }
+  };
+  for_each(s.pixels() / s.width, s.pixels() >= kLargePlane, [&](int64_t row) {
+    for (int64_t i = row * s.width; i < (row + 1) * s.width; ++i) pixel(i);
+  });
 }
 
 // ----------------------------------------------------------------------------------------- cases
@@ -660,10 +679,8 @@ Errors run_case(Case c) {
   if (kind.grad1) request.grad1 = grad1.image();
   if (kind.grad2) request.grad2 = grad2.image();
   if (kind.weighted) {
-    std::mt19937 generator(seed);
-    std::uniform_real_distribution<double> between(-1.0, 1.0);
     cropped.resize(m.pixels());
-    for (double& w : cropped) w = between(generator);
+    for (int64_t i = 0; i < m.pixels(); ++i) cropped[i] = 2 * random_number(i, seed + 1) - 1;
     weight_image.upload(cropped);
     copy_map(c, &weights, &cropped, false);
     request.map_gradient = weight_image.image();
@@ -696,12 +713,14 @@ Errors run_case(Case c) {
   const double divisor = static_cast<double>(fs::reduction_divisor(problem, request));
   const double value_scale =
       c.range() * (c.reduction == FUSED_SSIM_SUM ? static_cast<double>(m.pixels()) : 1.0);
-  // Gradients that vanish up to rounding have no relative error to speak of.
-  const bool vanishing =
-      c.content == Content::kIdentical || (kind.l1 == 0 && c.content == Content::kFlat);
   // Of few taps some variances are the small difference of two large squares.
   const size_t taps = c.window.rows.size() * c.window.columns.size();
-  const double loosen = taps == 1 ? 10 : taps < 25 ? 4 : 1;
+  // Gradients that vanish up to rounding have no relative error to speak of.
+  const bool vanishing =
+      c.content == Content::kIdentical ||
+      (kind.l1 == 0 && (c.content == Content::kFlat ||
+                        (taps == 1 && c.statistic == FUSED_SSIM_STATISTIC_CONTRAST)));
+  const double loosen = taps == 1 ? 10 : taps <= 25 ? 4 : 1;
 
   DeviceBytes workspace(workspace_bytes(problem, request));
   cudaStream_t stream;
@@ -716,8 +735,8 @@ Errors run_case(Case c) {
           "run");
     check(cudaStreamSynchronize(stream), "run, executed");
     bool clean = true;
-    for (int64_t v = 0; v < values && (kind.value || kind.mse); ++v) {
-      const std::vector<double> out = value.download(&clean), squares = mse.download(&clean);
+    const std::vector<double> out = value.download(&clean), squares = mse.download(&clean);
+    for (int64_t v = 0; v < values; ++v) {
       const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
       double sum = 0, sum_of_squares = 0;
       for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) {
@@ -743,22 +762,22 @@ Errors run_case(Case c) {
       errors.map = worst_difference(map.download(&clean), expected_map);
       report(c, strips, "map", errors.map,
              in_double             ? 1e-11
-             : is_photo(c.content) ? 1e-4
+             : is_photo(c.content) ? std::min(loosen, 2.0) * 1e-4
                                    : loosen * 5e-6);
     }
     for (int i = 0; i < 2; ++i) {
       if (!(i == 0 ? kind.grad1 : kind.grad2)) continue;
       const int32_t dtype = i == 0 ? c.types.img1 : c.types.img2;
-      std::vector<double> out = (i == 0 ? grad1 : grad2).download(&clean);
-      for (double& g : out) g *= fs::gradient_divisor(problem, request);
+      std::vector<double> gradient = (i == 0 ? grad1 : grad2).download(&clean);
+      for (double& g : gradient) g *= fs::gradient_divisor(problem, request);
       const char* name = i == 0 ? "grad1" : "grad2";
       if (vanishing) {
-        const double error = worst_difference(out, ref.grads[i]);
+        const double error = worst_difference(gradient, ref.grads[i]);
         if (!(error <= errors.grad)) errors.grad = error;
         report(c, strips, name, error, in_double ? 1e-9 : dtype == kFloat32 ? 1e-3 : 1.0);
         continue;
       }
-      const double error = relative_norm(out, ref.grads[i]);
+      const double error = relative_norm(gradient, ref.grads[i]);
       if (!(error <= errors.grad)) errors.grad = error;
       const double rounding = dtype == kFloat16 ? 2e-3 : dtype == kBFloat16 ? 1e-2 : 0.0;
       if (in_double) {
@@ -865,6 +884,7 @@ void test_small() {
     c.kind = kind;
     run_case(c);
   }
+  progress("small");
   test_special();
 }
 
@@ -885,7 +905,7 @@ void test_all() {
   seams.run(2);
   seams.types = kEqualTypes;
   seams.contents = {Content::kNoise, Content::kPhoto};
-  seams.run(3);
+  seams.run(2);
   progress("seams");
   Choices types;
   types.widths = {61, 128, 200, 256, 260, 512};
@@ -925,31 +945,27 @@ void test_all() {
                             Shape{1, 3, 256, 256}, Shape{1, 1, 2160, 3840}}) {
     Case c;
     c.shape = shape;
-    for (const Content content : {Content::kPhoto, Content::kPhotos}) {
-      c.content = content;
-      c.kind = kMap;
-      run_case(c);
-      c.types = {kUInt8, kUInt8};
-      run_case(c);
-      c.types = {};
+    for (const Types& images : std::vector<Types>{{}, {kUInt8, kUInt8}}) {
+      c.types = images;
+      for (const Content content : {Content::kPhoto, Content::kPhotos}) {
+        c.content = content;
+        c.kind = kMap;
+        run_case(c);
+      }
     }
+    c.types = {kFloat16, kUInt8};
     c.kind = kL1;
     run_case(c);
-    c.types = {kFloat16, kUInt8};
+    c.types = {kBFloat16, kBFloat16};
     c.kind = kBoth;
     c.window = {"7", gaussian(7, 1.5)};
     run_case(c);
-    c.types = {kBFloat16, kBFloat16};
-    c.window = kStandard;
-    run_case(c);
     c.types = {};
+    c.window = kStandard;
     c.padding = FUSED_SSIM_VALID;
     c.reduction = FUSED_SSIM_CHANNEL;
     run_case(c);
-    c.kind = kGradient;
     c.layouts = {Layout::kChannelsLast, Layout::kChannelsLast};
-    c.output_layout = Layout::kChannelsLast;
-    run_case(c);
     c.kind = kMse;
     run_case(c);
   }
