@@ -232,6 +232,21 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
+// Four elements of any type as they lie in memory, in the first words.
+__device__ __forceinline__ float4 raw_quad_to_float(const float4& copied, const InputImage& image) {
+  if (image.dtype == DType::kFloat32) {
+    return copied;
+  }
+  if (image.dtype != DType::kUInt8) {
+    return half_quad_to_float(copied, image.dtype);
+  }
+  const unsigned word = __float_as_uint(copied.x);
+  return make_float4(byte_to_float(word & 0xffu, image.uint8_divisor),
+                     byte_to_float(word >> 8 & 0xffu, image.uint8_divisor),
+                     byte_to_float(word >> 16 & 0xffu, image.uint8_divisor),
+                     byte_to_float(word >> 24, image.uint8_divisor));
+}
+
 // Pixels of a row in shared memory, 4 or, of narrow types, 8 at once; `quads` is aligned to these.
 template <DType kDType>
 struct StagedRow {
@@ -330,14 +345,17 @@ template <StripLoader kLoader>
 __device__ __forceinline__ float4 load_quad(const char* row, const InputImage& image, int x,
                                             int width) {
   float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  if constexpr (kLoader == StripLoader::kFloatQuads) {
+  if constexpr (kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kAnyQuads) {
     if (x < width) {
-      quad = __ldg(reinterpret_cast<const float4*>(row) + x / 4);
-    }
-  } else if constexpr (kLoader == StripLoader::kHalfQuads) {
-    if (x < width) {
-      const float2 words = __ldg(reinterpret_cast<const float2*>(row) + x / 4);
-      quad = half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), image.dtype);
+      if (kLoader == StripLoader::kFloatQuads || image.dtype == DType::kFloat32) {
+        return __ldg(reinterpret_cast<const float4*>(row) + x / 4);
+      }
+      if (image.dtype == DType::kUInt8) {
+        quad.x = __ldg(reinterpret_cast<const float*>(row) + x / 4);
+      } else {
+        *reinterpret_cast<float2*>(&quad) = __ldg(reinterpret_cast<const float2*>(row) + x / 4);
+      }
+      quad = raw_quad_to_float(quad, image);
     }
   } else {
     float value[4] = {};
@@ -352,17 +370,14 @@ __device__ __forceinline__ float4 load_quad(const char* row, const InputImage& i
   return quad;
 }
 
-// Bytes of four columns.
-template <StripLoader kLoader>
-inline constexpr int kQuadBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
-
 // Four columns at once; `first` is aligned to four elements.
 template <StripLoader kLoader>
 __device__ __forceinline__ void store_quad(char* first, const float* value, DType dtype) {
-  static_assert(kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kHalfQuads ||
-                    kLoader == StripLoader::kNarrowBoxes,
+  static_assert(kLoader != StripLoader::kWords && kLoader != StripLoader::kHalfWords &&
+                    kLoader != StripLoader::kAnyWords,
                 "quads only");
-  if constexpr (kLoader == StripLoader::kFloatQuads) {
+  if (kLoader == StripLoader::kFloatQuads ||
+      (kLoader == StripLoader::kAnyQuads && dtype == DType::kFloat32)) {
     *reinterpret_cast<float4*>(first) = make_float4(value[0], value[1], value[2], value[3]);
   } else {
     uint2 words;

@@ -180,27 +180,50 @@ constexpr bool has_mse(StripKind kind) { return kind == StripKind::kValue; }
 
 // How kernels read their images, and write gradients.
 enum class StripLoader : int {
-  kFloatQuads,   // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
-  kHalfQuads,    // the same for one 16-bit type
-  kWords,        // float32, one column at once: any stride and alignment
-  kNarrowBoxes,  // one 16-bit type, or uint8, by tensor maps: tiles, and strips of values
-  kHalfWords,    // kWords of one 16-bit type: strips of the pipeline kernel
-  kAnyWords,     // kWords of any types, also of two
+  kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
+  kAnyQuads,    // the same for any types, also two
+  kWords,       // float32, one column at once: any stride and alignment
+  kHalfWords,   // the same for one 16-bit type
+  kAnyWords,    // the same for any types, also two
+  kHalfBoxes,   // kAnyQuads of one 16-bit type by tensor maps, where there are any
+  kByteBoxes,   // the same for uint8
 };
-inline constexpr int kStripLoaders = 6;
+inline constexpr int kStripLoaders = 7;
 // By tensor maps, where the architecture has them.
 constexpr bool is_of_boxes(StripLoader loader) {
-  return loader == StripLoader::kFloatQuads || loader == StripLoader::kNarrowBoxes;
+  return loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes ||
+         loader == StripLoader::kByteBoxes;
 }
-// 16-bit types have instances of their own where most of the time goes; elsewhere those for words
-// serve.
-constexpr bool has_half_instances(StripKind kind) {
-  return kind == StripKind::kValue || kind == StripKind::kOneGradient;
+// The bytes of an element in a box.
+FUSED_SSIM_INLINE constexpr int box_element(StripLoader loader) {
+  return loader == StripLoader::kByteBoxes ? 1 : loader == StripLoader::kHalfBoxes ? 2 : 4;
 }
-
-// Strips of the pipeline kernel whose narrow pixels come in boxes. Those of a gradient need s and d
-// again.
-constexpr bool has_narrow_strip_boxes(StripKind kind) { return kind == StripKind::kValue; }
+// The schedules of windows of up to 11 taps, and which loader has an instance in place of another:
+// types but float32 have some of their own where most of the time goes, values and one gradient, and
+// fewer with given windows. Strips of a gradient need s and d again, so narrow boxes are not for them.
+enum class Schedule { kTile, kMarch, kStrip };
+constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoader loader,
+                                     bool given_window) {
+  using Loader = StripLoader;
+  if (loader == Loader::kFloatQuads) {
+    return loader;
+  }
+  const bool value = kind == StripKind::kValue;
+  const bool quads = is_of_boxes(loader) || loader == Loader::kAnyQuads;
+  if (!quads) {
+    const bool own =
+        schedule == Schedule::kMarch && !given_window && (value || kind == StripKind::kOneGradient);
+    return own ? loader : Loader::kAnyWords;
+  }
+  const bool own_quads = schedule == Schedule::kStrip ? value && !given_window
+                                                      : value || kind == StripKind::kOneGradient;
+  if (!own_quads) {
+    return Loader::kAnyWords;
+  }
+  const bool boxes = !given_window && schedule != Schedule::kStrip &&
+                     (value || (schedule == Schedule::kTile && loader == Loader::kHalfBoxes));
+  return boxes ? loader : Loader::kAnyQuads;
+}
 
 struct DeviceFacts {
   int index = 0;
@@ -234,9 +257,15 @@ inline constexpr int kTileBoxColumns = 88;
 // Of narrow types, with elements of 1 or 2 bytes. The copy engine wants the first column's address
 // to be a multiple of 16 bytes, so that there are some columns too many on one side or the other.
 // Strips begin with such a column; those of bytes are loaded from 8 columns before on.
-FUSED_SSIM_INLINE constexpr int narrow_box_alignment(int64_t element) { return static_cast<int>(16 / element); }
-FUSED_SSIM_INLINE constexpr int narrow_tile_box_columns(int64_t element) { return element == 1 ? 112 : 96; }
-FUSED_SSIM_INLINE constexpr int narrow_strip_box_columns(int64_t element) { return element == 1 ? 176 : 152; }
+FUSED_SSIM_INLINE constexpr int narrow_box_alignment(int64_t element) {
+  return static_cast<int>(16 / element);
+}
+FUSED_SSIM_INLINE constexpr int narrow_tile_box_columns(int64_t element) {
+  return element == 1 ? 112 : 96;
+}
+FUSED_SSIM_INLINE constexpr int narrow_strip_box_columns(int64_t element) {
+  return element == 1 ? 176 : 152;
+}
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }

@@ -9,34 +9,23 @@
 
 namespace fused_ssim::cuda {
 
-// The loader whose instance serves: 16-bit types and uint8 have some of their own where most of the
-// time goes, fewer with given windows.
-constexpr StripLoader instance_loader(StripKind kind, StripLoader loader, bool given_window) {
-  using Loader = StripLoader;
-  if (loader == Loader::kFloatQuads || (has_half_instances(kind) && !given_window)) {
-    return loader;
-  }
-  if (kind == StripKind::kValue && loader == Loader::kNarrowBoxes) {
-    return loader;
-  }
-  const bool quads = loader == Loader::kHalfQuads || loader == Loader::kNarrowBoxes;
-  return kind == StripKind::kOneGradient && quads ? Loader::kHalfQuads : Loader::kAnyWords;
-}
 constexpr int entry_index(StripKind kind, StripLoader loader) {
   return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);
 }
-template <template <StripKind, StripLoader, class> class Make, class Window, int... kIndex>
+template <Schedule kSchedule, template <StripKind, StripLoader, class> class Make, class Window,
+          int... kIndex>
 constexpr auto make_entries(std::integer_sequence<int, kIndex...>) {
-  return std::array{Make<static_cast<StripKind>(kIndex / kStripLoaders),
-                         instance_loader(static_cast<StripKind>(kIndex / kStripLoaders),
-                                         static_cast<StripLoader>(kIndex % kStripLoaders),
-                                         Window::kIsGiven),
-                         Window>::entry()...};
+  return std::array{
+      Make<static_cast<StripKind>(kIndex / kStripLoaders),
+           serving_loader(kSchedule, static_cast<StripKind>(kIndex / kStripLoaders),
+                          static_cast<StripLoader>(kIndex % kStripLoaders), Window::kIsGiven),
+           Window>::entry()...};
 }
 // What Make<kind, loader, Window>::entry() returns, at entry_index(kind, loader).
-template <template <StripKind, StripLoader, class> class Make, class Window>
+template <Schedule kSchedule, template <StripKind, StripLoader, class> class Make, class Window>
 constexpr auto make_entries() {
-  return make_entries<Make, Window>(std::make_integer_sequence<int, kStripKinds * kStripLoaders>());
+  return make_entries<kSchedule, Make, Window>(
+      std::make_integer_sequence<int, kStripKinds * kStripLoaders>());
 }
 
 // How many blocks of a kernel a multiprocessor of each device holds; 0 where not yet asked.

@@ -56,6 +56,7 @@
 
 #include "core/formula.h"
 #include "core/taps.h"
+#include "cuda/containment.cuh"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -73,17 +74,18 @@ namespace fused_ssim::cuda {
 template <int kColumns_, StripKind kKind_, StripLoader kLoader_, class Window_, int kResident>
 struct PipelineTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo,
+      Kind::kWeighted;
   using typename Kind::Window;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr int kColumns = kColumns_;
   static constexpr int kChunkRows = 8;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kHalfWords = kLoader == StripLoader::kHalfWords;
   static constexpr bool kAnyWords = kLoader == StripLoader::kAnyWords;
   static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords && !kAnyWords;
-  static constexpr bool kNarrowBoxes = kLoader == StripLoader::kNarrowBoxes;
   static constexpr bool kBoxes = is_of_boxes(kLoader);
-  static_assert(!kNarrowBoxes || has_narrow_strip_boxes(kKind), "no other kind converts them");
+  static constexpr int kElement = box_element(kLoader);  // in shared memory
+  static_assert(kElement == 4 || kKind == StripKind::kValue, "others need s and d once more");
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps.
@@ -133,6 +135,8 @@ struct PipelineTraits : KindTraits<kKind_, Window_> {
   static constexpr int kSkip = (8 - kMargin - kRadius + 4) % 4;
   static constexpr int kStagedBefore = kMargin + kRadius + kSkip;
   static_assert(kStagedBefore % 4 == 0, "staged quads are quads of the image");
+  // Columns that a box has before these: it begins at a multiple of 16 bytes.
+  static constexpr int kExtra = kElement == 1 ? 8 : 0;
   static constexpr int kLeadRows = kGradient ? 2 * kRadius : kRadius;
   static_assert(strip_chunks(97, kGradient) == (97 + 2 * kLeadRows + kChunkRows - 1) / kChunkRows,
                 "the tuning table counts the same");
@@ -156,10 +160,12 @@ struct PipelineTraits : KindTraits<kKind_, Window_> {
   static constexpr int kPartColumns = kColumns / kParts;
   // Quads of a staged row that windows reach.
   static constexpr int kStagedQuads = (kSkip + kPartColumns + 2 * kRadius + 3) / 4;
-  // Words from one row to the next; of bytes that is less (StagedBox).
-  static constexpr int kStagedPitch = kNarrowBoxes ? narrow_strip_box_columns(2) / 2
-                                      : kBoxes     ? box_columns(kKind)
-                                                   : 4 * (kStagedQuads | 1);
+  // Columns of a staged row, and words from one row to the next.
+  static constexpr int kStagedColumns = !kBoxes        ? 4 * (kStagedQuads | 1)
+                                        : kElement < 4 ? narrow_strip_box_columns(kElement)
+                                                       : box_columns(kKind);
+  static_assert(kStagedColumns >= kExtra + 4 * kStagedQuads, "all windows");
+  static constexpr int kStagedPitch = kStagedColumns * kElement / 4;
   static constexpr int kPartStride = kChunkRows * kStagedPitch;
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
@@ -179,24 +185,6 @@ struct PipelineTraits : KindTraits<kKind_, Window_> {
   // 32nd column of its warp's rows.
   static constexpr int kQuadItems = (kChunkRows * kStagedQuads + kColumns - 1) / kColumns;
   static constexpr int kWordItems = kRowsPerWarp * ((4 * kStagedQuads + 31) / 32);
-};
-
-// How a box of pixels lies in shared memory, as it comes.
-template <class Traits, DType kDType>
-struct StagedBox {
-  static constexpr int kElement = StagedRow<kDType>::kElement;
-  static constexpr int kColumns = kElement == 4 ? Traits::kStagedPitch
-                                                : narrow_strip_box_columns(kElement);
-  static constexpr int kPitch = kColumns * kElement / 4;
-  // Columns before the first that is needed.
-  static constexpr int kExtra = kElement == 1 ? 8 : 0;
-  static_assert(kPitch % 8 == 4 && kPitch <= Traits::kStagedPitch, "an odd number of quads");
-  static_assert(kColumns >= kExtra + 4 * Traits::kStagedQuads, "all windows");
-
-  // In words, of the first column of a row that is needed.
-  static constexpr __device__ int place(int row, int column) {
-    return row * kPitch + (column + kExtra) * kElement / 4;
-  }
 };
 
 // Counters in shared memory: of bytes on their way, of all threads that meet, and of the slots that
@@ -340,6 +328,7 @@ __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
 template <class Traits>
 struct QuadLoader {
   static constexpr int kItems = Traits::kQuadItems;
+  static constexpr bool kAny = Traits::kLoader == StripLoader::kAnyQuads;
   const char* from1[kItems];  // the next to load
   const char* from2[kItems];
   int y[kItems];  // of them; far outside of any image where the column is outside
@@ -362,7 +351,6 @@ struct QuadLoader {
   __device__ __forceinline__ QuadLoader(const StripParams& p, const PipelinePiece& piece,
                                         const char* plane1, const char* plane2, int first_y,
                                         PipelineCounters<Traits>*, unsigned) {
-    constexpr int kBytes = kQuadBytes<Traits::kLoader> / 4;
     constexpr int kOutside = -(1 << 30) - (1 << 29);
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll
@@ -371,36 +359,46 @@ struct QuadLoader {
       const int in_chunk = item / Traits::kStagedQuads;
       const int x =
           piece.first_column - Traits::kStagedBefore + 4 * (item - in_chunk * Traits::kStagedQuads);
-      from1[i] = plane1 + (first_y + in_chunk) * p.img1.row + int64_t{x} * kBytes;
-      from2[i] = plane2 + (first_y + in_chunk) * p.img2.row + int64_t{x} * kBytes;
+      from1[i] = plane1 + (first_y + in_chunk) * p.img1.row + x * p.img1.column;
+      from2[i] = plane2 + (first_y + in_chunk) * p.img2.row + x * p.img2.column;
       y[i] = has(i) && x >= 0 && x < end_x ? first_y + in_chunk : kOutside;
     }
   }
 
   __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
-    const int64_t down1 = Traits::kChunkRows * p.img1.row;
-    const int64_t down2 = Traits::kChunkRows * p.img2.row;
+    load_image(p, p.img1, from1, a);
+    load_image(p, p.img2, from2, b);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      y[i] += Traits::kChunkRows;
+    }
+  }
+  __device__ __forceinline__ void load_image(const StripParams& p, const InputImage& image,
+                                             const char* (&from)[kItems],
+                                             float4 (&quads)[kItems]) const {
+    if (!kAny || image.dtype == DType::kFloat32) {
+      load_quads<float4>(p, image, from, quads);
+    } else if (image.dtype == DType::kUInt8) {
+      load_quads<float>(p, image, from, quads);
+    } else {
+      load_quads<float2>(p, image, from, quads);
+    }
+  }
+  template <class Words>
+  __device__ __forceinline__ void load_quads(const StripParams& p, const InputImage& image,
+                                             const char* (&from)[kItems],
+                                             float4 (&quads)[kItems]) const {
+    const int64_t down = Traits::kChunkRows * image.row;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (!warp_has(i)) {
         break;
       }
-      a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      b[i] = a[i];
+      quads[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       if (static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height)) {
-        if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
-          a[i] = __ldg(reinterpret_cast<const float4*>(from1[i]));
-          b[i] = __ldg(reinterpret_cast<const float4*>(from2[i]));
-        } else {
-          const float2 words1 = __ldg(reinterpret_cast<const float2*>(from1[i]));
-          const float2 words2 = __ldg(reinterpret_cast<const float2*>(from2[i]));
-          a[i].x = words1.x, a[i].y = words1.y;
-          b[i].x = words2.x, b[i].y = words2.y;
-        }
+        *reinterpret_cast<Words*>(&quads[i]) = __ldg(reinterpret_cast<const Words*>(from[i]));
       }
-      from1[i] += down1;
-      from2[i] += down2;
-      y[i] += Traits::kChunkRows;
+      from[i] += down;
     }
   }
 
@@ -420,9 +418,9 @@ struct QuadLoader {
       const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
       float4 pixels1 = a[i];
       float4 pixels2 = b[i];
-      if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-        pixels1 = half_quad_to_float(pixels1, p.img1.dtype);
-        pixels2 = half_quad_to_float(pixels2, p.img2.dtype);
+      if constexpr (kAny) {
+        pixels1 = raw_quad_to_float(pixels1, p.img1);
+        pixels2 = raw_quad_to_float(pixels2, p.img2);
       }
       float4 s, d;
       if constexpr (kL1) {
@@ -430,8 +428,9 @@ struct QuadLoader {
         if (!Traits::kGradient && first_y + in_chunk >= max(piece.first_row, p.value_top) &&
             first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
           const int x = piece.first_column - Traits::kStagedBefore + column;
-          l1 += sum_of_distances(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
-                                 min(piece.end_column, p.value_right) - x, Traits::kMse && p.squares);
+          l1 +=
+              sum_of_distances(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
+                               min(piece.end_column, p.value_right) - x, Traits::kMse && p.squares);
         }
       } else {
         shift.apply(pixels1, pixels2, &s, &d);
@@ -479,9 +478,9 @@ struct WordLoader {
       inside |=
           static_cast<unsigned>(first_x + 32 * j) < static_cast<unsigned>(end_x) ? 1u << j : 0;
     }
-    const bool alike = p.img1.column == p.img2.column &&
-                       (!kAnyType ||
-                        (p.img1.dtype == DType::kFloat32 && p.img2.dtype == DType::kFloat32));
+    const bool alike =
+        p.img1.column == p.img2.column &&
+        (!kAnyType || (p.img1.dtype == DType::kFloat32 && p.img2.dtype == DType::kFloat32));
     columns = alike && p.img1.column == kElement       ? Columns::kPlanar
               : alike && p.img1.column == 3 * kElement ? Columns::kOfThree
                                                        : Columns::kAny;
@@ -605,17 +604,11 @@ struct BoxLoader {
                                        PipelineCounters<Traits>* block_counters,
                                        unsigned chunks_before)
       : counters(block_counters), count(chunks_before) {
-    const bool bytes = are_bytes(p);
-    const int extra = bytes ? StagedBox<Traits, DType::kUInt8>::kExtra : 0;
-    first1 = {piece.first_column - Traits::kStagedBefore - extra, first_y,
+    first1 = {piece.first_column - Traits::kStagedBefore - Traits::kExtra, first_y,
               p.tensor1.channels > 1 ? static_cast<int>(piece.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(piece.batch) : 0};
     plane2 = {p.tensor2.channels > 1 ? static_cast<int>(piece.channel) : 0,
               p.tensor2.batches > 1 ? static_cast<int>(piece.batch) : 0};
-  }
-
-  static __device__ __forceinline__ bool are_bytes(const StripParams& p) {
-    return Traits::kNarrowBoxes && p.img1.dtype == DType::kUInt8;
   }
 
   // Starts to load a chunk, the `ahead`-th after the next to be waited for.
@@ -627,10 +620,7 @@ struct BoxLoader {
         wait_for_phase(&counters->emptied[number & 1u], (number >> 1 & 1u) ^ 1u);
       }
       order_before_boxes();  // what was stored where they go
-      const unsigned row_words =
-          are_bytes(p) ? narrow_strip_box_columns(1) / 4 : Traits::kStagedPitch;
-      expect_bytes(counter,
-                   2 * Traits::kParts * Traits::kChunkRows * row_words * sizeof(float));
+      expect_bytes(counter, 2 * Traits::kParts * Traits::kPartStride * sizeof(float));
 #pragma unroll
       for (int part = 0; part < Traits::kParts; ++part) {
         const int x = first1.x + part * Traits::kPartColumns;
@@ -712,11 +702,11 @@ __device__ __forceinline__ float sum_of_row_distances(const ValuedPixels& valued
     row2.read(Traits::kStagedBefore + first, pixels2);
 #pragma unroll
     for (int q = 0; q < Row::kAtOnce; q += 4) {
-      sum += sum_of_distances(
-          make_float4(pixels1[q], pixels1[q + 1], pixels1[q + 2], pixels1[q + 3]),
-          make_float4(pixels2[q], pixels2[q + 1], pixels2[q + 2], pixels2[q + 3]),
-          valued.first_column - column - first - q, valued.end_column - column - first - q,
-          squares);
+      sum +=
+          sum_of_distances(make_float4(pixels1[q], pixels1[q + 1], pixels1[q + 2], pixels1[q + 3]),
+                           make_float4(pixels2[q], pixels2[q + 1], pixels2[q + 2], pixels2[q + 3]),
+                           valued.first_column - column - first - q,
+                           valued.end_column - column - first - q, squares);
     }
   }
   return sum;
@@ -763,7 +753,7 @@ __device__ __forceinline__ float store_gradient_rows(
       to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
     };
     filter_gradient_row<Traits>(
-        typename Traits::Window(p),        map_row, [&](float (&to)[8]) { read_own(own, to); },
+        typename Traits::Window(p), map_row, [&](float (&to)[8]) { read_own(own, to); },
         [&](float (&to)[8]) { read_own(own + Traits::kImageStride, to); }, pixels, first, second);
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
       l1 = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
@@ -784,14 +774,14 @@ __device__ __forceinline__ float store_gradient_rows(
     if (active && (!Traits::kWeighted || p.grad1.data != nullptr)) {
       store_quad<Traits::kLoader>(target.gradient1, first, p.grad1.dtype);
       if (columns > 4) {
-        store_quad<Traits::kLoader>(target.gradient1 + kQuadBytes<Traits::kLoader>, first + 4,
+        store_quad<Traits::kLoader>(target.gradient1 + 4 * p.grad1.column, first + 4,
                                     p.grad1.dtype);
       }
     }
     if (Traits::kTwo && active && (!Traits::kWeighted || p.grad2.data != nullptr)) {
       store_quad<Traits::kLoader>(target.gradient2, second, p.grad2.dtype);
       if (columns > 4) {
-        store_quad<Traits::kLoader>(target.gradient2 + kQuadBytes<Traits::kLoader>, second + 4,
+        store_quad<Traits::kLoader>(target.gradient2 + 4 * p.grad2.column, second + 4,
                                     p.grad2.dtype);
       }
     }
@@ -928,9 +918,9 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int last_lagged_row =
       p.value_bottom + Traits::kRadius - 2 * Traits::kChunkRows - Traits::kGradientLag;
 
-  // Rows that no window of a value reaches may be left out. With 16-bit quads that takes 3% longer.
+  // Rows that no window of a value reaches may be left out. With narrow quads that takes 3% longer.
   const auto filter = [&](int staged_slot, int map_slot, bool all_rows) {
-    const bool leaves_out = Traits::kGradient && Traits::kLoader != StripLoader::kHalfQuads;
+    const bool leaves_out = Traits::kGradient && Traits::kLoader != StripLoader::kAnyQuads;
     if (is_needed && (!leaves_out || all_rows || target.y < last_lagged_row)) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
@@ -1007,7 +997,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
   Shift<float> means = trimmed_means(pointers.load<float>(p.img1, p.img2));
-  if (loader.are_bytes(p)) {  // then kOffset and the shift may be subtracted in one
+  if (Traits::kElement == 1) {  // then kOffset and the shift may be subtracted in one
     means = {rintf(means.x), rintf(means.y)};
   }
   const PixelShift shift = PixelShift::of(means.x, means.y);
@@ -1029,7 +1019,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const auto run = [&](auto dtype, auto with_l1) {
     constexpr DType kDType = decltype(dtype)::value;
     using Row = StagedRow<kDType>;
-    const float* windows = kept(staged + StagedBox<Traits, kDType>::place(row, first));
+    const float* windows =
+        kept(staged + row * Traits::kStagedPitch + (first + Traits::kExtra) * Traits::kElement / 4);
     const PixelShift staged_shift = {shift.x + Row::kOffset * kPixelScale,
                                      shift.y + Row::kOffset * kPixelScale};
     MapSlot<Traits> map_slot(chunks_before);
@@ -1045,7 +1036,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       const Row row1 = {quads};
       const Row row2 = {quads + Traits::kImageStride};
       filter_row_to_cells<Traits::kSkip>(
-          window,          row1, row2,
+          window, row1, row2,
           [&staged_shift](float pixel1, float pixel2, float* s, float* d) {
             staged_shift.apply(pixel1, pixel2, s, d);
           },
@@ -1066,14 +1057,14 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
       run(dtype, std::false_type{});
     }
   };
-  if constexpr (!Traits::kNarrowBoxes) {
+  if constexpr (Traits::kElement == 4) {
     run_type(std::integral_constant<DType, DType::kFloat32>{});
+  } else if constexpr (Traits::kElement == 1) {
+    run_type(std::integral_constant<DType, DType::kUInt8>{});
   } else if (p.img1.dtype == DType::kFloat16) {
     run_type(std::integral_constant<DType, DType::kFloat16>{});
-  } else if (p.img1.dtype == DType::kBFloat16) {
-    run_type(std::integral_constant<DType, DType::kBFloat16>{});
   } else {
-    run_type(std::integral_constant<DType, DType::kUInt8>{});
+    run_type(std::integral_constant<DType, DType::kBFloat16>{});
   }
 }
 
@@ -1082,7 +1073,7 @@ template <class Traits>
 __device__ __forceinline__ double run_columns(const StripParams& p, const PipelinePiece& piece,
                                               float* maps, const PieceShift* piece_shift,
                                               PipelineCounters<Traits>* counters,
-                                              unsigned chunks_before) {
+                                              unsigned chunks_before, float* probe) {
   const int m = static_cast<int>(threadIdx.x);
   const int x = piece.first_column - Traits::kMargin + m;
   const int chunks = piece_chunks<Traits>(p, piece);
@@ -1193,6 +1184,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
         p, job, shift.pixels, first_moment_row + chunks * Traits::kChunkRows, own_bottom, own_top,
         own, state));
   }
+  *probe = state.probe;
   return total;
 }
 
@@ -1215,6 +1207,7 @@ struct PipelineShared {
   WarpSums<Traits::kThreads / 32> warp_sums;
   WarpSums<Traits::kColumns / 32> column_sums;
   bool is_summed;
+  PlaneRange own;  // kContains: of the piece
 };
 
 // The first row of `unit` of a strip; of the unit after the last, the first row after the strip.
@@ -1252,6 +1245,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
   __syncthreads();
 #pragma unroll 1
   for (;;) {
+    float probe = 0.0f;
     {
       const int64_t unit = progress.unit;
       const int64_t end = unit_begin(plan, blockIdx.x / p.channels_together + 1);
@@ -1277,6 +1271,10 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
       if (threadIdx.x == 0) {
         progress.unit = next;
         progress.is_last = next >= end;
+        if constexpr (Traits::kContains) {
+          shared.own = {piece.batch,   piece.channel,      piece.first_row,
+                        piece.end_row, piece.first_column, piece.end_column};
+        }
         if (piece.first_row < piece.end_row) {
           progress.chunks = chunks_before + static_cast<unsigned>(piece_chunks<Traits>(p, piece));
         }
@@ -1290,7 +1288,7 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
         if (!Traits::is_row_warp()) {
           total() = fma(p.loss_weight,
                         run_columns<Traits>(p, piece, maps, shared.piece_shift, &shared.counters,
-                                            chunks_before),
+                                            chunks_before, &probe),
                         total());
           // The whole sum, while row warps store the last gradients.
           if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 && progress.is_last) {
@@ -1312,6 +1310,11 @@ __device__ __forceinline__ void run_pipeline(const StripParams& p) {
         } else {
           run_row_warps(std::false_type{});
         }
+      }
+    }
+    if constexpr (Traits::kContains) {
+      if (__syncthreads_or(!isfinite(probe))) {
+        mend_outputs<Traits>(p, shared.own);
       }
     }
     __syncthreads();
@@ -1361,31 +1364,26 @@ constexpr StripKernel march_entry() {
 template <StripKind kKind, StripLoader kLoader, class Window>
 struct MarchEntry {
   static constexpr StripKernel entry() {
-    // Narrow quads come in boxes or by words, or through registers where boxes are not for that
-    // kind.
-    constexpr bool kBoxes = has_narrow_strip_boxes(kKind);
-    constexpr StripLoader kServes =
-        kLoader == StripLoader::kNarrowBoxes && !kBoxes ? StripLoader::kHalfQuads
-        : kLoader == StripLoader::kHalfQuads && kBoxes  ? StripLoader::kHalfWords
-                                                        : kLoader;
-    return march_entry<kKind, kServes, Window,
-                       pipeline_blocks_per_multiprocessor(kKind, kServes)>();
+    return march_entry<kKind, kLoader, Window,
+                       pipeline_blocks_per_multiprocessor(kKind, kLoader)>();
   }
 };
 
 template <class Window>
 cudaError_t find_march_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               bool single_block, StripKernel* found) {
-  static constexpr auto kEntries = make_entries<MarchEntry, Window>();
+  static constexpr auto kEntries = make_entries<Schedule::kMarch, MarchEntry, Window>();
   static LaunchCache caches[kEntries.size()];
   // For one block a multiprocessor, where that has an instance of its own.
   static constexpr StripKernel kSingleBlockEntries[] = {
       march_entry<StripKind::kValue, StripLoader::kFloatQuads, Window, 1>(),
-      march_entry<StripKind::kValue, StripLoader::kNarrowBoxes, Window, 1>(),
+      march_entry<StripKind::kValue,
+                  Window::kIsGiven ? StripLoader::kFloatQuads : StripLoader::kHalfBoxes, Window,
+                  1>(),
   };
   static LaunchCache single_block_caches[2];
   if (single_block && has_single_block_instance(kind, loader)) {
-    const int index = loader == StripLoader::kNarrowBoxes ? 1 : 0;
+    const int index = loader == StripLoader::kHalfBoxes ? 1 : 0;
     *found = kSingleBlockEntries[index];
     return prepare(device, &single_block_caches[index], found);
   }

@@ -3,7 +3,7 @@
 
 namespace fused_ssim::cuda {
 
-template cudaError_t find_march_kernel<StandardWindow>(const DeviceFacts&, StripKind, StripLoader, bool,
-                                            StripKernel*);
+template cudaError_t find_march_kernel<StandardWindow>(const DeviceFacts&, StripKind, StripLoader,
+                                                       bool, StripKernel*);
 
 }  // namespace fused_ssim::cuda

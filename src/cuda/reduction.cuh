@@ -55,7 +55,6 @@ __device__ __forceinline__ double* mse_partials(const ReductionPlan& plan) {
   return plan.partials + plan.values + gridDim.x;
 }
 
-
 template <int kThreads>
 __device__ __forceinline__ void store_partial(double* partials, int64_t value, double thread_sum) {
   const double total = block_sum<kThreads>(thread_sum);
@@ -268,8 +267,7 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
       }
     }
   };
-  add_up(plan.partials,
-         [&](int64_t value, double sum) { write_value<T>(plan, value, sum); });
+  add_up(plan.partials, [&](int64_t value, double sum) { write_value<T>(plan, value, sum); });
   if constexpr (kHasMse) {
     if (plan.mse != nullptr) {
       add_up(mse_partials(plan), [&](int64_t value, double sum) {

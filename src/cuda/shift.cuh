@@ -121,8 +121,8 @@ __device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char*
                                                  const InputImage& img1, const InputImage& img2,
                                                  int64_t top, int64_t bottom, int64_t left,
                                                  int64_t right) {
-  return trimmed_means(SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right)
-                           .load<T>(img1, img2));
+  return trimmed_means(
+      SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right).load<T>(img1, img2));
 }
 
 }  // namespace fused_ssim::cuda

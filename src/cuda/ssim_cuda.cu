@@ -41,7 +41,8 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 template <class Byte>
 ByteImage<Byte> bytes_of(const Image& image, int uint8_divisor = 1) {
   const int64_t element = size_of(image.dtype);
-  return {static_cast<Byte*>(image.data), image.strides[FUSED_SSIM_AXIS_BATCH] * element,
+  return {static_cast<Byte*>(image.data),
+          image.strides[FUSED_SSIM_AXIS_BATCH] * element,
           image.strides[FUSED_SSIM_AXIS_CHANNEL] * element,
           image.strides[FUSED_SSIM_AXIS_ROW] * element,
           image.strides[FUSED_SSIM_AXIS_COLUMN] * element,
@@ -51,7 +52,7 @@ ByteImage<Byte> bytes_of(const Image& image, int uint8_divisor = 1) {
 
 template <class Byte>
 bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64_t element) {
-  const int64_t quad = element == 1 ? 16 : 4 * element;  // quads of bytes come in boxes alone
+  const int64_t quad = 4 * element;
   const auto divisible = [&](int64_t stride, int axis) {
     return sizes[axis] == 1 || stride % quad == 0;
   };
@@ -220,8 +221,8 @@ bool strips_serve(const Problem& problem, const Request& request, const DeviceFa
                               has_pipeline(device.architecture);
   return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
          is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
-         image_size(problem, kWidth) <= kMaxStripExtent && (request.mse == nullptr || mse_with_value) &&
-         request.l2_weight == 0.0;
+         image_size(problem, kWidth) <= kMaxStripExtent &&
+         (request.mse == nullptr || mse_with_value) && request.l2_weight == 0.0;
 }
 
 // The next free counter slot for a launch on `stream`.
@@ -249,14 +250,33 @@ void given_taps(const Window& window, float* taps) {
   }
 }
 
-cudaError_t find_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader, bool given,
-                        int tile_rows, bool single_block, StripKernel* found) {
+// The best for these types.
+StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes) {
+  if (dtype1 == DType::kFloat32 && dtype2 == DType::kFloat32) {
+    return quads ? StripLoader::kFloatQuads : StripLoader::kWords;
+  }
+  const bool bytes = dtype1 == DType::kUInt8;
+  if (dtype1 == dtype2 && !(quads && !boxes) && !(bytes && !quads)) {
+    return bytes   ? StripLoader::kByteBoxes
+           : quads ? StripLoader::kHalfBoxes
+                   : StripLoader::kHalfWords;
+  }
+  return quads ? StripLoader::kAnyQuads : StripLoader::kAnyWords;
+}
+
+cudaError_t find_kernel(const DeviceFacts& device, Schedule schedule, StripKind kind,
+                        StripLoader loader, bool given, int tile_rows, bool single_block,
+                        StripKernel* found) {
   const auto find = [&](auto window) {
     using Window = typename decltype(window)::type;
-    return tile_rows != 0 ? find_tile_kernel<Window>(device, kind, loader, tile_rows, found)
-           : has_pipeline(device.architecture)
-               ? find_march_kernel<Window>(device, kind, loader, single_block, found)
-               : find_strip_kernel<Window>(device, kind, loader, found);
+    switch (schedule) {
+      case Schedule::kTile:
+        return find_tile_kernel<Window>(device, kind, loader, tile_rows, found);
+      case Schedule::kMarch:
+        return find_march_kernel<Window>(device, kind, loader, single_block, found);
+      default:
+        return find_strip_kernel<Window>(device, kind, loader, found);
+    }
   };
   return given ? find(TypeOf<GivenWindow>{}) : find(TypeOf<StandardWindow>{});
 }
@@ -272,15 +292,14 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
   p.height = static_cast<int>(image_size(problem, kHeight));
   p.width = static_cast<int>(image_size(problem, kWidth));
-  const bool one_type = p.img1.dtype == p.img2.dtype;
-  const int64_t element = size_of(problem.img1.dtype);
-  bool quads = one_type && p.width % 4 == 0 && aligned_for_quads(p.img1, sizes, element) &&
-               aligned_for_quads(p.img2, sizes, element);
+  const auto in_quads = [&](const Image& image, const auto& bytes) {
+    return bytes.data == nullptr || aligned_for_quads(bytes, sizes, size_of(image.dtype));
+  };
+  bool quads = p.width % 4 == 0 && in_quads(problem.img1, p.img1) && in_quads(problem.img2, p.img2);
   if (gradient) {
     p.grad1 = bytes_of<char>(request.grad1);
     p.grad2 = bytes_of<char>(request.grad2);
-    quads = quads && (p.grad1.data == nullptr || aligned_for_quads(p.grad1, sizes, element)) &&
-            (p.grad2.data == nullptr || aligned_for_quads(p.grad2, sizes, element));
+    quads = quads && in_quads(request.grad1, p.grad1) && in_quads(request.grad2, p.grad2);
     p.map_gradient = bytes_of<const char>(request.map_gradient);
     if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
       // f is symmetric.
@@ -292,7 +311,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool pipeline = strips && has_pipeline(device.architecture);
-  const bool given = !is_standard(problem.windows[kHeight]) || !is_standard(problem.windows[kWidth]);
+  const bool given =
+      !is_standard(problem.windows[kHeight]) || !is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
   given_taps(problem.windows[kWidth], p.row_taps);
   if (!strips) {
@@ -300,27 +320,30 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  const bool narrow_boxes =
-      strips ? pipeline && has_narrow_strip_boxes(kind) : has_half_instances(kind);
-  bool boxes = quads && (element == 4 || narrow_boxes) && loads_boxes(device.architecture);
-  if (boxes) {
+  const Schedule schedule = !strips    ? Schedule::kTile
+                            : pipeline ? Schedule::kMarch
+                                       : Schedule::kStrip;
+  const auto serving = [&](bool boxes) {
+    const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
+    return serving_loader(schedule, kind, wanted, given);
+  };
+  const bool has_boxes = loads_boxes(device.architecture);
+  StripLoader loader = serving(has_boxes);
+  if (is_of_boxes(loader) && has_boxes) {
+    const int element = box_element(loader);
     const int columns = element == 4 ? (strips ? box_columns(kind) : kTileBoxColumns)
                         : strips     ? narrow_strip_box_columns(element)
                                      : narrow_tile_box_columns(element);
     const int rows = strips ? kStripBoxRows : tile_box_rows(kind, p.tile_rows);
-    boxes = make_tensor_map(p.img1, sizes, columns, rows, &p.tensor1) &&
-            make_tensor_map(p.img2, sizes, columns, rows, &p.tensor2);
+    if (!make_tensor_map(p.img1, sizes, columns, rows, &p.tensor1) ||
+        !make_tensor_map(p.img2, sizes, columns, rows, &p.tensor2)) {
+      quads = quads && element != 4;
+      loader = serving(false);
+    }
   }
-  const StripLoader loader = boxes ? (element == 4 ? StripLoader::kFloatQuads
-                                                   : StripLoader::kNarrowBoxes)
-                             : !one_type || element == 1 ? StripLoader::kAnyWords
-                             : element == 4 ? (quads && !loads_boxes(device.architecture)
-                                                   ? StripLoader::kFloatQuads
-                                                   : StripLoader::kWords)
-                             : quads ? StripLoader::kHalfQuads
-                                     : StripLoader::kHalfWords;
+  const bool boxes = is_of_boxes(loader) && has_boxes;
   // Bytes in boxes are not divided: then all is in units of theirs.
-  const bool bytes = loader == StripLoader::kNarrowBoxes && element == 1;
+  const bool bytes = loader == StripLoader::kByteBoxes;
   const double unit = bytes ? static_cast<double>(problem.uint8_divisor) : 1.0;
   if (bytes) {
     p.img1.uint8_divisor = 1.0f;
@@ -329,16 +352,14 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.squares = request.mse != nullptr;
   p.l1 = request.l1_weight != 0.0 || p.squares;
   p.channels = Divisor(sizes[FUSED_SSIM_AXIS_CHANNEL]);
-  const int border = crop(problem, kWidth);
-  p.value_top = border;
-  p.value_bottom = p.height - border;
-  p.value_left = border;
-  p.value_right = p.width - border;
+  p.value_top = crop(problem, kHeight);
+  p.value_bottom = p.height - p.value_top;
+  p.value_left = crop(problem, kWidth);
+  p.value_right = p.width - p.value_left;
   p.own_top = gradient ? 0 : p.value_top;
   p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
   // Strips begin with a quad, or where a box of narrow pixels may begin.
-  const int alignment =
-      strips && loader == StripLoader::kNarrowBoxes ? narrow_box_alignment(element) : 4;
+  const int alignment = strips ? narrow_box_alignment(box_element(loader)) : 4;
   p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
@@ -355,7 +376,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.strips_per_plane = Divisor(strips_per_plane);
   const int64_t all_strips = strips_per_plane * plane_count(sizes);
   StripKernel found;
-  cudaError_t error = find_kernel(device, kind, loader, given, p.tile_rows,
+  cudaError_t error = find_kernel(device, schedule, kind, loader, given, p.tile_rows,
                                   /*single_block=*/false, &found);
   if (error != cudaSuccess) {
     return error;
@@ -364,7 +385,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   PipelineShares shares = {0, 0, p.own_rows};
   if (pipeline) {
     shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
-                          choice, /*whole_image=*/gradient || border == 0);
+                          choice, /*whole_image=*/gradient || p.value_top == 0);
   }
   p.strip_change_rows = shares.change_rows;
   p.units_per_strip = Divisor(shares.units_per_strip);
@@ -417,7 +438,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
   if (pipeline && blocks <= device.multiprocessors) {
-    error = find_kernel(device, kind, loader, given, 0, /*single_block=*/true, &found);
+    error = find_kernel(device, schedule, kind, loader, given, 0, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;
     }

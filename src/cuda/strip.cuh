@@ -39,6 +39,7 @@
 
 #include "core/formula.h"
 #include "core/taps.h"
+#include "cuda/containment.cuh"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -56,8 +57,8 @@ namespace fused_ssim::cuda {
 template <int kThreads_, StripKind kKind_, StripLoader kLoader_, class Window_>
 struct StripTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
-  using typename Kind::Window;
   using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
+  using typename Kind::Window;
   static constexpr int kThreads = kThreads_;
   static constexpr int kColumns = kThreads;  // of a strip's moments
   static constexpr StripLoader kLoader = kLoader_;
@@ -71,7 +72,7 @@ struct StripTraits : KindTraits<kKind_, Window_> {
     return kLoader == StripLoader::kFloatQuads && loads_boxes(architecture);
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
-  static constexpr bool kRollMasked = kLoader == StripLoader::kHalfQuads;
+  static constexpr bool kRollMasked = kLoader == StripLoader::kAnyQuads;
   static constexpr int kRowsAtOnce = kKind == StripKind::kTwoGradients ? 4 : 8;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
@@ -162,6 +163,7 @@ struct StripPiece {
     int4 first;   // column and row; four words, to be read at once
     int4 planes;  // channel and batch of img1, then of img2
   } box;
+  PlaneRange own;  // kContains
 };
 using SharedPiece = const volatile StripPiece;
 
@@ -267,6 +269,19 @@ __device__ __forceinline__ void load_boxes(const StripParams& p, SharedPiece& pi
   load_box(slot + Traits::kImageStride, p.tensor2, {first.x, y, planes.z, planes.w}, counter);
 }
 
+// Four columns, as they lie in memory; zeros where they are not inside.
+template <class Traits>
+__device__ __forceinline__ void copy_quad(float* to, const char* from, const InputImage& image,
+                                          bool inside) {
+  if (Traits::kLoader == StripLoader::kFloatQuads || image.dtype == DType::kFloat32) {
+    copy_async<16>(to, from, inside ? 16 : 0);
+  } else if (image.dtype == DType::kUInt8) {
+    copy_async<4>(to, from, inside ? 4 : 0);
+  } else {
+    copy_async<8>(to, from, inside ? 8 : 0);
+  }
+}
+
 // Starts to load a chunk by copies of all threads.
 template <class Traits>
 __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& piece, int chunk,
@@ -290,7 +305,6 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
       copy_row<Traits>(p.img2, from2, first_x, inside ? end_x : 0, to + Traits::kImageStride);
     }
   } else {
-    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 16 : 8;
     const int first_x = piece.first_column - Traits::kStagedBefore;
     const int end_x = min(p.width, piece.end_column + 2 * Traits::kRadius);
 #pragma unroll
@@ -302,10 +316,10 @@ __device__ __forceinline__ void copy_chunk(const StripParams& p, SharedPiece& pi
         const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                             static_cast<unsigned>(x) < static_cast<unsigned>(end_x);
         float* to = slot + quad.offset;
-        copy_async<kBytes>(to, piece.plane1 + y * p.img1.row + x * (kBytes / 4),
-                           inside ? kBytes : 0);
-        copy_async<kBytes>(to + Traits::kImageStride,
-                           piece.plane2 + y * p.img2.row + x * (kBytes / 4), inside ? kBytes : 0);
+        const char* from1 = piece.plane1 + y * p.img1.row + x * p.img1.column;
+        const char* from2 = piece.plane2 + y * p.img2.row + x * p.img2.column;
+        copy_quad<Traits>(to, from1, p.img1, inside);
+        copy_quad<Traits>(to + Traits::kImageStride, from2, p.img2, inside);
       }
     }
   }
@@ -328,9 +342,9 @@ __device__ __forceinline__ float convert_quads(const StripParams& p, SharedPiece
     auto* place_d = reinterpret_cast<float4*>(slot + quad.offset + Traits::kImageStride);
     float4 a = *place_s;
     float4 b = *place_d;
-    if constexpr (Traits::kLoader == StripLoader::kHalfQuads) {
-      a = half_quad_to_float(a, p.img1.dtype);
-      b = half_quad_to_float(b, p.img2.dtype);
+    if constexpr (Traits::kLoader == StripLoader::kAnyQuads) {
+      a = raw_quad_to_float(a, p.img1);
+      b = raw_quad_to_float(b, p.img2);
     } else if constexpr (!Traits::kQuads) {
       const int y = piece.rows.x - Traits::kLeadRows + chunk * Traits::kChunkRows + quad.row;
       const int x = piece.first_column - Traits::kStagedBefore + quad.column;
@@ -405,10 +419,10 @@ struct RowGroup {
 template <StripLoader kLoader>
 __device__ __forceinline__ void store_gradient_group(char* first, bool eight,
                                                      const float (&value)[8], DType dtype) {
-  constexpr int kBytes = kLoader == StripLoader::kFloatQuads ? 16 : 8;
+  static_assert(kLoader == StripLoader::kFloatQuads, "the others store columns");
   store_quad<kLoader>(first, value, dtype);
   if (eight) {
-    store_quad<kLoader>(first + kBytes, value + 4, dtype);
+    store_quad<kLoader>(first + 16, value + 4, dtype);
   }
 }
 
@@ -481,10 +495,10 @@ __device__ __forceinline__ void own_group(const StripParams& p, SharedPiece& pie
 #pragma unroll
   for (int q = 0; q < 2; ++q) {
     const PixelShift shift = {piece.shift_x, piece.shift_y};
-    const float4 a = load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1, x + 4 * q,
-                                                p.width);
-    const float4 b = load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2, x + 4 * q,
-                                                p.width);
+    const float4 a =
+        load_quad<Traits::kLoader>(piece.plane1 + y * p.img1.row, p.img1, x + 4 * q, p.width);
+    const float4 b =
+        load_quad<Traits::kLoader>(piece.plane2 + y * p.img2.row, p.img2, x + 4 * q, p.width);
     float4 s, d;
     if (p.l1) {
       shift.apply_in_order(a, b, &s, &d);
@@ -518,7 +532,8 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   if (active) {
     float own[8];
     filter_gradient_row<Traits>(
-        typename Traits::Window(p),        map_row, [&](float (&s)[8]) { own_group<Traits, true>(p, piece, y, x, s); },
+        typename Traits::Window(p), map_row,
+        [&](float (&s)[8]) { own_group<Traits, true>(p, piece, y, x, s); },
         [&](float (&d)[8]) { own_group<Traits, false>(p, piece, y, x, d); }, own, first, second);
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
@@ -616,6 +631,9 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
   }
   piece->plane1 = plane1;
   piece->plane2 = plane2;
+  if constexpr (Traits::kContains) {
+    piece->own = {batch, channel, first_row, first_row + rows, first_own, end_column};
+  }
   piece->first_column = first_column;
   piece->end_column = end_column;
   piece->columns = make_int4(p.value_left - first_moment, p.value_right - first_moment,
@@ -744,7 +762,8 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const RowGroup<Traits> place;
       const float* quads = slot(chunk) + place.staged;
       float* map = maps + place.map();
-      filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride, map);
+      filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
+                                map);
     }
     if constexpr (kOneSlot) {
       __syncthreads();
@@ -769,6 +788,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     }
     control = read_shared(piece.control);
     __syncthreads();
+  }
+  if constexpr (Traits::kContains) {
+    if (__syncthreads_or(!isfinite(state.probe))) {
+      mend_outputs<Traits>(p, piece.own);
+    }
   }
 }
 
@@ -838,16 +862,9 @@ struct StripEntry {
   int (*shared_bytes)(int architecture);
 };
 
-// Narrow pixels have quads of their own for values, with the standard window.
 template <StripKind kKind, StripLoader kLoader, class Window>
 struct MakeStripEntry {
-  static constexpr bool kHalfQuads = kKind == StripKind::kValue && !Window::kIsGiven &&
-                                     kLoader == StripLoader::kHalfQuads;
-  using Traits = StripTraits<kStripThreads, kKind,
-                             kHalfQuads || kLoader == StripLoader::kFloatQuads
-                                 ? kLoader
-                                 : StripLoader::kAnyWords,
-                             Window>;
+  using Traits = StripTraits<kStripThreads, kKind, kLoader, Window>;
   static constexpr StripEntry entry() {
     return {strip_kernel<Traits, strip_blocks_per_multiprocessor(kKind)>, [](int architecture) {
               return static_cast<int>(sizeof(StripShared<Traits>)) +
@@ -859,7 +876,7 @@ struct MakeStripEntry {
 template <class Window>
 cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               StripKernel* found) {
-  static constexpr auto kEntries = make_entries<MakeStripEntry, Window>();
+  static constexpr auto kEntries = make_entries<Schedule::kStrip, MakeStripEntry, Window>();
   static LaunchCache caches[kEntries.size()];
   const int index = entry_index(kind, loader);
   *found = {kEntries[index].kernel, kStripThreads,

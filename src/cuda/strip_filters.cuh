@@ -31,6 +31,8 @@ struct KindTraits {
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
   static constexpr bool kCells = !kGradient;
+  // Whether outputs that are no numbers are mended (containment.cuh).
+  static constexpr bool kContains = Window::kIsGiven && (kMap || kGradient);
 };
 
 // The column filter of one map, in transposed form.
@@ -73,7 +75,10 @@ __device__ __forceinline__ void filter_row(const Window& window, const float* qu
     const float value[4] = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      filter_input<kFilter>(window, value[e], 4 * j + e, out);
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        add_input<kFilter>(window, value[e], 4 * j + e, o, &out[o]);
+      }
     }
   }
 }
@@ -92,8 +97,12 @@ __device__ __forceinline__ void filter_row_and_square(const Window& window, cons
       if (i < 0 || i >= 18) {
         continue;
       }
-      filter_input<Filter::kRow>(window, value[e], i, mean);
-      filter_input<Filter::kRowOfSquares>(window, value[e] * value[e], i, square);
+      const float value2 = value[e] * value[e];
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        add_input<Filter::kRow>(window, value[e], i, o, &mean[o]);
+        add_input<Filter::kRowOfSquares>(window, value2, i, o, &square[o]);
+      }
     }
   }
 }
@@ -119,10 +128,15 @@ __device__ __forceinline__ void filter_row_to_cells(const Window& window, const 
       }
       float s, d;
       convert(value1[e], value2[e], &s, &d);
-      filter_input<Filter::kRow>(window, s, i, mean_s);
-      filter_input<Filter::kRow>(window, d, i, mean_d);
-      filter_input<Filter::kRowOfSquares>(window, s * s, i, square_s);
-      filter_input<Filter::kRowOfSquares>(window, d * d, i, square_d);
+      const float s2 = s * s;
+      const float d2 = d * d;
+#pragma unroll
+      for (int o = 0; o < 8; ++o) {
+        add_input<Filter::kRow>(window, s, i, o, &mean_s[o]);
+        add_input<Filter::kRow>(window, d, i, o, &mean_d[o]);
+        add_input<Filter::kRowOfSquares>(window, s2, i, o, &square_s[o]);
+        add_input<Filter::kRowOfSquares>(window, d2, i, o, &square_d[o]);
+      }
     }
   }
 #pragma unroll
@@ -233,6 +247,8 @@ template <class Traits>
 struct ColumnState {
   ColumnFilter moments[4];
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
+  // kContains: no number where a window or a weight that has an effect was none.
+  float probe = 0.0f;
 };
 
 template <class Traits>
@@ -337,14 +353,21 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
       loss += is_own ? ssim_loss(terms) : 0.0f;
+      if (Traits::kContains && !is_own) {
+        state.probe += ssim_loss(terms);
+      }
       if constexpr (Traits::kMap) {
         if (is_own && own_column) {
           job.store(p, first_row + r, terms);
         }
       }
       if constexpr (Traits::kGradient) {
-        const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
-            moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
+        const float weight = Traits::kWeighted ? weights.take(p, i) : 1.0f;
+        if (Traits::kContains && Traits::kWeighted) {
+          state.probe = fmaf(weight, 0.0f, state.probe);
+        }
+        const float4 partials =
+            partials_of<Traits::kTwo, Traits::kWeighted>(moments, terms, stabilizers, weight);
         // Selected, not multiplied: a NaN beyond the border must not come in.
         const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
         place[0] = state.partials[0].push(window, counts ? partials.x : 0.0f);
@@ -355,6 +378,9 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
         }
       }
     }
+  }
+  if (Traits::kContains) {
+    state.probe += loss;
   }
   return own_column ? loss : 0.0f;
 }
@@ -402,6 +428,9 @@ __device__ __forceinline__ float filter_last_rows(const StripParams& p, const Co
         job.store(p, row, terms);
       }
     }
+  }
+  if (Traits::kContains) {
+    state.probe += loss;
   }
   return own_column ? loss : 0.0f;
 }

@@ -4,6 +4,6 @@
 namespace fused_ssim::cuda {
 
 template cudaError_t find_strip_kernel<GivenWindow>(const DeviceFacts&, StripKind, StripLoader,
-                                            StripKernel*);
+                                                    StripKernel*);
 
 }  // namespace fused_ssim::cuda

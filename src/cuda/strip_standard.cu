@@ -4,7 +4,7 @@
 namespace fused_ssim::cuda {
 
 template cudaError_t find_strip_kernel<StandardWindow>(const DeviceFacts&, StripKind, StripLoader,
-                                            StripKernel*);
+                                                       StripKernel*);
 
 cudaError_t compiled_architecture(int* architecture) {
   cudaFuncAttributes attributes = {};

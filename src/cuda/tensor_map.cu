@@ -65,10 +65,11 @@ bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_colu
                              static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
   CUtensorMap encoded;
-  const CUtensorMapDataType type = image.dtype == DType::kUInt8      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                                   : image.dtype == DType::kFloat16  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                   : image.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  const CUtensorMapDataType type =
+      image.dtype == DType::kUInt8      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+      : image.dtype == DType::kFloat16  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+      : image.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                        : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const CUresult result =
       encode(&encoded, type, 4, const_cast<char*>(image.data), extents, strides, box, kSteps,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,

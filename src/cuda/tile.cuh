@@ -22,6 +22,7 @@
 
 #include "core/formula.h"
 #include "core/taps.h"
+#include "cuda/containment.cuh"
 #include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
@@ -41,8 +42,9 @@ inline constexpr int kTileThreads = 512;
 template <StripKind kKind_, StripLoader kLoader_, class Window_>
 struct TileTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo,
+      Kind::kWeighted;
   using typename Kind::Window;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kHasBoxes = loads_boxes(__CUDA_ARCH__ / 10);
@@ -51,7 +53,7 @@ struct TileTraits : KindTraits<kKind_, Window_> {
 #endif
   static constexpr bool kMayHaveBoxes = is_of_boxes(kLoader);
   static constexpr bool kBoxes = kMayHaveBoxes && kHasBoxes;
-  static constexpr bool kLaunched = kLoader != StripLoader::kNarrowBoxes || kBoxes;
+  static constexpr bool kLaunched = kLoader == StripLoader::kFloatQuads || kBoxes == kMayHaveBoxes;
   // Rows of a column that one thread filters at once.
   static constexpr int kSegment = kTileSegment;
   // A map shows the error of each single window; in sums and gradients errors average out.
@@ -72,18 +74,11 @@ struct TileTraits : KindTraits<kKind_, Window_> {
   static_assert(kStagedQuads >= kCellQuads + 3, "all windows are staged");
   static constexpr int kStagedPitch = 4 * kStagedQuads;
   static_assert(kStagedPitch == kTileBoxColumns, "a box is what is staged");
-  static constexpr bool kNarrowBoxes = kLoader == StripLoader::kNarrowBoxes;
-  // Columns of a box: of what is staged, and for alignment.
-  static constexpr __device__ int box_columns(DType dtype) {
-    return !kNarrowBoxes ? kTileBoxColumns
-                         : narrow_tile_box_columns(dtype == DType::kUInt8 ? 1 : 2);
-  }
-  static constexpr __device__ int box_alignment(DType dtype) {
-    return !kNarrowBoxes ? 4 : narrow_box_alignment(dtype == DType::kUInt8 ? 1 : 2);
-  }
-  static constexpr __device__ int element_bytes(DType dtype) {
-    return !kNarrowBoxes ? 4 : dtype == DType::kUInt8 ? 1 : 2;
-  }
+  // Boxes: columns of what is staged and for alignment.
+  static constexpr int kElement = box_element(kLoader);
+  static constexpr int kBoxColumns =
+      kElement < 4 ? narrow_tile_box_columns(kElement) : kTileBoxColumns;
+  static constexpr int kBoxAlignment = narrow_box_alignment(kElement);
   static_assert(!kGradient || kMaxTileColumns + 2 * kRadius <= kCellColumns,
                 "moments of a tile's windows fit");
   static_assert(kMaxTileColumns + kMargin <= kCellColumns, "moments of a tile's pixels fit");
@@ -172,8 +167,11 @@ __device__ __forceinline__ void filter_quad(const Window& window, const float* q
       }
       const float value1 = kCentred ? value[e] - centre : value[e];
       const float value2 = kCentred ? value[e] * value[e] - centre2 : value[e] * value[e];
-      filter_input<Filter::kRow>(window, value1, i, mean);
-      filter_input<Filter::kRowOfSquares>(window, value2, i, square);
+#pragma unroll
+      for (int o = 0; o < 4; ++o) {
+        add_input<Filter::kRow>(window, value1, i, o, &mean[o]);
+        add_input<Filter::kRowOfSquares>(window, value2, i, o, &square[o]);
+      }
     }
   }
   if constexpr (kCentred) {
@@ -210,8 +208,11 @@ __device__ __forceinline__ void filter_column(const Window& window, const float*
     read_cell(i, cell);
 #pragma unroll
     for (int map = 0; map < kMaps; ++map) {
-      filter_input<Filter::kColumn>(window, kCentred ? cell[map] - centre[map] : cell[map], i,
-                                    out[map]);
+      const float value = kCentred ? cell[map] - centre[map] : cell[map];
+#pragma unroll
+      for (int o = 0; o < kRows; ++o) {
+        add_input<Filter::kColumn>(window, value, i, o, &out[map][o]);
+      }
     }
   }
   if constexpr (kCentred) {
@@ -241,11 +242,14 @@ __device__ __forceinline__ void filter_partials(const Window& window, const floa
 #pragma unroll
   for (int i = 0; i < kColumns + kDefaultWindowSize - 1; ++i) {
     const float4 cell = reinterpret_cast<const float4*>(cells)[i];
-    filter_input<Filter::kRow>(window, cell.x, i, out->by_mean);
-    filter_input<Filter::kRowOfSquares>(window, cell.y, i, out->by_s2);
-    filter_input<Filter::kRowOfSquares>(window, cell.z, i, out->by_d2);
-    if (kTwo) {
-      filter_input<Filter::kRow>(window, cell.w, i, out->by_mean2);
+#pragma unroll
+    for (int o = 0; o < kColumns; ++o) {
+      add_input<Filter::kRow>(window, cell.x, i, o, &out->by_mean[o]);
+      add_input<Filter::kRowOfSquares>(window, cell.y, i, o, &out->by_s2[o]);
+      add_input<Filter::kRowOfSquares>(window, cell.z, i, o, &out->by_d2[o]);
+      if (kTwo) {
+        add_input<Filter::kRow>(window, cell.w, i, o, &out->by_mean2[o]);
+      }
     }
   }
 }
@@ -376,8 +380,9 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           shift.apply_in_order(a[i], b[i], &s, &d);
           const int y = first_y + row;
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
-            *l1_sum += sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
-                                        min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
+            *l1_sum +=
+                sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
+                                 min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
           }
         }
         const int to = (first_row + row) * Traits::kStagedPitch + 4 * quad;
@@ -392,14 +397,13 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
 // The same by tensor maps: one thread has both images copied to `raw`.
 template <class Traits>
 __device__ __forceinline__ void load_tile_boxes(const StripParams& p, const Tile& tile, float* raw,
-                                           uint64_t* loaded) {
+                                                uint64_t* loaded) {
   if (threadIdx.x < 32 && is_elected()) {
-    const DType dtype = p.img1.dtype;
-    const int x = (tile.left - Traits::kStagedBefore) & -Traits::box_alignment(dtype);
+    const int x = (tile.left - Traits::kStagedBefore) & -Traits::kBoxAlignment;
     const int y = tile.top - Traits::kPixelHalo;
     order_before_boxes();  // what was stored there
-    expect_bytes(loaded, 2 * Traits::element_bytes(dtype) * Traits::box_columns(dtype) *
-                             Traits::staged_rows(p.tile_rows));
+    expect_bytes(loaded,
+                 2 * Traits::kElement * Traits::kBoxColumns * Traits::staged_rows(p.tile_rows));
     load_box(raw, p.tensor1,
              {x, y, p.tensor1.channels > 1 ? static_cast<int>(tile.channel) : 0,
               p.tensor1.batches > 1 ? static_cast<int>(tile.batch) : 0},
@@ -425,10 +429,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const PixelShift shift = PixelShift::of(means.x, means.y);
   *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
-  const DType dtype = p.img1.dtype;
-  // Quads of a row of a box, and the first of them that is staged.
-  const int box_quads = Traits::box_columns(dtype) / 4;
-  const int first_quad = (first_x & (Traits::box_alignment(dtype) - 1)) / 4;
+  const int first_quad = (first_x & (Traits::kBoxAlignment - 1)) / 4;  // of a row of a box
   wait_for_phase(loaded, parity);
   const int quads = Traits::staged_rows(tile.bottom - tile.top) * Traits::kStagedQuads;
 #pragma unroll 1
@@ -438,13 +439,14 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       if constexpr (Traits::kLoader == StripLoader::kFloatQuads) {
         return reinterpret_cast<const float4*>(from)[item];
       } else {
-        const int in_box = item + row * (box_quads - Traits::kStagedQuads) + first_quad;
-        if (dtype == DType::kUInt8) {
+        const int in_box =
+            item + row * (Traits::kBoxColumns / 4 - Traits::kStagedQuads) + first_quad;
+        if constexpr (Traits::kElement == 1) {
           const uchar4 bytes = reinterpret_cast<const uchar4*>(from)[in_box];
           return make_float4(bytes.x, bytes.y, bytes.z, bytes.w);
         }
         const float2 words = reinterpret_cast<const float2*>(from)[in_box];
-        return half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), dtype);
+        return half_quad_to_float(make_float4(words.x, words.y, 0.0f, 0.0f), p.img1.dtype);
       }
     };
     const float4 a = load(raw);
@@ -524,6 +526,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
 
   // Down the columns: moments, value, partial derivatives.
   float loss = 0.0f;
+  float probe = 0.0f;  // kContains: no number where a window or a weight is none
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
 #pragma unroll 1
   for (int item = thread; item < Traits::segments(moment_rows) * Traits::kCellColumns;
@@ -559,6 +562,10 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       const SsimTerms<float> terms = ssim_terms(moments, mean_shift.s, mean_shift.d, stabilizers);
       const bool is_own = (own_rows & 1u << r) != 0u;
       loss += is_own ? ssim_loss(terms) : 0.0f;
+      if (Traits::kContains) {
+        probe += ssim_loss(terms);
+        probe = Traits::kWeighted ? fmaf(weight[r], 0.0f, probe) : probe;
+      }
       if constexpr (Traits::kMap) {
         if (is_own) {
           tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] =
@@ -577,7 +584,11 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   }
 
   *sum += p.loss_weight * loss;
-  *(Traits::kMse && p.squares ? squares : sum) += p.l1_weight * l1_sum;
+  if (Traits::kMse && p.squares) {
+    *squares += p.l1_weight * l1_sum;
+  } else {
+    *sum += p.l1_weight * l1_sum;
+  }
   const bool is_summed = !more && p.reduction.fixed_point != 0.0;
   if (is_summed) {
     warp_sums->leave(p.reduction, *sum);
@@ -628,8 +639,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       const float s[4] = {s4.x, s4.y, s4.z, s4.w};
       const float d[4] = {d4.x, d4.y, d4.z, d4.w};
       RowPartials<4> filtered;
-      filter_partials<Traits::kTwo>(window, cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell,
-                                    &filtered);
+      filter_partials<Traits::kTwo>(
+          window, cells + at.row * Traits::kCellPitch + 4 * at.quad * kCell, &filtered);
       float first[4], second[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -661,6 +672,14 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
           store_any_quad<Traits>(p.grad2, tile.gradient2, y, x, tile.right, second, p);
         }
       }
+    }
+  }
+
+  if constexpr (Traits::kContains) {
+    if (__syncthreads_or(!isfinite(probe))) {
+      const PlaneRange own = {tile.batch,  tile.channel, tile.top,
+                              tile.bottom, tile.left,    tile.right};
+      mend_outputs<Traits>(p, own);
     }
   }
 }
@@ -742,16 +761,14 @@ struct TileEntry {
 
 template <StripKind kKind, StripLoader kLoader, class Window>
 struct MakeTileEntry {
-  static constexpr bool kWords =
-      kLoader == StripLoader::kWords || kLoader == StripLoader::kHalfWords;
-  using Traits = TileTraits<kKind, kWords ? StripLoader::kAnyWords : kLoader, Window>;
+  using Traits = TileTraits<kKind, kLoader, Window>;
   static constexpr TileEntry entry() { return {tile_kernel<Traits>, Traits::shared_bytes}; }
 };
 
 template <class Window>
 cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                              int tile_rows, StripKernel* found) {
-  static constexpr auto kEntries = make_entries<MakeTileEntry, Window>();
+  static constexpr auto kEntries = make_entries<Schedule::kTile, MakeTileEntry, Window>();
   static LaunchCache caches[kEntries.size()];
   const int index = entry_index(kind, loader);
   // Ready for tiles of any size.

@@ -7,7 +7,7 @@ template cudaError_t find_tile_kernel<StandardWindow>(const DeviceFacts&, StripK
                                                       int, StripKernel*);
 
 int tile_shared_bytes(StripKind kind, int rows) {
-  static constexpr auto kEntries = make_entries<MakeTileEntry, StandardWindow>();
+  static constexpr auto kEntries = make_entries<Schedule::kTile, MakeTileEntry, StandardWindow>();
   return kEntries[entry_index(kind, StripLoader::kFloatQuads)].shared_bytes(rows);
 }
 

@@ -26,7 +26,8 @@ constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loa
 // Where one block a multiprocessor is enough, it may have more registers: H100, us of values at
 // 1x3x512x512, with 80 and with 96 of them: 9.3, 8.9.
 constexpr bool has_single_block_instance(StripKind kind, StripLoader loader) {
-  return kind == StripKind::kValue && is_of_boxes(loader);
+  return kind == StripKind::kValue &&
+         (loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes);
 }
 
 // What beginning another strip costs a block of the pipeline kernel, in rows: the halo, and the way

@@ -113,16 +113,14 @@ __device__ __forceinline__ float add_product(const Window& window, float value, 
   return kIsOne && k == 10 ? value + sum : fmaf(value, window.template tap<kFilter>(k), sum);
 }
 
-// Adds input `i` of a row of inputs to the windows that see it, the o-th of which begins at input o.
-template <Filter kFilter, int kWindows, class Window>
-__device__ __forceinline__ void filter_input(const Window& window, float value, int i,
-                                             float (&out)[kWindows]) {
-#pragma unroll
-  for (int o = 0; o < kWindows; ++o) {
-    const int k = i - o;
-    if (k >= 0 && k < kDefaultWindowSize) {
-      out[o] = add_product<kFilter>(window, value, k, out[o]);
-    }
+// Adds input `i` of a row of inputs to the windows that see it, of which the o-th begins at input o.
+// Called for one input after the other.
+template <Filter kFilter, class Window>
+__device__ __forceinline__ void add_input(const Window& window, float value, int i, int o,
+                                          float* out) {
+  const int k = i - o;
+  if (k >= 0 && k < kDefaultWindowSize) {
+    *out = add_product<kFilter>(window, value, k, *out);
   }
 }
 
