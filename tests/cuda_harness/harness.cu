@@ -125,7 +125,7 @@ struct Definition {
   int32_t padding = FUSED_SSIM_SAME;
   int32_t statistic = FUSED_SSIM_STATISTIC_SSIM;
   double c1 = 0, c2 = 0;
-  double statistic_weight = 1, l1_weight = 0;
+  double statistic_weight = 1, l1_weight = 0, l2_weight = 0;
 };
 
 struct Reference {
@@ -202,7 +202,7 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
     const auto exx = filter(xx, h, w, rows, columns), eyy = filter(yy, h, w, rows, columns);
     const auto exy = filter(xy, h, w, rows, columns);
     std::vector<T> px(n), py(n), pxx(n), pxy(n);  // derivatives by the moments
-    std::vector<T> sign(n);
+    std::vector<T> of_difference(n);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t row = i / w, column = i % w;
       if (row < top || row >= h - top || column < left || column >= w - left) continue;
@@ -224,7 +224,8 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
       ref.absolute[p] += std::fabs(difference);
       ref.squares[p] += difference * difference;
       const T g = weights ? T((*weights)[in_map]) : T(1);
-      sign[i] = g * T((difference > 0) - (difference < 0));
+      of_difference[i] = g * (T(d.l1_weight) * T((difference > 0) - (difference < 0)) +
+                              T(d.l2_weight) * 2 * difference);
       px[i] = g * (by_luminance * 2 * (my[i] - mx[i] * luminance) / b1 +
                    by_contrast * 2 * (mx[i] * contrast - my[i]) / b2);
       py[i] = g * (by_luminance * 2 * (mx[i] - my[i] * luminance) / b1 +
@@ -239,9 +240,9 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
     const auto fx = back(px), fy = back(py), fxx = back(pxx), fxy = back(pxy);
     for (int64_t i = 0; i < n; ++i) {
       ref.grads[0][p * n + i] =
-          d.statistic_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) + d.l1_weight * sign[i];
+          d.statistic_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) + of_difference[i];
       ref.grads[1][p * n + i] =
-          d.statistic_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) - d.l1_weight * sign[i];
+          d.statistic_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) - of_difference[i];
     }
   });
   return ref;
@@ -506,7 +507,7 @@ void fill(Content content, const Shape& s, unsigned seed, std::vector<double>* a
 struct Kind {
   const char* name;
   bool value, map, grad1, grad2, weighted, mse;
-  double l1;
+  double l1, l2 = 0;
 };
 const Kind kValue = {"value", true, false, false, false, false, false, 0};
 const Kind kGradient = {"value + grad1", true, false, true, false, false, false, 0};
@@ -530,6 +531,11 @@ const std::vector<Kind> kKinds = {
     {"L1 value", true, false, false, false, false, false, 0.7},
     {"value + map", true, true, false, false, false, false, 0},
     {"L1 value + grad2", true, false, false, true, false, false, 0.25},
+    {"mse", false, false, false, false, false, true, 0},
+    {"L1 value + both + mse", true, false, true, true, false, true, 0.6},
+    {"value + map + mse", true, true, false, false, false, true, 0},
+    {"L2 value + both", true, false, true, true, false, false, 0, 0.4},
+    {"L1 L2 map gradient 1", false, false, true, false, true, false, 0.3, 0.5},
 };
 
 struct Types {
@@ -587,6 +593,7 @@ struct Case {
     r.reduction = reduction;
     r.statistic_weight = kind.l1 != 0 ? -0.2 : 1.0;
     r.l1_weight = kind.l1;
+    r.l2_weight = kind.l2;
     r.offset = kind.l1 != 0 ? 0.2 : 0.0;
     // The mean's gradient is below the smallest float16 numbers.
     r.gradient_of_sum = gradient_of_sum || has(kFloat16);
@@ -697,8 +704,9 @@ Errors run_case(Case c) {
     ++refused[reason];
     return errors;
   }
-  const Definition definition = {
-      &c.window, c.padding, c.statistic, problem.c1, problem.c2, request.statistic_weight, kind.l1};
+  const Definition definition = {&c.window,  c.padding,  c.statistic,
+                                 problem.c1, problem.c2, request.statistic_weight,
+                                 kind.l1,    kind.l2};
   const auto refer = [&](auto zero) {
     return reference<decltype(zero)>(definition, a, b, s, kind.weighted ? &weights : nullptr,
                                      kind.grad1 || kind.grad2);
@@ -710,15 +718,16 @@ Errors run_case(Case c) {
     return *plain;
   };
   const double divisor = static_cast<double>(fs::reduction_divisor(problem, request));
-  const double value_scale =
-      c.range() * (c.reduction == FUSED_SSIM_SUM ? static_cast<double>(m.pixels()) : 1.0);
+  const double divisor_scale =
+      c.reduction == FUSED_SSIM_SUM ? static_cast<double>(m.pixels()) : 1.0;
+  const double value_scale = divisor_scale * c.range() * (kind.l2 != 0 ? c.range() : 1.0);
   // Of few taps some variances are the small difference of two large squares.
   const size_t taps = c.window.rows.size() * c.window.columns.size();
   // Gradients that vanish up to rounding have no relative error to speak of.
-  const bool vanishing =
-      c.content == Content::kIdentical ||
-      (kind.l1 == 0 && (c.content == Content::kFlat ||
-                        (taps == 1 && c.statistic == FUSED_SSIM_STATISTIC_CONTRAST)));
+  const bool vanishing = c.content == Content::kIdentical ||
+                         (kind.l1 == 0 && kind.l2 == 0 &&
+                          (c.content == Content::kFlat ||
+                           (taps == 1 && c.statistic == FUSED_SSIM_STATISTIC_CONTRAST)));
   const double loosen = taps == 1 ? 10 : taps <= 25 ? 4 : 1;
 
   const size_t longest = std::max(c.window.rows.size(), c.window.columns.size());
@@ -732,7 +741,8 @@ Errors run_case(Case c) {
       const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
       double sum = 0, sum_of_squares = 0;
       for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) {
-        sum += request.statistic_weight * ref.statistic[p] + kind.l1 * ref.absolute[p];
+        sum += request.statistic_weight * ref.statistic[p] + kind.l1 * ref.absolute[p] +
+               kind.l2 * ref.squares[p];
         sum_of_squares += ref.squares[p];
       }
       const double error = std::fabs(out[v] - (request.offset + sum / divisor)) / value_scale;
@@ -742,10 +752,11 @@ Errors run_case(Case c) {
       }
       if (kind.mse) {
         report(c, strips, "mse",
-               std::fabs(squares[v] - sum_of_squares / divisor) / (value_scale * c.range()),
+               std::fabs(squares[v] - sum_of_squares / divisor) /
+                   (divisor_scale * c.range() * c.range()),
                in_double ? 1e-11 : 1e-6);
       }
-      if (kind.value && c.content == Content::kIdentical && kind.l1 == 0 &&
+      if (kind.value && c.content == Content::kIdentical && kind.l1 == 0 && kind.l2 == 0 &&
           c.reduction != FUSED_SSIM_SUM) {
         report(c, strips, "identical is 1", std::fabs(out[v] - 1.0), 0.0);
       }
