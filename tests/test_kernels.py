@@ -1,4 +1,4 @@
-"""The forms that kernels serve on every device: windows, components and types, without the composite.
+"""What kernels serve on every device: windows, components and types, without the composite.
 
 Small images and, on a GPU, some that are large enough for the kernels of large images.
 """
@@ -93,6 +93,7 @@ def check(x, y, **form):
             assert relative_error(found, by) <= BOUNDS[image.dtype]
 
 
+@pytest.mark.reduced
 @each_window
 @each_padding
 def test_windows(device, window, padding):
@@ -104,6 +105,7 @@ def test_windows_in_double_precision(device, window):
     check(*images(device, *SMALL, dtype=torch.float64), **window)
 
 
+@pytest.mark.reduced
 @some_windows
 @each_component
 @pytest.mark.parametrize("unbiased", [False, True])

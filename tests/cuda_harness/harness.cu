@@ -6,8 +6,8 @@
 //   ./harness test | small | huge | bench | quick | rows NAME... | choices | crossover | residents
 //   ./harness profile NAME [SIZE]
 //
-// `small` reaches every kernel and loader with few pixels: for compute-sanitizer. `profile` runs one
-// row of `bench` at one of its sizes (the first is 0): for a profiler.
+// `small` reaches every kernel and loader with few pixels: for compute-sanitizer. `profile` runs a
+// row of `bench` at one of its sizes, of which the first is 0: for a profiler.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -606,8 +606,8 @@ int failures = 0;
 int cases_run = 0;
 std::map<std::string, int> refused;  // cases by the reason why the kernels do not serve them
 
-// NaN fails. `yardstick` is the error of plain float32 code, asked for where `limit` is exceeded: up
-// to `ceiling`, the kernels may be as far off.
+// NaN fails. Beyond `limit` and up to `ceiling`, the kernels may be as far off as plain float32 code,
+// whose error is yardstick().
 void report(const Case& c, bool strips, const char* what, double error, double limit,
             double ceiling = 0, const std::function<double()>& yardstick = nullptr) {
   if (error <= limit) return;
@@ -991,7 +991,7 @@ void test_all() {
     run_case(c);
     c.types = {kFloat64, kUInt8};
     c.padding = FUSED_SSIM_VALID;
-    c.kind = {"map gradient 1", false, false, true, false, true, false, 0};
+    c.kind = kMapGradient;
     run_case(c);
   }
   progress("images");
