@@ -370,6 +370,12 @@ __device__ __forceinline__ float4 load_quad(const char* row, const InputImage& i
   return quad;
 }
 
+// Bytes of four columns.
+template <StripLoader kLoader>
+__device__ __forceinline__ int64_t quad_bytes(const OutputImage& image) {
+  return kLoader == StripLoader::kFloatQuads ? 16 : 4 * image.column;
+}
+
 // Four columns at once; `first` is aligned to four elements.
 template <StripLoader kLoader>
 __device__ __forceinline__ void store_quad(char* first, const float* value, DType dtype) {

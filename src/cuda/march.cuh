@@ -774,15 +774,15 @@ __device__ __forceinline__ float store_gradient_rows(
     if (active && (!Traits::kWeighted || p.grad1.data != nullptr)) {
       store_quad<Traits::kLoader>(target.gradient1, first, p.grad1.dtype);
       if (columns > 4) {
-        store_quad<Traits::kLoader>(target.gradient1 + 4 * p.grad1.column, first + 4,
-                                    p.grad1.dtype);
+        store_quad<Traits::kLoader>(target.gradient1 + quad_bytes<Traits::kLoader>(p.grad1),
+                                    first + 4, p.grad1.dtype);
       }
     }
     if (Traits::kTwo && active && (!Traits::kWeighted || p.grad2.data != nullptr)) {
       store_quad<Traits::kLoader>(target.gradient2, second, p.grad2.dtype);
       if (columns > 4) {
-        store_quad<Traits::kLoader>(target.gradient2 + 4 * p.grad2.column, second + 4,
-                                    p.grad2.dtype);
+        store_quad<Traits::kLoader>(target.gradient2 + quad_bytes<Traits::kLoader>(p.grad2),
+                                    second + 4, p.grad2.dtype);
       }
     }
   } else {
