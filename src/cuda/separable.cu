@@ -244,8 +244,9 @@ struct Piece {
   int64_t plane;
   int64_t top;
   int64_t left;
-  int64_t rows;
+  int rows;
 };
+constexpr int64_t kMaxPieceChunks = 1 << 20;
 
 template <class T>
 __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const char* plane1,
@@ -260,22 +261,44 @@ __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, con
               p.uint8_divisor, y);
   return trimmed_means(Samples<T>{x[0], y[0]});
 }
-// Of all pixels that a piece's windows see, be it by their edge.
+// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its window
+// with the zeros around it.
 template <class T>
 __device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece,
                                                 const char* plane1, const char* plane2) {
   const int around_y = p.window_rows / 2;
   const int around_x = p.window_columns / 2;
-  return range_shift(p, plane1, plane2, max(piece.top - around_y, int64_t{0}),
-                     min(piece.top + piece.rows + around_y, p.image.rows),
-                     max(piece.left - around_x, int64_t{0}),
-                     min(piece.left + p.layout.columns + around_x, p.image.columns));
+  Shift<T> shift = range_shift(p, plane1, plane2, max(piece.top - around_y, int64_t{0}),
+                               min(piece.top + piece.rows + around_y, p.image.rows),
+                               max(piece.left - around_x, int64_t{0}),
+                               min(piece.left + p.layout.columns + around_x, p.image.columns));
+  const T covered = min(T(1), T(p.image.rows) / T(p.window_rows)) *
+                    min(T(1), T(p.image.columns) / T(p.window_columns));
+  shift.x *= covered;
+  shift.y *= covered;
+  return shift;
 }
 // The partial derivatives in memory are those for this shift, whichever piece they come from.
 template <class T>
 __device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const char* plane1,
                                                 const char* plane2) {
   return range_shift(p, plane1, plane2, 0, p.image.rows, 0, p.image.columns);
+}
+
+// What the filters make of an image that is `value` everywhere, rounding and all: where little of a
+// window lies in the image, what they make of the shifted zeros beyond it must cancel.
+template <class T>
+__device__ __forceinline__ T filtered_constant(const SeparableParams<T>& p, T value) {
+  const auto filtered = [&](const T* taps, int size) {
+    T sum = T(0);
+#pragma unroll 1
+    for (int k = 0; k < size; ++k) {
+      sum = multiply_add(value, taps[k], sum);
+    }
+    return sum;
+  };
+  value = filtered(p.taps, p.window_columns);
+  return filtered(p.taps + p.layout.row_taps, p.window_rows);
 }
 
 // `count` numbers of map_gradient down a column, from pixel (y, x) of the image on.
@@ -310,16 +333,22 @@ struct MomentsPass {
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
+  static constexpr int kImages = kGradient ? 2 : 0;
+  static constexpr int kMapsOfOneImage = partial_maps(1);
   const SeparableParams<T>& p;
   const char* plane1 = nullptr;
   const char* plane2 = nullptr;
   Shift<T> shift = {};
   Shift<T> stored_shift = {};
+  T mean_s = T(0);  // what the filters make of the shifts of s and d
+  T mean_d = T(0);
 
   __device__ __forceinline__ void start(const Piece& piece) {
     plane1 = plane_of(p.img1.at, piece.plane, p.channels);
     plane2 = plane_of(p.img2.at, piece.plane, p.channels);
     shift = piece_shift(p, piece, plane1, plane2);
+    mean_s = filtered_constant(p, shift.x + shift.y);
+    mean_d = filtered_constant(p, shift.x - shift.y);
     if (kGradient) {
       stored_shift = plane_shift(p, plane1, plane2);
     }
@@ -356,35 +385,6 @@ struct MomentsPass {
   __device__ __forceinline__ void finish(const Piece& piece, int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs],
                                          ThreadSums* sums) const {
-    T statistic[kOutputs];
-    T partials[4][kOutputs];
-#pragma unroll
-    for (int o = 0; o < kOutputs; ++o) {
-      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
-      const PixelStatistic<kGradient ? 2 : 0, T> pixel =
-          pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kGradient ? 2 : 0>(
-              moments, shift.x + shift.y, shift.x - shift.y, p.stabilizers);
-      statistic[o] = pixel.value;
-      if constexpr (kGradient) {
-        // s and d of the other shift are these plus delta_s and delta_d.
-        const T delta_s = (shift.x - stored_shift.x) + (shift.y - stored_shift.y);
-        const T delta_d = (shift.x - stored_shift.x) - (shift.y - stored_shift.y);
-        const T by_s = delta_s * pixel.partials[1];
-        const T by_d = delta_d * pixel.partials[2];
-        partials[0][o] = pixel.partials[0] - (by_s + by_d);
-        partials[1][o] = pixel.partials[1];
-        partials[2][o] = pixel.partials[2];
-        partials[3][o] = pixel.partials[3] - (by_s - by_d);
-      }
-    }
-    if (p.statistic_weight != 0.0) {
-      T sum = T(0);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        sum += o < count ? statistic[o] : T(0);
-      }
-      sums->value += p.statistic_weight * static_cast<double>(sum);
-    }
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.mse.value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
@@ -405,41 +405,46 @@ struct MomentsPass {
         sums->value += p.l2_weight * static_cast<double>(squares);
       }
     }
-    if (p.map != nullptr) {
-      T* to = p.map + (piece.plane * p.value.rows + (y - p.value.top)) * p.value.columns +
-              (x - p.value.left);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        if (o < count) {
-          to[o * p.value.columns] = statistic[o];
-        }
-      }
+    const bool weighted = kGradient && p.map_gradient.data != nullptr;
+    T weights[kOutputs] = {};
+    if (weighted) {
+      load_weights(p, piece.plane, y, x, count, weights);
     }
-    if constexpr (kGradient) {
-      if (p.map_gradient.data != nullptr) {
-        T weights[kOutputs];
-        load_weights(p, piece.plane, y, x, count, weights);
+    T* to_map = p.map + (piece.plane * p.value.rows + (y - p.value.top)) * p.value.columns +
+                (x - p.value.left);
+    T* to_partials = p.partials + (piece.plane - p.first_plane) * p.partials_plane +
+                     (y - p.own.top) * p.partials_row + (x - p.own.left);
+    T sum = T(0);
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) {
-#pragma unroll
-          for (int m = 0; m < 4; ++m) {
-            partials[m][o] *= weights[o];
-          }
+    for (int o = 0; o < kOutputs; ++o) {
+      if (o < count) {
+        const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
+        PixelStatistic<kImages, T> pixel = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(
+            moments, mean_s, mean_d, p.stabilizers);
+        sum += pixel.value;
+        if (p.map != nullptr) {
+          to_map[o * p.value.columns] = pixel.value;
         }
-      }
-      T* to = p.partials + (piece.plane - p.first_plane) * p.partials_plane +
-              (y - p.own.top) * p.partials_row + (x - p.own.left);
+        if constexpr (kGradient) {
+          // s and d of the other shift are these plus delta_s and delta_d.
+          const T delta_s = (shift.x - stored_shift.x) + (shift.y - stored_shift.y);
+          const T delta_d = (shift.x - stored_shift.x) - (shift.y - stored_shift.y);
+          const T by_s = delta_s * pixel.partials[1];
+          const T by_d = delta_d * pixel.partials[2];
+          pixel.partials[0] -= by_s + by_d;
+          pixel.partials[3] -= by_s - by_d;
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        if (m < 3 || p.grad2.data != nullptr) {
-#pragma unroll
-          for (int o = 0; o < kOutputs; ++o) {
-            if (o < count) {
-              to[m * p.partials_map + o * p.partials_row] = partials[m][o];
+          for (int m = 0; m < kMaps; ++m) {
+            if (m < kMapsOfOneImage || p.grad2.data != nullptr) {
+              to_partials[m * p.partials_map + o * p.partials_row] =
+                  weighted ? weights[o] * pixel.partials[m] : pixel.partials[m];
             }
           }
         }
       }
+    }
+    if (p.statistic_weight != 0.0) {
+      sums->value += p.statistic_weight * static_cast<double>(sum);
     }
   }
 };
@@ -484,22 +489,8 @@ struct GradientPass {
     T b[kOutputs];
     load_column(p, p.img1, plane1, y, x, count, a);
     load_column(p, p.img2, plane2, y, x, count, b);
-    T difference[kOutputs] = {};
-    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
-        x < p.value.left + p.value.columns) {
-      const int64_t bottom = p.value.top + p.value.rows;
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        if (o < count && y + o >= p.value.top && y + o < bottom) {
-          difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-          if (p.map_gradient.data != nullptr) {
-            T weight[1];
-            load_weights(p, piece.plane, y + o, x, 1, weight);
-            difference[o] *= weight[0];
-          }
-        }
-      }
-    }
+    const bool has_difference = (p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+                                x < p.value.left + p.value.columns;
     char* to1 = plane_of(p.grad1, piece.plane, p.channels) + y * p.grad1.row + x * p.grad1.column;
     char* to2 = kImages < 2 ? nullptr
                             : plane_of(p.grad2, piece.plane, p.channels) + y * p.grad2.row +
@@ -511,15 +502,26 @@ struct GradientPass {
         const T shifted_b = b[o] - shift.y;
         const T by_s = (shifted_a + shifted_b) * filtered[1][o];
         const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-        store_element(
-            to1 + o * p.grad1.row,
-            multiply_add(p.statistic_factor, filtered[0][o] + (by_s + by_d), difference[o]),
-            p.grad_dtype1);
+        T of_difference = T(0);
+        if (has_difference && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
+          of_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+          if (p.map_gradient.data != nullptr) {
+            T weight[1];
+            load_weights(p, piece.plane, y + o, x, 1, weight);
+            of_difference *= weight[0];
+          }
+        }
+        // A factor of 0 leaves the statistic out, which may be NaN.
+        const auto gradient = [&](T by_statistic, T by_difference) {
+          return p.statistic_factor == T(0)
+                     ? by_difference
+                     : multiply_add(p.statistic_factor, by_statistic, by_difference);
+        };
+        store_element(to1 + o * p.grad1.row,
+                      gradient(filtered[0][o] + (by_s + by_d), of_difference), p.grad_dtype1);
         if constexpr (kImages == 2) {
-          store_element(
-              to2 + o * p.grad2.row,
-              multiply_add(p.statistic_factor, filtered[3][o] + (by_s - by_d), -difference[o]),
-              p.grad_dtype2);
+          store_element(to2 + o * p.grad2.row,
+                        gradient(filtered[3][o] + (by_s - by_d), -of_difference), p.grad_dtype2);
         }
       }
     }
@@ -694,12 +696,9 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
   // the windows of as many, which begin at a whole block of the ring.
   const int above = p.window_rows - 1;
   const int64_t first_row = piece.top - p.window_rows / 2;
-  const int64_t all_rows = piece.rows + above;
-  int rows = above % kChunkRows != 0 ? above % kChunkRows : kChunkRows;
-  if (rows > all_rows) {
-    rows = static_cast<int>(all_rows);
-  }
-  int64_t done = 0;
+  const int all_rows = piece.rows + above;
+  int rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
+  int done = 0;
   int slot = 0;         // of row `done`
   int window_slot = 0;  // of the first row of the next window
   stage_rows(p, pass, piece, first_row, rows, shared);
@@ -709,9 +708,9 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
     __syncthreads();
     filter_rows(p, pass, rows, slot, shared);
     __syncthreads();
-    const int64_t finished = done - above;  // rows of the piece
+    const int finished = done - above;  // rows of the piece
     done += rows;
-    const int next_rows = static_cast<int>(min(int64_t{kChunkRows}, all_rows - done));
+    const int next_rows = min(kChunkRows, all_rows - done);
     if (next_rows > 0) {
       stage_rows(p, pass, piece, first_row + done, next_rows, shared);
     }
@@ -748,13 +747,14 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
   while (unit < end) {
     const int64_t strip = quotient(unit, p.chunks_per_strip);
     const int64_t chunk = unit - strip * p.chunks_per_strip;
-    const int64_t chunks = min(p.chunks_per_strip - chunk, end - unit);
+    const int64_t chunks = min(min(p.chunks_per_strip - chunk, end - unit), kMaxPieceChunks);
     Piece piece;
     const int64_t plane = quotient(strip, p.strips_per_plane);
     piece.plane = p.first_plane + plane;
     piece.left = p.strips_left + (strip - plane * p.strips_per_plane) * p.layout.columns;
     piece.top = p.own.top + chunk * kSeparableChunkRows<T>;
-    piece.rows = min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top);
+    piece.rows =
+        static_cast<int>(min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top));
     Pass pass{p};
     pass.start(piece);
     march(p, pass, piece, shared, &sums);

@@ -412,8 +412,8 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request, int
   int64_t partial_rows = map_size(problem, kHeight);
   plan.planes = std::clamp<int64_t>(kMaxScratchBytes / row_bytes / partial_rows, 1, plan.planes);
   if (row_bytes * partial_rows > kMaxScratchBytes) {
-    plan.rows =
-        std::max<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1), kSeparableChunkRows<T>);
+    plan.rows = std::clamp<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1),
+                                    std::min<int64_t>(kSeparableChunkRows<T>, height), height);
     partial_rows = std::min(partial_rows, plan.rows + window_rows - 1);
   }
   plan.partials_plane = plan.partials_row * partial_rows;
