@@ -21,6 +21,8 @@
 // Global memory per pixel of accumulation type T: the first pass reads both images and writes 3 T
 // (4 T for both gradients) of partial derivatives, the second reads these and both images and writes
 // the gradients.
+#include <type_traits>
+
 #include "core/pointwise.h"
 #include "cuda/image_access.cuh"
 #include "cuda/launches.h"
@@ -88,6 +90,29 @@ __device__ __forceinline__ void load_pixels(const char* first, int64_t stride, i
       return load_as<float>(first, stride, count, uint8_divisor, pixels);
     default:
       return load_as<double>(first, stride, count, uint8_divisor, pixels);
+  }
+}
+
+// The first `count` of them to memory.
+template <class T, int kCount>
+__device__ __forceinline__ void store_pixels(char* first, int64_t stride, int count, int32_t dtype,
+                                             const T (&pixels)[kCount]) {
+  const auto store = [&](auto to_element) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < count) {
+        const auto element = to_element(pixels[i]);
+        *reinterpret_cast<std::remove_const_t<decltype(element)>*>(first + i * stride) = element;
+      }
+    }
+  };
+  switch (dtype) {
+    case FUSED_SSIM_FLOAT16:
+      return store([](T pixel) { return __float2half_rn(static_cast<float>(pixel)); });
+    case FUSED_SSIM_BFLOAT16:
+      return store([](T pixel) { return __float2bfloat16_rn(static_cast<float>(pixel)); });
+    default:  // no others are wanted (SeparableParams)
+      return store([](T pixel) { return pixel; });
   }
 }
 
@@ -241,34 +266,39 @@ struct RingColumn {
 
 // A strip's rows [top, top + rows) and columns from `left` on, of the image.
 struct Piece {
-  int64_t plane;
+  int64_t batch;
+  int64_t channel;
   int64_t top;
   int64_t left;
   int rows;
 };
 constexpr int64_t kMaxPieceChunks = 1 << 20;
 
+template <class Byte>
+__device__ __forceinline__ Byte* pixel_at(const ByteImage<Byte>& image, const Piece& piece,
+                                          int64_t y, int64_t x) {
+  return image.data + piece.batch * image.batch + piece.channel * image.channel + y * image.row +
+         x * image.column;
+}
+
 template <class T>
-__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const char* plane1,
-                                                const char* plane2, int64_t top, int64_t bottom,
-                                                int64_t left, int64_t right) {
+__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
+                                                int64_t top, int64_t bottom, int64_t left,
+                                                int64_t right) {
   const SamplePoint at = sample_point(top, bottom, left, right);
   T x[1];
   T y[1];
-  load_pixels(plane1 + at.y * p.img1.at.row + at.x * p.img1.at.column, 0, 1, p.img1.dtype,
-              p.uint8_divisor, x);
-  load_pixels(plane2 + at.y * p.img2.at.row + at.x * p.img2.at.column, 0, 1, p.img2.dtype,
-              p.uint8_divisor, y);
+  load_pixels(pixel_at(p.img1.at, piece, at.y, at.x), 0, 1, p.img1.dtype, p.uint8_divisor, x);
+  load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_divisor, y);
   return trimmed_means(Samples<T>{x[0], y[0]});
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its window
 // with the zeros around it.
 template <class T>
-__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece,
-                                                const char* plane1, const char* plane2) {
+__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece) {
   const int around_y = p.window_rows / 2;
   const int around_x = p.window_columns / 2;
-  Shift<T> shift = range_shift(p, plane1, plane2, max(piece.top - around_y, int64_t{0}),
+  Shift<T> shift = range_shift(p, piece, max(piece.top - around_y, int64_t{0}),
                                min(piece.top + piece.rows + around_y, p.image.rows),
                                max(piece.left - around_x, int64_t{0}),
                                min(piece.left + p.layout.columns + around_x, p.image.columns));
@@ -280,9 +310,8 @@ __device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, con
 }
 // The partial derivatives in memory are those for this shift, whichever piece they come from.
 template <class T>
-__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const char* plane1,
-                                                const char* plane2) {
-  return range_shift(p, plane1, plane2, 0, p.image.rows, 0, p.image.columns);
+__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const Piece& piece) {
+  return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
 }
 
 // What the filters make of an image that is `value` everywhere, rounding and all: where little of a
@@ -301,22 +330,21 @@ __device__ __forceinline__ T filtered_constant(const SeparableParams<T>& p, T va
   return filtered(p.taps + p.layout.row_taps, p.window_rows);
 }
 
-// `count` numbers of map_gradient down a column, from pixel (y, x) of the image on.
-template <class T, int kCount>
-__device__ __forceinline__ void load_weights(const SeparableParams<T>& p, int64_t plane, int64_t y,
-                                             int64_t x, int count, T (&weights)[kCount]) {
-  const InputImage& image = p.map_gradient;
-  const char* first = plane_of(image, plane, p.channels) + (y - p.value.top) * image.row +
-                      (x - p.value.left) * image.column;
-  load_as<T>(first, image.row, count, T(1), weights);
-}
-
+// Pixels (y, x) .. (y + count - 1, x), and zeros.
 template <class T, int kCount>
 __device__ __forceinline__ void load_column(const SeparableParams<T>& p,
-                                            const SeparableImage& image, const char* plane,
+                                            const SeparableImage& image, const Piece& piece,
                                             int64_t y, int64_t x, int count, T (&pixels)[kCount]) {
-  load_pixels(plane + y * image.at.row + x * image.at.column, image.at.row, count, image.dtype,
-              p.uint8_divisor, pixels);
+  load_pixels(pixel_at(image.at, piece, y, x), image.at.row, count, image.dtype, p.uint8_divisor,
+              pixels);
+}
+// The numbers of map_gradient for them.
+template <class T, int kCount>
+__device__ __forceinline__ void load_weights(const SeparableParams<T>& p, const Piece& piece,
+                                             int64_t y, int64_t x, int count,
+                                             T (&weights)[kCount]) {
+  load_as<T>(pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left), p.map_gradient.row,
+             count, T(1), weights);
 }
 
 // Of the pixels that a thread has worked on.
@@ -336,27 +364,24 @@ struct MomentsPass {
   static constexpr int kImages = kGradient ? 2 : 0;
   static constexpr int kMapsOfOneImage = partial_maps(1);
   const SeparableParams<T>& p;
-  const char* plane1 = nullptr;
-  const char* plane2 = nullptr;
+  Piece piece;
   Shift<T> shift = {};
   Shift<T> stored_shift = {};
   T mean_s = T(0);  // what the filters make of the shifts of s and d
   T mean_d = T(0);
 
-  __device__ __forceinline__ void start(const Piece& piece) {
-    plane1 = plane_of(p.img1.at, piece.plane, p.channels);
-    plane2 = plane_of(p.img2.at, piece.plane, p.channels);
-    shift = piece_shift(p, piece, plane1, plane2);
+  __device__ __forceinline__ void start() {
+    shift = piece_shift(p, piece);
     mean_s = filtered_constant(p, shift.x + shift.y);
     mean_d = filtered_constant(p, shift.x - shift.y);
     if (kGradient) {
-      stored_shift = plane_shift(p, plane1, plane2);
+      stored_shift = plane_shift(p, piece);
     }
   }
 
   __device__ __forceinline__ SeparableImage input(int i) const {
     SeparableImage image = i == 0 ? p.img1 : p.img2;
-    image.at.data = i == 0 ? plane1 : plane2;
+    image.at.data = pixel_at(image.at, piece, 0, 0);
     return image;
   }
 
@@ -382,14 +407,14 @@ struct MomentsPass {
   }
 
   // Pixels (y, x) .. (y + count - 1, x), all of them own.
-  __device__ __forceinline__ void finish(const Piece& piece, int64_t y, int64_t x, int count,
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs],
                                          ThreadSums* sums) const {
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.mse.value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
-      load_column(p, p.img1, plane1, y, x, count, a);
-      load_column(p, p.img2, plane2, y, x, count, b);
+      load_column(p, p.img1, piece, y, x, count, a);
+      load_column(p, p.img2, piece, y, x, count, b);
       T absolute = T(0);
       T squares = T(0);
 #pragma unroll
@@ -408,11 +433,12 @@ struct MomentsPass {
     const bool weighted = kGradient && p.map_gradient.data != nullptr;
     T weights[kOutputs] = {};
     if (weighted) {
-      load_weights(p, piece.plane, y, x, count, weights);
+      load_weights(p, piece, y, x, count, weights);
     }
-    T* to_map = p.map + (piece.plane * p.value.rows + (y - p.value.top)) * p.value.columns +
-                (x - p.value.left);
-    T* to_partials = p.partials + (piece.plane - p.first_plane) * p.partials_plane +
+    const int64_t plane = piece.batch * p.channels + piece.channel;
+    T* to_map =
+        p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
+    T* to_partials = p.partials + (plane - p.first_plane) * p.partials_plane +
                      (y - p.own.top) * p.partials_row + (x - p.own.left);
     T sum = T(0);
 #pragma unroll
@@ -457,21 +483,16 @@ struct GradientPass {
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = false;
   const SeparableParams<T>& p;
-  const T* maps = nullptr;
-  const char* plane1 = nullptr;
-  const char* plane2 = nullptr;
+  Piece piece;
   Shift<T> shift = {};
 
-  __device__ __forceinline__ void start(const Piece& piece) {
-    plane1 = plane_of(p.img1.at, piece.plane, p.channels);
-    plane2 = plane_of(p.img2.at, piece.plane, p.channels);
-    shift = plane_shift(p, plane1, plane2);
-    maps = p.partials + (piece.plane - p.first_plane) * p.partials_plane;
-  }
+  __device__ __forceinline__ void start() { shift = plane_shift(p, piece); }
 
   __device__ __forceinline__ SeparableImage input(int i) const {
+    const int64_t plane = piece.batch * p.channels + piece.channel - p.first_plane;
+    const T* map = p.partials + i * p.partials_map + plane * p.partials_plane;
     SeparableImage image;
-    image.at.data = reinterpret_cast<const char*>(maps + i * p.partials_map);
+    image.at.data = reinterpret_cast<const char*>(map);
     image.at.row = p.partials_row * static_cast<int64_t>(sizeof(T));
     image.at.column = sizeof(T);
     image.dtype = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
@@ -483,47 +504,45 @@ struct GradientPass {
     return {staged, input_stride, {}};
   }
 
-  __device__ __forceinline__ void finish(const Piece& piece, int64_t y, int64_t x, int count,
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs], ThreadSums*) const {
     T a[kOutputs];
     T b[kOutputs];
-    load_column(p, p.img1, plane1, y, x, count, a);
-    load_column(p, p.img2, plane2, y, x, count, b);
+    load_column(p, p.img1, piece, y, x, count, a);
+    load_column(p, p.img2, piece, y, x, count, b);
     const bool has_difference = (p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
                                 x < p.value.left + p.value.columns;
-    char* to1 = plane_of(p.grad1, piece.plane, p.channels) + y * p.grad1.row + x * p.grad1.column;
-    char* to2 = kImages < 2 ? nullptr
-                            : plane_of(p.grad2, piece.plane, p.channels) + y * p.grad2.row +
-                                  x * p.grad2.column;
+    T gradients[kImages][kOutputs];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      if (o < count) {
-        const T shifted_a = a[o] - shift.x;
-        const T shifted_b = b[o] - shift.y;
-        const T by_s = (shifted_a + shifted_b) * filtered[1][o];
-        const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-        T of_difference = T(0);
-        if (has_difference && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
-          of_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-          if (p.map_gradient.data != nullptr) {
-            T weight[1];
-            load_weights(p, piece.plane, y + o, x, 1, weight);
-            of_difference *= weight[0];
-          }
-        }
-        // A factor of 0 leaves the statistic out, which may be NaN.
-        const auto gradient = [&](T by_statistic, T by_difference) {
-          return p.statistic_factor == T(0)
-                     ? by_difference
-                     : multiply_add(p.statistic_factor, by_statistic, by_difference);
-        };
-        store_element(to1 + o * p.grad1.row,
-                      gradient(filtered[0][o] + (by_s + by_d), of_difference), p.grad_dtype1);
-        if constexpr (kImages == 2) {
-          store_element(to2 + o * p.grad2.row,
-                        gradient(filtered[3][o] + (by_s - by_d), -of_difference), p.grad_dtype2);
+      const T shifted_a = a[o] - shift.x;
+      const T shifted_b = b[o] - shift.y;
+      const T by_s = (shifted_a + shifted_b) * filtered[1][o];
+      const T by_d = (shifted_a - shifted_b) * filtered[2][o];
+      T by_difference = T(0);
+      if (has_difference && o < count && y + o >= p.value.top &&
+          y + o < p.value.top + p.value.rows) {
+        by_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+        if (p.map_gradient.data != nullptr) {
+          T weight[1];
+          load_weights(p, piece, y + o, x, 1, weight);
+          by_difference *= weight[0];
         }
       }
+      // A factor of 0 leaves the statistic out, which may be NaN.
+      const auto gradient = [&](T by_statistic, T of_difference) {
+        return p.statistic_factor == T(0)
+                   ? of_difference
+                   : multiply_add(p.statistic_factor, by_statistic, of_difference);
+      };
+      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference);
+      if constexpr (kImages == 2) {
+        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference);
+      }
+    }
+    store_pixels(pixel_at(p.grad1, piece, y, x), p.grad1.row, count, p.img1.dtype, gradients[0]);
+    if constexpr (kImages == 2) {
+      store_pixels(pixel_at(p.grad2, piece, y, x), p.grad2.row, count, p.img2.dtype, gradients[1]);
     }
   }
 };
@@ -579,8 +598,7 @@ struct StagingThread {
 // another type than T they are there already when it returns.
 template <class T, class Pass>
 __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pass& pass,
-                                           const Piece& piece, int64_t top, int rows,
-                                           const Shared<T>& shared) {
+                                           int64_t top, int rows, const Shared<T>& shared) {
   constexpr int kVector = kSeparableVector<T>;
   constexpr int32_t kDType = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
   const StagingThread<T> thread = StagingThread<T>::of();
@@ -588,7 +606,7 @@ __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pa
     return;
   }
   const int64_t y = top + thread.row - p.source.top;
-  const int64_t left = piece.left - p.window_columns / 2 - p.source.left;
+  const int64_t left = pass.piece.left - p.window_columns / 2 - p.source.left;
   const bool has_row = y >= 0 && y < p.source.rows;
 #pragma unroll 1
   for (int i = 0; i < Pass::kInputs; ++i) {
@@ -668,13 +686,13 @@ __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const P
 // is at `slot` in the ring.
 template <class T, class Pass>
 __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, const Pass& pass,
-                                               const Piece& piece, int64_t top, int rows, int slot,
+                                               int64_t top, int rows, int slot,
                                                const Shared<T>& shared, ThreadSums* sums) {
   constexpr int kOutputs = kSeparableOutputs<T>;
   // A power of two.
   const int column = static_cast<int>(threadIdx.x) & (p.layout.columns - 1);
   const int first = static_cast<int>(threadIdx.x) / p.layout.columns * kOutputs;
-  const int64_t x = piece.left + column;
+  const int64_t x = pass.piece.left + column;
   if (first >= rows || x < p.own.left || x >= p.own.left + p.own.columns) {
     return;
   }
@@ -683,14 +701,14 @@ __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, cons
   T filtered[Pass::kMaps][kOutputs];
   filter(shared.column_taps, p.window_rows,
          RingColumn<T, Pass::kMaps>{shared.ring, slot * shared.ring.pitch + column}, filtered);
-  pass.finish(piece, top + first, x, min(kOutputs, rows - first), filtered, sums);
+  pass.finish(top + first, x, min(kOutputs, rows - first), filtered, sums);
 }
 
 template <class T, class Pass>
 __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& pass,
-                                      const Piece& piece, const Shared<T>& shared,
-                                      ThreadSums* sums) {
+                                      const Shared<T>& shared, ThreadSums* sums) {
   constexpr int kChunkRows = kSeparableChunkRows<T>;
+  const Piece& piece = pass.piece;
   const int ring_rows = p.layout.ring_rows;
   // Rows above the first window's last come first, so that each chunk of rows from then on completes
   // the windows of as many, which begin at a whole block of the ring.
@@ -701,7 +719,7 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
   int done = 0;
   int slot = 0;         // of row `done`
   int window_slot = 0;  // of the first row of the next window
-  stage_rows(p, pass, piece, first_row, rows, shared);
+  stage_rows(p, pass, first_row, rows, shared);
 #pragma unroll 1
   for (;;) {
     finish_staging(p, pass, rows, shared);
@@ -712,10 +730,10 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
     done += rows;
     const int next_rows = min(kChunkRows, all_rows - done);
     if (next_rows > 0) {
-      stage_rows(p, pass, piece, first_row + done, next_rows, shared);
+      stage_rows(p, pass, first_row + done, next_rows, shared);
     }
     if (finished >= 0) {
-      filter_columns(p, pass, piece, piece.top + finished, rows, window_slot, shared, sums);
+      filter_columns(p, pass, piece.top + finished, rows, window_slot, shared, sums);
       window_slot += kChunkRows;
       window_slot -= window_slot >= ring_rows ? ring_rows : 0;
     }
@@ -748,16 +766,18 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
     const int64_t strip = quotient(unit, p.chunks_per_strip);
     const int64_t chunk = unit - strip * p.chunks_per_strip;
     const int64_t chunks = min(min(p.chunks_per_strip - chunk, end - unit), kMaxPieceChunks);
-    Piece piece;
-    const int64_t plane = quotient(strip, p.strips_per_plane);
-    piece.plane = p.first_plane + plane;
-    piece.left = p.strips_left + (strip - plane * p.strips_per_plane) * p.layout.columns;
+    const int64_t in_slab = quotient(strip, p.strips_per_plane);
+    const int64_t plane = p.first_plane + in_slab;
+    Pass pass{p, {}};
+    Piece& piece = pass.piece;
+    piece.batch = quotient(plane, p.channels);
+    piece.channel = plane - piece.batch * p.channels;
+    piece.left = p.strips_left + (strip - in_slab * p.strips_per_plane) * p.layout.columns;
     piece.top = p.own.top + chunk * kSeparableChunkRows<T>;
     piece.rows =
         static_cast<int>(min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top));
-    Pass pass{p};
-    pass.start(piece);
-    march(p, pass, piece, shared, &sums);
+    pass.start();
+    march(p, pass, shared, &sums);
     if constexpr (Pass::kHasSums) {
       const int64_t value = quotient(unit, plan.units_per_value);
       const int64_t next_value = quotient(unit + chunks, plan.units_per_value);

@@ -111,10 +111,8 @@ template <class T>
 struct SeparableParams {
   SeparableImage img1;
   SeparableImage img2;
-  OutputImage grad1;
+  OutputImage grad1;  // in the dtypes of img1 and img2: 16-bit types, or T
   OutputImage grad2;
-  DType grad_dtype1 = DType::kFloat32;
-  DType grad_dtype2 = DType::kFloat32;
   InputImage map_gradient;
   T* map = nullptr;  // [planes, value.rows, value.columns]
   // [maps, planes from first_plane on, rows, columns]: what the moments' pass owns.

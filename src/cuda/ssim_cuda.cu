@@ -492,13 +492,10 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
   p.img2 = separable_image<T>(problem.img2, problem.sizes);
   p.grad1 = bytes_of<char>(request.grad1);
   p.grad2 = bytes_of<char>(request.grad2);
-  p.grad_dtype1 = dtype_of(request.grad1);
-  p.grad_dtype2 = dtype_of(request.grad2);
   if (plan.images == 1 && p.grad1.data == nullptr) {
     // f is symmetric.
     std::swap(p.img1, p.img2);
     std::swap(p.grad1, p.grad2);
-    std::swap(p.grad_dtype1, p.grad_dtype2);
   }
   p.map_gradient = bytes_of<const char>(request.map_gradient);
   p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
