@@ -37,31 +37,10 @@ constexpr int kThreads = kSeparableThreads;
 
 // ---- Loader --------------------------------------------------------------------------------------
 
-template <class T>
-__device__ __forceinline__ T number_of(unsigned char element, T uint8_divisor) {
-  // A division: as the quotient of a float image it must be the same number where pixels agree.
-  return uint8_divisor == T(1) ? T(element) : T(element) / uint8_divisor;
-}
-template <class T>
-__device__ __forceinline__ T number_of(__half element, T) {
-  return static_cast<T>(__half2float(element));
-}
-template <class T>
-__device__ __forceinline__ T number_of(__nv_bfloat16 element, T) {
-  return static_cast<T>(__bfloat162float(element));
-}
-template <class T>
-__device__ __forceinline__ T number_of(float element, T) {
-  return static_cast<T>(element);
-}
-template <class T>
-__device__ __forceinline__ T number_of(double element, T) {
-  return static_cast<T>(element);
-}
-
-template <class Element, class T, int kCount>
+// Reads `count` elements, `stride` bytes apart, and makes numbers of them; zeros follow.
+template <class Element, class T, int kCount, class ToNumber>
 __device__ __forceinline__ void load_as(const char* first, int64_t stride, int count,
-                                        T uint8_divisor, T (&pixels)[kCount]) {
+                                        T (&pixels)[kCount], const ToNumber& to_number) {
   Element elements[kCount] = {};
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -71,25 +50,30 @@ __device__ __forceinline__ void load_as(const char* first, int64_t stride, int c
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    pixels[i] = number_of(elements[i], uint8_divisor);
+    pixels[i] = to_number(elements[i]);
   }
 }
 
-// `count` pixels, `stride` bytes apart, and zeros.
+// Of the dtypes that go with an accumulation type: uint8 with both, float64 with itself alone.
 template <class T, int kCount>
 __device__ __forceinline__ void load_pixels(const char* first, int64_t stride, int count,
-                                            int32_t dtype, T uint8_divisor, T (&pixels)[kCount]) {
-  switch (dtype) {
-    case FUSED_SSIM_UINT8:
-      return load_as<unsigned char>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_FLOAT16:
-      return load_as<__half>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_BFLOAT16:
-      return load_as<__nv_bfloat16>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_FLOAT32:
-      return load_as<float>(first, stride, count, uint8_divisor, pixels);
-    default:
-      return load_as<double>(first, stride, count, uint8_divisor, pixels);
+                                            int32_t dtype, const Uint8Scale<T>& scale,
+                                            T (&pixels)[kCount]) {
+  if (dtype == FUSED_SSIM_UINT8) {
+    load_as<unsigned char>(first, stride, count, pixels, [&](unsigned char byte) {
+      // The correctly rounded quotient: equal to that of a float image where pixels agree.
+      const T number = byte;
+      const T quotient = number * scale.reciprocal;
+      return multiply_add(multiply_add(-quotient, scale.divisor, number), scale.reciprocal,
+                          quotient);
+    });
+  } else if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
+    load_as<T>(first, stride, count, pixels, [](T number) { return number; });
+  } else {
+    const bool is_half = dtype == FUSED_SSIM_FLOAT16;
+    load_as<unsigned short>(first, stride, count, pixels, [&](unsigned short bits) {
+      return static_cast<T>(is_half ? half_bits_to_float(bits) : bfloat_bits_to_float(bits));
+    });
   }
 }
 
@@ -106,13 +90,12 @@ __device__ __forceinline__ void store_pixels(char* first, int64_t stride, int co
       }
     }
   };
-  switch (dtype) {
-    case FUSED_SSIM_FLOAT16:
-      return store([](T pixel) { return __float2half_rn(static_cast<float>(pixel)); });
-    case FUSED_SSIM_BFLOAT16:
-      return store([](T pixel) { return __float2bfloat16_rn(static_cast<float>(pixel)); });
-    default:  // no others are wanted (SeparableParams)
-      return store([](T pixel) { return pixel; });
+  if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
+    store([](T pixel) { return pixel; });
+  } else if (dtype == FUSED_SSIM_FLOAT16) {
+    store([](T pixel) { return __float2half_rn(static_cast<float>(pixel)); });
+  } else {
+    store([](T pixel) { return __float2bfloat16_rn(static_cast<float>(pixel)); });
   }
 }
 
@@ -288,8 +271,8 @@ __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, con
   const SamplePoint at = sample_point(top, bottom, left, right);
   T x[1];
   T y[1];
-  load_pixels(pixel_at(p.img1.at, piece, at.y, at.x), 0, 1, p.img1.dtype, p.uint8_divisor, x);
-  load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_divisor, y);
+  load_pixels(pixel_at(p.img1.at, piece, at.y, at.x), 0, 1, p.img1.dtype, p.uint8_scale, x);
+  load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_scale, y);
   return trimmed_means(Samples<T>{x[0], y[0]});
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its window
@@ -335,7 +318,7 @@ template <class T, int kCount>
 __device__ __forceinline__ void load_column(const SeparableParams<T>& p,
                                             const SeparableImage& image, const Piece& piece,
                                             int64_t y, int64_t x, int count, T (&pixels)[kCount]) {
-  load_pixels(pixel_at(image.at, piece, y, x), image.at.row, count, image.dtype, p.uint8_divisor,
+  load_pixels(pixel_at(image.at, piece, y, x), image.at.row, count, image.dtype, p.uint8_scale,
               pixels);
 }
 // The numbers of map_gradient for them.
@@ -344,7 +327,7 @@ __device__ __forceinline__ void load_weights(const SeparableParams<T>& p, const 
                                              int64_t y, int64_t x, int count,
                                              T (&weights)[kCount]) {
   load_as<T>(pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left), p.map_gradient.row,
-             count, T(1), weights);
+             count, weights, [](T weight) { return weight; });
 }
 
 // Of the pixels that a thread has worked on.
@@ -362,7 +345,6 @@ struct MomentsPass {
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
   static constexpr int kImages = kGradient ? 2 : 0;
-  static constexpr int kMapsOfOneImage = partial_maps(1);
   const SeparableParams<T>& p;
   Piece piece;
   Shift<T> shift = {};
@@ -410,7 +392,7 @@ struct MomentsPass {
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs],
                                          ThreadSums* sums) const {
-    if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.mse.value != nullptr) {
+    if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
       load_column(p, p.img1, piece, y, x, count, a);
@@ -461,7 +443,7 @@ struct MomentsPass {
           pixel.partials[3] -= by_s - by_d;
 #pragma unroll
           for (int m = 0; m < kMaps; ++m) {
-            if (m < kMapsOfOneImage || p.grad2.data != nullptr) {
+            if (m < 3 || p.grad2.data != nullptr) {
               to_partials[m * p.partials_map + o * p.partials_row] =
                   weighted ? weights[o] * pixel.partials[m] : pixel.partials[m];
             }
@@ -632,7 +614,7 @@ __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pa
         }
       } else {
         Vector<T> pixels;
-        load_pixels(first, image.at.column, count, image.dtype, p.uint8_divisor, pixels.of);
+        load_pixels(first, image.at.column, count, image.dtype, p.uint8_scale, pixels.of);
         *reinterpret_cast<Vector<T>*>(staged + column) = pixels;
       }
     });
@@ -757,7 +739,7 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
   }
   allow_next_launch();
   wait_for_previous_launch();
-  const ReductionPlan& plan = p.reduction;
+  const ReductionPlan& plan = p.sums[0];
   const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t unit = unit_begin(plan, blockIdx.x);
   ThreadSums sums;
@@ -782,11 +764,11 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
       const int64_t value = quotient(unit, plan.units_per_value);
       const int64_t next_value = quotient(unit + chunks, plan.units_per_value);
       if (value != next_value || unit + chunks == end) {
-        if (plan.value != nullptr) {
-          store_partial<kThreads>(plan, value, sums.value);
-        }
-        if (p.mse.value != nullptr) {
-          store_partial<kThreads>(p.mse, value, sums.squares);
+#pragma unroll 1
+        for (int i = 0; i < 2; ++i) {
+          if (p.sums[i].value != nullptr) {
+            store_partial<kThreads>(p.sums[i], value, i == 0 ? sums.value : sums.squares);
+          }
         }
         sums = {};
       }
@@ -794,12 +776,12 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
     unit += chunks;
   }
   if constexpr (Pass::kHasSums) {
-    if (plan.value != nullptr) {
-      finish_reduction<kThreads, T>(plan);
-    }
-    if (p.mse.value != nullptr) {
-      __syncthreads();  // all threads know whether their block was the last
-      finish_reduction<kThreads, T>(p.mse);
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      if (p.sums[i].value != nullptr) {
+        __syncthreads();  // all threads know whether their block was the last, the time before
+        finish_reduction<kThreads, T>(p.sums[i]);
+      }
     }
   }
 }

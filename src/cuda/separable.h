@@ -107,6 +107,13 @@ struct SeparableRange {
   int64_t columns = 0;
 };
 
+// What uint8 pixels are divided by.
+template <class T>
+struct Uint8Scale {
+  T divisor = T(1);
+  T reciprocal = T(1);
+};
+
 template <class T>
 struct SeparableParams {
   SeparableImage img1;
@@ -132,7 +139,7 @@ struct SeparableParams {
   int window_columns = 1;
   int window_rows = 1;
   SeparableLayout layout;
-  T uint8_divisor = T(1);
+  Uint8Scale<T> uint8_scale;
   DoubledStabilizers<T> stabilizers = {};
   double statistic_weight = 1.0;  // in the value
   double l1_weight = 0.0;
@@ -140,8 +147,7 @@ struct SeparableParams {
   T statistic_factor = T(0);  // in the gradient (GradientFactors)
   T l1_factor = T(0);
   T l2_factor = T(0);
-  ReductionPlan reduction;
-  ReductionPlan mse;                            // the same units
+  ReductionPlan sums[2];                        // value and mse; the first has the units of both
   T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, then down columns
 };
 static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<double>) <= 4096,

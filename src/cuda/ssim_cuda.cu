@@ -474,9 +474,9 @@ int set_work(const Problem& problem, const DeviceFacts& device, const SeparableL
       kSeparableBlocksPerMultiprocessor);
   const auto blocks =
       static_cast<int>(std::min<int64_t>(units, int64_t{device.multiprocessors} * resident));
-  p->reduction = {};
-  p->reduction.units_per_value = units;
-  p->reduction.share_among(blocks, units);
+  p->sums[0] = p->sums[1] = {};
+  p->sums[0].units_per_value = units;
+  p->sums[0].share_among(blocks, units);
   return blocks;
 }
 
@@ -504,7 +504,8 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
-  p.uint8_divisor = static_cast<T>(problem.uint8_divisor);
+  const auto divisor = static_cast<T>(problem.uint8_divisor);
+  p.uint8_scale = {divisor, T(1) / divisor};
   p.stabilizers = doubled_stabilizers<T>(problem);
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
@@ -531,7 +532,6 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
     p.source = p.image;
     const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
     p.map = nullptr;
-    p.mse = {};
     cudaError_t error = cudaSuccess;
     if (sums) {
       const int64_t units_per_plane = p.strips_per_plane * p.chunks_per_strip;
@@ -548,11 +548,11 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
       };
       p.map = static_cast<T*>(request.map);
       if (request.mse != nullptr) {
-        p.mse = reduce(request.mse, 0.0, mse_partials);
-        p.reduction.units_per_value = p.mse.units_per_value;
+        p.sums[1] = reduce(request.mse, 0.0, mse_partials);
+        p.sums[0].units_per_value = p.sums[1].units_per_value;
       }
       if (request.value != nullptr) {
-        p.reduction = reduce(request.value, request.offset, workspace);
+        p.sums[0] = reduce(request.value, request.offset, workspace);
       }
     }
     return error != cudaSuccess ? error
