@@ -11,10 +11,11 @@
 
 namespace fused_ssim {
 
-// 2 C1 and 2 C2 of the kernels that know SSIM alone, for which the problem's statistic is an SSIM with
-// one stabiliser so large that the other factor is 1 to the last bit and its derivative nothing:
-// luminance where 2 C1 exceeds every square of a sum of pixels by more than the arithmetic resolves,
-// contrast where 2 C2 does. A power of two, whose reciprocal is exact; the square of that may vanish.
+// 2 C1 and 2 C2 of the kernels that know SSIM alone, for which the problem's statistic is an SSIM
+// with one stabiliser so large that the other factor is 1 to the last bit and its derivative
+// nothing: luminance where 2 C1 exceeds every square of a sum of pixels by more than the arithmetic
+// resolves, contrast where 2 C2 does. A power of two, whose reciprocal is exact; the square of that
+// may vanish.
 template <class T>
 constexpr DoubledStabilizers<T> doubled_stabilizers(const Problem& problem) {
   constexpr double kLarge = sizeof(T) == sizeof(double) ? 0x1p300 : 0x1p120;

@@ -14,13 +14,13 @@
 //   columns |       8 rows of a column a thread       |  ring -> moments -> statistic -> outputs
 //           +-----------------------------------------+
 //
-// A block marches down its strip in chunks of 32 rows (float64: 16, and 4 pixels a thread), with two
-// barriers a chunk. Both filters are one function, whose window of inputs stays in registers: a tap
-// costs as many multiply-adds as outputs and maps, and the load of one more input.
+// A block marches down its strip in chunks of 32 rows (float64: 16, and 4 pixels a thread), with
+// two barriers a chunk. Both filters are one function, whose window of inputs stays in registers: a
+// tap costs as many multiply-adds as outputs and maps, and the load of one more input.
 //
 // Global memory per pixel of accumulation type T: the first pass reads both images and writes 3 T
-// (4 T for both gradients) of partial derivatives, the second reads these and both images and writes
-// the gradients.
+// (4 T for both gradients) of partial derivatives, the second reads these and both images and
+// writes the gradients.
 #include <type_traits>
 
 #include "core/pointwise.h"
@@ -110,9 +110,9 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
-// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs in
-// blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it is
-// needed, so that nothing moves.
+// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
+// in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
+// is needed, so that nothing moves.
 template <int kMaps, class T, int kOutputs, class Source>
 __device__ __forceinline__ void filter(const T* taps, int size, Source source,
                                        T (&sums)[kMaps][kOutputs]) {
@@ -275,8 +275,8 @@ __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, con
   load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_scale, y);
   return trimmed_means(Samples<T>{x[0], y[0]});
 }
-// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its window
-// with the zeros around it.
+// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
+// window with the zeros around it.
 template <class T>
 __device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece) {
   const int around_y = p.window_rows / 2;
@@ -692,8 +692,8 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
   constexpr int kChunkRows = kSeparableChunkRows<T>;
   const Piece& piece = pass.piece;
   const int ring_rows = p.layout.ring_rows;
-  // Rows above the first window's last come first, so that each chunk of rows from then on completes
-  // the windows of as many, which begin at a whole block of the ring.
+  // Rows above the first window's last come first, so that each chunk of rows from then on
+  // completes the windows of as many, which begin at a whole block of the ring.
   const int above = p.window_rows - 1;
   const int64_t first_row = piece.top - p.window_rows / 2;
   const int all_rows = piece.rows + above;

@@ -6,9 +6,9 @@
 
 namespace fused_ssim::cuda {
 
-// Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread filters
-// kOutputs neighbouring pixels at once, along a row and then down a column, which is what a chunk
-// has for every thread where the strip is that wide.
+// Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread
+// filters kOutputs neighbouring pixels at once, along a row and then down a column, which is what a
+// chunk has for every thread where the strip is that wide.
 inline constexpr int kSeparableThreads = 256;
 inline constexpr int kSeparableColumns = 64;
 inline constexpr int kSeparableLeastColumns = 8;

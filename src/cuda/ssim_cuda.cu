@@ -374,8 +374,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   return launch_kernel(found.kernel, p, blocks, found.threads, found.shared_bytes, device, stream);
 }
 
-// How the separable kernels go about a problem: the moments of so many planes, or of so many rows of
-// one, then their gradients.
+// How the separable kernels go about a problem: the moments of so many planes, or of so many rows
+// of one, then their gradients.
 struct SeparablePlan {
   SeparableLayout moments;
   SeparableLayout gradient;
