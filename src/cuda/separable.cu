@@ -1,8 +1,8 @@
 // SSIM for every window and type that the fast kernels lack: long, asymmetric or different windows
 // along the axes, float64, uint8, two dtypes. Two passes of one schedule:
 //
-//   moments   loads pixels and filters s, d, s^2, d^2: sums, map, and the partial derivatives, which
-//             go to memory
+//   moments   loads pixels and filters s, d, s^2, d^2: sums, map, and the partial derivatives,
+//             which go to memory
 //   gradient  loads the partial derivatives and filters them with the mirrored windows: gradients
 //
 //            columns of a strip, and those around them that the window needs
@@ -35,7 +35,7 @@ namespace {
 
 constexpr int kThreads = kSeparableThreads;
 
-// ---- Loader --------------------------------------------------------------------------------------
+// ---- Loader -------------------------------------------------------------------------------------
 
 // Reads `count` elements, `stride` bytes apart, and makes numbers of them; zeros follow.
 template <class Element, class T, int kCount, class ToNumber>
@@ -99,7 +99,7 @@ __device__ __forceinline__ void store_pixels(char* first, int64_t stride, int co
   }
 }
 
-// ---- Taps ----------------------------------------------------------------------------------------
+// ---- Taps ---------------------------------------------------------------------------------------
 
 template <class T>
 struct alignas(16) Vector {
@@ -245,7 +245,7 @@ struct RingColumn {
   }
 };
 
-// ---- The work of a block -------------------------------------------------------------------------
+// ---- The work of a block ------------------------------------------------------------------------
 
 // A strip's rows [top, top + rows) and columns from `left` on, of the image.
 struct Piece {
@@ -529,7 +529,7 @@ struct GradientPass {
   }
 };
 
-// ---- The schedule --------------------------------------------------------------------------------
+// ---- The schedule -------------------------------------------------------------------------------
 
 // Shared memory, in the order of SeparableLayout.
 template <class T>
