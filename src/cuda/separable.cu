@@ -644,7 +644,8 @@ __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const P
   constexpr int kOutputs = kSeparableOutputs<T>;
   const int row = static_cast<int>(threadIdx.x) % kSeparableChunkRows<T>;
   const int column = static_cast<int>(threadIdx.x) / kSeparableChunkRows<T> * kOutputs;
-  if (row >= rows || column >= p.layout.columns) {
+  if (row >= rows || column >= p.layout.columns ||
+      pass.piece.left + column >= p.own.left + p.own.columns) {
     return;
   }
   T filtered[Pass::kMaps][kOutputs];
@@ -687,7 +688,7 @@ __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, cons
 }
 
 template <class T, class Pass>
-__device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& pass,
+__device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
                                       const Shared<T>& shared, ThreadSums* sums) {
   constexpr int kChunkRows = kSeparableChunkRows<T>;
   const Piece& piece = pass.piece;
@@ -702,6 +703,7 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& p
   int slot = 0;         // of row `done`
   int window_slot = 0;  // of the first row of the next window
   stage_rows(p, pass, first_row, rows, shared);
+  pass.start();
 #pragma unroll 1
   for (;;) {
     finish_staging(p, pass, rows, shared);
@@ -758,7 +760,6 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
     piece.top = p.own.top + chunk * kSeparableChunkRows<T>;
     piece.rows =
         static_cast<int>(min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top));
-    pass.start();
     march(p, pass, shared, &sums);
     if constexpr (Pass::kHasSums) {
       const int64_t value = quotient(unit, plan.units_per_value);
