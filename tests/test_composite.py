@@ -59,16 +59,17 @@ def test_what_kernels_serve_on_cuda(unforced, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     x = image(device="cuda")
     assert served(x)
-    for size in (3, 7, 33):
+    for size in (1, 3, 7, 65):
         assert served(x, window="uniform", window_size=size)
-    assert served(image(torch.float16, "cuda"))
-    assert not served(x, component="luminance")
-    assert not served(x, window_size=35)
-    assert not served(x, window_size=1)
-    assert not served(x, window=[0.2, 0.5, 0.3])
-    assert not served(x, window=[[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]])
-    assert not served(x, image(torch.float16, "cuda"))
-    assert not served(image(torch.uint8, "cuda"))
+    assert served(x, component="luminance", unbiased=True, padding="replicate")
+    assert served(x, window=[[0.2, 0.5, 0.3], [1.0]])
+    for dtype in (torch.uint8, torch.float16, torch.bfloat16):
+        assert served(x, image(dtype, "cuda"))
+    assert served(image(torch.float64, "cuda"), image(torch.uint8, "cuda"))
+    assert not served(x, window_size=67)
+    assert not served(x, mask=torch.ones(1, 1))
+    assert not served(x, stabilizers=torch.ones(1, 2))
+    assert not served(image(device="cuda", dims=1), spatial_dims=1)
     # torch for ROCm calls its devices the same.
     monkeypatch.setattr(torch.version, "cuda", None)
     assert not served(x)

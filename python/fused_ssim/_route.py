@@ -16,8 +16,8 @@ from fused_ssim._torch_private import is_transformed
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
 
-# Windows that CUDA kernels serve.
-_MIN_CUDA_TAPS, _MAX_CUDA_TAPS = 3, 33
+# Windows that fit the shared memory of every GPU (src/cuda/separable.h).
+_MAX_CUDA_TAPS = 65
 
 _said_so = False
 
@@ -100,7 +100,7 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
-    if img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers):
+    if kernels_serve(img1, img2, definition, None, stabilizers):
         return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
@@ -123,16 +123,11 @@ def kernels_serve(
         return False
     if img1.is_cpu:
         return True
-    taps, sizes, statistic = definition.taps, definition.window_sizes, definition.statistic
     return (
         img1.is_cuda
         and stabilizers is None
         and torch.version.cuda is not None
-        and statistic == 0
-        and img1.dtype == img2.dtype != torch.uint8
-        and sizes[1] == sizes[2] == len(taps)
-        and _MIN_CUDA_TAPS <= len(taps) <= _MAX_CUDA_TAPS
-        and taps == taps[::-1]
+        and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )
 
 

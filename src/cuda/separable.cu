@@ -1,8 +1,8 @@
 // SSIM for every window and type that the fast kernels lack: long, asymmetric or different windows
 // along the axes, float64, uint8, two dtypes. Two passes of one schedule:
 //
-//   moments   loads pixels and filters s, d, s^2, d^2: sums, map, and the partial derivatives, which
-//             go to memory
+//   moments   loads pixels and filters s, d, s^2, d^2: sums, map, and the partial derivatives,
+//             which go to memory
 //   gradient  loads the partial derivatives and filters them with the mirrored windows: gradients
 //
 //            columns of a strip, and those around them that the window needs
@@ -14,13 +14,15 @@
 //   columns |       8 rows of a column a thread       |  ring -> moments -> statistic -> outputs
 //           +-----------------------------------------+
 //
-// A block marches down its strip in chunks of 32 rows (float64: 16, and 4 pixels a thread), with two
-// barriers a chunk. Both filters are one function, whose window of inputs stays in registers: a tap
-// costs as many multiply-adds as outputs and maps, and the load of one more input.
+// A block marches down its strip in chunks of 32 rows (float64: 16, and 4 pixels a thread), with
+// two barriers a chunk. Both filters are one function, whose window of inputs stays in registers: a
+// tap costs as many multiply-adds as outputs and maps, and the load of one more input.
 //
 // Global memory per pixel of accumulation type T: the first pass reads both images and writes 3 T
-// (4 T for both gradients) of partial derivatives, the second reads these and both images and writes
-// the gradients.
+// (4 T for both gradients) of partial derivatives, the second reads these and both images and
+// writes the gradients.
+#include <type_traits>
+
 #include "core/pointwise.h"
 #include "cuda/image_access.cuh"
 #include "cuda/launches.h"
@@ -33,33 +35,12 @@ namespace {
 
 constexpr int kThreads = kSeparableThreads;
 
-// ---- Loader --------------------------------------------------------------------------------------
+// ---- Loader -------------------------------------------------------------------------------------
 
-template <class T>
-__device__ __forceinline__ T number_of(unsigned char element, T uint8_divisor) {
-  // A division: as the quotient of a float image it must be the same number where pixels agree.
-  return uint8_divisor == T(1) ? T(element) : T(element) / uint8_divisor;
-}
-template <class T>
-__device__ __forceinline__ T number_of(__half element, T) {
-  return static_cast<T>(__half2float(element));
-}
-template <class T>
-__device__ __forceinline__ T number_of(__nv_bfloat16 element, T) {
-  return static_cast<T>(__bfloat162float(element));
-}
-template <class T>
-__device__ __forceinline__ T number_of(float element, T) {
-  return static_cast<T>(element);
-}
-template <class T>
-__device__ __forceinline__ T number_of(double element, T) {
-  return static_cast<T>(element);
-}
-
-template <class Element, class T, int kCount>
+// Reads `count` elements, `stride` bytes apart, and makes numbers of them; zeros follow.
+template <class Element, class T, int kCount, class ToNumber>
 __device__ __forceinline__ void load_as(const char* first, int64_t stride, int count,
-                                        T uint8_divisor, T (&pixels)[kCount]) {
+                                        T (&pixels)[kCount], const ToNumber& to_number) {
   Element elements[kCount] = {};
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -69,29 +50,56 @@ __device__ __forceinline__ void load_as(const char* first, int64_t stride, int c
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    pixels[i] = number_of(elements[i], uint8_divisor);
+    pixels[i] = to_number(elements[i]);
   }
 }
 
-// `count` pixels, `stride` bytes apart, and zeros.
+// Of the dtypes that go with an accumulation type: uint8 with both, float64 with itself alone.
 template <class T, int kCount>
 __device__ __forceinline__ void load_pixels(const char* first, int64_t stride, int count,
-                                            int32_t dtype, T uint8_divisor, T (&pixels)[kCount]) {
-  switch (dtype) {
-    case FUSED_SSIM_UINT8:
-      return load_as<unsigned char>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_FLOAT16:
-      return load_as<__half>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_BFLOAT16:
-      return load_as<__nv_bfloat16>(first, stride, count, uint8_divisor, pixels);
-    case FUSED_SSIM_FLOAT32:
-      return load_as<float>(first, stride, count, uint8_divisor, pixels);
-    default:
-      return load_as<double>(first, stride, count, uint8_divisor, pixels);
+                                            int32_t dtype, const Uint8Scale<T>& scale,
+                                            T (&pixels)[kCount]) {
+  if (dtype == FUSED_SSIM_UINT8) {
+    load_as<unsigned char>(first, stride, count, pixels, [&](unsigned char byte) {
+      // The correctly rounded quotient: equal to that of a float image where pixels agree.
+      const T number = byte;
+      const T quotient = number * scale.reciprocal;
+      return multiply_add(multiply_add(-quotient, scale.divisor, number), scale.reciprocal,
+                          quotient);
+    });
+  } else if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
+    load_as<T>(first, stride, count, pixels, [](T number) { return number; });
+  } else {
+    const bool is_half = dtype == FUSED_SSIM_FLOAT16;
+    load_as<unsigned short>(first, stride, count, pixels, [&](unsigned short bits) {
+      return static_cast<T>(is_half ? half_bits_to_float(bits) : bfloat_bits_to_float(bits));
+    });
   }
 }
 
-// ---- Taps ----------------------------------------------------------------------------------------
+// The first `count` of them to memory.
+template <class T, int kCount>
+__device__ __forceinline__ void store_pixels(char* first, int64_t stride, int count, int32_t dtype,
+                                             const T (&pixels)[kCount]) {
+  const auto store = [&](auto to_element) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < count) {
+        const auto element = to_element(pixels[i]);
+        *reinterpret_cast<std::remove_const_t<decltype(element)>*>(first + i * stride) = element;
+      }
+    }
+  };
+  if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
+    store([](T pixel) { return pixel; });
+  } else if (dtype == FUSED_SSIM_FLOAT16) {
+    store([](T pixel) { return __float2half_rn(static_cast<float>(pixel)); });
+  } else {
+    store([](T pixel) { return __float2bfloat16_rn(static_cast<float>(pixel)); });
+  }
+}
+
+// ---- Taps ---------------------------------------------------------------------------------------
 
 template <class T>
 struct alignas(16) Vector {
@@ -102,9 +110,9 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
-// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs in
-// blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it is
-// needed, so that nothing moves.
+// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
+// in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
+// is needed, so that nothing moves.
 template <int kMaps, class T, int kOutputs, class Source>
 __device__ __forceinline__ void filter(const T* taps, int size, Source source,
                                        T (&sums)[kMaps][kOutputs]) {
@@ -237,63 +245,89 @@ struct RingColumn {
   }
 };
 
-// ---- The work of a block -------------------------------------------------------------------------
+// ---- The work of a block ------------------------------------------------------------------------
 
 // A strip's rows [top, top + rows) and columns from `left` on, of the image.
 struct Piece {
-  int64_t plane;
+  int64_t batch;
+  int64_t channel;
   int64_t top;
   int64_t left;
-  int64_t rows;
+  int rows;
 };
+constexpr int64_t kMaxPieceChunks = 1 << 20;
+
+template <class Byte>
+__device__ __forceinline__ Byte* pixel_at(const ByteImage<Byte>& image, const Piece& piece,
+                                          int64_t y, int64_t x) {
+  return image.data + piece.batch * image.batch + piece.channel * image.channel + y * image.row +
+         x * image.column;
+}
 
 template <class T>
-__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const char* plane1,
-                                                const char* plane2, int64_t top, int64_t bottom,
-                                                int64_t left, int64_t right) {
+__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
+                                                int64_t top, int64_t bottom, int64_t left,
+                                                int64_t right) {
   const SamplePoint at = sample_point(top, bottom, left, right);
   T x[1];
   T y[1];
-  load_pixels(plane1 + at.y * p.img1.at.row + at.x * p.img1.at.column, 0, 1, p.img1.dtype,
-              p.uint8_divisor, x);
-  load_pixels(plane2 + at.y * p.img2.at.row + at.x * p.img2.at.column, 0, 1, p.img2.dtype,
-              p.uint8_divisor, y);
+  load_pixels(pixel_at(p.img1.at, piece, at.y, at.x), 0, 1, p.img1.dtype, p.uint8_scale, x);
+  load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_scale, y);
   return trimmed_means(Samples<T>{x[0], y[0]});
 }
-// Of all pixels that a piece's windows see, be it by their edge.
+// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
+// window with the zeros around it.
 template <class T>
-__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece,
-                                                const char* plane1, const char* plane2) {
+__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece) {
   const int around_y = p.window_rows / 2;
   const int around_x = p.window_columns / 2;
-  return range_shift(p, plane1, plane2, max(piece.top - around_y, int64_t{0}),
-                     min(piece.top + piece.rows + around_y, p.image.rows),
-                     max(piece.left - around_x, int64_t{0}),
-                     min(piece.left + p.layout.columns + around_x, p.image.columns));
+  Shift<T> shift = range_shift(p, piece, max(piece.top - around_y, int64_t{0}),
+                               min(piece.top + piece.rows + around_y, p.image.rows),
+                               max(piece.left - around_x, int64_t{0}),
+                               min(piece.left + p.layout.columns + around_x, p.image.columns));
+  const T covered = min(T(1), T(p.image.rows) / T(p.window_rows)) *
+                    min(T(1), T(p.image.columns) / T(p.window_columns));
+  shift.x *= covered;
+  shift.y *= covered;
+  return shift;
 }
 // The partial derivatives in memory are those for this shift, whichever piece they come from.
 template <class T>
-__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const char* plane1,
-                                                const char* plane2) {
-  return range_shift(p, plane1, plane2, 0, p.image.rows, 0, p.image.columns);
+__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const Piece& piece) {
+  return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
 }
 
-// `count` numbers of map_gradient down a column, from pixel (y, x) of the image on.
-template <class T, int kCount>
-__device__ __forceinline__ void load_weights(const SeparableParams<T>& p, int64_t plane, int64_t y,
-                                             int64_t x, int count, T (&weights)[kCount]) {
-  const InputImage& image = p.map_gradient;
-  const char* first = plane_of(image, plane, p.channels) + (y - p.value.top) * image.row +
-                      (x - p.value.left) * image.column;
-  load_as<T>(first, image.row, count, T(1), weights);
+// What the filters make of an image that is `value` everywhere, rounding and all: where little of a
+// window lies in the image, what they make of the shifted zeros beyond it must cancel.
+template <class T>
+__device__ __forceinline__ T filtered_constant(const SeparableParams<T>& p, T value) {
+  const auto filtered = [&](const T* taps, int size) {
+    T sum = T(0);
+#pragma unroll 1
+    for (int k = 0; k < size; ++k) {
+      sum = multiply_add(value, taps[k], sum);
+    }
+    return sum;
+  };
+  value = filtered(p.taps, p.window_columns);
+  return filtered(p.taps + p.layout.row_taps, p.window_rows);
 }
 
+// Pixels (y, x) .. (y + count - 1, x), and zeros.
 template <class T, int kCount>
 __device__ __forceinline__ void load_column(const SeparableParams<T>& p,
-                                            const SeparableImage& image, const char* plane,
+                                            const SeparableImage& image, const Piece& piece,
                                             int64_t y, int64_t x, int count, T (&pixels)[kCount]) {
-  load_pixels(plane + y * image.at.row + x * image.at.column, image.at.row, count, image.dtype,
-              p.uint8_divisor, pixels);
+  load_pixels(pixel_at(image.at, piece, y, x), image.at.row, count, image.dtype, p.uint8_scale,
+              pixels);
+}
+// The numbers of map_gradient for them.
+template <class T, int kCount>
+__device__ __forceinline__ void load_weights(const SeparableParams<T>& p, const Piece& piece,
+                                             int64_t y, int64_t x, int count,
+                                             T (&weights)[kCount]) {
+  load_as<T>(pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left), p.map_gradient.row,
+             count, weights, [](T weight) { return weight; });
 }
 
 // Of the pixels that a thread has worked on.
@@ -310,24 +344,26 @@ struct MomentsPass {
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
+  static constexpr int kImages = kGradient ? 2 : 0;
   const SeparableParams<T>& p;
-  const char* plane1 = nullptr;
-  const char* plane2 = nullptr;
+  Piece piece;
   Shift<T> shift = {};
   Shift<T> stored_shift = {};
+  T mean_s = T(0);  // what the filters make of the shifts of s and d
+  T mean_d = T(0);
 
-  __device__ __forceinline__ void start(const Piece& piece) {
-    plane1 = plane_of(p.img1.at, piece.plane, p.channels);
-    plane2 = plane_of(p.img2.at, piece.plane, p.channels);
-    shift = piece_shift(p, piece, plane1, plane2);
+  __device__ __forceinline__ void start() {
+    shift = piece_shift(p, piece);
+    mean_s = filtered_constant(p, shift.x + shift.y);
+    mean_d = filtered_constant(p, shift.x - shift.y);
     if (kGradient) {
-      stored_shift = plane_shift(p, plane1, plane2);
+      stored_shift = plane_shift(p, piece);
     }
   }
 
   __device__ __forceinline__ SeparableImage input(int i) const {
     SeparableImage image = i == 0 ? p.img1 : p.img2;
-    image.at.data = i == 0 ? plane1 : plane2;
+    image.at.data = pixel_at(image.at, piece, 0, 0);
     return image;
   }
 
@@ -353,43 +389,14 @@ struct MomentsPass {
   }
 
   // Pixels (y, x) .. (y + count - 1, x), all of them own.
-  __device__ __forceinline__ void finish(const Piece& piece, int64_t y, int64_t x, int count,
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs],
                                          ThreadSums* sums) const {
-    T statistic[kOutputs];
-    T partials[4][kOutputs];
-#pragma unroll
-    for (int o = 0; o < kOutputs; ++o) {
-      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
-      const PixelStatistic<kGradient ? 2 : 0, T> pixel =
-          pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kGradient ? 2 : 0>(
-              moments, shift.x + shift.y, shift.x - shift.y, p.stabilizers);
-      statistic[o] = pixel.value;
-      if constexpr (kGradient) {
-        // s and d of the other shift are these plus delta_s and delta_d.
-        const T delta_s = (shift.x - stored_shift.x) + (shift.y - stored_shift.y);
-        const T delta_d = (shift.x - stored_shift.x) - (shift.y - stored_shift.y);
-        const T by_s = delta_s * pixel.partials[1];
-        const T by_d = delta_d * pixel.partials[2];
-        partials[0][o] = pixel.partials[0] - (by_s + by_d);
-        partials[1][o] = pixel.partials[1];
-        partials[2][o] = pixel.partials[2];
-        partials[3][o] = pixel.partials[3] - (by_s - by_d);
-      }
-    }
-    if (p.statistic_weight != 0.0) {
-      T sum = T(0);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        sum += o < count ? statistic[o] : T(0);
-      }
-      sums->value += p.statistic_weight * static_cast<double>(sum);
-    }
-    if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.mse.value != nullptr) {
+    if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
-      load_column(p, p.img1, plane1, y, x, count, a);
-      load_column(p, p.img2, plane2, y, x, count, b);
+      load_column(p, p.img1, piece, y, x, count, a);
+      load_column(p, p.img2, piece, y, x, count, b);
       T absolute = T(0);
       T squares = T(0);
 #pragma unroll
@@ -405,41 +412,47 @@ struct MomentsPass {
         sums->value += p.l2_weight * static_cast<double>(squares);
       }
     }
-    if (p.map != nullptr) {
-      T* to = p.map + (piece.plane * p.value.rows + (y - p.value.top)) * p.value.columns +
-              (x - p.value.left);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        if (o < count) {
-          to[o * p.value.columns] = statistic[o];
-        }
-      }
+    const bool weighted = kGradient && p.map_gradient.data != nullptr;
+    T weights[kOutputs] = {};
+    if (weighted) {
+      load_weights(p, piece, y, x, count, weights);
     }
-    if constexpr (kGradient) {
-      if (p.map_gradient.data != nullptr) {
-        T weights[kOutputs];
-        load_weights(p, piece.plane, y, x, count, weights);
+    const int64_t plane = piece.batch * p.channels + piece.channel;
+    T* to_map =
+        p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
+    T* to_partials = p.partials + (plane - p.first_plane) * p.partials_plane +
+                     (y - p.own.top) * p.partials_row + (x - p.own.left);
+    T sum = T(0);
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) {
-#pragma unroll
-          for (int m = 0; m < 4; ++m) {
-            partials[m][o] *= weights[o];
-          }
+    for (int o = 0; o < kOutputs; ++o) {
+      if (o < count) {
+        const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
+        PixelStatistic<kImages, T> pixel = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(
+            moments, mean_s, mean_d, p.stabilizers);
+        sum += pixel.value;
+        if (p.map != nullptr) {
+          to_map[o * p.value.columns] = pixel.value;
         }
-      }
-      T* to = p.partials + (piece.plane - p.first_plane) * p.partials_plane +
-              (y - p.own.top) * p.partials_row + (x - p.own.left);
+        if constexpr (kGradient) {
+          // s and d of the other shift are these plus delta_s and delta_d.
+          const T delta_s = (shift.x - stored_shift.x) + (shift.y - stored_shift.y);
+          const T delta_d = (shift.x - stored_shift.x) - (shift.y - stored_shift.y);
+          const T by_s = delta_s * pixel.partials[1];
+          const T by_d = delta_d * pixel.partials[2];
+          pixel.partials[0] -= by_s + by_d;
+          pixel.partials[3] -= by_s - by_d;
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        if (m < 3 || p.grad2.data != nullptr) {
-#pragma unroll
-          for (int o = 0; o < kOutputs; ++o) {
-            if (o < count) {
-              to[m * p.partials_map + o * p.partials_row] = partials[m][o];
+          for (int m = 0; m < kMaps; ++m) {
+            if (m < 3 || p.grad2.data != nullptr) {
+              to_partials[m * p.partials_map + o * p.partials_row] =
+                  weighted ? weights[o] * pixel.partials[m] : pixel.partials[m];
             }
           }
         }
       }
+    }
+    if (p.statistic_weight != 0.0) {
+      sums->value += p.statistic_weight * static_cast<double>(sum);
     }
   }
 };
@@ -452,21 +465,16 @@ struct GradientPass {
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = false;
   const SeparableParams<T>& p;
-  const T* maps = nullptr;
-  const char* plane1 = nullptr;
-  const char* plane2 = nullptr;
+  Piece piece;
   Shift<T> shift = {};
 
-  __device__ __forceinline__ void start(const Piece& piece) {
-    plane1 = plane_of(p.img1.at, piece.plane, p.channels);
-    plane2 = plane_of(p.img2.at, piece.plane, p.channels);
-    shift = plane_shift(p, plane1, plane2);
-    maps = p.partials + (piece.plane - p.first_plane) * p.partials_plane;
-  }
+  __device__ __forceinline__ void start() { shift = plane_shift(p, piece); }
 
   __device__ __forceinline__ SeparableImage input(int i) const {
+    const int64_t plane = piece.batch * p.channels + piece.channel - p.first_plane;
+    const T* map = p.partials + i * p.partials_map + plane * p.partials_plane;
     SeparableImage image;
-    image.at.data = reinterpret_cast<const char*>(maps + i * p.partials_map);
+    image.at.data = reinterpret_cast<const char*>(map);
     image.at.row = p.partials_row * static_cast<int64_t>(sizeof(T));
     image.at.column = sizeof(T);
     image.dtype = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
@@ -478,55 +486,50 @@ struct GradientPass {
     return {staged, input_stride, {}};
   }
 
-  __device__ __forceinline__ void finish(const Piece& piece, int64_t y, int64_t x, int count,
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs], ThreadSums*) const {
     T a[kOutputs];
     T b[kOutputs];
-    load_column(p, p.img1, plane1, y, x, count, a);
-    load_column(p, p.img2, plane2, y, x, count, b);
-    T difference[kOutputs] = {};
-    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
-        x < p.value.left + p.value.columns) {
-      const int64_t bottom = p.value.top + p.value.rows;
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        if (o < count && y + o >= p.value.top && y + o < bottom) {
-          difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-          if (p.map_gradient.data != nullptr) {
-            T weight[1];
-            load_weights(p, piece.plane, y + o, x, 1, weight);
-            difference[o] *= weight[0];
-          }
-        }
-      }
-    }
-    char* to1 = plane_of(p.grad1, piece.plane, p.channels) + y * p.grad1.row + x * p.grad1.column;
-    char* to2 = kImages < 2 ? nullptr
-                            : plane_of(p.grad2, piece.plane, p.channels) + y * p.grad2.row +
-                                  x * p.grad2.column;
+    load_column(p, p.img1, piece, y, x, count, a);
+    load_column(p, p.img2, piece, y, x, count, b);
+    const bool has_difference = (p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+                                x < p.value.left + p.value.columns;
+    T gradients[kImages][kOutputs];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      if (o < count) {
-        const T shifted_a = a[o] - shift.x;
-        const T shifted_b = b[o] - shift.y;
-        const T by_s = (shifted_a + shifted_b) * filtered[1][o];
-        const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-        store_element(
-            to1 + o * p.grad1.row,
-            multiply_add(p.statistic_factor, filtered[0][o] + (by_s + by_d), difference[o]),
-            p.grad_dtype1);
-        if constexpr (kImages == 2) {
-          store_element(
-              to2 + o * p.grad2.row,
-              multiply_add(p.statistic_factor, filtered[3][o] + (by_s - by_d), -difference[o]),
-              p.grad_dtype2);
+      const T shifted_a = a[o] - shift.x;
+      const T shifted_b = b[o] - shift.y;
+      const T by_s = (shifted_a + shifted_b) * filtered[1][o];
+      const T by_d = (shifted_a - shifted_b) * filtered[2][o];
+      T by_difference = T(0);
+      if (has_difference && o < count && y + o >= p.value.top &&
+          y + o < p.value.top + p.value.rows) {
+        by_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+        if (p.map_gradient.data != nullptr) {
+          T weight[1];
+          load_weights(p, piece, y + o, x, 1, weight);
+          by_difference *= weight[0];
         }
       }
+      // A factor of 0 leaves the statistic out, which may be NaN.
+      const auto gradient = [&](T by_statistic, T of_difference) {
+        return p.statistic_factor == T(0)
+                   ? of_difference
+                   : multiply_add(p.statistic_factor, by_statistic, of_difference);
+      };
+      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference);
+      if constexpr (kImages == 2) {
+        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference);
+      }
+    }
+    store_pixels(pixel_at(p.grad1, piece, y, x), p.grad1.row, count, p.img1.dtype, gradients[0]);
+    if constexpr (kImages == 2) {
+      store_pixels(pixel_at(p.grad2, piece, y, x), p.grad2.row, count, p.img2.dtype, gradients[1]);
     }
   }
 };
 
-// ---- The schedule --------------------------------------------------------------------------------
+// ---- The schedule -------------------------------------------------------------------------------
 
 // Shared memory, in the order of SeparableLayout.
 template <class T>
@@ -577,8 +580,7 @@ struct StagingThread {
 // another type than T they are there already when it returns.
 template <class T, class Pass>
 __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pass& pass,
-                                           const Piece& piece, int64_t top, int rows,
-                                           const Shared<T>& shared) {
+                                           int64_t top, int rows, const Shared<T>& shared) {
   constexpr int kVector = kSeparableVector<T>;
   constexpr int32_t kDType = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
   const StagingThread<T> thread = StagingThread<T>::of();
@@ -586,7 +588,7 @@ __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pa
     return;
   }
   const int64_t y = top + thread.row - p.source.top;
-  const int64_t left = piece.left - p.window_columns / 2 - p.source.left;
+  const int64_t left = pass.piece.left - p.window_columns / 2 - p.source.left;
   const bool has_row = y >= 0 && y < p.source.rows;
 #pragma unroll 1
   for (int i = 0; i < Pass::kInputs; ++i) {
@@ -612,7 +614,7 @@ __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pa
         }
       } else {
         Vector<T> pixels;
-        load_pixels(first, image.at.column, count, image.dtype, p.uint8_divisor, pixels.of);
+        load_pixels(first, image.at.column, count, image.dtype, p.uint8_scale, pixels.of);
         *reinterpret_cast<Vector<T>*>(staged + column) = pixels;
       }
     });
@@ -642,7 +644,8 @@ __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const P
   constexpr int kOutputs = kSeparableOutputs<T>;
   const int row = static_cast<int>(threadIdx.x) % kSeparableChunkRows<T>;
   const int column = static_cast<int>(threadIdx.x) / kSeparableChunkRows<T> * kOutputs;
-  if (row >= rows || column >= p.layout.columns) {
+  if (row >= rows || column >= p.layout.columns ||
+      pass.piece.left + column >= p.own.left + p.own.columns) {
     return;
   }
   T filtered[Pass::kMaps][kOutputs];
@@ -666,13 +669,13 @@ __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const P
 // is at `slot` in the ring.
 template <class T, class Pass>
 __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, const Pass& pass,
-                                               const Piece& piece, int64_t top, int rows, int slot,
+                                               int64_t top, int rows, int slot,
                                                const Shared<T>& shared, ThreadSums* sums) {
   constexpr int kOutputs = kSeparableOutputs<T>;
   // A power of two.
   const int column = static_cast<int>(threadIdx.x) & (p.layout.columns - 1);
   const int first = static_cast<int>(threadIdx.x) / p.layout.columns * kOutputs;
-  const int64_t x = piece.left + column;
+  const int64_t x = pass.piece.left + column;
   if (first >= rows || x < p.own.left || x >= p.own.left + p.own.columns) {
     return;
   }
@@ -681,42 +684,40 @@ __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, cons
   T filtered[Pass::kMaps][kOutputs];
   filter(shared.column_taps, p.window_rows,
          RingColumn<T, Pass::kMaps>{shared.ring, slot * shared.ring.pitch + column}, filtered);
-  pass.finish(piece, top + first, x, min(kOutputs, rows - first), filtered, sums);
+  pass.finish(top + first, x, min(kOutputs, rows - first), filtered, sums);
 }
 
 template <class T, class Pass>
-__device__ __forceinline__ void march(const SeparableParams<T>& p, const Pass& pass,
-                                      const Piece& piece, const Shared<T>& shared,
-                                      ThreadSums* sums) {
+__device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
+                                      const Shared<T>& shared, ThreadSums* sums) {
   constexpr int kChunkRows = kSeparableChunkRows<T>;
+  const Piece& piece = pass.piece;
   const int ring_rows = p.layout.ring_rows;
-  // Rows above the first window's last come first, so that each chunk of rows from then on completes
-  // the windows of as many, which begin at a whole block of the ring.
+  // Rows above the first window's last come first, so that each chunk of rows from then on
+  // completes the windows of as many, which begin at a whole block of the ring.
   const int above = p.window_rows - 1;
   const int64_t first_row = piece.top - p.window_rows / 2;
-  const int64_t all_rows = piece.rows + above;
-  int rows = above % kChunkRows != 0 ? above % kChunkRows : kChunkRows;
-  if (rows > all_rows) {
-    rows = static_cast<int>(all_rows);
-  }
-  int64_t done = 0;
+  const int all_rows = piece.rows + above;
+  int rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
+  int done = 0;
   int slot = 0;         // of row `done`
   int window_slot = 0;  // of the first row of the next window
-  stage_rows(p, pass, piece, first_row, rows, shared);
+  stage_rows(p, pass, first_row, rows, shared);
+  pass.start();
 #pragma unroll 1
   for (;;) {
     finish_staging(p, pass, rows, shared);
     __syncthreads();
     filter_rows(p, pass, rows, slot, shared);
     __syncthreads();
-    const int64_t finished = done - above;  // rows of the piece
+    const int finished = done - above;  // rows of the piece
     done += rows;
-    const int next_rows = static_cast<int>(min(int64_t{kChunkRows}, all_rows - done));
+    const int next_rows = min(kChunkRows, all_rows - done);
     if (next_rows > 0) {
-      stage_rows(p, pass, piece, first_row + done, next_rows, shared);
+      stage_rows(p, pass, first_row + done, next_rows, shared);
     }
     if (finished >= 0) {
-      filter_columns(p, pass, piece, piece.top + finished, rows, window_slot, shared, sums);
+      filter_columns(p, pass, piece.top + finished, rows, window_slot, shared, sums);
       window_slot += kChunkRows;
       window_slot -= window_slot >= ring_rows ? ring_rows : 0;
     }
@@ -740,7 +741,7 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
   }
   allow_next_launch();
   wait_for_previous_launch();
-  const ReductionPlan& plan = p.reduction;
+  const ReductionPlan& plan = p.sums[0];
   const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t unit = unit_begin(plan, blockIdx.x);
   ThreadSums sums;
@@ -748,25 +749,27 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
   while (unit < end) {
     const int64_t strip = quotient(unit, p.chunks_per_strip);
     const int64_t chunk = unit - strip * p.chunks_per_strip;
-    const int64_t chunks = min(p.chunks_per_strip - chunk, end - unit);
-    Piece piece;
-    const int64_t plane = quotient(strip, p.strips_per_plane);
-    piece.plane = p.first_plane + plane;
-    piece.left = p.strips_left + (strip - plane * p.strips_per_plane) * p.layout.columns;
+    const int64_t chunks = min(min(p.chunks_per_strip - chunk, end - unit), kMaxPieceChunks);
+    const int64_t in_slab = quotient(strip, p.strips_per_plane);
+    const int64_t plane = p.first_plane + in_slab;
+    Pass pass{p, {}};
+    Piece& piece = pass.piece;
+    piece.batch = quotient(plane, p.channels);
+    piece.channel = plane - piece.batch * p.channels;
+    piece.left = p.strips_left + (strip - in_slab * p.strips_per_plane) * p.layout.columns;
     piece.top = p.own.top + chunk * kSeparableChunkRows<T>;
-    piece.rows = min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top);
-    Pass pass{p};
-    pass.start(piece);
-    march(p, pass, piece, shared, &sums);
+    piece.rows =
+        static_cast<int>(min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top));
+    march(p, pass, shared, &sums);
     if constexpr (Pass::kHasSums) {
       const int64_t value = quotient(unit, plan.units_per_value);
       const int64_t next_value = quotient(unit + chunks, plan.units_per_value);
       if (value != next_value || unit + chunks == end) {
-        if (plan.value != nullptr) {
-          store_partial<kThreads>(plan.partials, value, sums.value);
-        }
-        if (p.mse.value != nullptr) {
-          store_partial<kThreads>(p.mse.partials, value, sums.squares);
+#pragma unroll 1
+        for (int i = 0; i < 2; ++i) {
+          if (p.sums[i].value != nullptr) {
+            store_partial<kThreads>(p.sums[i].partials, value, i == 0 ? sums.value : sums.squares);
+          }
         }
         sums = {};
       }
@@ -774,12 +777,12 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
     unit += chunks;
   }
   if constexpr (Pass::kHasSums) {
-    if (plan.value != nullptr) {
-      finish_reduction<kThreads, T>(plan);
-    }
-    if (p.mse.value != nullptr) {
-      __syncthreads();  // all threads know whether their block was the last
-      finish_reduction<kThreads, T>(p.mse);
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      if (p.sums[i].value != nullptr) {
+        __syncthreads();  // all threads know whether their block was the last, the time before
+        finish_reduction<kThreads, T>(p.sums[i]);
+      }
     }
   }
 }

@@ -6,9 +6,9 @@
 
 namespace fused_ssim::cuda {
 
-// Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread filters
-// kOutputs neighbouring pixels at once, along a row and then down a column, which is what a chunk
-// has for every thread where the strip is that wide.
+// Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread
+// filters kOutputs neighbouring pixels at once, along a row and then down a column, which is what a
+// chunk has for every thread where the strip is that wide.
 inline constexpr int kSeparableThreads = 256;
 inline constexpr int kSeparableColumns = 64;
 inline constexpr int kSeparableLeastColumns = 8;
@@ -107,14 +107,19 @@ struct SeparableRange {
   int64_t columns = 0;
 };
 
+// What uint8 pixels are divided by.
+template <class T>
+struct Uint8Scale {
+  T divisor = T(1);
+  T reciprocal = T(1);
+};
+
 template <class T>
 struct SeparableParams {
   SeparableImage img1;
   SeparableImage img2;
-  OutputImage grad1;
+  OutputImage grad1;  // in the dtypes of img1 and img2: 16-bit types, or T
   OutputImage grad2;
-  DType grad_dtype1 = DType::kFloat32;
-  DType grad_dtype2 = DType::kFloat32;
   InputImage map_gradient;
   T* map = nullptr;  // [planes, value.rows, value.columns]
   // [maps, planes from first_plane on, rows, columns]: what the moments' pass owns.
@@ -134,7 +139,7 @@ struct SeparableParams {
   int window_columns = 1;
   int window_rows = 1;
   SeparableLayout layout;
-  T uint8_divisor = T(1);
+  Uint8Scale<T> uint8_scale;
   DoubledStabilizers<T> stabilizers = {};
   double statistic_weight = 1.0;  // in the value
   double l1_weight = 0.0;
@@ -142,8 +147,7 @@ struct SeparableParams {
   T statistic_factor = T(0);  // in the gradient (GradientFactors)
   T l1_factor = T(0);
   T l2_factor = T(0);
-  ReductionPlan reduction;
-  ReductionPlan mse;                            // the same units
+  ReductionPlan sums[2];                        // value and mse; the first has the units of both
   T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, then down columns
 };
 static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<double>) <= 4096,

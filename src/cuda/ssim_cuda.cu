@@ -446,8 +446,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   return launch_kernel(found.kernel, p, blocks, found.threads, found.shared_bytes, device, stream);
 }
 
-// How the separable kernels go about a problem: the moments of so many planes, or of so many rows of
-// one, then their gradients.
+// How the separable kernels go about a problem: the moments of so many planes, or of so many rows
+// of one, then their gradients.
 struct SeparablePlan {
   SeparableLayout moments;
   SeparableLayout gradient;
@@ -484,8 +484,8 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request, int
   int64_t partial_rows = map_size(problem, kHeight);
   plan.planes = std::clamp<int64_t>(kMaxScratchBytes / row_bytes / partial_rows, 1, plan.planes);
   if (row_bytes * partial_rows > kMaxScratchBytes) {
-    plan.rows =
-        std::max<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1), kSeparableChunkRows<T>);
+    plan.rows = std::clamp<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1),
+                                    std::min<int64_t>(kSeparableChunkRows<T>, height), height);
     partial_rows = std::min(partial_rows, plan.rows + window_rows - 1);
   }
   plan.partials_plane = plan.partials_row * partial_rows;
@@ -546,9 +546,9 @@ int set_work(const Problem& problem, const DeviceFacts& device, const SeparableL
       kSeparableBlocksPerMultiprocessor);
   const auto blocks =
       static_cast<int>(std::min<int64_t>(units, int64_t{device.multiprocessors} * resident));
-  p->reduction = {};
-  p->reduction.units_per_value = units;
-  p->reduction.share_among(blocks, units);
+  p->sums[0] = p->sums[1] = {};
+  p->sums[0].units_per_value = units;
+  p->sums[0].share_among(blocks, units);
   return blocks;
 }
 
@@ -564,13 +564,10 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
   p.img2 = separable_image<T>(problem.img2, problem.sizes);
   p.grad1 = bytes_of<char>(request.grad1);
   p.grad2 = bytes_of<char>(request.grad2);
-  p.grad_dtype1 = dtype_of(request.grad1);
-  p.grad_dtype2 = dtype_of(request.grad2);
   if (plan.images == 1 && p.grad1.data == nullptr) {
     // f is symmetric.
     std::swap(p.img1, p.img2);
     std::swap(p.grad1, p.grad2);
-    std::swap(p.grad_dtype1, p.grad_dtype2);
   }
   p.map_gradient = bytes_of<const char>(request.map_gradient);
   p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
@@ -579,7 +576,8 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
-  p.uint8_divisor = static_cast<T>(problem.uint8_divisor);
+  const auto divisor = static_cast<T>(problem.uint8_divisor);
+  p.uint8_scale = {divisor, T(1) / divisor};
   p.stabilizers = doubled_stabilizers<T>(problem);
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
@@ -606,7 +604,6 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
     p.source = p.image;
     const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
     p.map = nullptr;
-    p.mse = {};
     cudaError_t error = cudaSuccess;
     if (sums) {
       const int64_t units_per_plane = p.strips_per_plane * p.chunks_per_strip;
@@ -623,11 +620,11 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
       };
       p.map = static_cast<T*>(request.map);
       if (request.mse != nullptr) {
-        p.mse = reduce(request.mse, 0.0, mse_partials);
-        p.reduction.units_per_value = p.mse.units_per_value;
+        p.sums[1] = reduce(request.mse, 0.0, mse_partials);
+        p.sums[0].units_per_value = p.sums[1].units_per_value;
       }
       if (request.value != nullptr) {
-        p.reduction = reduce(request.value, request.offset, workspace);
+        p.sums[0] = reduce(request.value, request.offset, workspace);
       }
     }
     return error != cudaSuccess ? error

@@ -16,14 +16,14 @@ struct StripChoice;
 const char* not_served(const Problem& problem, const Request& request);
 
 // Bytes of device memory that `run` needs beside the request's outputs, on the current device: a
-// few kilobytes of partial sums; for float64 and for windows other than 11 taps of sigma 1.5 with a
-// gradient, also four maps of the accumulation type.
+// few kilobytes of partial sums; for a gradient by the separable kernels also maps of the
+// accumulation type, three or four, of as many pixels as 256 MB hold.
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
-// beside a gradient, and where the workspace holds four maps). Pointers are device pointers of it;
-// `workspace` is aligned to 256 bytes. A request for nothing does nothing. `choice`: how the 11-tap
-// kernels run; null: as the tuning table says.
+// beside a gradient; by the separable kernels two or more for a gradient). Pointers are device
+// pointers of it; `workspace` is aligned to 256 bytes. A request for nothing does nothing.
+// `choice`: how the 11-tap kernels run; null: as the tuning table says.
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice = nullptr);
 

@@ -61,9 +61,6 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "l1_ssim_loss": ((X, Y), lambda x, y: l1_ssim_loss(x, y)),
     "l1_ssim_loss 0.7 valid": ((X, Y), lambda x, y: l1_ssim_loss(x, y, 0.7, "valid")),
     "FusedSSIMMap": ((X, Y), lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "valid")),
-}
-# What the CUDA kernels do not serve.
-CPU_CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "contrast": ((X, Y), lambda x, y: ssim(x, y, component="contrast")),
     "luminance": ((X, Y), lambda x, y: ssim(x, y, component="luminance", reduction="none")),
     "taps": ((X, Y), lambda x, y: ssim(x, y, window=[0.5, 0.3, 0.2], padding="valid")),
@@ -85,8 +82,7 @@ CPU_CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
 
 def results() -> dict[str, torch.Tensor]:
     found = {}
-    cases = {**CASES, **CPU_CASES} if DEVICE == "cpu" else CASES
-    for name, ((img1, img2), function) in cases.items():
+    for name, ((img1, img2), function) in CASES.items():
         x, y = (i.clone().requires_grad_(i.is_floating_point()) for i in (img1, img2))
         value = function(x, y)
         found[f"{name}/img1"], found[f"{name}/img2"] = x.detach(), y.detach()

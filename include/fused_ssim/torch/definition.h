@@ -128,12 +128,6 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
   Images result = {as_bchw(names[0], img1, layout), as_bchw(names[1], img2, layout)};
   check_images(result.img1, result.img2, names, take_uint8);
   check_window_fits(result.img1, d.window_sizes[1], d.valid);
-  // The CUDA kernels take images of one dtype. Narrower ones become float32, as the CPU kernels
-  // compute.
-  if (result.img1.is_cuda() && result.img1.scalar_type() != result.img2.scalar_type() &&
-      result.img1.is_floating_point() && result.img2.is_floating_point()) {
-    result = {result.img1.to(at::kFloat), result.img2.to(at::kFloat)};
-  }
   return result;
 }
 
