@@ -189,6 +189,23 @@ __device__ __forceinline__ float load_float_if(unsigned wanted, const char* from
                : "l"(from), "r"(wanted));
   return value;
 }
+// Four elements of that many bytes each, as they lie in memory; zeros for none.
+__device__ __forceinline__ float4 load_raw_quad(const char* from, unsigned element) {
+  float4 quad;
+  asm volatile(
+      "{.reg .pred four, two, one;\n"
+      "setp.eq.u32 four, %5, 4;\n"
+      "setp.eq.u32 two, %5, 2;\n"
+      "setp.eq.u32 one, %5, 1;\n"
+      "mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
+      "@four ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+      "@two ld.global.nc.v2.f32 {%0, %1}, [%4];\n"
+      "@one ld.global.nc.f32 %0, [%4];}"
+      : "=&f"(quad.x), "=&f"(quad.y), "=&f"(quad.z), "=&f"(quad.w)
+      : "l"(from), "r"(element));
+  return quad;
+}
+
 // The number of a uint8 element.
 __device__ __forceinline__ float load_byte_if(unsigned wanted, const char* from) {
   unsigned byte;
@@ -232,19 +249,21 @@ __device__ __forceinline__ float4 half_quad_to_float(const float4& copied, DType
   return low_halves_to_float({first, first >> 16, second, second >> 16}, dtype);
 }
 
+// Four bytes as they lie in memory, in the first word.
+__device__ __forceinline__ float4 byte_quad_to_float(const float4& copied, float divisor) {
+  const unsigned word = __float_as_uint(copied.x);
+  return make_float4(
+      byte_to_float(word & 0xffu, divisor), byte_to_float(word >> 8 & 0xffu, divisor),
+      byte_to_float(word >> 16 & 0xffu, divisor), byte_to_float(word >> 24, divisor));
+}
+
 // Four elements of any type as they lie in memory, in the first words.
 __device__ __forceinline__ float4 raw_quad_to_float(const float4& copied, const InputImage& image) {
   if (image.dtype == DType::kFloat32) {
     return copied;
   }
-  if (image.dtype != DType::kUInt8) {
-    return half_quad_to_float(copied, image.dtype);
-  }
-  const unsigned word = __float_as_uint(copied.x);
-  return make_float4(byte_to_float(word & 0xffu, image.uint8_divisor),
-                     byte_to_float(word >> 8 & 0xffu, image.uint8_divisor),
-                     byte_to_float(word >> 16 & 0xffu, image.uint8_divisor),
-                     byte_to_float(word >> 24, image.uint8_divisor));
+  return image.dtype == DType::kUInt8 ? byte_quad_to_float(copied, image.uint8_divisor)
+                                      : half_quad_to_float(copied, image.dtype);
 }
 
 // Pixels of a row in shared memory, 4 or, of narrow types, 8 at once; `quads` is aligned to these.
@@ -319,6 +338,21 @@ __device__ __forceinline__ T load_element(const char* element, const InputImage&
       return static_cast<T>(__ldg(reinterpret_cast<const float*>(element)));
     default:
       return static_cast<T>(__ldg(reinterpret_cast<const double*>(element)));
+  }
+}
+
+// The same where the loader knows more of the types.
+template <class T, Elements kElements>
+__device__ __forceinline__ T load_element_of(const char* element, const InputImage& image) {
+  if constexpr (kElements == Elements::kFloat) {
+    return static_cast<T>(__ldg(reinterpret_cast<const float*>(element)));
+  } else if constexpr (kElements == Elements::kHalf) {
+    const unsigned bits = __ldg(reinterpret_cast<const unsigned short*>(element));
+    return static_cast<T>(half_to_float(bits, image.dtype));
+  } else if constexpr (kElements == Elements::kByte) {
+    return static_cast<T>(__ldg(reinterpret_cast<const unsigned char*>(element)));  // not divided
+  } else {
+    return load_element<T>(element, image);
   }
 }
 

@@ -181,14 +181,15 @@ constexpr bool has_mse(StripKind kind) { return kind == StripKind::kValue; }
 // How kernels read their images, and write gradients.
 enum class StripLoader : int {
   kFloatQuads,  // float32, four columns at once: dense, aligned rows of a multiple of 4 columns
+  kHalfQuads,   // the same for one 16-bit type
   kAnyQuads,    // the same for any types, also two
   kWords,       // float32, one column at once: any stride and alignment
   kHalfWords,   // the same for one 16-bit type
   kAnyWords,    // the same for any types, also two
-  kHalfBoxes,   // kAnyQuads of one 16-bit type by tensor maps, where there are any
+  kHalfBoxes,   // kHalfQuads by tensor maps, where there are any
   kByteBoxes,   // the same for uint8
 };
-inline constexpr int kStripLoaders = 7;
+inline constexpr int kStripLoaders = 8;
 // By tensor maps, where the architecture has them.
 constexpr bool is_of_boxes(StripLoader loader) {
   return loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes ||
@@ -198,6 +199,24 @@ constexpr bool is_of_boxes(StripLoader loader) {
 FUSED_SSIM_INLINE constexpr int box_element(StripLoader loader) {
   return loader == StripLoader::kByteBoxes ? 1 : loader == StripLoader::kHalfBoxes ? 2 : 4;
 }
+// The types that elements have.
+enum class Elements { kFloat, kHalf, kByte, kAny };
+FUSED_SSIM_INLINE constexpr Elements elements_of(StripLoader loader) {
+  switch (loader) {
+    case StripLoader::kFloatQuads:
+    case StripLoader::kWords:
+      return Elements::kFloat;
+    case StripLoader::kHalfQuads:
+    case StripLoader::kHalfWords:
+    case StripLoader::kHalfBoxes:
+      return Elements::kHalf;
+    case StripLoader::kByteBoxes:
+      return Elements::kByte;
+    default:
+      return Elements::kAny;
+  }
+}
+
 // The schedules of windows of up to 11 taps, and which loader has an instance in place of another:
 // types but float32 have some of their own where most of the time goes, values and one gradient, and
 // fewer with given windows. Strips of a gradient need s and d again, so narrow boxes are not for them.
@@ -209,7 +228,8 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
     return loader;
   }
   const bool value = kind == StripKind::kValue;
-  const bool quads = is_of_boxes(loader) || loader == Loader::kAnyQuads;
+  const bool quads =
+      is_of_boxes(loader) || loader == Loader::kHalfQuads || loader == Loader::kAnyQuads;
   if (!quads) {
     const bool own =
         schedule == Schedule::kMarch && !given_window && (value || kind == StripKind::kOneGradient);
@@ -222,7 +242,12 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
   }
   const bool boxes = !given_window && schedule != Schedule::kStrip &&
                      (value || (schedule == Schedule::kTile && loader == Loader::kHalfBoxes));
-  return boxes ? loader : Loader::kAnyQuads;
+  if (boxes && is_of_boxes(loader)) {
+    return loader;
+  }
+  const bool halves = schedule == Schedule::kMarch && !given_window && !value &&
+                      elements_of(loader) == Elements::kHalf;
+  return halves ? Loader::kHalfQuads : Loader::kAnyQuads;
 }
 
 struct DeviceFacts {

@@ -312,15 +312,16 @@ __device__ __forceinline__ int needed_columns(const PipelinePiece& piece) {
   return piece.end_column - piece.first_column + 2 * Traits::kMargin;
 }
 
-// What the piece's shift is taken from.
+// What the shift of the piece, or of columns [left, right) of it, is taken from.
 template <class Traits>
 __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
-                                                        const PipelinePiece& piece,
-                                                        const char* plane1, const char* plane2) {
-  return SamplePointers::of(
-      plane1, plane2, p.img1, p.img2, max(0, piece.first_row - Traits::kRadius),
-      min(p.height, piece.end_row + Traits::kRadius), max(0, piece.first_column - Traits::kRadius),
-      min(p.width, piece.end_column + Traits::kRadius));
+                                                        const PipelinePiece& piece, int left,
+                                                        int right, const char* plane1,
+                                                        const char* plane2) {
+  return SamplePointers::of(plane1, plane2, p.img1, p.img2,
+                            max(0, piece.first_row - Traits::kRadius),
+                            min(p.height, piece.end_row + Traits::kRadius),
+                            max(0, left - Traits::kRadius), min(p.width, right + Traits::kRadius));
 }
 
 // The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are
@@ -328,8 +329,8 @@ __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
 template <class Traits>
 struct QuadLoader {
   static constexpr int kItems = Traits::kQuadItems;
-  static constexpr bool kAny = Traits::kLoader == StripLoader::kAnyQuads;
-  const char* from1[kItems];  // the next to load
+  static constexpr bool kAny = Traits::kLoader == StripLoader::kAnyQuads;  // else 16-bit types
+  const char* from1[kItems];                                               // the next to load
   const char* from2[kItems];
   int y[kItems];  // of them; far outside of any image where the column is outside
   float4 a[kItems];
@@ -366,39 +367,45 @@ struct QuadLoader {
   }
 
   __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
-    load_image(p, p.img1, from1, a);
-    load_image(p, p.img2, from2, b);
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      y[i] += Traits::kChunkRows;
-    }
-  }
-  __device__ __forceinline__ void load_image(const StripParams& p, const InputImage& image,
-                                             const char* (&from)[kItems],
-                                             float4 (&quads)[kItems]) const {
-    if (!kAny || image.dtype == DType::kFloat32) {
-      load_quads<float4>(p, image, from, quads);
-    } else if (image.dtype == DType::kUInt8) {
-      load_quads<float>(p, image, from, quads);
-    } else {
-      load_quads<float2>(p, image, from, quads);
-    }
-  }
-  template <class Words>
-  __device__ __forceinline__ void load_quads(const StripParams& p, const InputImage& image,
-                                             const char* (&from)[kItems],
-                                             float4 (&quads)[kItems]) const {
-    const int64_t down = Traits::kChunkRows * image.row;
+    const int64_t down1 = Traits::kChunkRows * p.img1.row;
+    const int64_t down2 = Traits::kChunkRows * p.img2.row;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (!warp_has(i)) {
         break;
       }
-      quads[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      if (static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height)) {
-        *reinterpret_cast<Words*>(&quads[i]) = __ldg(reinterpret_cast<const Words*>(from[i]));
+      const bool inside = static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height);
+      if constexpr (kAny) {
+        a[i] = load_raw_quad(from1[i], inside ? static_cast<unsigned>(p.img1.column) : 0u);
+        b[i] = load_raw_quad(from2[i], inside ? static_cast<unsigned>(p.img2.column) : 0u);
+      } else {
+        a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        b[i] = a[i];
+        if (inside) {
+          const float2 words1 = __ldg(reinterpret_cast<const float2*>(from1[i]));
+          const float2 words2 = __ldg(reinterpret_cast<const float2*>(from2[i]));
+          a[i].x = words1.x, a[i].y = words1.y;
+          b[i].x = words2.x, b[i].y = words2.y;
+        }
       }
-      from[i] += down;
+      from1[i] += down1;
+      from2[i] += down2;
+      y[i] += Traits::kChunkRows;
+    }
+  }
+  // Quads of any type, once they have come.
+  static __device__ __forceinline__ void to_float(const InputImage& image,
+                                                  float4 (&quads)[kItems]) {
+    if (image.dtype == DType::kUInt8) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        quads[i] = byte_quad_to_float(quads[i], image.uint8_divisor);
+      }
+    } else if (image.dtype != DType::kFloat32) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        quads[i] = half_quad_to_float(quads[i], image.dtype);
+      }
     }
   }
 
@@ -406,8 +413,12 @@ struct QuadLoader {
   // pixels where there is no gradient; else that is added up with it.
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
-                                         const PixelShift& shift, int first_y, float* slot) const {
+                                         const PixelShift& shift, int first_y, float* slot) {
     float l1 = 0.0f;
+    if constexpr (kAny) {
+      to_float(p.img1, a);
+      to_float(p.img2, b);
+    }
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (!has(i)) {
@@ -418,9 +429,9 @@ struct QuadLoader {
       const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
       float4 pixels1 = a[i];
       float4 pixels2 = b[i];
-      if constexpr (kAny) {
-        pixels1 = raw_quad_to_float(pixels1, p.img1);
-        pixels2 = raw_quad_to_float(pixels2, p.img2);
+      if constexpr (!kAny) {
+        pixels1 = half_quad_to_float(pixels1, p.img1.dtype);
+        pixels2 = half_quad_to_float(pixels2, p.img2.dtype);
       }
       float4 s, d;
       if constexpr (kL1) {
@@ -737,7 +748,7 @@ template <class Traits, bool kL1>
 __device__ __forceinline__ float store_gradient_rows(
     const StripParams& p, const PipelinePiece& piece, const PixelShift& shift, const float* own,
     const float* map_row, float* turn, const GradientTarget& target, const char* weights,
-    const PixelPlanes& planes) {
+    const PixelPlanes<elements_of(Traits::kLoader)>& planes) {
   const int y = target.y;
   const int columns = target.columns;
   const bool active = y >= piece.first_row && y < piece.end_row && columns > 0;
@@ -756,9 +767,8 @@ __device__ __forceinline__ float store_gradient_rows(
         typename Traits::Window(p), map_row, [&](float (&to)[8]) { read_own(own, to); },
         [&](float (&to)[8]) { read_own(own + Traits::kImageStride, to); }, pixels, first, second);
     if (kL1 && y >= p.value_top && y < p.value_bottom) {
-      l1 = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
-          p, weights, planes, shift.difference_if_equal(), y, piece.end_column - columns, columns,
-          pixels, first, second);
+      l1 = finish_with_l1<Traits>(p, weights, planes, shift.difference_if_equal(), y,
+                                  piece.end_column - columns, columns, pixels, first, second);
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -842,14 +852,16 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int chunks = piece_chunks<Traits>(p, piece);
   int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
-  const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
+  const SamplePointers pointers =
+      piece_samples<Traits>(p, piece, piece.first_column, piece.end_column, plane1, plane2);
   wait_for_previous_launch();
   constexpr int kLoadedBefore = Traits::kBoxes ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Shift<float> means = trimmed_means(pointers.load<float>(p.img1, p.img2));
+  const Shift<float> means =
+      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
   if (Traits::row_thread() == 0) {
@@ -920,7 +932,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
 
   // Rows that no window of a value reaches may be left out. With narrow quads that takes 3% longer.
   const auto filter = [&](int staged_slot, int map_slot, bool all_rows) {
-    const bool leaves_out = Traits::kGradient && Traits::kLoader != StripLoader::kAnyQuads;
+    const bool leaves_out = Traits::kGradient && (Traits::kBoxes || !Traits::kQuads);
     if (is_needed && (!leaves_out || all_rows || target.y < last_lagged_row)) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
@@ -993,17 +1005,21 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const int chunks = piece_chunks<Traits>(p, piece);
   const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
-  const SamplePointers pointers = piece_samples<Traits>(p, piece, plane1, plane2);
+  // A shift for each warp's columns: the nearer it is to their pixels, the more exact.
+  const int thread = Traits::row_thread();
+  const int warp = thread / 32;
+  const int left = min(piece.first_column + 32 * warp, piece.end_column - 1);
+  const SamplePointers pointers =
+      piece_samples<Traits>(p, piece, left, min(left + 32, piece.end_column), plane1, plane2);
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  Shift<float> means = trimmed_means(pointers.load<float>(p.img1, p.img2));
+  Shift<float> means =
+      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   if (Traits::kElement == 1) {  // then kOffset and the shift may be subtracted in one
     means = {rintf(means.x), rintf(means.y)};
   }
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
-  const int thread = Traits::row_thread();
-  const int warp = thread / 32;
   if (thread % 32 == 0) {
     piece_shift[warp] = PieceShift::of(window, shift);
     valued[warp] = ValuedPixels::of(p, piece, first_y);

@@ -73,16 +73,15 @@ __device__ __forceinline__ float distance(float difference, bool squares) {
 // The sum of these of x and y over the columns of a quad that lie in [left, right).
 __device__ __forceinline__ float sum_of_distances(const float4& a, const float4& b, int left,
                                                   int right, bool squares) {
-  const float4 of = {distance(a.x - b.x, squares), distance(a.y - b.y, squares),
-                     distance(a.z - b.z, squares), distance(a.w - b.w, squares)};
   if (left <= 0 && right >= 4) {
-    return (of.x + of.y) + (of.z + of.w);
+    return (distance(a.x - b.x, squares) + distance(a.y - b.y, squares)) +
+           (distance(a.z - b.z, squares) + distance(a.w - b.w, squares));
   }
   float sum = 0.0f;
-  sum += 0 >= left && 0 < right ? of.x : 0.0f;
-  sum += 1 >= left && 1 < right ? of.y : 0.0f;
-  sum += 2 >= left && 2 < right ? of.z : 0.0f;
-  sum += 3 >= left && 3 < right ? of.w : 0.0f;
+  sum += 0 >= left && 0 < right ? distance(a.x - b.x, squares) : 0.0f;
+  sum += 1 >= left && 1 < right ? distance(a.y - b.y, squares) : 0.0f;
+  sum += 2 >= left && 2 < right ? distance(a.z - b.z, squares) : 0.0f;
+  sum += 3 >= left && 3 < right ? distance(a.w - b.w, squares) : 0.0f;
   return sum;
 }
 

@@ -47,9 +47,9 @@ struct SamplePointers {
     return {plane1 + at.y * img1.row + at.x * img1.column,
             plane2 + at.y * img2.row + at.x * img2.column};
   }
-  template <class T>
+  template <class T, Elements kElements = Elements::kAny>
   __device__ __forceinline__ Samples<T> load(const InputImage& img1, const InputImage& img2) const {
-    return {load_element<T>(x, img1), load_element<T>(y, img2)};
+    return {load_element_of<T, kElements>(x, img1), load_element_of<T, kElements>(y, img2)};
   }
 };
 

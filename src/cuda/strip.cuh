@@ -537,9 +537,9 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
         [&](float (&d)[8]) { own_group<Traits, false>(p, piece, y, x, d); }, own, first, second);
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
-      const float sum = finish_with_l1<Traits::kTwo, Traits::kWeighted>(
-          p, piece.weights, {piece.plane1, piece.plane2}, equal, y, x, columns - 8 * group, own,
-          first, second);
+      const float sum =
+          finish_with_l1<Traits>(p, piece.weights, {piece.plane1, piece.plane2}, equal, y, x,
+                                 columns - 8 * group, own, first, second);
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     } else {
 #pragma unroll
@@ -625,7 +625,7 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
                          min(p.height, first_row + rows + Traits::kRadius),
                          max(0, first_column - Traits::kRadius),
                          min(p.width, end_column + Traits::kRadius))
-          .load<float>(p.img1, p.img2);
+          .template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2);
   if (threadIdx.x != 0) {
     return samples;
   }

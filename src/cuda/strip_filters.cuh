@@ -362,12 +362,11 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
         }
       }
       if constexpr (Traits::kGradient) {
-        const float weight = Traits::kWeighted ? weights.take(p, i) : 1.0f;
+        const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
+            moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
         if (Traits::kContains && Traits::kWeighted) {
-          state.probe = fmaf(weight, 0.0f, state.probe);
+          state.probe = fmaf(partials.y, 0.0f, state.probe);
         }
-        const float4 partials =
-            partials_of<Traits::kTwo, Traits::kWeighted>(moments, terms, stabilizers, weight);
         // Selected, not multiplied: a NaN beyond the border must not come in.
         const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
         place[0] = state.partials[0].push(window, counts ? partials.x : 0.0f);
@@ -463,14 +462,17 @@ __device__ __forceinline__ void flush_partials(const typename Traits::Window& wi
 }
 
 // Both images' pixels in memory.
+template <Elements kElements>
 struct PixelPlanes {
   const char* plane1;
   const char* plane2;
 
   // The sign of their difference.
   __device__ __forceinline__ float sign(const StripParams& p, int y, int x) const {
-    const float a = load_element<float>(plane1 + y * p.img1.row + x * p.img1.column, p.img1);
-    const float b = load_element<float>(plane2 + y * p.img2.row + x * p.img2.column, p.img2);
+    const float a =
+        load_element_of<float, kElements>(plane1 + y * p.img1.row + x * p.img1.column, p.img1);
+    const float b =
+        load_element_of<float, kElements>(plane2 + y * p.img2.row + x * p.img2.column, p.img2);
     return a > b ? 1.0f : a < b ? -1.0f : 0.0f;
   }
 };
@@ -498,11 +500,11 @@ __device__ __forceinline__ float sum_of_magnitudes(const float* v) {
 // the L1 term. `d` as staged, `equal` where the pixels are the same: there d may hide a difference
 // below its rounding, so the pixels themselves are looked at. Returns the sum of |x - y|, scaled
 // like d.
-template <bool kTwo, bool kWeighted, int kCount>
-__device__ __forceinline__ float finish_with_l1(const StripParams& p, const char* weights,
-                                                const PixelPlanes& planes, float equal, int y,
-                                                int x, int columns, const float (&d)[kCount],
-                                                float (&first)[kCount], float (&second)[kCount]) {
+template <class Traits, int kCount>
+__device__ __forceinline__ float finish_with_l1(
+    const StripParams& p, const char* weights,
+    const PixelPlanes<elements_of(Traits::kLoader)>& planes, float equal, int y, int x, int columns,
+    const float (&d)[kCount], float (&first)[kCount], float (&second)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
   float difference[kCount];
@@ -512,12 +514,12 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
   }
   const auto add = [&](int i, float l1) {
     first[i] = fmaf(first[i], p.gradient_scale, l1);
-    if constexpr (kTwo) {
+    if constexpr (Traits::kTwo) {
       second[i] = fmaf(second[i], p.gradient_scale, -l1);
     }
   };
   // For one gradient alone: registers are short for two.
-  if (!kTwo && !kWeighted && left <= 0 && right >= kCount &&
+  if (!Traits::kTwo && !Traits::kWeighted && left <= 0 && right >= kCount &&
       least_magnitude<kCount>(difference) > 0.0f) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -528,7 +530,7 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
   }
 
   // For two gradients without a loop: that takes a register more than there is.
-  constexpr int kUnsureAtOnce = kTwo ? kCount : 1;
+  constexpr int kUnsureAtOnce = Traits::kTwo ? kCount : 1;
   float sum = 0.0f;
   // Bit i: of column i the first image's pixel is greater; bit kCount + i: less. One word:
   // registers are short.
@@ -558,7 +560,7 @@ __device__ __forceinline__ float finish_with_l1(const StripParams& p, const char
     float l1 = (signs & 1u << i) != 0u              ? p.gradient_l1
                : (signs & 1u << (kCount + i)) != 0u ? -p.gradient_l1
                                                     : 0.0f;
-    if constexpr (kWeighted) {
+    if constexpr (Traits::kWeighted) {
       if (l1 != 0.0f) {
         l1 *=
             __ldg(reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +

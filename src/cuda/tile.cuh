@@ -365,7 +365,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       }
     }
     if (pass == 0) {
-      const Shift<float> means = trimmed_means(tile.samples.load<float>(p.img1, p.img2));
+      const Shift<float> means = trimmed_means(
+          tile.samples.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
       shift = PixelShift::of(means.x, means.y);
       *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
     }
@@ -425,7 +426,8 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
-  const Shift<float> means = trimmed_means(tile.samples.load<float>(p.img1, p.img2));
+  const Shift<float> means = trimmed_means(
+      tile.samples.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
@@ -652,9 +654,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
         }
       }
       if (p.l1 && y >= p.value_top && y < p.value_bottom) {
-        finish_with_l1<Traits::kTwo, Traits::kWeighted>(p, tile.weights, {tile.plane1, tile.plane2},
-                                                        shift.difference_if_equal(), y, x,
-                                                        tile.right - x, d, first, second);
+        finish_with_l1<Traits>(p, tile.weights, {tile.plane1, tile.plane2},
+                               shift.difference_if_equal(), y, x, tile.right - x, d, first, second);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
