@@ -189,23 +189,6 @@ __device__ __forceinline__ float load_float_if(unsigned wanted, const char* from
                : "l"(from), "r"(wanted));
   return value;
 }
-// Four elements of that many bytes each, as they lie in memory; zeros for none.
-__device__ __forceinline__ float4 load_raw_quad(const char* from, unsigned element) {
-  float4 quad;
-  asm volatile(
-      "{.reg .pred four, two, one;\n"
-      "setp.eq.u32 four, %5, 4;\n"
-      "setp.eq.u32 two, %5, 2;\n"
-      "setp.eq.u32 one, %5, 1;\n"
-      "mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
-      "@four ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n"
-      "@two ld.global.nc.v2.f32 {%0, %1}, [%4];\n"
-      "@one ld.global.nc.f32 %0, [%4];}"
-      : "=&f"(quad.x), "=&f"(quad.y), "=&f"(quad.z), "=&f"(quad.w)
-      : "l"(from), "r"(element));
-  return quad;
-}
-
 // The number of a uint8 element.
 __device__ __forceinline__ float load_byte_if(unsigned wanted, const char* from) {
   unsigned byte;

@@ -175,7 +175,7 @@ constexpr bool has_gradient(StripKind kind) {
   return kind != StripKind::kValue && kind != StripKind::kMap;
 }
 
-// The mean squared error beside the value (StripParams::squares).
+// The mean squared error beside the value (StripParams::squares), which only marching kernels have.
 constexpr bool has_mse(StripKind kind) { return kind == StripKind::kValue; }
 
 // How kernels read their images, and write gradients.
@@ -245,9 +245,7 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
   if (boxes && is_of_boxes(loader)) {
     return loader;
   }
-  const bool halves = schedule == Schedule::kMarch && !given_window && !value &&
-                      elements_of(loader) == Elements::kHalf;
-  return halves ? Loader::kHalfQuads : Loader::kAnyQuads;
+  return Loader::kAnyQuads;
 }
 
 struct DeviceFacts {

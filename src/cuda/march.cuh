@@ -324,28 +324,27 @@ __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
                             max(0, left - Traits::kRadius), min(p.width, right + Traits::kRadius));
 }
 
-// The raw pixels of a chunk, on their way from global memory to this thread's registers. Chunks are
-// loaded one after the other.
+// The raw pixels of a chunk, copied from global to shared memory, four columns at once, where they
+// become s and d in place. Each thread converts what it has copied. Chunks are loaded one after the
+// other.
 template <class Traits>
 struct QuadLoader {
   static constexpr int kItems = Traits::kQuadItems;
-  static constexpr bool kAny = Traits::kLoader == StripLoader::kAnyQuads;  // else 16-bit types
-  const char* from1[kItems];                                               // the next to load
+  const char* from1[kItems];  // the next to load
   const char* from2[kItems];
   int y[kItems];  // of them; far outside of any image where the column is outside
-  float4 a[kItems];
-  float4 b[kItems];
 
   // Whole warps have an item or not, but for the last that do.
-  static __device__ __forceinline__ bool warp_has(int i) {
-    constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
-    return (i + 1) * Traits::kColumns <= kQuads ||
-           (Traits::row_thread() / 32 * 32) + i * Traits::kColumns < kQuads;
-  }
   static __device__ __forceinline__ bool has(int i) {
     constexpr int kQuads = Traits::kChunkRows * Traits::kStagedQuads;
     return (i + 1) * Traits::kColumns <= kQuads ||
            Traits::row_thread() + i * Traits::kColumns < kQuads;
+  }
+  // Where an item lies in a slot.
+  static __device__ __forceinline__ float* place(float* slot, int i) {
+    const int item = Traits::row_thread() + i * Traits::kColumns;
+    const int in_chunk = item / Traits::kStagedQuads;
+    return slot + in_chunk * Traits::kStagedPitch + 4 * (item - in_chunk * Traits::kStagedQuads);
   }
 
   // Begins with the chunk whose first row is `first_y`.
@@ -362,83 +361,66 @@ struct QuadLoader {
           piece.first_column - Traits::kStagedBefore + 4 * (item - in_chunk * Traits::kStagedQuads);
       from1[i] = plane1 + (first_y + in_chunk) * p.img1.row + x * p.img1.column;
       from2[i] = plane2 + (first_y + in_chunk) * p.img2.row + x * p.img2.column;
-      y[i] = has(i) && x >= 0 && x < end_x ? first_y + in_chunk : kOutside;
+      y[i] = x >= 0 && x < end_x ? first_y + in_chunk : kOutside;
     }
   }
 
-  __device__ __forceinline__ void load(const StripParams& p, float*, unsigned) {
-    const int64_t down1 = Traits::kChunkRows * p.img1.row;
-    const int64_t down2 = Traits::kChunkRows * p.img2.row;
+  __device__ __forceinline__ void load(const StripParams& p, float* slot, unsigned) {
+    load_image(p, p.img1, from1, slot);
+    load_image(p, p.img2, from2, slot + Traits::kImageStride);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (!warp_has(i)) {
-        break;
-      }
-      const bool inside = static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height);
-      if constexpr (kAny) {
-        a[i] = load_raw_quad(from1[i], inside ? static_cast<unsigned>(p.img1.column) : 0u);
-        b[i] = load_raw_quad(from2[i], inside ? static_cast<unsigned>(p.img2.column) : 0u);
-      } else {
-        a[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        b[i] = a[i];
-        if (inside) {
-          const float2 words1 = __ldg(reinterpret_cast<const float2*>(from1[i]));
-          const float2 words2 = __ldg(reinterpret_cast<const float2*>(from2[i]));
-          a[i].x = words1.x, a[i].y = words1.y;
-          b[i].x = words2.x, b[i].y = words2.y;
-        }
-      }
-      from1[i] += down1;
-      from2[i] += down2;
       y[i] += Traits::kChunkRows;
     }
   }
-  // Quads of any type, once they have come.
-  static __device__ __forceinline__ void to_float(const InputImage& image,
-                                                  float4 (&quads)[kItems]) {
-    if (image.dtype == DType::kUInt8) {
+  __device__ __forceinline__ void load_image(const StripParams& p, const InputImage& image,
+                                             const char* (&from)[kItems], float* slot) const {
+    if (image.dtype == DType::kFloat32) {
+      copy_quads<16>(p, image, from, slot);
+    } else if (image.dtype == DType::kUInt8) {
+      copy_quads<4>(p, image, from, slot);
+    } else {
+      copy_quads<8>(p, image, from, slot);
+    }
+  }
+  template <int kBytes>
+  __device__ __forceinline__ void copy_quads(const StripParams& p, const InputImage& image,
+                                             const char* (&from)[kItems], float* slot) const {
 #pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        quads[i] = byte_quad_to_float(quads[i], image.uint8_divisor);
-      }
-    } else if (image.dtype != DType::kFloat32) {
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        quads[i] = half_quad_to_float(quads[i], image.dtype);
+    for (int i = 0; i < kItems; ++i) {
+      if (has(i)) {
+        const bool inside = static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height);
+        copy_async<kBytes>(place(slot, i), from[i], inside ? kBytes : 0);
+        from[i] += Traits::kChunkRows * image.row;
       }
     }
   }
 
-  // Stores the chunk, which begins with row `first_y`, as s and d. Returns the L1 term of the own
-  // pixels where there is no gradient; else that is added up with it.
+  // Makes the pixels of the chunk, which begins with row `first_y`, s and d. Returns the L1 term of
+  // the own pixels where there is no gradient; else that is added up with it.
   template <bool kL1>
   __device__ __forceinline__ float store(const StripParams& p, const PipelinePiece& piece,
-                                         const PixelShift& shift, int first_y, float* slot) {
+                                         const PixelShift& shift, int first_y, float* slot) const {
     float l1 = 0.0f;
-    if constexpr (kAny) {
-      to_float(p.img1, a);
-      to_float(p.img2, b);
-    }
+    wait_for_copies();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (!has(i)) {
         break;
       }
-      const int item = Traits::row_thread() + i * Traits::kColumns;
-      const int in_chunk = item / Traits::kStagedQuads;
-      const int column = 4 * (item - in_chunk * Traits::kStagedQuads);
-      float4 pixels1 = a[i];
-      float4 pixels2 = b[i];
-      if constexpr (!kAny) {
-        pixels1 = half_quad_to_float(pixels1, p.img1.dtype);
-        pixels2 = half_quad_to_float(pixels2, p.img2.dtype);
-      }
+      auto* place_s = reinterpret_cast<float4*>(place(slot, i));
+      auto* place_d = reinterpret_cast<float4*>(place(slot, i) + Traits::kImageStride);
+      const float4 pixels1 = raw_quad_to_float(*place_s, p.img1);
+      const float4 pixels2 = raw_quad_to_float(*place_d, p.img2);
       float4 s, d;
       if constexpr (kL1) {
         shift.apply_in_order(pixels1, pixels2, &s, &d);
+        const int item = Traits::row_thread() + i * Traits::kColumns;
+        const int in_chunk = item / Traits::kStagedQuads;
         if (!Traits::kGradient && first_y + in_chunk >= max(piece.first_row, p.value_top) &&
             first_y + in_chunk < min(piece.end_row, p.value_bottom)) {
-          const int x = piece.first_column - Traits::kStagedBefore + column;
+          const int x = piece.first_column - Traits::kStagedBefore +
+                        4 * (item - in_chunk * Traits::kStagedQuads);
           l1 +=
               sum_of_distances(pixels1, pixels2, max(piece.first_column, p.value_left) - x,
                                min(piece.end_column, p.value_right) - x, Traits::kMse && p.squares);
@@ -446,9 +428,8 @@ struct QuadLoader {
       } else {
         shift.apply(pixels1, pixels2, &s, &d);
       }
-      float* to = slot + in_chunk * Traits::kStagedPitch + column;
-      *reinterpret_cast<float4*>(to) = s;
-      *reinterpret_cast<float4*>(to + Traits::kImageStride) = d;
+      *place_s = s;
+      *place_d = d;
     }
     return l1;
   }
@@ -855,7 +836,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const SamplePointers pointers =
       piece_samples<Traits>(p, piece, piece.first_column, piece.end_column, plane1, plane2);
   wait_for_previous_launch();
-  constexpr int kLoadedBefore = Traits::kBoxes ? 2 : 1;
+  constexpr int kLoadedBefore = Traits::kQuads ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
@@ -883,9 +864,6 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   constexpr int kFirst = kStartsInLoop ? -2 : 0;
   if constexpr (!kStartsInLoop) {
     store(staged);
-    if constexpr (!Traits::kBoxes) {
-      loader.load(p, staged, 1);
-    }
     meet(counters, &parity);
   }
 

@@ -215,7 +215,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<k
 
 // Called by every thread of every block after its partials: the last block writes the values.
 template <int kThreads, class T, bool kHasMse = false>
-__device__ __noinline__ void finish_reduction(const ReductionPlan& plan) {
+__device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   __shared__ bool is_last;
   if (threadIdx.x == 0) {
     __threadfence();

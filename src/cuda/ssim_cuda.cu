@@ -768,7 +768,11 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                : run_separable<float>(problem, request, device, workspace, stream);
   }
   const auto choice_for = [&](StripKind kind) {
-    return choice != nullptr ? *choice : choose_strips(device, kind, problem.sizes);
+    StripChoice chosen = choice != nullptr ? *choice : choose_strips(device, kind, problem.sizes);
+    if (request.mse != nullptr) {
+      chosen.tile_rows = 0;  // tiles do not add up squares
+    }
+    return chosen;
   };
   if (gradient && request.map != nullptr) {
     Request map_only = request;

@@ -42,8 +42,7 @@ inline constexpr int kTileThreads = 512;
 template <StripKind kKind_, StripLoader kLoader_, class Window_>
 struct TileTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo,
-      Kind::kWeighted;
+  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   using typename Kind::Window;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
@@ -381,9 +380,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
           shift.apply_in_order(a[i], b[i], &s, &d);
           const int y = first_y + row;
           if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
-            *l1_sum +=
-                sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
-                                 min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
+            *l1_sum += sum_of_distances(a[i], b[i], max(tile.left, p.value_left) - x,
+                                        min(tile.right, p.value_right) - x, /*squares=*/false);
           }
         }
         const int to = (first_row + row) * Traits::kStagedPitch + 4 * quad;
@@ -460,7 +458,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
       if (y >= max(tile.top, p.value_top) && y < min(tile.bottom, p.value_bottom)) {
         const int x = first_x + 4 * (item - row * Traits::kStagedQuads);
         *l1_sum += sum_of_distances(a, b, max(tile.left, p.value_left) - x,
-                                    min(tile.right, p.value_right) - x, Traits::kMse && p.squares);
+                                    min(tile.right, p.value_right) - x, /*squares=*/false);
       }
     } else {
       shift.apply(a, b, &s, &d);
@@ -476,7 +474,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
 template <class Traits>
 __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& tile, bool more,
                                              int next, float* shared, uint64_t* loaded,
-                                             unsigned parity, double* sum, double* squares,
+                                             unsigned parity, double* sum,
                                              WarpSums<Traits::kThreads / 32>* warp_sums) {
   const int rows = tile.bottom - tile.top;
   const int moment_rows = rows + 2 * Traits::kMomentHalo;
@@ -585,12 +583,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     }
   }
 
-  *sum += p.loss_weight * loss;
-  if (Traits::kMse && p.squares) {
-    *squares += p.l1_weight * l1_sum;
-  } else {
-    *sum += p.l1_weight * l1_sum;
-  }
+  *sum += p.loss_weight * loss + p.l1_weight * l1_sum;
   const bool is_summed = !more && p.reduction.fixed_point != 0.0;
   if (is_summed) {
     warp_sums->leave(p.reduction, *sum);
@@ -703,7 +696,6 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   const int end = static_cast<int>(unit_begin(plan, blockIdx.x + 1));
   int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
-  double squares = 0.0;
   unsigned parity = 0;
   Tile tile = tile_at<Traits>(p, unit);
   if constexpr (Traits::kBoxes) {
@@ -720,8 +712,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   for (;;) {
     ++unit;
     const bool more = unit < end;
-    process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &squares,
-                         &warp_sums);
+    process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &warp_sums);
     parity ^= 1u;
     if (plan.value != nullptr && plan.fixed_point == 0.0) {
       const int next =
@@ -729,10 +720,6 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
       if (next != value || !more) {
         store_partial<Traits::kThreads>(plan.partials, value, sum);
         sum = 0.0;
-        if (Traits::kMse && p.squares) {
-          store_partial<Traits::kThreads>(mse_partials(plan), value, squares);
-          squares = 0.0;
-        }
         value = next;
       }
     }
@@ -743,7 +730,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
     __syncthreads();
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
-    finish_reduction<Traits::kThreads, float, Traits::kMse>(plan);
+    finish_reduction<Traits::kThreads, float>(plan);
   }
 }
 
