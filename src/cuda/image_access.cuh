@@ -241,7 +241,11 @@ __device__ __forceinline__ float4 byte_quad_to_float(const float4& copied, float
 }
 
 // Four elements of any type as they lie in memory, in the first words.
+template <Elements kElements = Elements::kAny>
 __device__ __forceinline__ float4 raw_quad_to_float(const float4& copied, const InputImage& image) {
+  if (kElements == Elements::kHalf) {
+    return half_quad_to_float(copied, image.dtype);
+  }
   if (image.dtype == DType::kFloat32) {
     return copied;
   }
@@ -328,9 +332,13 @@ __device__ __forceinline__ T load_element(const char* element, const InputImage&
 template <class T, Elements kElements>
 __device__ __forceinline__ T load_element_of(const char* element, const InputImage& image) {
   if constexpr (kElements == Elements::kFloat) {
-    return static_cast<T>(__ldg(reinterpret_cast<const float*>(element)));
+    // Where it stands: the compiler would put it off until the value is needed.
+    float value;
+    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(element));
+    return static_cast<T>(value);
   } else if constexpr (kElements == Elements::kHalf) {
-    const unsigned bits = __ldg(reinterpret_cast<const unsigned short*>(element));
+    unsigned short bits;
+    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(bits) : "l"(element));
     return static_cast<T>(half_to_float(bits, image.dtype));
   } else if constexpr (kElements == Elements::kByte) {
     return static_cast<T>(__ldg(reinterpret_cast<const unsigned char*>(element)));  // not divided
@@ -399,8 +407,8 @@ __device__ __forceinline__ void store_quad(char* first, const float* value, DTyp
   static_assert(kLoader != StripLoader::kWords && kLoader != StripLoader::kHalfWords &&
                     kLoader != StripLoader::kAnyWords,
                 "quads only");
-  if (kLoader == StripLoader::kFloatQuads ||
-      (kLoader == StripLoader::kAnyQuads && dtype == DType::kFloat32)) {
+  if (elements_of(kLoader) == Elements::kFloat ||
+      (elements_of(kLoader) == Elements::kAny && dtype == DType::kFloat32)) {
     *reinterpret_cast<float4*>(first) = make_float4(value[0], value[1], value[2], value[3]);
   } else {
     uint2 words;

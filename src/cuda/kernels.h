@@ -245,7 +245,9 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
   if (boxes && is_of_boxes(loader)) {
     return loader;
   }
-  return Loader::kAnyQuads;
+  const bool halves = schedule == Schedule::kMarch && !given_window && !value &&
+                      elements_of(loader) == Elements::kHalf;
+  return halves ? Loader::kHalfQuads : Loader::kAnyQuads;
 }
 
 struct DeviceFacts {

@@ -330,6 +330,7 @@ __device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
 template <class Traits>
 struct QuadLoader {
   static constexpr int kItems = Traits::kQuadItems;
+  static constexpr Elements kElements = elements_of(Traits::kLoader);
   const char* from1[kItems];  // the next to load
   const char* from2[kItems];
   int y[kItems];  // of them; far outside of any image where the column is outside
@@ -375,7 +376,9 @@ struct QuadLoader {
   }
   __device__ __forceinline__ void load_image(const StripParams& p, const InputImage& image,
                                              const char* (&from)[kItems], float* slot) const {
-    if (image.dtype == DType::kFloat32) {
+    if (kElements == Elements::kHalf) {
+      copy_quads<8>(p, image, from, slot);
+    } else if (image.dtype == DType::kFloat32) {
       copy_quads<16>(p, image, from, slot);
     } else if (image.dtype == DType::kUInt8) {
       copy_quads<4>(p, image, from, slot);
@@ -403,15 +406,17 @@ struct QuadLoader {
                                          const PixelShift& shift, int first_y, float* slot) const {
     float l1 = 0.0f;
     wait_for_copies();
-#pragma unroll
+    // Code for all types is long.
+    constexpr int kAtOnce = kElements == Elements::kAny ? 1 : kItems;
+#pragma unroll kAtOnce
     for (int i = 0; i < kItems; ++i) {
       if (!has(i)) {
         break;
       }
       auto* place_s = reinterpret_cast<float4*>(place(slot, i));
       auto* place_d = reinterpret_cast<float4*>(place(slot, i) + Traits::kImageStride);
-      const float4 pixels1 = raw_quad_to_float(*place_s, p.img1);
-      const float4 pixels2 = raw_quad_to_float(*place_d, p.img2);
+      const float4 pixels1 = raw_quad_to_float<kElements>(*place_s, p.img1);
+      const float4 pixels2 = raw_quad_to_float<kElements>(*place_d, p.img2);
       float4 s, d;
       if constexpr (kL1) {
         shift.apply_in_order(pixels1, pixels2, &s, &d);

@@ -670,9 +670,12 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   }
 
   if constexpr (Traits::kContains) {
+    __shared__ PlaneRange own;  // whose address is taken: no stack for it
     if (__syncthreads_or(!isfinite(probe))) {
-      const PlaneRange own = {tile.batch,  tile.channel, tile.top,
-                              tile.bottom, tile.left,    tile.right};
+      if (thread == 0) {
+        own = {tile.batch, tile.channel, tile.top, tile.bottom, tile.left, tile.right};
+      }
+      __syncthreads();
       mend_outputs<Traits>(p, own);
     }
   }
