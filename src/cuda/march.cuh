@@ -99,6 +99,10 @@ struct PipelineTraits : KindTraits<kKind_, Window_> {
   // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
   // registers on their way, and where s and d are not needed once more.
   static constexpr bool kRaw = kBoxes && !kGradient;
+  // Whether the filter shifts pixels that are staged as they are: then each warp's columns may have a
+  // shift of their own, and are more exact the nearer it is to them. A map shows the error of each
+  // single window; in sums and gradients errors average out.
+  static constexpr bool kShiftsLate = kRaw || kMap;
   // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own
   // by counters. Else all of both kinds: after each chunk, or, where row warps have more to do than
   // column warps because single pixels go through their registers and back, split: by counters, so
@@ -312,12 +316,17 @@ __device__ __forceinline__ int needed_columns(const PipelinePiece& piece) {
   return piece.end_column - piece.first_column + 2 * Traits::kMargin;
 }
 
-// What the shift of the piece, or of columns [left, right) of it, is taken from.
+// What the shift of a row warp's columns is taken from: its own, or all of the piece.
 template <class Traits>
-__device__ __forceinline__ SamplePointers piece_samples(const StripParams& p,
-                                                        const PipelinePiece& piece, int left,
-                                                        int right, const char* plane1,
-                                                        const char* plane2) {
+__device__ __forceinline__ SamplePointers shift_samples(const StripParams& p,
+                                                        const PipelinePiece& piece,
+                                                        const char* plane1, const char* plane2) {
+  int left = piece.first_column;
+  int right = piece.end_column;
+  if constexpr (Traits::kShiftsLate) {
+    left = min(left + Traits::row_thread() / 32 * 32, right - 1);
+    right = min(left + 32, right);
+  }
   return SamplePointers::of(plane1, plane2, p.img1, p.img2,
                             max(0, piece.first_row - Traits::kRadius),
                             min(p.height, piece.end_row + Traits::kRadius),
@@ -578,8 +587,8 @@ struct WordLoader {
         } else {
           shift.apply(pixel1, pixel2, &s, &d);
         }
-        to[32 * j] = s;
-        to[32 * j + Traits::kImageStride] = d;
+        to[32 * j] = Traits::kShiftsLate ? pixel1 : s;
+        to[32 * j + Traits::kImageStride] = Traits::kShiftsLate ? pixel2 : d;
       }
     }
     return l1;
@@ -838,8 +847,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
   const int chunks = piece_chunks<Traits>(p, piece);
   int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   PipelineLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
-  const SamplePointers pointers =
-      piece_samples<Traits>(p, piece, piece.first_column, piece.end_column, plane1, plane2);
+  const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
   wait_for_previous_launch();
   constexpr int kLoadedBefore = Traits::kQuads ? 2 : 1;
 #pragma unroll
@@ -850,8 +858,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
       trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
-  if (Traits::row_thread() == 0) {
-    *piece_shift = PieceShift::of(window, shift);
+  if (Traits::row_thread() % (Traits::kShiftsLate ? 32 : Traits::kColumns) == 0) {
+    piece_shift[Traits::row_thread() / 32] = PieceShift::of(window, shift);
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
@@ -918,8 +926,18 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const PipelineP
     const bool leaves_out = Traits::kGradient && (Traits::kBoxes || !Traits::kQuads);
     if (is_needed && (!leaves_out || all_rows || target.y < last_lagged_row)) {
       const float* quads = windows + staged_slot * Traits::kSlotStride;
-      filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
-                                map_rows + map_slot * MapPlaces<Traits>::kChunk);
+      float* to = map_rows + map_slot * MapPlaces<Traits>::kChunk;
+      if constexpr (Traits::kShiftsLate) {
+        using Row = StagedRow<DType::kFloat32>;
+        filter_row_to_cells<Traits::kSkip>(
+            window, Row{quads}, Row{quads + Traits::kImageStride},
+            [&shift](float pixel1, float pixel2, float* s, float* d) {
+              shift.apply(pixel1, pixel2, s, d);
+            },
+            to);
+      } else {
+        filter_staged_row<Traits>(window, quads, quads + Traits::kImageStride, to);
+      }
     }
   };
   MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) +
@@ -988,12 +1006,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   const int chunks = piece_chunks<Traits>(p, piece);
   const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
-  // A shift for each warp's columns: the nearer it is to their pixels, the more exact.
-  const int thread = Traits::row_thread();
-  const int warp = thread / 32;
-  const int left = min(piece.first_column + 32 * warp, piece.end_column - 1);
-  const SamplePointers pointers =
-      piece_samples<Traits>(p, piece, left, min(left + 32, piece.end_column), plane1, plane2);
+  const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
   Shift<float> means =
@@ -1003,6 +1016,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const Pipelin
   }
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
+  const int thread = Traits::row_thread();
+  const int warp = thread / 32;
   if (thread % 32 == 0) {
     piece_shift[warp] = PieceShift::of(window, shift);
     valued[warp] = ValuedPixels::of(p, piece, first_y);
@@ -1105,7 +1120,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const Pipeli
   const int pairing = m / (Traits::kColumns / PipelineCounters<Traits>::kPairings);
   uint64_t* filled = counters->filled[pairing];
   uint64_t* drained = counters->drained[pairing];
-  const PieceShift& shift = piece_shift[pairing];
+  const PieceShift& shift = piece_shift[Traits::kShiftsLate ? m / 32 : 0];
   MapSlot<Traits> map_slot(Traits::kMeets ? 0u : chunks_before);
   unsigned parity = meeting_parity<Traits>(chunks_before);
   if constexpr (!Traits::kRaw) {
