@@ -15,15 +15,15 @@ STRIP = (
     "_ZN10fused_ssim4cuda12strip_kernelINS0_11StripTraitsILi{threads}ELNS0_9StripKindE{kind}E"
     "LNS0_11StripLoaderE{loader}EEELi4EEEvNS0_11StripParamsE"
 )
-PIPELINE = (
-    "_ZN10fused_ssim4cuda15pipeline_kernelINS0_14PipelineTraitsILi{threads}ELNS0_9StripKindE{kind}E"
+MARCH = (
+    "_ZN10fused_ssim4cuda12march_kernelINS0_11MarchTraitsILi{threads}ELNS0_9StripKindE{kind}E"
     "LNS0_11StripLoaderE{loader}EEEEEvNS0_11StripParamsE"
 )
 TILE = (
     "_ZN10fused_ssim4cuda47_GLOBAL__N__236ba828_14_tile_kernel_cu_d6653d3d11tile_kernelINS1_"
     "10TileTraitsILNS0_9StripKindE{kind}ELNS0_11StripLoaderE{loader}ELi8EEEEEvNS0_11StripParamsE"
 )
-SYMBOLS = {"strip_kernel": STRIP, "pipeline_kernel": PIPELINE, "tile_kernel": TILE}
+SYMBOLS = {"strip_kernel": STRIP, "march_kernel": MARCH, "tile_kernel": TILE}
 
 
 def entry(symbol: str, architecture: str, spills: int) -> str:
@@ -59,7 +59,7 @@ def test_accepts_kernels_without_spills_or_within_their_limits(tmp_path, capsys)
     assert run(tmp_path, report(check_spills.LIMITS)) == 0
     said = capsys.readouterr().out
     assert "strip_kernel kOneGradient kFloatQuads         sm_80    128 registers" in said
-    assert "pipeline_kernel kValue kFloatQuads            sm_90    128 registers" in said
+    assert "march_kernel kValue kFloatQuads            sm_90    128 registers" in said
 
 
 @pytest.mark.parametrize(("name", "architecture"), list(check_spills.main_kernels()))

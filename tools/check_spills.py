@@ -20,14 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # With the kernel that serves large images there.
-ARCHITECTURES = {"sm_80": "strip_kernel", "sm_86": "strip_kernel", "sm_90": "pipeline_kernel"}
+ARCHITECTURES = {"sm_80": "strip_kernel", "sm_86": "strip_kernel", "sm_90": "march_kernel"}
 # The variants that matter: float32, 11 taps, dense rows. By name: StripKind, StripLoader.
 MAIN = ("kValue kFloatQuads", "kOneGradient kFloatQuads", "kTwoGradients kFloatQuads")
 # Bytes of spill stores a thread, of each kernel the variant with the most; all others have none. With nvcc
 # 13.0.88. Where a change lowers a number, lower it here.
 LIMITS: dict[tuple[str, str], int] = {}
 KINDS = ("kValue", "kMap", "kOneGradient", "kTwoGradients", "kWeighted")
-LOADERS = ("kFloatQuads", "kHalfQuads", "kWords", "kHalfBoxes", "kHalfWords")
+LOADERS = (
+    "kFloatQuads",
+    "kHalfQuads",
+    "kAnyQuads",
+    "kWords",
+    "kHalfWords",
+    "kAnyWords",
+    "kHalfBoxes",
+    "kByteBoxes",
+)
 
 
 def main_kernels() -> Iterator[tuple[str, str]]:

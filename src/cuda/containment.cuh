@@ -7,9 +7,9 @@
 #pragma once
 
 #include "core/pointwise.h"
+#include "cuda/gradient_rows.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
-#include "cuda/strip_filters.cuh"
 
 namespace fused_ssim::cuda {
 

@@ -150,8 +150,8 @@ int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessor
       chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
 }
 
-// How blocks of the pipeline kernel share the strips.
-struct PipelineShares {
+// How blocks of the marching kernel share the strips.
+struct MarchShares {
   int blocks;
   int change_rows;  // StripParams::strip_change_rows
   int units_per_strip;
@@ -161,21 +161,21 @@ struct PipelineShares {
 // ranges that cross to the next strip, in as many blocks as there is room for, or whole blocks to a
 // strip. `whole_image`: strips begin and end with the image, so that their first and last block may
 // have less to do for a row.
-PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
-                            int capacity, int multiprocessors, const StripChoice& choice,
-                            bool whole_image) {
+MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
+                         int capacity, int multiprocessors, const StripChoice& choice,
+                         bool whole_image) {
   const bool gradient = has_gradient(kind);
-  PipelineShares best = {0, 0, 0};
+  MarchShares best = {0, 0, 0};
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
     const int64_t units = strips * units_per_strip;
-    const double cost = pipeline_cost(resident, strip_chunks(ceil_divide(units, blocks), gradient));
+    const double cost = march_cost(resident, strip_chunks(ceil_divide(units, blocks), gradient));
     if (best.blocks == 0 || cost < best_cost) {
       best = {static_cast<int>(blocks), change_rows, units_per_strip};
       best_cost = cost;
     }
   };
-  const int change_rows = pipeline_change_rows(gradient);
+  const int change_rows = march_change_rows(gradient);
   const int min_rows = choice.min_rows;
   const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
   const int all = std::max(1, capacity / multiprocessors);
@@ -191,7 +191,7 @@ PipelineShares share_strips(StripKind kind, StripLoader loader, int own_rows, in
     if (whole > 0 && (resident == all || whole == room)) {
       const int instance = resident == 1 && has_single_block_instance(kind, loader)
                                ? 1
-                               : pipeline_blocks_per_multiprocessor(kind, loader);
+                               : march_blocks_per_multiprocessor(kind, loader);
       const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
       const int top = spares ? spared_top_rows(gradient) : 0;
       for (int bottom = 0; bottom <= (spares ? spared_bottom_rows(gradient) : 0); ++bottom) {
@@ -218,7 +218,7 @@ bool is_short(const Window& window) {
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
                               !wants_gradient(request) && request.l1_weight == 0.0 &&
-                              has_pipeline(device.architecture);
+                              has_march(device.architecture);
   return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
          is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
          image_size(problem, kWidth) <= kMaxStripExtent &&
@@ -310,7 +310,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.map = static_cast<float*>(request.map);
   }
   const bool strips = choice.tile_rows == 0;
-  const bool pipeline = strips && has_pipeline(device.architecture);
+  const bool march = strips && has_march(device.architecture);
   const bool given =
       !is_standard(problem.windows[kHeight]) || !is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
@@ -321,7 +321,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
   const Schedule schedule = !strips    ? Schedule::kTile
-                            : pipeline ? Schedule::kMarch
+                            : march ? Schedule::kMarch
                                        : Schedule::kStrip;
   const auto serving = [&](bool boxes) {
     const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
@@ -363,11 +363,11 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int strip_columns = pipeline ? pipeline_columns(kind) : kStripThreads;
+  const int strip_columns = march ? march_columns(kind) : kStripThreads;
   const int max_width = !strips    ? kMaxTileColumns
                         : gradient ? (strip_columns - 10) / 4 * 4
                                    : strip_columns;
-  const int margin = strips && !pipeline && !gradient && !boxes ? kValueMargin : 0;
+  const int margin = strips && !march && !gradient && !boxes ? kValueMargin : 0;
   const int columns = p.own_right - p.own_left + margin;
   const int strips_wanted = (columns + max_width - 1) / max_width;
   p.strip_width =
@@ -382,8 +382,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     return error;
   }
   const int capacity = found.blocks_per_multiprocessor * device.multiprocessors;
-  PipelineShares shares = {0, 0, p.own_rows};
-  if (pipeline) {
+  MarchShares shares = {0, 0, p.own_rows};
+  if (march) {
     shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
                           choice, /*whole_image=*/gradient || p.value_top == 0);
   }
@@ -418,7 +418,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   int blocks =
       !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
-      : pipeline ? shares.blocks
+      : march ? shares.blocks
                  : strip_blocks(p.reduction.total_units, all_strips, capacity,
                                 device.multiprocessors, choice.min_rows, gradient);
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks && !p.squares) {
@@ -437,7 +437,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int sharing = blocks / p.channels_together;
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
-  if (pipeline && blocks <= device.multiprocessors) {
+  if (march && blocks <= device.multiprocessors) {
     error = find_kernel(device, schedule, kind, loader, given, 0, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;

@@ -1,5 +1,5 @@
 // SSIM sums, maps and gradients of large images with the 11-tap window, in one pass, where a
-// multiprocessor has too little shared memory for the pipeline kernel (pipeline_kernel.cuh): every
+// multiprocessor has too little shared memory for the marching kernel (march.cuh): every
 // warp does all of the work.
 //
 // A block owns strips of up to 128 columns and marches down them in chunks of 8 rows. With
@@ -41,13 +41,13 @@
 #include "core/taps.h"
 #include "cuda/containment.cuh"
 #include "cuda/division.cuh"
+#include "cuda/gradient_rows.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
 #include "cuda/pixel_shift.cuh"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
-#include "cuda/strip_filters.cuh"
 #include "cuda/thread.cuh"
 #include "cuda/tuning.h"
 #include "cuda/window.cuh"
@@ -111,7 +111,7 @@ struct StripTraits : KindTraits<kKind_, Window_> {
   static constexpr int kGradientLag = 2 * kRadius;
   static constexpr int kStagedRows = kGradient ? kChunkRows : 2 * kChunkRows;
   // Elsewhere the kernel is empty.
-  static constexpr bool kLaunched = kArchitecture != 0 && !has_pipeline(kArchitecture);
+  static constexpr bool kLaunched = kArchitecture != 0 && !has_march(kArchitecture);
   // Staged pixels of a chunk, and of one image.
   static constexpr int kBoxFloats = kChunkRows * kStagedPitch;
   static constexpr int kImageStride = kStagedRows * kStagedPitch;

@@ -8,19 +8,19 @@
 
 namespace fused_ssim::cuda {
 
-// Whether code for `architecture` (10 x major + minor) has the pipeline kernels, which need 213 KB
+// Whether code for `architecture` (10 x major + minor) has the marching kernels, which need 213 KB
 // of shared memory a block; elsewhere the strip kernels serve, which are empty where these do.
-constexpr bool has_pipeline(int architecture) { return architecture >= 90 && architecture < 120; }
+constexpr bool has_march(int architecture) { return architecture >= 90 && architecture < 120; }
 
-// Columns of the pipeline kernel's strips, which are threads of each of its two kinds of warps, and
+// Columns of the marching kernel's strips, which are threads of each of its two kinds of warps, and
 // its resident blocks: 16 warps a multiprocessor at up to 128 registers, or 24 at up to 80, which
 // suffice for values whose pixels come in boxes.
 //   H100, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7,
 //   132.4, 280; one of 256 44.0, 136, 294. All with the kernel before decision 0012.
-constexpr int pipeline_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
-constexpr int pipeline_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
+constexpr int march_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
+constexpr int march_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
   return has_gradient(kind) ? 1 : is_of_boxes(loader) ? 3 : 2;
 }
 // Where one block a multiprocessor is enough, it may have more registers: H100, us of values at
@@ -30,13 +30,13 @@ constexpr bool has_single_block_instance(StripKind kind, StripLoader loader) {
          (loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes);
 }
 
-// What beginning another strip costs a block of the pipeline kernel, in rows: the halo, and the way
-// through the pipeline. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values
+// What beginning another strip costs a block of the marching kernel, in rows: the halo, and the way
+// through the schedule. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values
 // with 14, 20, 28 rows: 41.7, 41.2, 40.1.
-constexpr int pipeline_change_rows(bool gradient) { return gradient ? 40 : 28; }
+constexpr int march_change_rows(bool gradient) { return gradient ? 40 : 28; }
 
 // Rows that the first block of a strip has more than the others, where whole blocks share it, and
-// at most that the last block has: the pipeline kernel leaves out rows above an image, and most of
+// at most that the last block has: the marching kernel leaves out rows above an image, and most of
 // what there is to do below it. H100, us without these, with them: 1x3x512x512 19.6, 18.6; values
 // 9.4, 8.9. Values in three blocks a multiprocessor do without: 36.4 instead of 35.5 at
 // 1x3x1080x1920.
@@ -44,12 +44,12 @@ constexpr bool spares_rows(bool gradient, int resident) { return gradient || res
 constexpr int spared_top_rows(bool gradient) { return gradient ? 4 : 5; }
 constexpr int spared_bottom_rows(bool gradient) { return gradient ? 5 : 2; }
 
-// Time of the pipeline kernel where each multiprocessor has `resident` blocks that go through
+// Time of the marching kernel where each multiprocessor has `resident` blocks that go through
 // `chunks` chunks of 8 rows. H100, us of values, measured with 1, 3 blocks a multiprocessor:
 //   1x3x384x384 7.4, 11.1    1x3x512x512 8.9, 11.6     1x3x640x640 12.1, 13.6
 //   1x3x768x768 15.5, 15.5   1x3x720x1280 21.4, 20.8   1x3x1024x1024 23.4, 22.5
 //   8x3x256x256 15.1, 15.3   1x3x1080x1920 41.0, 35.7
-constexpr double pipeline_cost(int resident, int chunks) {
+constexpr double march_cost(int resident, int chunks) {
   return 3.24 + 0.31 * resident + (0.22 + 0.545 * resident) * chunks;
 }
 
@@ -78,7 +78,7 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 // What beginning another strip costs a block, in chunks: the halo, and the wait for the first rows.
 constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
 
-// Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the pipeline kernel:
+// Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the marching kernel:
 //                      1x3x256x256  1x3x320x320  1x3x352x352  1x3x512x512
 //   value + gradient    7.5 / 12.6   9.7 / 13.2  10.7 / 13.3  19.7 / 17.3
 //   value               5.0 /  7.8   5.8 /  7.3   6.9 /  7.3            8.9
@@ -88,7 +88,7 @@ constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; 
 constexpr int64_t max_tiled_pixels(StripKind kind, int architecture) {
   return kind == StripKind::kMap                                        ? 3000000
          : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000
-         : has_pipeline(architecture)                                   ? 400000
+         : has_march(architecture)                                      ? 400000
          : kind == StripKind::kValue                                    ? 750000
                                                                         : 900000;
 }

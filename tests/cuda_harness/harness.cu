@@ -1455,7 +1455,7 @@ void bench_choices() {
   }
 }
 
-// One block of the pipeline kernel a multiprocessor, or as many as fit: values.
+// One block of the marching kernel a multiprocessor, or as many as fit: values.
 void bench_residents() {
   std::printf("us, one block a multiprocessor and all\n");
   for (const auto& shape :

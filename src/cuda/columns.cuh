@@ -1,0 +1,249 @@
+// The column phase of strips: a thread has one column, filters its row-filtered maps down it, makes
+// moments values and partial derivatives, and filters these likewise.
+#pragma once
+
+#include "core/pointwise.h"
+#include "cuda/filters.cuh"
+
+namespace fused_ssim::cuda {
+
+// Partial derivatives of one pixel, of the images' mean and of both squares: in the order of their
+// maps. Of img1 and img2, or of the one image that wants a gradient.
+template <bool kTwo, bool kWeighted>
+__device__ __forceinline__ float4 partials_of(const Moments<float>& moments,
+                                              const SsimTerms<float>& terms,
+                                              const DoubledStabilizers<float>& stabilizers,
+                                              float weight) {
+  const SquarePartials<float> by_squares = square_partials(terms);
+  float4 partials = {mean_partial(moments, terms, by_squares, stabilizers, 1.0f),
+                     by_squares.by_mean_s2, by_squares.by_mean_d2,
+                     kTwo ? mean_partial(moments, terms, by_squares, stabilizers, -1.0f) : 0.0f};
+  if constexpr (kWeighted) {
+    partials.x *= weight;
+    partials.y *= weight;
+    partials.z *= weight;
+    partials.w *= weight;
+  }
+  return partials;
+}
+
+// The filters of one column: their state stays in registers while a strip is marched down.
+template <class Traits>
+struct ColumnState {
+  ColumnFilter moments[4];
+  ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
+  // kContains: no number where a window or a weight that has an effect was none.
+  float probe = 0.0f;
+};
+
+template <class Traits>
+__device__ __forceinline__ Moments<float> push_moments(const typename Traits::Window& window,
+                                                       const float4& maps,
+                                                       ColumnState<Traits>& state) {
+  return {state.moments[0].push(window, maps.x), state.moments[1].push(window, maps.y),
+          state.moments[2].push(window, maps.z), state.moments[3].push(window, maps.w)};
+}
+
+// The row-filtered maps of a row above or below the image, where pixels are zero.
+template <class Window>
+__device__ __forceinline__ float4 maps_outside(const Window& window, const PixelShift& shift) {
+  const float s = -(shift.x + shift.y);
+  const float d = -(shift.x - shift.y);
+  return make_float4(filtered_once<Filter::kRow>(window, s), filtered_once<Filter::kRow>(window, d),
+                     filtered_once<Filter::kRowOfSquares>(window, s * s),
+                     filtered_once<Filter::kRowOfSquares>(window, d * d));
+}
+
+// What a column needs to know of its piece of a strip.
+struct ColumnJob {
+  float shift_s;  // what the filters make of the shifts of s and d
+  float shift_d;
+  float* map;           // kMap: of the plane
+  const char* weights;  // kWeighted: of the plane
+  int map_column;       // in both
+
+  __device__ __forceinline__ void store(const StripParams& p, int row,
+                                        const SsimTerms<float>& terms) const {
+    map[(row - p.value_top) * p.map_pitch + map_column] = ssim_value(terms);
+  }
+};
+
+// Bit r is set where row `first` + r lies in [begin, end).
+__device__ __forceinline__ unsigned row_bits(int first, int begin, int end) {
+  const int low = min(max(begin - first, 0), 31);
+  const int high = min(max(end - first, low), 31);
+  return (1u << high) - (1u << low);
+}
+
+// kWeighted: the weights of a column, kRows rows ahead; 0 outside of the map.
+template <int kRows>
+struct WeightStream {
+  const char* next;  // the first row that is not loaded
+  int y;             // of the map
+  int rows;          // of the map; 0 where it has no such column
+  float loaded[kRows];
+
+  // Begins with row `first_row` of the image.
+  __device__ __forceinline__ void start(const StripParams& p, const ColumnJob& job, bool has_column,
+                                        int first_row) {
+    y = first_row - p.value_top;
+    rows = has_column ? p.value_bottom - p.value_top : 0;
+    next = job.weights + y * p.map_gradient.row + job.map_column * p.map_gradient.column;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      load(p, i);
+    }
+  }
+  __device__ __forceinline__ void load(const StripParams& p, int i) {
+    loaded[i] = 0.0f;
+    if (static_cast<unsigned>(y) < static_cast<unsigned>(rows)) {
+      loaded[i] = __ldg(reinterpret_cast<const float*>(next));
+    }
+    next += p.map_gradient.row;
+    ++y;
+  }
+  // The next row's, which is the i-th of kRows.
+  __device__ __forceinline__ float take(const StripParams& p, int i) {
+    const float weight = loaded[i];
+    load(p, i);
+    return weight;
+  }
+};
+
+// One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the
+// sum of ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else
+// bits of `value_rows` and `own_rows` say which do.
+template <class Traits, bool kMasked>
+__device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
+                                                    int first_row, bool own_column,
+                                                    unsigned value_rows, unsigned own_rows,
+                                                    WeightStream<Traits::kRowsAtOnce>& weights,
+                                                    float* column, ColumnState<Traits>& state) {
+  static_assert(!Traits::kWeighted || !Traits::kRollMasked, "weights come kRowsAtOnce at a time");
+  const typename Traits::Window window(p);
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  float loss = 0.0f;
+
+  // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
+  constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
+  using Places = MapPlaces<Traits>;
+  float* places = column;
+#pragma unroll 1
+  for (int first = 0; first < Traits::kChunkRows; first += kRows, places += kRows * Places::kRow) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int r = first + i;
+      float* place = places + i * Places::kRow;
+      const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
+      const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
+      const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
+      loss += is_own ? ssim_loss(terms) : 0.0f;
+      if (Traits::kContains && !is_own) {
+        state.probe += ssim_loss(terms);
+      }
+      if constexpr (Traits::kMap) {
+        if (is_own && own_column) {
+          job.store(p, first_row + r, terms);
+        }
+      }
+      if constexpr (Traits::kGradient) {
+        const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
+            moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
+        if (Traits::kContains && Traits::kWeighted) {
+          state.probe = fmaf(partials.y, 0.0f, state.probe);
+        }
+        // Selected, not multiplied: a NaN beyond the border must not come in.
+        const bool counts = !kMasked || (value_rows & 1u << r) != 0u;
+        place[0] = state.partials[0].push(window, counts ? partials.x : 0.0f);
+        place[Places::kMap] = state.partials[1].push(window, counts ? partials.y : 0.0f);
+        place[2 * Places::kMap] = state.partials[2].push(window, counts ? partials.z : 0.0f);
+        if constexpr (Traits::kTwo) {
+          place[3 * Places::kMap] = state.partials[3].push(window, counts ? partials.w : 0.0f);
+        }
+      }
+    }
+  }
+  if (Traits::kContains) {
+    state.probe += loss;
+  }
+  return own_column ? loss : 0.0f;
+}
+
+// The first chunk of a piece: no window is complete yet.
+template <class Traits>
+__device__ __forceinline__ void push_column_rows(const typename Traits::Window& window,
+                                                 const float* column, ColumnState<Traits>& state) {
+#pragma unroll
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+    push_moments(window, load_maps<Traits>(column + r * MapPlaces<Traits>::kRow), state);
+  }
+}
+
+// The rows above an image.
+template <class Traits>
+__device__ __forceinline__ void push_rows_above(const typename Traits::Window& window,
+                                                const PixelShift& shift,
+                                                ColumnState<Traits>& state) {
+  const float4 maps = maps_outside(window, shift);
+#pragma unroll 1
+  for (int r = 0; r < kDefaultWindowSize / 2; ++r) {
+    push_moments(window, maps, state);
+  }
+}
+
+// Values alone: rows [first_row, end_row) of a column, the last of an image, whose windows end
+// below it. Returns the sum of ssim_loss() over those from `own_top` on.
+template <class Traits>
+__device__ __forceinline__ float filter_last_rows(const StripParams& p, const ColumnJob& job,
+                                                  const PixelShift& shift, int first_row,
+                                                  int end_row, int own_top, bool own_column,
+                                                  ColumnState<Traits>& state) {
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const typename Traits::Window window(p);
+  const float4 maps = maps_outside(window, shift);
+  float loss = 0.0f;
+#pragma unroll 1
+  for (int row = first_row; row < end_row; ++row) {
+    const SsimTerms<float> terms =
+        ssim_terms(push_moments(window, maps, state), job.shift_s, job.shift_d, stabilizers);
+    if (row >= own_top) {
+      loss += ssim_loss(terms);
+      if (Traits::kMap && own_column) {
+        job.store(p, row, terms);
+      }
+    }
+  }
+  if (Traits::kContains) {
+    state.probe += loss;
+  }
+  return own_column ? loss : 0.0f;
+}
+
+// A chunk of a column that has no values: no partials, ever.
+template <class Traits>
+__device__ __forceinline__ void clear_partials(float* column) {
+  using Places = MapPlaces<Traits>;
+#pragma unroll
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < Traits::kPartialMaps; ++i) {
+      column[r * Places::kRow + i * Places::kMap] = 0.0f;
+    }
+  }
+}
+
+// A chunk below the last row with values: what the partials above still give.
+template <class Traits>
+__device__ __forceinline__ void flush_partials(const typename Traits::Window& window, float* column,
+                                               ColumnState<Traits>& state) {
+  using Places = MapPlaces<Traits>;
+#pragma unroll
+  for (int r = 0; r < Traits::kChunkRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < Traits::kPartialMaps; ++i) {
+      column[r * Places::kRow + i * Places::kMap] = state.partials[i].push(window, 0.0f);
+    }
+  }
+}
+
+}  // namespace fused_ssim::cuda

@@ -1,0 +1,124 @@
+// How row warps of the marching kernels store gradients.
+#pragma once
+
+#include "cuda/gradient_rows.cuh"
+#include "cuda/march_traits.cuh"
+
+namespace fused_ssim::cuda {
+
+// Where a row thread stores gradients of a piece.
+struct GradientTarget {
+  // Of the thread's first column (by words: its lane's) in its (its warp's) next row.
+  char* gradient1;
+  char* gradient2;
+  int y;        // of the thread's next row
+  int columns;  // from the thread's first column to the end of the own ones
+
+  // To the next chunk.
+  template <class Traits>
+  __device__ __forceinline__ void advance(const StripParams& p) {
+    y += Traits::kChunkRows;
+    gradient1 += Traits::kChunkRows * p.grad1.row;
+    if constexpr (Traits::kTwo) {
+      gradient2 += Traits::kChunkRows * p.grad2.row;
+    }
+  }
+};
+
+// The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores.
+// Returns the L1 term of its pixels.
+template <class Traits, bool kL1>
+__device__ __forceinline__ float store_gradient_rows(
+    const StripParams& p, const MarchPiece& piece, const PixelShift& shift, const float* own,
+    const float* map_row, float* turn, const GradientTarget& target, const char* weights,
+    const PixelPlanes<elements_of(Traits::kLoader)>& planes) {
+  const int y = target.y;
+  const int columns = target.columns;
+  const bool active = y >= piece.first_row && y < piece.end_row && columns > 0;
+  float first[8];
+  float second[8];
+  float l1 = 0.0f;
+  if (active) {
+    float pixels[8];
+    const auto read_own = [](const float* from, float (&to)[8]) {
+      const float4 low = *reinterpret_cast<const float4*>(from);
+      const float4 high = *reinterpret_cast<const float4*>(from + 4);
+      to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+      to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+    };
+    filter_gradient_row<Traits>(
+        typename Traits::Window(p), map_row, [&](float (&to)[8]) { read_own(own, to); },
+        [&](float (&to)[8]) { read_own(own + Traits::kImageStride, to); }, pixels, first, second);
+    if (kL1 && y >= p.value_top && y < p.value_bottom) {
+      l1 = finish_with_l1<Traits>(p, weights, planes, shift.difference_if_equal(), y,
+                                  piece.end_column - columns, columns, pixels, first, second);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        first[i] *= p.gradient_scale;
+        if constexpr (Traits::kTwo) {
+          second[i] *= p.gradient_scale;
+        }
+      }
+    }
+  }
+
+  if constexpr (Traits::kQuads) {
+    if (active && (!Traits::kWeighted || p.grad1.data != nullptr)) {
+      store_quad<Traits::kLoader>(target.gradient1, first, p.grad1.dtype);
+      if (columns > 4) {
+        store_quad<Traits::kLoader>(target.gradient1 + quad_bytes<Traits::kLoader>(p.grad1),
+                                    first + 4, p.grad1.dtype);
+      }
+    }
+    if (Traits::kTwo && active && (!Traits::kWeighted || p.grad2.data != nullptr)) {
+      store_quad<Traits::kLoader>(target.gradient2, second, p.grad2.dtype);
+      if (columns > 4) {
+        store_quad<Traits::kLoader>(target.gradient2 + quad_bytes<Traits::kLoader>(p.grad2),
+                                    second + 4, p.grad2.dtype);
+      }
+    }
+  } else {
+    const int lane = Traits::row_thread() % 32;
+    const int first_y = y - lane % 8;
+    const bool stores = piece.first_column + Traits::row_thread() < piece.end_column;
+    const auto store_columns = [&](const OutputImage& image, char* of_lane,
+                                   const float (&value)[8]) {
+      if (active) {
+        store_group(turn + lane % 8 * Traits::kTurnPitch + lane / 8 * 8, value);
+      }
+      __syncwarp();
+      if (stores) {
+        const float* from = turn + lane;
+        if (!Traits::kHalfWords && image.dtype == DType::kFloat32 && first_y >= piece.first_row &&
+            first_y + Traits::kChunkRows <= piece.end_row) {
+          char* to = of_lane;
+#pragma unroll
+          for (int r = 0; r < Traits::kChunkRows; ++r, to += image.row) {
+            *reinterpret_cast<float*>(to) = from[r * Traits::kTurnPitch];
+          }
+        } else {
+          char* to = of_lane;
+#pragma unroll 1
+          for (int r = 0; r < Traits::kChunkRows; ++r, to += image.row) {
+            if (first_y + r >= piece.first_row && first_y + r < piece.end_row) {
+              store_element(to, from[r * Traits::kTurnPitch], image.dtype);
+            }
+          }
+        }
+      }
+      __syncwarp();
+    };
+    if (p.grad1.data != nullptr) {
+      store_columns(p.grad1, target.gradient1, first);
+    }
+    if constexpr (Traits::kTwo) {
+      if (p.grad2.data != nullptr) {
+        store_columns(p.grad2, target.gradient2, second);
+      }
+    }
+  }
+  return l1;
+}
+
+}  // namespace fused_ssim::cuda
