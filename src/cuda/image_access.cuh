@@ -328,20 +328,22 @@ __device__ __forceinline__ T load_element(const char* element, const InputImage&
   }
 }
 
-// The same where the loader knows more of the types.
+// The same where the loader knows more of the types. By loads that stay where they stand: the compiler
+// moves others to before the loads of boxes, and has these wait for them.
 template <class T, Elements kElements>
 __device__ __forceinline__ T load_element_of(const char* element, const InputImage& image) {
   if constexpr (kElements == Elements::kFloat) {
-    // Where it stands: the compiler would put it off until the value is needed.
     float value;
-    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(element));
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(element) : "memory");
     return static_cast<T>(value);
   } else if constexpr (kElements == Elements::kHalf) {
     unsigned short bits;
-    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(bits) : "l"(element));
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(element) : "memory");
     return static_cast<T>(half_to_float(bits, image.dtype));
   } else if constexpr (kElements == Elements::kByte) {
-    return static_cast<T>(__ldg(reinterpret_cast<const unsigned char*>(element)));  // not divided
+    unsigned byte;
+    asm volatile("ld.global.u8 %0, [%1];" : "=r"(byte) : "l"(element) : "memory");
+    return static_cast<T>(byte);  // not divided
   } else {
     return load_element<T>(element, image);
   }
