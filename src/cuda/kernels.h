@@ -163,7 +163,7 @@ template <class Window>
 cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               StripKernel* found);
 // `single_block`: that for one block a multiprocessor, where there is one
-// (has_single_block_instance(), tuning.h).
+// (has_single_block_instance(), policy.h).
 template <class Window>
 cudaError_t find_march_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
                               bool single_block, StripKernel* found);

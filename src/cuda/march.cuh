@@ -63,10 +63,10 @@
 #include "cuda/loaders.cuh"
 #include "cuda/march_gradient.cuh"
 #include "cuda/pixel_shift.cuh"
+#include "cuda/policy.h"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
 #include "cuda/thread.cuh"
-#include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {

@@ -6,9 +6,9 @@
 #include "cuda/filters.cuh"
 #include "cuda/image_access.cuh"
 #include "cuda/pixel_shift.cuh"
+#include "cuda/policy.h"
 #include "cuda/shift.cuh"
 #include "cuda/thread.cuh"
-#include "cuda/tuning.h"
 
 namespace fused_ssim::cuda {
 

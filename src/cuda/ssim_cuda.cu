@@ -10,9 +10,9 @@
 #include "core/taps.h"
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
+#include "cuda/policy.h"
 #include "cuda/separable.h"
 #include "cuda/ssim_cuda.h"
-#include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
 #ifndef FUSED_SSIM_CUDA_ARCHITECTURES
@@ -79,39 +79,6 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
-// The tiles that finish soonest on this device by a count of instructions; none where strips serve
-// better.
-void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* sizes,
-                  StripChoice* choice) {
-  const bool gradient = has_gradient(kind);
-  const int64_t height = sizes[FUSED_SSIM_AXIS_ROW];
-  const int64_t planes = plane_count(sizes);
-  const int64_t tiles_across = ceil_divide(sizes[FUSED_SSIM_AXIS_COLUMN], kMaxTileColumns);
-  choice->tile_rows = 0;
-  if (planes * plane_pixels(sizes) > max_tiled_pixels(kind, device.architecture)) {
-    return;
-  }
-  double best_cost = 0.0;
-  int64_t last_down = 0;
-  for (int rows = 4; rows <= kMaxTileRows; ++rows) {
-    if (tile_shared_bytes(kind, rows) > device.shared_per_block - kTileStaticShared) {
-      break;
-    }
-    const int64_t down = ceil_divide(height, rows);
-    if (down == last_down) {
-      continue;  // as many tiles as with fewer rows
-    }
-    last_down = down;
-    const int64_t tiles = tiles_across * down * planes;
-    const int64_t rounds = ceil_divide(tiles, device.multiprocessors);
-    const double cost = static_cast<double>(rounds) * tile_cost(rows, gradient);
-    if (choice->tile_rows == 0 || cost < best_cost) {
-      choice->tile_rows = rows;
-      best_cost = cost;
-    }
-  }
-}
-
 // What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit
 // to spare (reduction.cuh); 0 where no such number is known.
 double fixed_point(const Problem& problem, const Request& request) {
@@ -128,79 +95,6 @@ double fixed_point(const Problem& problem, const Request& request) {
   // Half of what fits: blocks don't have equal parts of it.
   const double scale = std::exp2(std::log2(kLargestFixedSum) - 1.0 - std::ceil(std::log2(largest)));
   return std::isfinite(scale) ? scale : 0.0;
-}
-
-// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer
-// where whole blocks to a strip spare each of them a change of strip.
-int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
-                 bool gradient) {
-  const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
-  const int64_t per_strip = limit / strips;
-  if (per_strip < 1) {
-    return static_cast<int>(limit);
-  }
-  // Chunks of the multiprocessor that has most to do: they all share its time.
-  const auto chunks = [&](int64_t blocks) {
-    const int64_t rows = ceil_divide(units, blocks);
-    return ceil_divide(blocks, multiprocessors) * strip_chunks(rows, gradient);
-  };
-  const int64_t changes = ceil_divide(strips, multiprocessors);
-  const int64_t whole = strips * per_strip;
-  return static_cast<int>(
-      chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
-}
-
-// How blocks of the marching kernel share the strips.
-struct MarchShares {
-  int blocks;
-  int change_rows;  // StripParams::strip_change_rows
-  int units_per_strip;
-};
-
-// Those that finish soonest by the chunks that the blocks of a multiprocessor go through together:
-// ranges that cross to the next strip, in as many blocks as there is room for, or whole blocks to a
-// strip. `whole_image`: strips begin and end with the image, so that their first and last block may
-// have less to do for a row.
-MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
-                         int capacity, int multiprocessors, const StripChoice& choice,
-                         bool whole_image) {
-  const bool gradient = has_gradient(kind);
-  MarchShares best = {0, 0, 0};
-  double best_cost = 0.0;
-  const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
-    const int64_t units = strips * units_per_strip;
-    const double cost = march_cost(resident, strip_chunks(ceil_divide(units, blocks), gradient));
-    if (best.blocks == 0 || cost < best_cost) {
-      best = {static_cast<int>(blocks), change_rows, units_per_strip};
-      best_cost = cost;
-    }
-  };
-  const int change_rows = march_change_rows(gradient);
-  const int min_rows = choice.min_rows;
-  const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
-  const int all = std::max(1, capacity / multiprocessors);
-  for (const int resident : {1, all}) {
-    if (choice.resident != 0 && choice.resident != resident) {
-      continue;
-    }
-    // Fewer blocks than there is room for may come together on one multiprocessor, unless each has
-    // the same number.
-    const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
-    const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
-    const int64_t whole = per_strip * strips;
-    if (whole > 0 && (resident == all || whole == room)) {
-      const int instance = resident == 1 && has_single_block_instance(kind, loader)
-                               ? 1
-                               : march_blocks_per_multiprocessor(kind, loader);
-      const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
-      const int top = spares ? spared_top_rows(gradient) : 0;
-      for (int bottom = 0; bottom <= (spares ? spared_bottom_rows(gradient) : 0); ++bottom) {
-        consider(resident, whole, -top, own_rows - top - bottom);
-      }
-    }
-    consider(resident, room, change_rows, own_rows + change_rows);
-  }
-  return best;
 }
 
 // Of one row of sums.
@@ -248,20 +142,6 @@ void given_taps(const Window& window, float* taps) {
   for (int k = 0; k < kHalfWindowTaps; ++k) {
     taps[k] = k < zeros ? 0.0f : rounded[k - zeros];
   }
-}
-
-// The best for these types.
-StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes) {
-  if (dtype1 == DType::kFloat32 && dtype2 == DType::kFloat32) {
-    return quads ? StripLoader::kFloatQuads : StripLoader::kWords;
-  }
-  const bool bytes = dtype1 == DType::kUInt8;
-  if (dtype1 == dtype2 && !(quads && !boxes) && !(bytes && !quads)) {
-    return bytes   ? StripLoader::kByteBoxes
-           : quads ? StripLoader::kHalfBoxes
-                   : StripLoader::kHalfWords;
-  }
-  return quads ? StripLoader::kAnyQuads : StripLoader::kAnyWords;
 }
 
 cudaError_t find_kernel(const DeviceFacts& device, Schedule schedule, StripKind kind,
@@ -320,9 +200,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  const Schedule schedule = !strips    ? Schedule::kTile
-                            : march ? Schedule::kMarch
-                                       : Schedule::kStrip;
+  const Schedule schedule = !strips ? Schedule::kTile : march ? Schedule::kMarch : Schedule::kStrip;
   const auto serving = [&](bool boxes) {
     const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
     return serving_loader(schedule, kind, wanted, given);
@@ -419,8 +297,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   int blocks =
       !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
       : march ? shares.blocks
-                 : strip_blocks(p.reduction.total_units, all_strips, capacity,
-                                device.multiprocessors, choice.min_rows, gradient);
+              : strip_blocks(p.reduction.total_units, all_strips, capacity, device.multiprocessors,
+                             choice.min_rows, gradient);
   if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks && !p.squares) {
     p.reduction.fixed_point = fixed_point(problem, request);
   }
@@ -704,13 +582,6 @@ cudaError_t current_device(DeviceFacts* facts) {
     }
   }
   return error;
-}
-
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes) {
-  StripChoice choice;
-  choice.min_rows = kStripMinRows;
-  choose_tiles(device, kind, sizes, &choice);
-  return choice;
 }
 
 const char* not_served(const Problem& problem, const Request& request) {

@@ -46,10 +46,10 @@
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
 #include "cuda/pixel_shift.cuh"
+#include "cuda/policy.h"
 #include "cuda/reduction.cuh"
 #include "cuda/shift.cuh"
 #include "cuda/thread.cuh"
-#include "cuda/tuning.h"
 #include "cuda/window.cuh"
 
 namespace fused_ssim::cuda {

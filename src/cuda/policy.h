@@ -115,4 +115,22 @@ constexpr double tile_cost(int rows, bool gradient) {
   return cost;
 }
 
+// How many blocks share `units` rows of `strips` strips.
+int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
+                 bool gradient);
+
+// How blocks of the marching kernel share the strips.
+struct MarchShares {
+  int blocks;
+  int change_rows;  // StripParams::strip_change_rows
+  int units_per_strip;
+};
+
+MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
+                         int capacity, int multiprocessors, const StripChoice& choice,
+                         bool whole_image);
+
+// The best loader for these types.
+StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes);
+
 }  // namespace fused_ssim::cuda
