@@ -252,6 +252,7 @@ class ShortFilter {
   FilterTaps<T> window_;
 };
 
+// That of all others.
 template <class V>
 class AnyFilter {
  public:
