@@ -74,6 +74,10 @@ def _cases() -> dict[str, Callable[[], Any]]:
         cases[f"step {size} taps, sigma {sigma}"] = step(
             lambda a, b, w=window: ssim(a, b, **w), x, y
         )
+    for size in (3, 7, 11):
+        window = {"window": "uniform", "window_size": size}
+        cases[f"value uniform {size}x{size}"] = lambda w=window: ssim(x, y, **w)
+        cases[f"step uniform {size}x{size}"] = step(lambda a, b, w=window: ssim(a, b, **w), x, y)
     u, v = pair(_FULL_HD, torch.uint8)
     cases["value uint8"] = lambda: fused_ssim(u, v, train=False)
     cases["step uint8 target"] = step(lambda a, _: fused_ssim(a, v), x, y)

@@ -72,14 +72,16 @@ def test_gradient(device, place, bad):
             assert max_error(gradient[0, 0], truth[0, 0]) <= 1e-5 * largest
 
 
-@pytest.mark.parametrize("size", [3, 7, 33])
-def test_other_windows(device, size):
+@pytest.mark.parametrize("window", ["gaussian", "uniform"])
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11, 33])
+def test_other_windows(device, size, window):
     x, y = (image.to(device) for image in noise_pair(1, 1, HEIGHT, WIDTH))
-    expected = oracle.ssim_map(x, y, window_size=size, sigma=size / 5)
+    definition = {"window": window, "window_size": size, "sigma": size / 5}
+    expected = oracle.ssim_map(x, y, **definition)
     for place in PLACES[::3]:
         poisoned = x.clone()
         poisoned[0, 0, place[0], place[1]] = torch.nan
-        values = ssim(poisoned, y, window_size=size, sigma=size / 5, reduction="none")
+        values = ssim(poisoned, y, **definition, reduction="none")
         reach = near(device, *place, size // 2)
         assert not values[0, 0][reach].isfinite().any()
         assert max_error(values[0, 0][~reach], expected[0, 0][~reach]) <= 5e-6

@@ -12,6 +12,14 @@ from measure import leaf, max_error, relative_error
 
 SIZES = list(range(3, 34, 2))
 SIGMAS = [0.3, 0.5, 1.0, 1.5, 2.0, 3.7, 10.0, 1000.0]
+LOPSIDED = [0.45, 0.25, 0.15, 0.1, 0.05]
+FLAT_WINDOWS = {
+    **{f"{size} taps": {"window_size": size, "sigma": size / 5} for size in (3, 5, 7, 9, 11, 13)},
+    **{f"uniform {n}": {"window": "uniform", "window_size": n} for n in (3, 5, 7, 9, 11, 13, 33)},
+    "lopsided": {"window": LOPSIDED},
+    "lopsided, long": {"window": [0.3, 0.3, 0.1, *[0.03] * 10]},
+    "nearly one pixel": {"window": [0.9, 0.1, *[0.0] * 11]},
+}
 
 
 def check(device, x, y, padding="same", map_bound=5e-6, gradient_bound=1e-5, **definition):
@@ -38,6 +46,55 @@ def check(device, x, y, padding="same", map_bound=5e-6, gradient_bound=1e-5, **d
 def test_sizes(device, size, padding):
     check(device, *noise_pair(1, 2, 45, 67), padding, window_size=size)
     check(device, *noise_pair(1, 1, size + 1, size), padding, window_size=size, sigma=size / 5)
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11, 13, 33])
+def test_uniform(device, size, padding):
+    # Of one pixel there is the luminance alone, whose derivative vanishes where the images agree.
+    bound = 2e-5 if size == 1 else 1e-5
+    definition = {"window": "uniform", "window_size": size}
+    check(device, *noise_pair(1, 2, 45, 67), padding, gradient_bound=bound, **definition)
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [5, 9])
+def test_uniform_of_other_types(device, size, dtype):
+    x, y = (image.to(device, dtype) for image in noise_pair(1, 2, 45, 67))
+    definition = {"window": "uniform", "window_size": size}
+    values = ssim(x, y, reduction="none", **definition)
+    bound = 1e-12 if dtype == torch.float64 else 5e-6
+    assert max_error(values, oracle.ssim_map(x, y, **definition)) <= bound
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9, 11])
+def test_another_size_for_each_axis(device, size):
+    for other in ([1 / 7] * 7, oracle.gaussian_taps(11, 1.5), LOPSIDED):
+        for taps in (oracle.gaussian_taps(size, 0.3 + size / 6), [1 / size] * size):
+            check(device, *noise_pair(1, 1, 41, 38), window=[taps, other])
+            check(device, *noise_pair(1, 1, 41, 38), window=[other, taps])
+
+
+def blocks(seed: int) -> torch.Tensor:
+    """Flat areas far from the mean of the image."""
+    levels = 0.1 + 0.8 * noise(1, 1, 5, 6, seed=seed).round()
+    return levels.repeat_interleave(24, 2).repeat_interleave(24, 3)
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("component", ["ssim", "contrast"])
+@pytest.mark.parametrize("window", FLAT_WINDOWS.values(), ids=FLAT_WINDOWS.keys())
+def test_flat_areas(way, component, window):
+    # There the rounding of squares stands beside C2 alone. The composite has one shift for a plane.
+    bound = {"ssim": 1e-6, "contrast": 3e-6}[component] * (10 if way == "composite" else 1)
+    x, y = blocks(0), 0.1 + 0.7 * blocks(1)
+    definition = {"component": component, **window}
+    expected = oracle.ssim(x, y, **definition)
+    assert max_error(ssim(x, y, **definition), expected) <= bound
+    assert max_error(ssim(leaf(x), y, **definition), expected) <= bound
 
 
 @pytest.mark.parametrize("size", [3, 11, 13, 33])

@@ -1,9 +1,15 @@
 // Filters along one axis: out[o] = sum over k of taps[k] * load(o + k), a few outputs at a time.
 //
-// Moments are filtered as what they differ by from a reference, the mean of two inputs in the
-// middle that all outputs see: in flat windows, the ones where C2 does not hide it, rounding is
-// then that of the small differences. Where the window is too short for all outputs to see them,
-// the reference is 0: a pixel outside a window must not enter it by rounding, and NaN not at all.
+// A filter shows itself as a window: visit(body) calls body(window), whose type holds what is known
+// of it at compile time. A window has
+//
+//     apply<kCount>(load, out)    kCount outputs
+//     reference<kCount>(load)     a number near the pixels that they all see, for kCount <= kGroup
+//
+// Moments are filtered as what they differ by from the reference: in flat windows, the ones where
+// C2 does not hide it, rounding is then that of the small differences. The reference is made of
+// pixels inside of all the windows that share it: one outside must not enter by rounding, and NaN
+// not at all.
 #pragma once
 
 #include <cstdint>
@@ -21,45 +27,40 @@ struct FilterTaps {
   int radius;
   int begin;
   int end;
+  bool uniform;
 };
 
-// Whether all of kChunkRows outputs see the middle two of their inputs.
-template <class T>
-FUSED_SSIM_INLINE bool is_centred(const FilterTaps<T>& window) {
-  return window.end - window.begin > kChunkRows;
-}
-
-// Symmetric windows of up to 2 kFixedRadius + 1 taps, shorter ones continued by zeros. A zero tap
-// spreads NaN all the same, so images with NaN are left to AnyFilter where the window is shorter.
-template <class V>
-class FixedFilter {
+// Symmetric windows of 2 kRadius + 1 taps, the middle one the largest, in a place that has room for
+// 2 kFixedRadius + 1.
+template <class V, int kRadius>
+class SymmetricWindow {
  public:
-  static constexpr bool kIsFixed = true;
+  static constexpr int kGroup = kRadius >= 4 ? 8 : kRadius >= 2 ? 4 : kRadius == 1 ? 2 : 1;
+  // Whether apply() asks for every input of the place, once, and in order.
+  static constexpr bool kLoadsInOrder = kRadius == kFixedRadius;
 
-  FixedFilter() = default;
-  template <class T>
-  explicit FixedFilter(const FilterTaps<T>& window) : half_(T(is_centred(window) ? 0.5 : 0.0)) {
-    for (int k = 0; k <= kFixedRadius; ++k) {
-      weight_[k] = V(window.taps[k]);
+  SymmetricWindow() = default;
+  explicit SymmetricWindow(const FilterTaps<typename V::Scalar>& window) {
+    for (int k = 0; k <= kRadius; ++k) {
+      weight_[k] = V(window.taps[kFirst + k]);
     }
   }
-
-  static constexpr int radius() { return kFixedRadius; }
-  FixedFilter adjoint() const { return *this; }
 
   // Each input is loaded once and serves every output that sees it.
   template <int kCount, class Load>
   FUSED_SSIM_INLINE void apply(Load load, V (&out)[kCount]) const {
-    unroll<0, kCount + 2 * kFixedRadius>([&](auto input) __attribute__((always_inline)) {
+    unroll<0, kCount + 2 * kRadius>([&](auto input) __attribute__((always_inline)) {
       constexpr int kInput = decltype(input)::value;
-      const V value = load(kInput);
-      unroll<0, kCount>([&](auto output) __attribute__((always_inline)) {
+      const V value = load(kFirst + kInput);
+      constexpr int kBegin = kInput < 2 * kRadius ? 0 : kInput - 2 * kRadius;
+      constexpr int kEnd = kInput < kCount ? kInput + 1 : kCount;
+      unroll<kBegin, kEnd>([&](auto output) __attribute__((always_inline)) {
         constexpr int kOutput = decltype(output)::value;
         constexpr int kTap = kInput - kOutput;
         if constexpr (kTap == 0) {
           out[kOutput] = value * weight_[0];
-        } else if constexpr (kTap > 0 && kTap <= 2 * kFixedRadius) {
-          constexpr int kFolded = kTap <= kFixedRadius ? kTap : 2 * kFixedRadius - kTap;
+        } else {
+          constexpr int kFolded = kTap <= kRadius ? kTap : 2 * kRadius - kTap;
           out[kOutput] = multiply_add(value, weight_[kFolded], out[kOutput]);
         }
       });
@@ -68,34 +69,84 @@ class FixedFilter {
 
   template <int kCount, class Load>
   FUSED_SSIM_INLINE V reference(Load load) const {
-    constexpr int kFirst = kFixedRadius + kCount / 2 - 1;
-    return half_ * (load(kFirst) + load(kFirst + 1));
+    if constexpr (kRadius == 0) {
+      return load(kFixedRadius);
+    } else {
+      constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
+      return V(0.5f) * (load(kMiddle) + load(kMiddle + 1));
+    }
   }
 
  private:
-  V weight_[kFixedRadius + 1];
-  V half_;
+  static constexpr int kFirst = kFixedRadius - kRadius;
+  V weight_[kRadius + 1];
 };
 
-// Every window, by a loop over its taps. Adds in the order of FixedFilter, so that both give the
-// same numbers.
-template <class V>
-class AnyFilter {
+// 2 kRadius + 1 equal taps. Outputs share the sum of what they all see; what lies before and behind
+// is added to it pixel by pixel. No output's sum contains what its window does not.
+template <class V, int kRadius>
+class UniformWindow {
  public:
-  using T = typename V::Scalar;
-  static constexpr bool kIsFixed = false;
+  static constexpr int kGroup = SymmetricWindow<V, kRadius>::kGroup;
+  static constexpr bool kLoadsInOrder = false;
 
-  AnyFilter() = default;
-  explicit AnyFilter(const FilterTaps<T>& window) : window_(window) {}
+  explicit UniformWindow(V weight) : weight_(weight) {}
 
-  int radius() const { return window_.radius; }
-  AnyFilter adjoint() const {
-    FilterTaps<T> window = window_;
-    window.taps = window_.mirrored;
-    window.begin = 2 * window_.radius + 1 - window_.end;
-    window.end = 2 * window_.radius + 1 - window_.begin;
-    return AnyFilter(window);
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE void apply(Load load, V (&out)[kCount]) const {
+    if constexpr (kCount > kSize) {
+      constexpr int kHalf = kCount / 2;
+      V half[kHalf];
+      unroll<0, 2>([&](auto part) __attribute__((always_inline)) {
+        constexpr int kBegin = decltype(part)::value * kHalf;
+        apply<kHalf>([&](int k) __attribute__((always_inline)) { return load(kBegin + k); }, half);
+        unroll<0, kHalf>([&](auto i) __attribute__((always_inline)) {
+          out[kBegin + decltype(i)::value] = half[decltype(i)::value];
+        });
+      });
+    } else {
+      V sum = load(kFirst + kCount - 1);
+      unroll<kCount, kSize>([&](auto input) __attribute__((always_inline)) {
+        sum = sum + load(kFirst + decltype(input)::value);
+      });
+      out[kCount - 1] = sum;
+      unroll<1, kCount>([&](auto back) __attribute__((always_inline)) {
+        constexpr int kOutput = kCount - 1 - decltype(back)::value;
+        sum = sum + load(kFirst + kOutput);
+        out[kOutput] = sum;
+      });
+      out[0] = out[0] * weight_;
+      V behind = V(0.0f);
+      unroll<1, kCount>([&](auto output) __attribute__((always_inline)) {
+        constexpr int kOutput = decltype(output)::value;
+        const V value = load(kFirst + kSize - 1 + kOutput);
+        behind = kOutput == 1 ? value : behind + value;
+        out[kOutput] = (out[kOutput] + behind) * weight_;
+      });
+    }
   }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V reference(Load load) const {
+    return SymmetricWindow<V, kRadius>().template reference<kCount>(load);
+  }
+
+ private:
+  static constexpr int kSize = 2 * kRadius + 1;
+  static constexpr int kFirst = kFixedRadius - kRadius;
+  V weight_;
+};
+
+// Every window, by a loop over its taps. kGroup: kChunkRows where that many outputs see the middle
+// two of their inputs, else 1.
+template <class V, int kOutputs>
+class AnyWindow {
+ public:
+  static constexpr int kGroup = kOutputs;
+  static constexpr bool kLoadsInOrder = false;
+
+  AnyWindow(const FilterTaps<typename V::Scalar>& window, int largest)
+      : window_(window), largest_(largest) {}
 
   template <int kCount, class Load>
   FUSED_SSIM_INLINE void apply(Load load, V (&out)[kCount]) const {
@@ -113,17 +164,144 @@ class AnyFilter {
     }
   }
 
+  // Of one output, the pixel under the largest tap.
   template <int kCount, class Load>
   FUSED_SSIM_INLINE V reference(Load load) const {
-    if (!is_centred(window_)) {
-      return V(T(0));
+    if constexpr (kCount == 1) {
+      return load(largest_);
+    } else {
+      const int middle = window_.radius + kCount / 2 - 1;
+      return V(0.5f) * (load(middle) + load(middle + 1));
     }
-    const int first = window_.radius + kCount / 2 - 1;
-    return V(T(0.5)) * (load(first) + load(first + 1));
+  }
+
+ private:
+  FilterTaps<typename V::Scalar> window_;
+  int largest_;
+};
+
+// The filter of windows of exactly 2 kFixedRadius + 1 symmetric taps along both axes.
+template <class V>
+class FixedFilter {
+ public:
+  static constexpr bool kIsFixed = true;
+  static constexpr bool kUnrollsMaps = true;
+
+  FixedFilter() = default;
+  template <class T>
+  explicit FixedFilter(const FilterTaps<T>& window) : window_(window) {}
+
+  FixedFilter adjoint() const { return *this; }
+  template <class Body>
+  FUSED_SSIM_INLINE void visit(Body body) const {
+    body(window_);
+  }
+
+ private:
+  SymmetricWindow<V, kFixedRadius> window_;
+};
+
+// That of shorter ones, and of uniform ones.
+template <class V>
+class ShortFilter {
+ public:
+  using T = typename V::Scalar;
+  static constexpr bool kIsFixed = true;
+  static constexpr bool kUnrollsMaps = false;
+
+  ShortFilter() = default;
+  explicit ShortFilter(const FilterTaps<T>& window) : window_(window) {}
+
+  ShortFilter adjoint() const { return *this; }
+
+  template <class Body>
+  FUSED_SSIM_INLINE void visit(Body body) const {
+    const int size = window_.end - window_.begin;
+    if (window_.uniform) {
+      const V weight(T(1) / T(size));
+      switch (size / 2) {
+        case 2:
+          return body(UniformWindow<V, 2>(weight));
+        case 3:
+          return body(UniformWindow<V, 3>(weight));
+        case 4:
+          return body(UniformWindow<V, 4>(weight));
+        case 5:
+          return body(UniformWindow<V, 5>(weight));
+        default:
+          break;  // one and three taps have nothing to share
+      }
+    }
+    switch (size / 2) {
+      case 0:
+        return body(SymmetricWindow<V, 0>(window_));
+      case 1:
+        return body(SymmetricWindow<V, 1>(window_));
+      case 2:
+        return body(SymmetricWindow<V, 2>(window_));
+      case 3:
+        return body(SymmetricWindow<V, 3>(window_));
+      case 4:
+        return body(SymmetricWindow<V, 4>(window_));
+      default:
+        return body(SymmetricWindow<V, kFixedRadius>(window_));
+    }
   }
 
  private:
   FilterTaps<T> window_;
 };
+
+// That of all others.
+template <class V>
+class AnyFilter {
+ public:
+  using T = typename V::Scalar;
+  static constexpr bool kIsFixed = false;
+  static constexpr bool kUnrollsMaps = false;
+
+  AnyFilter() = default;
+  explicit AnyFilter(const FilterTaps<T>& window) : window_(window), largest_(window.begin) {
+    for (int k = window.begin; k < window.end; ++k) {
+      if (window.taps[k] > window.taps[largest_] ||
+          (window.taps[k] == window.taps[largest_] && k <= window.radius)) {
+        largest_ = k;
+      }
+    }
+  }
+
+  AnyFilter adjoint() const {
+    FilterTaps<T> window = window_;
+    window.taps = window_.mirrored;
+    window.begin = 2 * window_.radius + 1 - window_.end;
+    window.end = 2 * window_.radius + 1 - window_.begin;
+    return AnyFilter(window);
+  }
+
+  template <class Body>
+  FUSED_SSIM_INLINE void visit(Body body) const {
+    if (window_.end - window_.begin > kChunkRows && largest_ == window_.radius) {
+      body(AnyWindow<V, kChunkRows>(window_, largest_));
+    } else {
+      body(AnyWindow<V, 1>(window_, largest_));
+    }
+  }
+
+ private:
+  FilterTaps<T> window_;
+  int largest_ = 0;
+};
+
+// body(map) for the maps [0, kCount): as constants, or in a loop where a filter has many windows.
+template <class Filter, int kCount, class Body>
+FUSED_SSIM_INLINE void for_each_map(Body body) {
+  if constexpr (Filter::kUnrollsMaps) {
+    unroll<0, kCount>([&](auto map) __attribute__((always_inline)) { body(decltype(map)::value); });
+  } else {
+    for (int map = 0; map < kCount; ++map) {
+      body(map);
+    }
+  }
+}
 
 }  // namespace fused_ssim::cpu

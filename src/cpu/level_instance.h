@@ -23,7 +23,7 @@ struct LevelInstance {
     }
     int64_t bytes = 0;
     visit(problem, request, [&](auto strip) __attribute__((always_inline)) {
-      using Kernel = typename decltype(strip)::template Type<AnyFilter>;  // FixedFilter's, too
+      using Kernel = typename decltype(strip)::template Type<AnyFilter>;  // the others', too
       bytes = Kernel(problem, request, strip_columns, nullptr).workspace_bytes();
     });
     return bytes;
@@ -86,23 +86,21 @@ struct LevelInstance {
   template <class Strip>
   static void run_strips(const Problem& problem, const Request& request, const Task* tasks,
                          int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
-    const auto run_any = [&](const Task& task) {
-      typename Strip::template Type<AnyFilter> strip(problem, request, strip_columns, workspace);
-      strip.run(task);
-    };
-    const bool fixed = has_fixed_radius(problem);
-    if (fixed) {
-      typename Strip::template Type<FixedFilter> strip(problem, request, strip_columns, workspace);
+    const auto run_with = [&](auto strip) __attribute__((always_inline)) {
       for (int64_t i = 0; i < task_count; ++i) {
         strip.run(tasks[i]);
-        if (strip.spread_nonfinite()) {
-          run_any(tasks[i]);  // in the same workspace, which both kernels lay out alike
-        }
       }
-    } else {
-      for (int64_t i = 0; i < task_count; ++i) {
-        run_any(tasks[i]);
-      }
+    };
+    switch (window_kind(problem)) {
+      case WindowKind::kFixed:
+        return run_with(
+            typename Strip::template Type<FixedFilter>(problem, request, strip_columns, workspace));
+      case WindowKind::kShort:
+        return run_with(
+            typename Strip::template Type<ShortFilter>(problem, request, strip_columns, workspace));
+      default:
+        return run_with(
+            typename Strip::template Type<AnyFilter>(problem, request, strip_columns, workspace));
     }
   }
 

@@ -7,8 +7,14 @@
 namespace fused_ssim::cpu {
 namespace {
 
-bool fits_fixed_radius(const Window& window) {
-  return window.size <= 2 * kFixedRadius + 1 && is_symmetric(window);
+WindowKind window_kind(const Window& window) {
+  const double* end = window.taps + window.size;
+  if (window.size > 2 * kFixedRadius + 1 || !is_symmetric(window) ||
+      *std::max_element(window.taps, end) > window.taps[window.size / 2]) {
+    return WindowKind::kAny;
+  }
+  return window.size == 2 * kFixedRadius + 1 && !is_uniform(window) ? WindowKind::kFixed
+                                                                    : WindowKind::kShort;
 }
 
 }  // namespace
@@ -23,14 +29,15 @@ const char* not_served(const Problem& problem, const Request&) {
   return nullptr;
 }
 
-bool has_fixed_radius(const Problem& problem) {
-  return fits_fixed_radius(problem.windows[kHeight]) && fits_fixed_radius(problem.windows[kWidth]);
+WindowKind window_kind(const Problem& problem) {
+  return std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
 }
 
 int filter_radius(const Problem& problem, SpatialAxis axis) {
-  return has_fixed_radius(problem) ? kFixedRadius
-                                   : static_cast<int>(std::min<int64_t>(radius(problem, axis),
-                                                                        image_size(problem, axis)));
+  return window_kind(problem) != WindowKind::kAny
+             ? kFixedRadius
+             : static_cast<int>(
+                   std::min<int64_t>(radius(problem, axis), image_size(problem, axis)));
 }
 
 Schedule schedule_of(const Problem& problem, const Request& request) {

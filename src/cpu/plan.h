@@ -22,14 +22,20 @@ inline constexpr int64_t kMaxStripColumns = 960;
 inline constexpr int64_t kMinBandChunks = 12;
 // Fewer pixels than these take less time than another thread takes to wake up.
 inline constexpr int64_t kMinThreadPixels = 1 << 15;
-// The radius that is fixed at compile time: symmetric windows of up to 11 taps along both axes.
+// The radius that is fixed at compile time for symmetric windows of up to 11 taps.
 inline constexpr int kFixedRadius = kDefaultWindowSize / 2;
 
 // Why the CPU kernels do not compute this, as one sentence, or null where they do.
 const char* not_served(const Problem& problem, const Request& request);
 
-// Whether both windows are symmetric and of at most 2 kFixedRadius + 1 taps.
-bool has_fixed_radius(const Problem& problem);
+// What the windows along both axes have in common; the strip kernel has a filter (cpu/filter.h) for
+// each.
+enum class WindowKind {
+  kFixed,  // 2 kFixedRadius + 1 taps, symmetric, none larger than the middle one, not uniform
+  kShort,  // at most so many, symmetric, none larger than the middle one
+  kAny,
+};
+WindowKind window_kind(const Problem& problem);
 // The radius that the kernel works with along an axis: kFixedRadius, or the window's own; at most
 // the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).
 int filter_radius(const Problem& problem, SpatialAxis axis);

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/pointwise.h"
 #include "core/problem.h"
@@ -29,7 +30,7 @@
 
 namespace fused_ssim::cpu {
 
-// Filter: FixedFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
+// Filter: FixedFilter, ShortFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
 template <class Arch, class T, template <class> class Filter, int kImages>
 class StripKernel {
  public:
@@ -54,9 +55,6 @@ class StripKernel {
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
   void run(const Task& task);
-
-  // Whether the last run read numbers that zero taps may have spread where no window sees them.
-  bool spread_nonfinite() const { return spread_nonfinite_; }
 
  private:
   using Mask = typename V::Mask;
@@ -84,7 +82,6 @@ class StripKernel {
   void stage_chunk(int64_t chunk, ChunkSums* sums);
   void stage_row(int64_t row, V* s_row, V* d_row, ChunkSums* sums);
   void add_differences(const T* x, const T* y, ChunkSums* sums) const;
-  void check_finite(const T* natural);
   void stage_map_gradient(int64_t first_row);
   void prefetch_rows(int64_t chunk, int64_t j) const;
   // The rows of a chunk, as [begin, end) in 0 .. 8, for which there is a value.
@@ -104,8 +101,10 @@ class StripKernel {
   void carry_chunk(int64_t chunk);
   template <int kCount>
   void filter_block(int64_t chunk, int64_t j);
-  FUSED_SSIM_INLINE void filter_column(const Filter<V>& filter, V* carry, const V* fresh,
-                                       bool centred, V (&out)[kChunkRows]) const;
+  template <bool kAreMoments, class Window>
+  FUSED_SSIM_INLINE void filter_column(const Window& window, V* carry, const V* fresh,
+                                       V (&out)[kChunkRows]) const;
+  FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
@@ -142,7 +141,6 @@ class StripKernel {
   const GradientFactors gradient_factors_;
   Filter<V> filter_x_;
   Filter<V> filter_y_;
-  bool pads_with_zeros_ = false;  // a window is shorter than the filter
 
   // Workspace.
   int64_t workspace_bytes_ = 0;
@@ -177,7 +175,6 @@ class StripKernel {
   int64_t data_end_ = 0;
   T shift_s_ = 0;
   T shift_d_ = 0;
-  bool spread_nonfinite_ = false;
 };
 
 template <class Arch, class T, template <class> class Filter, int kImages>
@@ -192,7 +189,6 @@ void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
     filter_x_ = Filter<V>(taps_x);
     filter_y_ = Filter<V>(taps_y);
   }
-  pads_with_zeros_ = taps_x.begin != 0 || taps_y.begin != 0;
   ring_ = layout.take<V>(ring_chunks_ * kChunkRows * 2 * pitch());
   tile_ = layout.take<V>(kBlock * kMoments * kChunkRows);
   carry_ = layout.take<V>(segment_capacity_ * kMoments * carried());
@@ -233,7 +229,7 @@ FilterTaps<T> StripKernel<Arch, T, Filter, kImages>::lay_out_taps(WorkspaceLayou
       mirrored[size - 1 - k] = taps[k];
     }
   }
-  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1};
+  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1, is_uniform(window)};
 }
 
 template <class Arch, class T, template <class> class Filter, int kImages>
@@ -293,7 +289,6 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   data_end_ = task.column_end + halo();
   data_end_ = data_end_ > width_ ? width_ : data_end_;
   segment_ = Rows::length(data_end_ - data_begin_, radius_x());
-  spread_nonfinite_ = false;
   choose_shift();
   build_masks();
   for (int64_t i = 0; i < segment_ * kMoments * carried(); ++i) {
@@ -368,9 +363,11 @@ void StripKernel<Arch, T, Filter, kImages>::build_masks() {
 
 // Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
 template <class Arch, class T, template <class> class Filter, int kImages>
+template <bool kAreMoments, class Window>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
-    const Filter<V>& filter, V* carry, const V* fresh, bool centred, V (&out)[kChunkRows]) const {
+    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
   constexpr bool kIsFixed = Filter<V>::kIsFixed;
+  constexpr int kGroup = kAreMoments ? Window::kGroup : kChunkRows;
   if constexpr (!kIsFixed) {
     for (int k = 0; k < carried(); ++k) {
       column_[k] = carry[k];
@@ -389,20 +386,40 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
       return column_[k];
     }
   };
-  const V reference = centred ? filter.template reference<kChunkRows>(input) : V(T(0));
-  filter.template apply<kChunkRows>(
-      [&](int k) __attribute__((always_inline)) {
-        const V value = input(k);
-        if (kIsFixed && k >= kChunkRows) {
-          carry[k - kChunkRows] = value;
-        }
-        return centred ? value - reference : value;
-      },
-      out);
-  if (centred) {
-    unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
-      out[decltype(row)::value] = out[decltype(row)::value] + reference;
+  unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
+    constexpr int kFirst = decltype(group)::value * kGroup;
+    V reference(T(0));
+    if constexpr (kAreMoments) {
+      reference = window.template reference<kGroup>(
+          [&](int k) __attribute__((always_inline)) { return input(kFirst + k); });
+    }
+    V filtered[kGroup];
+    window.template apply<kGroup>(
+        [&](int k) __attribute__((always_inline)) {
+          const V value = input(kFirst + k);
+          if (Window::kLoadsInOrder && k >= kChunkRows) {
+            carry[k - kChunkRows] = value;
+          }
+          return kAreMoments ? value - reference : value;
+        },
+        filtered);
+    unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+      constexpr int kI = decltype(i)::value;
+      out[kFirst + kI] = kAreMoments ? filtered[kI] + reference : filtered[kI];
     });
+  });
+  if constexpr (kIsFixed && !Window::kLoadsInOrder) {
+    carry_rows(carry, fresh);
+  }
+}
+
+// The last rows of a column, for the next chunk.
+template <class Arch, class T, template <class> class Filter, int kImages>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::carry_rows(V* carry,
+                                                                         const V* fresh) const {
+  for (int k = 0; k < carried(); ++k) {
+    const int from = k + kChunkRows;
+    carry[k] = from < carried() ? carry[from] : fresh[from - carried()];
   }
 }
 
@@ -411,32 +428,39 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages>::filter_block(int64_t chunk, int64_t j) {
   const Filter<V> filter = filter_x_;
-  const V* rows = ring_chunk(chunk);
-  for (int row = 0; row < kChunkRows; ++row) {
-    for (int image = 0; image < 2; ++image) {
-      const V* from = rows + (2 * row + image) * pitch() + j;
-      const V reference = filter.template reference<kCount>(
-          [&](int k) __attribute__((always_inline)) { return from[k]; });
-      const V reference2 = reference * reference;
-      V* to = tile_ + image * kChunkRows + row;
-      V out[kCount];
-      filter.template apply<kCount>(
-          [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
-      unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
-        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
-      });
-      filter.template apply<kCount>(
-          [&](int k) __attribute__((always_inline)) {
-            const V value = from[k];
-            return multiply_add(value, value, -reference2);
-          },
-          out);
-      to += 2 * kChunkRows;
-      unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
-        to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
-      });
+  filter.visit([&](const auto& window) __attribute__((always_inline)) {
+    constexpr int kShared = std::decay_t<decltype(window)>::kGroup;
+    constexpr int kGroup = kCount < kShared ? kCount : kShared;
+    const V* rows = ring_chunk(chunk);
+    for (int row = 0; row < kChunkRows; ++row) {
+      for (int image = 0; image < 2; ++image) {
+        unroll<0, kCount / kGroup>([&](auto group) __attribute__((always_inline)) {
+          constexpr int kFirst = decltype(group)::value * kGroup;
+          const V* from = rows + (2 * row + image) * pitch() + j + kFirst;
+          const V reference = window.template reference<kGroup>(
+              [&](int k) __attribute__((always_inline)) { return from[k]; });
+          const V reference2 = reference * reference;
+          V* to = tile_ + (kFirst * kMoments + image) * kChunkRows + row;
+          V out[kGroup];
+          window.template apply<kGroup>(
+              [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
+          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
+          });
+          window.template apply<kGroup>(
+              [&](int k) __attribute__((always_inline)) {
+                const V value = from[k];
+                return multiply_add(value, value, -reference2);
+              },
+              out);
+          to += 2 * kChunkRows;
+          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
+          });
+        });
+      }
     }
-  }
+  });
 }
 
 // The pixels of a column of vectors: their values and, unfiltered, their partial derivatives.
@@ -485,10 +509,11 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* 
                                                             DoubleLanes* sum) {
   const Filter<V> filter = filter_y_;
   Moments8 moments;
-  unroll<0, kMoments>([&](auto map) __attribute__((always_inline)) {
-    constexpr int kMap = decltype(map)::value;
-    filter_column(filter, carry_ + (j * kMoments + kMap) * carried(), tile + kMap * kChunkRows,
-                  true, moments[kMap]);
+  filter.visit([&](const auto& window) __attribute__((always_inline)) {
+    for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
+      filter_column<true>(window, carry_ + (j * kMoments + map) * carried(),
+                          tile + map * kChunkRows, moments[map]);
+    });
   });
   Partials8 partials;
   switch (problem_.statistic) {
@@ -503,14 +528,15 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* 
       break;
   }
   const Filter<V> adjoint = filter.adjoint();
-  unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
-    constexpr int kMap = decltype(map)::value;
-    V filtered[kChunkRows];
-    filter_column(adjoint, partial_carry_ + (j * kPartialMaps + kMap) * carried(), partials[kMap],
-                  false, filtered);
-    V* to = partial_rows_ + kMap * pitch() + radius_x() + j;
-    unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
-      to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];
+  adjoint.visit([&](const auto& window) __attribute__((always_inline)) {
+    for_each_map<Filter<V>, kPartialMaps>([&](int map) __attribute__((always_inline)) {
+      V filtered[kChunkRows];
+      filter_column<false>(window, partial_carry_ + (j * kPartialMaps + map) * carried(),
+                           partials[map], filtered);
+      V* to = partial_rows_ + map * pitch() + radius_x() + j;
+      unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
+        to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];
+      });
     });
   });
 }
@@ -557,12 +583,7 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::carry_chunk(int64_t chunk) {
   const auto carry_column = [&](int64_t j, const V* tile) {
     for (int map = 0; map < kMoments; ++map) {
-      V* carry = carry_ + (j * kMoments + map) * carried();
-      const V* fresh = tile + map * kChunkRows;
-      for (int k = 0; k < carried(); ++k) {
-        const int from = k + kChunkRows;
-        carry[k] = from < carried() ? carry[from] : fresh[from - carried()];
-      }
+      carry_rows(carry_ + (j * kMoments + map) * carried(), tile + map * kChunkRows);
     }
   };
   int64_t j = 0;

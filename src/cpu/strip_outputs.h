@@ -27,10 +27,16 @@ void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, 
                                                           const V* d_row, int64_t j) {
   const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
-  unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
-    const V* from = partial_row + decltype(map)::value * pitch() + j;
-    filter.template apply<kCount>([&](int k) __attribute__((always_inline)) { return from[k]; },
-                                  filtered[decltype(map)::value]);
+  filter.visit([&](const auto& window) __attribute__((always_inline)) {
+    for_each_map<Filter<V>, kPartialMaps>([&](int map) __attribute__((always_inline)) {
+      const V* from = partial_row + map * pitch() + j;
+      V sums[kCount];  // in registers, which filtered[map] is not
+      window.template apply<kCount>([&](int k) __attribute__((always_inline)) { return from[k]; },
+                                    sums);
+      unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
+        filtered[map][decltype(i)::value] = sums[decltype(i)::value];
+      });
+    });
   });
   // A quarter of the gradient: the store multiplies by four (see core/formula.h).
   unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {

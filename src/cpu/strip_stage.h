@@ -44,31 +44,12 @@ void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* 
     natural_a_[c] = -shift_s_;
     natural_b_[c] = -shift_d_;
   }
-  if constexpr (Filter<V>::kIsFixed) {
-    if (pads_with_zeros_) {
-      check_finite(natural_a_);
-      check_finite(natural_b_);
-    }
-  }
   Rows::from_natural(natural_a_, segment_, s_row + radius_x());
   Rows::from_natural(natural_b_, segment_, d_row + radius_x());
   Rows::fill_halo(s_row, segment_, radius_x(), -shift_s);
   Rows::fill_halo(d_row, segment_, radius_x(), -shift_d);
   if (row >= crop_y_ && row < height_ - crop_y_) {
     add_differences(x, y, sums);
-  }
-}
-
-// Notes numbers of a row, as staged, whose square or product with a zero tap is not finite.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::check_finite(const T* natural) {
-  Mask ordinary = ~Mask{};
-  for (int64_t c = 0; c < kLanes * segment_; c += kLanes) {
-    const V value = V::load_unaligned(natural + c);
-    ordinary &= (value.v < V(kLargest).v) & (value.v > V(-kLargest).v);
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    spread_nonfinite_ = spread_nonfinite_ || ordinary[lane] == 0;
   }
 }
 
@@ -135,11 +116,6 @@ void StripKernel<Arch, T, Filter, kImages>::stage_map_gradient(int64_t first_row
                                     columns.end - columns.begin, scratch_a_);
       for (int64_t c = columns.begin; c < columns.end; ++c) {
         natural_a_[c - data_begin_] = values[c - columns.begin];
-      }
-    }
-    if constexpr (Filter<V>::kIsFixed) {
-      if (pads_with_zeros_) {
-        check_finite(natural_a_);
       }
     }
     Rows::from_natural(natural_a_, segment_, map_gradient_rows_ + i * segment_);

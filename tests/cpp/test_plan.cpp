@@ -52,6 +52,21 @@ int main() {
       }
     }
   }
+  const auto kind = [](std::vector<double> rows, std::vector<double> columns) {
+    Problem problem = fused_ssim_problem(1, 1, 20, 20, Image(), Image());
+    problem.windows[kHeight] = {rows.data(), static_cast<int32_t>(rows.size())};
+    problem.windows[kWidth] = {columns.data(), static_cast<int32_t>(columns.size())};
+    return window_kind(problem);
+  };
+  std::vector<double> standard(kDefaultWindowSize);
+  gaussian_taps(kDefaultWindowSize, kDefaultSigma, standard.data());
+  const std::vector<double> uniform(kDefaultWindowSize, 1.0 / kDefaultWindowSize);
+  EXPECT(kind(standard, standard) == WindowKind::kFixed, "11 taps");
+  EXPECT(kind(standard, {0.25, 0.5, 0.25}) == WindowKind::kShort, "11 and 3 taps");
+  EXPECT(kind(uniform, standard) == WindowKind::kShort, "uniform");
+  EXPECT(kind(standard, {0.25, 0.25, 0.5}) == WindowKind::kAny, "asymmetric");
+  EXPECT(kind({0.5, 0.0, 0.5}, standard) == WindowKind::kAny, "the largest not in the middle");
+  EXPECT(kind(std::vector<double>(13, 1.0 / 13), standard) == WindowKind::kAny, "13 taps");
   int64_t product = 0;
   EXPECT(checked_multiply(INT64_C(3037000499), INT64_C(3037000499), &product), "below 2^63");
   EXPECT(!checked_multiply(INT64_C(1) << 32, INT64_C(1) << 31, &product), "2^63");
