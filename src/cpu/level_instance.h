@@ -58,6 +58,7 @@ struct LevelInstance {
  private:
   template <class T, int kImages>
   struct Strip {
+    static constexpr bool kHasShort = sizeof(T) == sizeof(float);
     template <template <class> class Filter>
     using Type = StripKernel<Arch, T, Filter, kImages>;
   };
@@ -96,8 +97,11 @@ struct LevelInstance {
         return run_with(
             typename Strip::template Type<FixedFilter>(problem, request, strip_columns, workspace));
       case WindowKind::kShort:
-        return run_with(
-            typename Strip::template Type<ShortFilter>(problem, request, strip_columns, workspace));
+        if constexpr (Strip::kHasShort) {
+          return run_with(typename Strip::template Type<ShortFilter>(problem, request,
+                                                                     strip_columns, workspace));
+        }
+        [[fallthrough]];
       default:
         return run_with(
             typename Strip::template Type<AnyFilter>(problem, request, strip_columns, workspace));

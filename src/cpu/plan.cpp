@@ -30,7 +30,10 @@ const char* not_served(const Problem& problem, const Request&) {
 }
 
 WindowKind window_kind(const Problem& problem) {
-  return std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
+  const WindowKind kind =
+      std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
+  // In float64 nothing is compiled for short windows alone.
+  return kind == WindowKind::kShort && accumulates_in_double(problem) ? WindowKind::kAny : kind;
 }
 
 int filter_radius(const Problem& problem, SpatialAxis axis) {
