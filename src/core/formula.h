@@ -126,25 +126,25 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shif
   return ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d, var_s, var_d, doubled);
 }
 
-// (1 - SSIM) / 2.
-template <class V>
-FUSED_SSIM_INLINE V ssim_loss(const SsimTerms<V>& t) {
-  return multiply_add(t.luminance_loss, t.contrast, t.contrast_loss);
-}
-// The statistic that a pixel gets; exactly 1 where the images agree, and never more.
+// (1 - statistic) / 2.
 template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
-FUSED_SSIM_INLINE V statistic_value(const SsimTerms<V>& t) {
+FUSED_SSIM_INLINE V statistic_loss(const SsimTerms<V>& t) {
   if constexpr (kStatistic == FUSED_SSIM_STATISTIC_CONTRAST) {
-    return t.contrast;
+    return t.contrast_loss;
   } else if constexpr (kStatistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
-    return multiply_add(V(-2.0f), t.luminance_loss, V(1.0f));
+    return t.luminance_loss;
   } else {
-    return multiply_add(V(-2.0f), ssim_loss(t), V(1.0f));
+    return multiply_add(t.luminance_loss, t.contrast, t.contrast_loss);
   }
 }
+// The statistic; exactly 1 where the images agree, and never more.
 template <class V>
-FUSED_SSIM_INLINE V ssim_value(const SsimTerms<V>& t) {
-  return statistic_value(t);
+FUSED_SSIM_INLINE V value_of_loss(V loss) {
+  return multiply_add(V(-2.0f), loss, V(1.0f));
+}
+template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
+FUSED_SSIM_INLINE V statistic_value(const SsimTerms<V>& t) {
+  return value_of_loss(statistic_loss<kStatistic>(t));
 }
 
 // Half of d(statistic)/d(E[s^2]) and of d(statistic)/d(E[d^2]).

@@ -18,8 +18,10 @@ constexpr int partial_maps(int images) { return images == 0 ? 0 : images + 2; }
 // E[s^2], by E[d^2], and by the mean of img2, with the factors of core/formula.h left out.
 template <int kImages, class V>
 struct PixelStatistic {
-  V value;
+  V loss;  // (1 - statistic) / 2
   V partials[kImages == 0 ? 1 : partial_maps(kImages)];
+
+  FUSED_SSIM_INLINE V value() const { return value_of_loss(loss); }
 };
 
 template <int kStatistic, int kImages, class V>
@@ -28,7 +30,7 @@ FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m
                                                              const DoubledStabilizers<V>& doubled) {
   PixelStatistic<kImages, V> pixel;
   const SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
-  pixel.value = statistic_value<kStatistic>(terms);
+  pixel.loss = statistic_loss<kStatistic>(terms);
   if constexpr (kImages > 0) {
     const SquarePartials<V> q = square_partials<kStatistic>(terms);
     pixel.partials[0] = mean_partial<kStatistic>(m, terms, q, doubled, V(1.0f));

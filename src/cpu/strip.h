@@ -487,9 +487,10 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
     const PixelStatistic<kImages, V> pixel =
         pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled);
-    column_sum = column_sum + keep(pixel.value, owned);
+    const V value = pixel.value();
+    column_sum = column_sum + keep(value, owned);
     if (keep_map) {
-      map_rows_[row * segment_ + j] = pixel.value;
+      map_rows_[row * segment_ + j] = value;
     }
     unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
       V partial = pixel.partials[decltype(map)::value];

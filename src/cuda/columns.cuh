@@ -7,18 +7,28 @@
 
 namespace fused_ssim::cuda {
 
-// Partial derivatives of one pixel, of the images' mean and of both squares: in the order of their
-// maps. Of img1 and img2, or of the one image that wants a gradient.
-template <bool kTwo, bool kWeighted>
-__device__ __forceinline__ float4 partials_of(const Moments<float>& moments,
-                                              const SsimTerms<float>& terms,
-                                              const DoubledStabilizers<float>& stabilizers,
-                                              float weight) {
-  const SquarePartials<float> by_squares = square_partials(terms);
-  float4 partials = {mean_partial(moments, terms, by_squares, stabilizers, 1.0f),
-                     by_squares.by_mean_s2, by_squares.by_mean_d2,
-                     kTwo ? mean_partial(moments, terms, by_squares, stabilizers, -1.0f) : 0.0f};
-  if constexpr (kWeighted) {
+// A pixel with the partial derivatives that the kernel wants. CUDA kernels know SSIM alone
+// (doubled_stabilizers()).
+template <class Traits>
+using Pixel = PixelStatistic<!Traits::kGradient ? 0
+                             : Traits::kTwo     ? 2
+                                                : 1,
+                             float>;
+template <class Traits>
+__device__ __forceinline__ Pixel<Traits> pixel_of(const DoubledStabilizers<float>& stabilizers,
+                                                  const Moments<float>& moments, float shift_s,
+                                                  float shift_d) {
+  return pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, !Traits::kGradient ? 0
+                                                    : Traits::kTwo ? 2
+                                                                   : 1>(moments, shift_s, shift_d,
+                                                                        stabilizers);
+}
+// Its partial derivatives in the order of their maps, times `weight` where there are weights.
+template <class Traits>
+__device__ __forceinline__ float4 partials_of(const Pixel<Traits>& pixel, float weight) {
+  float4 partials = {pixel.partials[0], pixel.partials[1], pixel.partials[2],
+                     Traits::kTwo ? pixel.partials[Traits::kPartialMaps - 1] : 0.0f};
+  if constexpr (Traits::kWeighted) {
     partials.x *= weight;
     partials.y *= weight;
     partials.z *= weight;
@@ -62,9 +72,8 @@ struct ColumnJob {
   const char* weights;  // kWeighted: of the plane
   int map_column;       // in both
 
-  __device__ __forceinline__ void store(const StripParams& p, int row,
-                                        const SsimTerms<float>& terms) const {
-    map[(row - p.value_top) * p.map_pitch + map_column] = ssim_value(terms);
+  __device__ __forceinline__ void store(const StripParams& p, int row, float value) const {
+    map[(row - p.value_top) * p.map_pitch + map_column] = value;
   }
 };
 
@@ -111,7 +120,7 @@ struct WeightStream {
 };
 
 // One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the
-// sum of ssim_loss() over its own rows. Unless masked, all rows are own ones and have values; else
+// sum of the losses of its own rows. Unless masked, all rows are own ones and have values; else
 // bits of `value_rows` and `own_rows` say which do.
 template <class Traits, bool kMasked>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
@@ -135,20 +144,20 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       const int r = first + i;
       float* place = places + i * Places::kRow;
       const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
-      const SsimTerms<float> terms = ssim_terms(moments, job.shift_s, job.shift_d, stabilizers);
+      const Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, job.shift_s, job.shift_d);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-      loss += is_own ? ssim_loss(terms) : 0.0f;
+      loss += is_own ? pixel.loss : 0.0f;
       if (Traits::kContains && !is_own) {
-        state.probe += ssim_loss(terms);
+        state.probe += pixel.loss;
       }
       if constexpr (Traits::kMap) {
         if (is_own && own_column) {
-          job.store(p, first_row + r, terms);
+          job.store(p, first_row + r, pixel.value());
         }
       }
       if constexpr (Traits::kGradient) {
-        const float4 partials = partials_of<Traits::kTwo, Traits::kWeighted>(
-            moments, terms, stabilizers, Traits::kWeighted ? weights.take(p, i) : 1.0f);
+        const float4 partials =
+            partials_of<Traits>(pixel, Traits::kWeighted ? weights.take(p, i) : 1.0f);
         if (Traits::kContains && Traits::kWeighted) {
           state.probe = fmaf(partials.y, 0.0f, state.probe);
         }
@@ -192,24 +201,24 @@ __device__ __forceinline__ void push_rows_above(const typename Traits::Window& w
 }
 
 // Values alone: rows [first_row, end_row) of a column, the last of an image, whose windows end
-// below it. Returns the sum of ssim_loss() over those from `own_top` on.
+// below it. Returns the sum of the losses of those from `own_top` on.
 template <class Traits>
 __device__ __forceinline__ float filter_last_rows(const StripParams& p, const ColumnJob& job,
                                                   const PixelShift& shift, int first_row,
                                                   int end_row, int own_top, bool own_column,
                                                   ColumnState<Traits>& state) {
-  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   const typename Traits::Window window(p);
+  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
   const float4 maps = maps_outside(window, shift);
   float loss = 0.0f;
 #pragma unroll 1
   for (int row = first_row; row < end_row; ++row) {
-    const SsimTerms<float> terms =
-        ssim_terms(push_moments(window, maps, state), job.shift_s, job.shift_d, stabilizers);
+    const Pixel<Traits> pixel =
+        pixel_of<Traits>(stabilizers, push_moments(window, maps, state), job.shift_s, job.shift_d);
     if (row >= own_top) {
-      loss += ssim_loss(terms);
+      loss += pixel.loss;
       if (Traits::kMap && own_column) {
-        job.store(p, row, terms);
+        job.store(p, row, pixel.value());
       }
     }
   }

@@ -43,7 +43,7 @@ class Containment {
     float* value =
         p.map + plane * p.map_plane + (y - p.value_top) * p.map_pitch + (x - p.value_left);
     if (!isfinite(*value)) {
-      *value = statistic<0>(window_at(y, x)).value;
+      *value = statistic<0>(window_at(y, x)).value();
     }
   }
 

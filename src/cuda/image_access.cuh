@@ -334,15 +334,15 @@ template <class T, Elements kElements>
 __device__ __forceinline__ T load_element_of(const char* element, const InputImage& image) {
   if constexpr (kElements == Elements::kFloat) {
     float value;
-    asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(element) : "memory");
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(element));
     return static_cast<T>(value);
   } else if constexpr (kElements == Elements::kHalf) {
     unsigned short bits;
-    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(element) : "memory");
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(element));
     return static_cast<T>(half_to_float(bits, image.dtype));
   } else if constexpr (kElements == Elements::kByte) {
     unsigned byte;
-    asm volatile("ld.global.u8 %0, [%1];" : "=r"(byte) : "l"(element) : "memory");
+    asm volatile("ld.global.u8 %0, [%1];" : "=r"(byte) : "l"(element));
     return static_cast<T>(byte);  // not divided
   } else {
     return load_element<T>(element, image);

@@ -362,7 +362,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   }
 }
 
-// Column warps: one piece. Returns this thread's sum of ssim_loss() over its own pixels.
+// Column warps: one piece. Returns this thread's sum of the losses of its own pixels.
 template <class Traits>
 __device__ __forceinline__ double run_columns(const StripParams& p, const MarchPiece& piece,
                                               float* maps, const PieceShift* piece_shift,

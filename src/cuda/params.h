@@ -157,7 +157,7 @@ struct PointwiseParams {
   float twice_c2 = 0.0f;
   bool l1 = false;            // |x - y| is added up, too
   bool squares = false;       // (x - y)^2 instead, apart from the value (ReductionPlan::mse)
-  double loss_weight = -2.0;  // in the value, of ssim_loss(): -2 statistic_weight
+  double loss_weight = -2.0;  // in the value, of the losses: -2 statistic_weight
   double l1_weight = 0.0;
   // In the gradient, over gradient_divisor(): 4 statistic_weight (core/formula.h), times what
   // undoes the taps' scale; and l1_weight.

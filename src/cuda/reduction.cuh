@@ -19,7 +19,7 @@ __device__ __forceinline__ int64_t unit_begin(const ReductionPlan& plan, unsigne
 
 // The block that works on `unit`.
 __device__ __forceinline__ int64_t block_of_unit(const ReductionPlan& plan, int64_t unit) {
-  return quotient((unit + 1) * gridDim.x - 1, plan.total_units);
+  return quotient((unit + 1) * grid_blocks() - 1, plan.total_units);
 }
 
 __device__ __forceinline__ double warp_sum(double sum) {
@@ -52,7 +52,7 @@ __device__ __forceinline__ double block_sum(double sum) {
 
 // Those of ReductionPlan::mse follow.
 __device__ __forceinline__ double* mse_partials(const ReductionPlan& plan) {
-  return plan.partials + plan.values + gridDim.x;
+  return plan.partials + plan.values + grid_blocks();
 }
 
 template <int kThreads>
@@ -167,7 +167,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
   const long long of_warp = has_sum ? shared->fine[lane_index()] : 0ll;
   const long long fine = warp_sum(of_warp);
   const bool fits = !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
-                    fabs(static_cast<double>(fine)) * gridDim.x <= Sums::kFine * kLargestFixedSum;
+                    fabs(static_cast<double>(fine)) * grid_blocks() <= Sums::kFine * kLargestFixedSum;
   double sum = 0.0;
   if (__builtin_expect(!fits, false)) {
     sum = warp_sum(of_warp == Sums::kNoInteger
@@ -189,7 +189,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
     __threadfence();
   }
   const unsigned long long all = atomicAdd(word, part) + part;
-  if ((all & kCount) == gridDim.x) {
+  if ((all & kCount) == grid_blocks()) {
     *word = 0;
     double whole =
         static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits) / plan.fixed_point;
@@ -220,7 +220,7 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   if (threadIdx.x == 0) {
     __threadfence();
     auto* count = reinterpret_cast<unsigned*>(&finished_blocks[plan.counter_slot]);
-    is_last = atomicInc(count, gridDim.x - 1) == gridDim.x - 1;
+    is_last = atomicInc(count, grid_blocks() - 1) == grid_blocks() - 1;
   }
   __syncthreads();
   if (!is_last) {
@@ -235,7 +235,7 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   };
   // Calls write(value, sum) for each value.
   const auto add_up = [&](const double* partials, const auto& write) {
-    const int64_t blocks = gridDim.x;
+    const int64_t blocks = grid_blocks();
     if (plan.values == 1) {
       double sum = 0.0;
 #pragma unroll 4

@@ -21,7 +21,7 @@
 namespace fused_ssim::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 
 struct ScaleParams {
   ScaleRequest request;
@@ -208,8 +208,8 @@ cudaError_t launch_scale(const ScaleParams& params, bool flat, const DeviceFacts
                          cudaStream_t stream) {
   constexpr int64_t kVector = 16 / sizeof(T);
   const int64_t items = flat ? (params.elements + kVector - 1) / kVector : params.elements;
-  // Eight blocks of 256 threads fill a multiprocessor of every architecture but Turing, twice over.
-  const int64_t limit = static_cast<int64_t>(device.multiprocessors) * 16;
+  // One wave: where nothing is to be multiplied, starting blocks is all that takes time.
+  const int64_t limit = static_cast<int64_t>(device.multiprocessors) * 4;
   const int64_t wanted = std::max<int64_t>(1, (items + kThreads - 1) / kThreads);
   const auto blocks = static_cast<int>(std::min(wanted, limit));
   return launch_kernel(flat ? scale_flat<T> : scale_strided<T>, params, blocks, kThreads, 0, device,

@@ -429,9 +429,9 @@ struct MomentsPass {
         const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
         PixelStatistic<kImages, T> pixel = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(
             moments, mean_s, mean_d, p.stabilizers);
-        sum += pixel.value;
+        sum += pixel.value();
         if (p.map != nullptr) {
-          to_map[o * p.value.columns] = pixel.value;
+          to_map[o * p.value.columns] = pixel.value();
         }
         if constexpr (kGradient) {
           // s and d of the other shift are these plus delta_s and delta_d.

@@ -452,7 +452,7 @@ __device__ __forceinline__ void store_gradient_columns(const OutputImage& image,
 constexpr unsigned kHasValue = 1;  // the column's pixels do
 constexpr unsigned kIsOwn = 2;
 
-// One chunk of the column phase. Returns the sum of ssim_loss() over the own pixels.
+// One chunk of the column phase. Returns the sum of the own pixels' losses.
 template <class Traits>
 __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiece& piece,
                                                 unsigned flags, bool plain, int chunk,

@@ -16,6 +16,12 @@ __device__ __forceinline__ int lane_index() {
   return index;
 }
 
+__device__ __forceinline__ unsigned grid_blocks() {
+  unsigned blocks;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
+  return blocks;
+}
+
 // Launches that overlap (Hopper and later, launches.h): a kernel lets the next one's blocks begin
 // as soon as there is room, and itself touches no memory that others may write or read before those
 // of the kernel before are done.

@@ -526,8 +526,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
 
   // Down the columns: moments, value, partial derivatives.
   float loss = 0.0f;
-  float probe = 0.0f;  // kContains: no number where a window or a weight is none
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  float probe = 0.0f;  // kContains: no number where a window or a weight is none
 #pragma unroll 1
   for (int item = thread; item < Traits::segments(moment_rows) * Traits::kCellColumns;
        item += Traits::kThreads) {
@@ -559,22 +559,21 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     for (int r = 0; r < kRows; ++r) {
       const Moments<float> moments = {filtered[0][r], filtered[1][r], filtered[2][r],
                                       filtered[3][r]};
-      const SsimTerms<float> terms = ssim_terms(moments, mean_shift.s, mean_shift.d, stabilizers);
+      const Pixel<Traits> pixel =
+          pixel_of<Traits>(stabilizers, moments, mean_shift.s, mean_shift.d);
       const bool is_own = (own_rows & 1u << r) != 0u;
-      loss += is_own ? ssim_loss(terms) : 0.0f;
+      loss += is_own ? pixel.loss : 0.0f;
       if (Traits::kContains) {
-        probe += ssim_loss(terms);
+        probe += pixel.loss;
         probe = Traits::kWeighted ? fmaf(weight[r], 0.0f, probe) : probe;
       }
       if constexpr (Traits::kMap) {
         if (is_own) {
-          tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] =
-              ssim_value(terms);
+          tile.map[(first_y + r - p.value_top) * p.map_pitch + (x - p.value_left)] = pixel.value();
         }
       }
       if constexpr (Traits::kGradient) {
-        const float4 all = partials_of<Traits::kTwo, Traits::kWeighted>(
-            moments, terms, stabilizers, Traits::kWeighted ? weight[r] : 1.0f);
+        const float4 all = partials_of<Traits>(pixel, Traits::kWeighted ? weight[r] : 1.0f);
         const bool counts = (value_rows & 1u << r) != 0u;
         *reinterpret_cast<float4*>(partials + offset + r * Traits::kCellPitch) =
             make_float4(counts ? all.x : 0.0f, counts ? all.y : 0.0f, counts ? all.z : 0.0f,

@@ -27,7 +27,7 @@ template <int kStatistic>
 void compare(const Moments<double>& m, double shift_s, double shift_d, double expected) {
   const PixelStatistic<2, double> pixel =
       pixel_statistic<kStatistic, 2>(m, shift_s, shift_d, kStabilizers);
-  EXPECT(std::fabs(pixel.value - expected) < 1e-12, "the value");
+  EXPECT(std::fabs(pixel.value() - expected) < 1e-12, "the value");
   // By the mean of x alone E[s] and E[d] move together, by that of y against each other.
   const double moves[4][4] = {{1, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}, {1, -1, 0, 0}};
   const double factors[4] = {4, 2, 2, 4};  // left out by the formula
