@@ -143,31 +143,6 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
   }
 }
 
-// s, d, s^2, d^2 of a staged row.
-template <class T>
-struct PixelRow {
-  static constexpr int kVector = kSeparableVector<T>;
-  const T* s;
-  const T* d;
-  Vector<T> s_at_once;
-  Vector<T> d_at_once;
-
-  __device__ __forceinline__ void read(int i, T (&input)[4]) {
-    if (i % kVector == 0) {
-      s_at_once = load_vector(s + i);
-      d_at_once = load_vector(d + i);
-    }
-    input[0] = s_at_once.of[i % kVector];
-    input[1] = d_at_once.of[i % kVector];
-    input[2] = input[0] * input[0];
-    input[3] = input[1] * input[1];
-  }
-  __device__ __forceinline__ void next_block() {
-    s += kSeparableOutputs<T>;
-    d += kSeparableOutputs<T>;
-  }
-};
-
 // Maps of a staged row.
 template <class T, int kMaps>
 struct MapRow {
@@ -186,6 +161,21 @@ struct MapRow {
     }
   }
   __device__ __forceinline__ void next_block() { row += kSeparableOutputs<T>; }
+};
+// s, d, s^2, d^2 of a staged row of s and d.
+template <class T>
+struct PixelRow {
+  MapRow<T, 2> staged;
+
+  __device__ __forceinline__ void read(int i, T (&input)[4]) {
+    T shifted[2];
+    staged.read(i, shifted);
+    input[0] = shifted[0];
+    input[1] = shifted[1];
+    input[2] = shifted[0] * shifted[0];
+    input[3] = shifted[1] * shifted[1];
+  }
+  __device__ __forceinline__ void next_block() { staged.next_block(); }
 };
 
 // Row-filtered maps: cells of 16 bytes, which hold as many maps of a pixel as there is room for,
@@ -497,7 +487,7 @@ struct MomentsPass {
   __device__ __forceinline__ NoPixels load(int64_t, int64_t, int) const { return {}; }
 
   __device__ __forceinline__ PixelRow<T> row(const T* staged, int input_stride) const {
-    return {staged, staged + input_stride, {}, {}};
+    return {{staged, input_stride, {}}};
   }
 
   // Pixels (y, x) .. (y + count - 1, x), all of them own.
@@ -545,12 +535,6 @@ struct MomentsPass {
       }
     }
     if constexpr (kGradient) {
-      T weights[kOutputs];
-      const bool weighted = p.map_gradient.data != nullptr;
-      if (weighted) {
-        load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
-      }
-      T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
         T(&partials)[kPartials] = pixels[o].partials;
@@ -561,11 +545,24 @@ struct MomentsPass {
         if constexpr (kImages == 2) {
           partials[3] -= by_s - by_d;
         }
+      }
+      if (p.map_gradient.data != nullptr) {
+        T weights[kOutputs];
+        load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {
+          for (T& partial : pixels[o].partials) {
+            partial *= weights[o];
+          }
+        }
+      }
+      T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
         if (o < count) {
 #pragma unroll
           for (int m = 0; m < kPartials; ++m) {
-            to[(o * kPartials + m) * kPartialColumns] =
-                weighted ? weights[o] * partials[m] : partials[m];
+            to[(o * kPartials + m) * kPartialColumns] = pixels[o].partials[m];
           }
         }
       }
@@ -630,8 +627,19 @@ struct GradientPass {
                                          const ThreadSums&) const {
     const auto& a = pixels.a;
     const auto& b = pixels.b;
-    const bool has_difference = (p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
-                                x < p.value.left + p.value.columns;
+    T by_difference[kOutputs] = {};
+    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+        x < p.value.left + p.value.columns) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
+          by_difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+          if (p.map_gradient.data != nullptr) {
+            by_difference[o] *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
+          }
+        }
+      }
+    }
     T gradients[kImages][kOutputs];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
@@ -639,23 +647,15 @@ struct GradientPass {
       const T shifted_b = b[o] - shift.y;
       const T by_s = (shifted_a + shifted_b) * filtered[1][o];
       const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-      T by_difference = T(0);
-      if (has_difference && o < count && y + o >= p.value.top &&
-          y + o < p.value.top + p.value.rows) {
-        by_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-        if (p.map_gradient.data != nullptr) {
-          by_difference *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
-        }
-      }
       // A factor of 0 leaves the statistic out, which may be NaN.
       const auto gradient = [&](T by_statistic, T of_difference) {
         return p.statistic_factor == T(0)
                    ? of_difference
                    : multiply_add(p.statistic_factor, by_statistic, of_difference);
       };
-      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference);
+      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference[o]);
       if constexpr (kImages == 2) {
-        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference);
+        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference[o]);
       }
     }
     store_column(p.grad1, pixel_at(p.grad1, piece, y, x), count, gradients[0]);
