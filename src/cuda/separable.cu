@@ -57,15 +57,19 @@ __device__ __forceinline__ void load_column(const InputImage& image, const char*
   };
   if (image.dtype == kDTypeOf<T>) {
     load(T(0), [](T number) { return number; });
-  } else if (image.dtype != DType::kUInt8) {
-    load(static_cast<unsigned short>(0),
-         [&](unsigned bits) { return static_cast<T>(half_to_float(bits, image.dtype)); });
-  } else if constexpr (sizeof(T) == 4) {
-    load(static_cast<unsigned char>(0),
-         [&](unsigned byte) { return byte_to_float(byte, image.uint8_divisor); });
   } else {
-    load(static_cast<unsigned char>(0),
-         [&](unsigned byte) { return byte_to_double(byte, image.uint8_divisor); });
+    const auto to_number = [&](unsigned bits) {
+      if constexpr (sizeof(T) == 4) {
+        return narrow_to_float(bits, image);
+      } else {
+        return byte_to_double(bits, image.uint8_divisor);
+      }
+    };
+    if (image.dtype == DType::kUInt8) {
+      load(static_cast<unsigned char>(0), to_number);
+    } else {
+      load(static_cast<unsigned short>(0), to_number);
+    }
   }
 }
 
@@ -100,7 +104,7 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
 
 // sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
 // in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
-// is needed, so that nothing moves.
+// is needed, so that nothing moves. `size` is odd.
 template <int kMaps, class T, int kOutputs, class Source>
 __device__ __forceinline__ void filter(const T* taps, int size, Source source,
                                        T (&sums)[kMaps][kOutputs]) {
@@ -122,7 +126,8 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
     Vector<T> tap = {};
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
-      if (first + j == size) {
+      // Of four maps the compiler would load inputs too early without a branch at each tap.
+      if ((kMaps == kSeparableMaps || j % 2 != 0) && first + j == size) {
         return;
       }
       if (j % kVector == 0) {
@@ -352,15 +357,13 @@ __device__ __forceinline__ T* partials_at(const SeparableParams<T>& p, const Pie
          row * (kMaps * kPartialColumns) + column % kPartialColumns;
 }
 
-// Of the pixels that a thread has worked on: in shared memory, where nothing else has registers to
-// spare.
+// Of the pixels that a thread has worked on, the parts of the value and of the mean squared error: in
+// shared memory, because registers are what the kernel has fewest of.
 struct ThreadSums {
-  double* values;  // of each thread, then the sums of squares
+  double* sums;
 
-  __device__ __forceinline__ double& value() const { return values[thread_index()]; }
-  __device__ __forceinline__ double& squares() const { return values[kThreads + thread_index()]; }
   __device__ __forceinline__ double& operator[](int i) const {
-    return i == 0 ? value() : squares();
+    return sums[i * kThreads + thread_index()];
   }
 };
 
@@ -506,12 +509,12 @@ struct MomentsPass {
         absolute += fabs(a[o] - b[o]);
         squares = multiply_add(a[o] - b[o], a[o] - b[o], squares);
       }
-      sums.squares() += static_cast<double>(squares);
+      sums[1] += static_cast<double>(squares);
       if (p.l1_weight != 0.0) {
-        sums.value() += p.l1_weight * static_cast<double>(absolute);
+        sums[0] += p.l1_weight * static_cast<double>(absolute);
       }
       if (p.l2_weight != 0.0) {
-        sums.value() += p.l2_weight * static_cast<double>(squares);
+        sums[0] += p.l2_weight * static_cast<double>(squares);
       }
     }
     T sum = T(0);
@@ -568,7 +571,7 @@ struct MomentsPass {
       }
     }
     if (p.statistic_weight != 0.0) {
-      sums.value() += p.statistic_weight * static_cast<double>(sum);
+      sums[0] += p.statistic_weight * static_cast<double>(sum);
     }
   }
 };
@@ -589,7 +592,7 @@ struct GradientPass {
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
     const T* row = partials_at<kMaps>(p, piece, at.begin < at.end ? at.y : p.partials_top, 0);
     const int64_t left = at.left - p.value.left;
-    const int64_t block = (left + at.begin) / kPartialColumns;
+    const int64_t block = at.begin < at.end ? (left + at.begin) / kPartialColumns : 0;
     row += block * p.partials_block;
     const int first = static_cast<int>(left - block * kPartialColumns);
     at.for_vectors<T>([&](int column, int count) {
