@@ -106,6 +106,7 @@ struct DeviceFacts {
   int multiprocessors = 0;
   int shared_per_multiprocessor = 0;
   int shared_per_block = 0;        // with opt-in
+  int l2_bytes = 0;
   bool overlaps_launches = false;  // launches.h
 };
 

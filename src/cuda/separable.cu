@@ -14,21 +14,20 @@
 //   columns |       8 rows of a column a thread       |  ring -> moments -> statistic -> outputs
 //           +-----------------------------------------+
 //
-// A block marches down its strip in chunks of 32 rows (float64: 16, and 4 pixels a thread), with
+// A block marches down its strip in chunks of 16 rows (float64: 8, and 4 pixels a thread), with
 // two barriers a chunk. Both filters are one function, whose window of inputs stays in registers: a
 // tap costs as many multiply-adds as outputs and maps, and the load of one more input.
 //
 // Global memory per pixel of accumulation type T: the first pass reads both images and writes 3 T
 // (4 T for both gradients) of partial derivatives, the second reads these and both images and
 // writes the gradients.
-#include <type_traits>
-
 #include "core/pointwise.h"
 #include "cuda/image_access.cuh"
 #include "cuda/launches.h"
 #include "cuda/reduction.cuh"
 #include "cuda/separable.h"
 #include "cuda/shift.cuh"
+#include "cuda/thread.cuh"
 
 namespace fused_ssim::cuda {
 namespace {
@@ -37,65 +36,58 @@ constexpr int kThreads = kSeparableThreads;
 
 // ---- Loader -------------------------------------------------------------------------------------
 
-// Reads `count` elements, `stride` bytes apart, and makes numbers of them; zeros follow.
-template <class Element, class T, int kCount, class ToNumber>
-__device__ __forceinline__ void load_as(const char* first, int64_t stride, int count,
-                                        T (&pixels)[kCount], const ToNumber& to_number) {
-  Element elements[kCount] = {};
+template <class T>
+inline constexpr DType kDTypeOf = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+
+// Pixels of `count` rows from the one at `first` on; zeros follow.
+template <class T, int kCount>
+__device__ __forceinline__ void load_column(const InputImage& image, const char* first, int count,
+                                            T (&pixels)[kCount]) {
+  const auto load = [&](auto zero, const auto& to_number) {
+    decltype(zero) elements[kCount];
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    if (i < count) {
-      elements[i] = *reinterpret_cast<const Element*>(first + i * stride);
+    for (int i = 0; i < kCount; ++i) {
+      elements[i] =
+          i < count ? *reinterpret_cast<const decltype(zero)*>(first + i * image.row) : zero;
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      pixels[i] = to_number(elements[i]);
+    }
+  };
+  if (image.dtype == kDTypeOf<T>) {
+    load(T(0), [](T number) { return number; });
+  } else {
+    const auto to_number = [&](unsigned bits) {
+      if constexpr (sizeof(T) == 4) {
+        return narrow_to_float(bits, image);
+      } else {
+        return byte_to_double(bits, image.uint8_divisor);
+      }
+    };
+    if (image.dtype == DType::kUInt8) {
+      load(static_cast<unsigned char>(0), to_number);
+    } else {
+      load(static_cast<unsigned short>(0), to_number);
     }
   }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    pixels[i] = to_number(elements[i]);
-  }
 }
 
-// Of the dtypes that go with an accumulation type: uint8 with both, float64 with itself alone.
 template <class T, int kCount>
-__device__ __forceinline__ void load_pixels(const char* first, int64_t stride, int count,
-                                            int32_t dtype, const Uint8Scale<T>& scale,
-                                            T (&pixels)[kCount]) {
-  if (dtype == FUSED_SSIM_UINT8) {
-    load_as<unsigned char>(first, stride, count, pixels, [&](unsigned char byte) {
-      // The correctly rounded quotient: equal to that of a float image where pixels agree.
-      const T number = byte;
-      const T quotient = number * scale.reciprocal;
-      return multiply_add(multiply_add(-quotient, scale.divisor, number), scale.reciprocal,
-                          quotient);
-    });
-  } else if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
-    load_as<T>(first, stride, count, pixels, [](T number) { return number; });
-  } else {
-    const bool is_half = dtype == FUSED_SSIM_FLOAT16;
-    load_as<unsigned short>(first, stride, count, pixels, [&](unsigned short bits) {
-      return static_cast<T>(is_half ? half_bits_to_float(bits) : bfloat_bits_to_float(bits));
-    });
-  }
-}
-
-// The first `count` of them to memory.
-template <class T, int kCount>
-__device__ __forceinline__ void store_pixels(char* first, int64_t stride, int count, int32_t dtype,
+__device__ __forceinline__ void store_column(const OutputImage& image, char* first, int count,
                                              const T (&pixels)[kCount]) {
-  const auto store = [&](auto to_element) {
+  const auto store = [&](DType dtype) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       if (i < count) {
-        const auto element = to_element(pixels[i]);
-        *reinterpret_cast<std::remove_const_t<decltype(element)>*>(first + i * stride) = element;
+        store_element(first + i * image.row, pixels[i], dtype);
       }
     }
   };
-  if (sizeof(T) == sizeof(double) || dtype == FUSED_SSIM_FLOAT32) {
-    store([](T pixel) { return pixel; });
-  } else if (dtype == FUSED_SSIM_FLOAT16) {
-    store([](T pixel) { return __float2half_rn(static_cast<float>(pixel)); });
+  if (image.dtype == kDTypeOf<T>) {
+    store(kDTypeOf<T>);
   } else {
-    store([](T pixel) { return __float2bfloat16_rn(static_cast<float>(pixel)); });
+    store(image.dtype);
   }
 }
 
@@ -112,7 +104,7 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
 
 // sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
 // in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
-// is needed, so that nothing moves.
+// is needed, so that nothing moves. `size` is odd.
 template <int kMaps, class T, int kOutputs, class Source>
 __device__ __forceinline__ void filter(const T* taps, int size, Source source,
                                        T (&sums)[kMaps][kOutputs]) {
@@ -134,7 +126,8 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
     Vector<T> tap = {};
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
-      if (first + j == size) {
+      // Of four maps the compiler would load inputs too early without a branch at each tap.
+      if ((kMaps == kSeparableMaps || j % 2 != 0) && first + j == size) {
         return;
       }
       if (j % kVector == 0) {
@@ -155,31 +148,6 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
   }
 }
 
-// s, d, s^2, d^2 of a staged row.
-template <class T>
-struct PixelRow {
-  static constexpr int kVector = kSeparableVector<T>;
-  const T* s;
-  const T* d;
-  Vector<T> s_at_once;
-  Vector<T> d_at_once;
-
-  __device__ __forceinline__ void read(int i, T (&input)[4]) {
-    if (i % kVector == 0) {
-      s_at_once = load_vector(s + i);
-      d_at_once = load_vector(d + i);
-    }
-    input[0] = s_at_once.of[i % kVector];
-    input[1] = d_at_once.of[i % kVector];
-    input[2] = input[0] * input[0];
-    input[3] = input[1] * input[1];
-  }
-  __device__ __forceinline__ void next_block() {
-    s += kSeparableOutputs<T>;
-    d += kSeparableOutputs<T>;
-  }
-};
-
 // Maps of a staged row.
 template <class T, int kMaps>
 struct MapRow {
@@ -198,6 +166,21 @@ struct MapRow {
     }
   }
   __device__ __forceinline__ void next_block() { row += kSeparableOutputs<T>; }
+};
+// s, d, s^2, d^2 of a staged row of s and d.
+template <class T>
+struct PixelRow {
+  MapRow<T, 2> staged;
+
+  __device__ __forceinline__ void read(int i, T (&input)[4]) {
+    T shifted[2];
+    staged.read(i, shifted);
+    input[0] = shifted[0];
+    input[1] = shifted[1];
+    input[2] = shifted[0] * shifted[0];
+    input[3] = shifted[1] * shifted[1];
+  }
+  __device__ __forceinline__ void next_block() { staged.next_block(); }
 };
 
 // Row-filtered maps: cells of 16 bytes, which hold as many maps of a pixel as there is room for,
@@ -250,7 +233,7 @@ struct RingColumn {
 // A strip's rows [top, top + rows) and columns from `left` on, of the image.
 struct Piece {
   int64_t batch;
-  int64_t channel;
+  int channel;
   int64_t top;
   int64_t left;
   int rows;
@@ -264,16 +247,20 @@ __device__ __forceinline__ Byte* pixel_at(const ByteImage<Byte>& image, const Pi
          x * image.column;
 }
 
+// The number of map_gradient for a pixel.
+template <class T>
+__device__ __forceinline__ const char* weight_at(const SeparableParams<T>& p, const Piece& piece,
+                                                 int64_t y, int64_t x) {
+  return pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left);
+}
+
 template <class T>
 __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
                                                 int64_t top, int64_t bottom, int64_t left,
                                                 int64_t right) {
   const SamplePoint at = sample_point(top, bottom, left, right);
-  T x[1];
-  T y[1];
-  load_pixels(pixel_at(p.img1.at, piece, at.y, at.x), 0, 1, p.img1.dtype, p.uint8_scale, x);
-  load_pixels(pixel_at(p.img2.at, piece, at.y, at.x), 0, 1, p.img2.dtype, p.uint8_scale, y);
-  return trimmed_means(Samples<T>{x[0], y[0]});
+  return trimmed_means(Samples<T>{load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+                                  load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)});
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
 // window with the zeros around it.
@@ -297,106 +284,224 @@ __device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, con
   return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
 }
 
-// What the filters make of an image that is `value` everywhere, rounding and all: where little of a
+// What the filters make of images that are `values` everywhere, rounding and all: where little of a
 // window lies in the image, what they make of the shifted zeros beyond it must cancel.
 template <class T>
-__device__ __forceinline__ T filtered_constant(const SeparableParams<T>& p, T value) {
-  const auto filtered = [&](const T* taps, int size) {
-    T sum = T(0);
-#pragma unroll 1
+__device__ __forceinline__ void filter_constants(const SeparableParams<T>& p, T (&values)[2]) {
+  const auto filter_along = [&](const T* taps, int size) {
+    T sums[2] = {};
+#pragma unroll 4
     for (int k = 0; k < size; ++k) {
-      sum = multiply_add(value, taps[k], sum);
+      sums[0] = multiply_add(values[0], taps[k], sums[0]);
+      sums[1] = multiply_add(values[1], taps[k], sums[1]);
     }
-    return sum;
+    values[0] = sums[0];
+    values[1] = sums[1];
   };
-  value = filtered(p.taps, p.window_columns);
-  return filtered(p.taps + p.layout.row_taps, p.window_rows);
+  filter_along(p.taps, p.window_columns);
+  filter_along(p.taps + p.layout.row_taps, p.window_rows);
 }
 
-// Pixels (y, x) .. (y + count - 1, x), and zeros.
-template <class T, int kCount>
-__device__ __forceinline__ void load_column(const SeparableParams<T>& p,
-                                            const SeparableImage& image, const Piece& piece,
-                                            int64_t y, int64_t x, int count, T (&pixels)[kCount]) {
-  load_pixels(pixel_at(image.at, piece, y, x), image.at.row, count, image.dtype, p.uint8_scale,
-              pixels);
-}
-// The numbers of map_gradient for them.
-template <class T, int kCount>
-__device__ __forceinline__ void load_weights(const SeparableParams<T>& p, const Piece& piece,
-                                             int64_t y, int64_t x, int count,
-                                             T (&weights)[kCount]) {
-  load_as<T>(pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left), p.map_gradient.row,
-             count, weights, [](T weight) { return weight; });
+// A thread's part of the rows to stage: one row, of which it copies and prepares every so many
+// vectors. Columns count from the first of those staged.
+struct SeparableRow {
+  int row;
+  int lane;
+  int columns;  // to stage
+  int begin;    // columns [begin, end) are in the image, `begin` a multiple of a vector
+  int end;
+  int64_t y;  // in the image, like `left`
+  int64_t left;
+
+  template <class T>
+  static __device__ __forceinline__ SeparableRow of(const SeparableParams<T>& p, const Piece& piece,
+                                                    int64_t top) {
+    constexpr int kLanes = kThreads / kSeparableChunkRows<T>;
+    const int thread = thread_index();
+    SeparableRow at = {thread / kLanes, thread % kLanes, p.layout.staged_columns, 0, 0};
+    at.y = top + at.row;
+    at.left = piece.left - p.window_columns / 2;
+    if (at.y >= p.source.top && at.y < p.source.top + p.source.rows) {
+      const auto clamped = [&](int64_t x) {
+        return static_cast<int>(
+            max(int64_t{0}, min(x - at.left, static_cast<int64_t>(at.columns))));
+      };
+      at.begin = clamped(p.source.left);
+      at.end = clamped(p.source.left + p.source.columns);
+    }
+    return at;
+  }
+
+  // Calls body(first column, number of columns in the image).
+  template <class T, class Body>
+  __device__ __forceinline__ void for_vectors(const Body& body) const {
+    constexpr int kVector = kSeparableVector<T>;
+    constexpr int kLanes = kThreads / kSeparableChunkRows<T>;
+#pragma unroll 1
+    for (int column = lane * kVector; column < columns; column += kLanes * kVector) {
+      body(column, column >= begin ? max(0, min(kVector, end - column)) : 0);
+    }
+  }
+};
+
+// Where the partial derivatives of a pixel lie: map m of the pixel o rows below is
+// m * kPartialColumns + o * kMaps * kPartialColumns further on, up to the end of the rows. `column`
+// counts from the first that has a value.
+template <int kMaps, class T>
+__device__ __forceinline__ T* partials_at(const SeparableParams<T>& p, const Piece& piece,
+                                          int64_t y, int64_t column) {
+  const int64_t plane = piece.batch * p.channels + piece.channel - p.first_plane;
+  int64_t row = y - p.partials_top;
+  row -= row >= p.partials_rows ? p.partials_rows : 0;
+  return p.partials + plane * p.partials_plane + column / kPartialColumns * p.partials_block +
+         row * (kMaps * kPartialColumns) + column % kPartialColumns;
 }
 
-// Of the pixels that a thread has worked on.
+// Of the pixels that a thread has worked on, the parts of the value and of the mean squared error: in
+// shared memory, because registers are what the kernel has fewest of.
 struct ThreadSums {
-  double value = 0.0;
-  double squares = 0.0;
+  double* sums;
+
+  __device__ __forceinline__ double& operator[](int i) const {
+    return sums[i * kThreads + thread_index()];
+  }
 };
 
 // The first pass. A pass says what is staged, how staged rows are prepared and filtered, and what
 // becomes of a column of filtered maps.
-template <class T, bool kGradient>
+template <class T, int kImages>
 struct MomentsPass {
   static constexpr int kInputs = 2;
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
-  static constexpr int kImages = kGradient ? 2 : 0;
+  static constexpr bool kGradient = kImages > 0;
+  static constexpr int kPartials = partial_maps(kImages);
   const SeparableParams<T>& p;
   Piece piece;
   Shift<T> shift = {};
-  Shift<T> stored_shift = {};
-  T mean_s = T(0);  // what the filters make of the shifts of s and d
-  T mean_d = T(0);
+  T means[2] = {};   // what the filters make of the shifts of s and d
+  T delta_s = T(0);  // from the shift of the partial derivatives in memory to this one
+  T delta_d = T(0);
 
   __device__ __forceinline__ void start() {
     shift = piece_shift(p, piece);
-    mean_s = filtered_constant(p, shift.x + shift.y);
-    mean_d = filtered_constant(p, shift.x - shift.y);
+    means[0] = shift.x + shift.y;
+    means[1] = shift.x - shift.y;
+    filter_constants(p, means);
     if (kGradient) {
-      stored_shift = plane_shift(p, piece);
+      const Shift<T> stored = plane_shift(p, piece);
+      delta_s = (shift.x - stored.x) + (shift.y - stored.y);
+      delta_d = (shift.x - stored.x) - (shift.y - stored.y);
     }
   }
 
-  __device__ __forceinline__ SeparableImage input(int i) const {
-    SeparableImage image = i == 0 ? p.img1 : p.img2;
-    image.at.data = pixel_at(image.at, piece, 0, 0);
-    return image;
+  // Of a row of an image, elements as they are in memory.
+  __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
+    stage(at, p.img1, p.quads1, staged);
+    stage(at, p.img2, p.quads2, staged + input_stride);
   }
-
-  // x, y -> s, d.
-  __device__ __forceinline__ void prepare(T* x, T* y) const {
-    const Vector<T> xs = load_vector(x);
-    const Vector<T> ys = load_vector(y);
-    Vector<T> s;
-    Vector<T> d;
+  __device__ __forceinline__ void stage(const SeparableRow& at, const InputImage& image, bool quads,
+                                        T* staged) const {
+    constexpr int kVector = kSeparableVector<T>;
+    // Where nothing is copied the address is that of any element.
+    const char* row =
+        at.begin < at.end ? pixel_at(image, piece, at.y, at.left + at.begin) : image.data;
+    const auto copy_quads = [&](auto element) {
+      constexpr int kElement = sizeof(element);
+      at.for_vectors<T>([&](int column, int count) {
+        copy_async<kVector * kElement>(staged + column,
+                                       row + (count > 0 ? (column - at.begin) * kElement : 0),
+                                       count * kElement);
+      });
+    };
+    const auto copy_each = [&](const auto& copy) {
+      at.for_vectors<T>([&](int column, int count) {
 #pragma unroll
-    for (int i = 0; i < kSeparableVector<T>; ++i) {
-      const T shifted_x = xs.of[i] - shift.x;
-      const T shifted_y = ys.of[i] - shift.y;
-      s.of[i] = shifted_x + shifted_y;
-      d.of[i] = shifted_x - shifted_y;
+        for (int j = 0; j < kVector; ++j) {
+          const bool inside = j < count;
+          copy(staged + column + j,
+               row + (inside ? (column + j - at.begin) * image.column : int64_t{0}), inside);
+        }
+      });
+    };
+    if (image.dtype == kDTypeOf<T>) {
+      if (quads) {
+        copy_quads(T(0));
+      } else {
+        copy_each([](T* to, const char* from, bool inside) {
+          copy_async<sizeof(T)>(to, from, inside ? static_cast<int>(sizeof(T)) : 0);
+        });
+      }
+    } else if constexpr (sizeof(T) == 4) {
+      if (!quads) {
+        copy_each(
+            [](T* to, const char* from, bool inside) { copy_word(to, from, inside ? 4 : 0); });
+      } else if (image.dtype == DType::kUInt8) {
+        copy_quads(static_cast<unsigned char>(0));
+      } else {
+        copy_quads(static_cast<unsigned short>(0));
+      }
+    } else {
+      copy_each([&](T* to, const char* from, bool inside) {
+        *to = inside ? load_element<T>(from, image) : T(0);
+      });
     }
-    *reinterpret_cast<Vector<T>*>(x) = s;
-    *reinterpret_cast<Vector<T>*>(y) = d;
   }
+
+  // Staged elements of both images -> s, d.
+  __device__ __forceinline__ void prepare(const SeparableRow& at, T* staged,
+                                          int input_stride) const {
+    at.for_vectors<T>([&](int column, int) {
+      T* to_s = staged + column;
+      T* to_d = to_s + input_stride;
+      const Vector<T> xs = numbers(at, p.img1, p.quads1, column, load_vector(to_s));
+      const Vector<T> ys = numbers(at, p.img2, p.quads2, column, load_vector(to_d));
+      Vector<T> s;
+      Vector<T> d;
+#pragma unroll
+      for (int i = 0; i < kSeparableVector<T>; ++i) {
+        const T shifted_x = xs.of[i] - shift.x;
+        const T shifted_y = ys.of[i] - shift.y;
+        s.of[i] = shifted_x + shifted_y;
+        d.of[i] = shifted_x - shifted_y;
+      }
+      *reinterpret_cast<Vector<T>*>(to_s) = s;
+      *reinterpret_cast<Vector<T>*>(to_d) = d;
+    });
+  }
+  __device__ __forceinline__ Vector<T> numbers(const SeparableRow& at, const InputImage& image,
+                                               bool quads, int column,
+                                               const Vector<T>& staged) const {
+    if constexpr (sizeof(T) == 4) {
+      if (image.dtype != DType::kFloat32) {
+        const float4 copied = make_float4(staged.of[0], staged.of[1], staged.of[2], staged.of[3]);
+        const float4 quad =
+            quads ? raw_quad_to_float(copied, image)
+                  : narrow_words_to_float(copied, pixel_at(image, piece, at.y, at.left + column),
+                                          image);
+        return {{quad.x, quad.y, quad.z, quad.w}};
+      }
+    }
+    return staged;
+  }
+
+  struct NoPixels {};
+  __device__ __forceinline__ NoPixels load(int64_t, int64_t, int) const { return {}; }
 
   __device__ __forceinline__ PixelRow<T> row(const T* staged, int input_stride) const {
-    return {staged, staged + input_stride, {}, {}};
+    return {{staged, input_stride, {}}};
   }
 
   // Pixels (y, x) .. (y + count - 1, x), all of them own.
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
-                                         const T (&filtered)[kMaps][kOutputs],
-                                         ThreadSums* sums) const {
+                                         const T (&filtered)[kMaps][kOutputs], const NoPixels&,
+                                         const ThreadSums& sums) const {
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
-      load_column(p, p.img1, piece, y, x, count, a);
-      load_column(p, p.img2, piece, y, x, count, b);
+      load_column(p.img1, pixel_at(p.img1, piece, y, x), count, a);
+      load_column(p.img2, pixel_at(p.img2, piece, y, x), count, b);
       T absolute = T(0);
       T squares = T(0);
 #pragma unroll
@@ -404,55 +509,69 @@ struct MomentsPass {
         absolute += fabs(a[o] - b[o]);
         squares = multiply_add(a[o] - b[o], a[o] - b[o], squares);
       }
-      sums->squares += static_cast<double>(squares);
+      sums[1] += static_cast<double>(squares);
       if (p.l1_weight != 0.0) {
-        sums->value += p.l1_weight * static_cast<double>(absolute);
+        sums[0] += p.l1_weight * static_cast<double>(absolute);
       }
       if (p.l2_weight != 0.0) {
-        sums->value += p.l2_weight * static_cast<double>(squares);
+        sums[0] += p.l2_weight * static_cast<double>(squares);
       }
     }
-    const bool weighted = kGradient && p.map_gradient.data != nullptr;
-    T weights[kOutputs] = {};
-    if (weighted) {
-      load_weights(p, piece, y, x, count, weights);
-    }
-    const int64_t plane = piece.batch * p.channels + piece.channel;
-    T* to_map =
-        p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
-    T* to_partials = p.partials + (plane - p.first_plane) * p.partials_plane +
-                     (y - p.own.top) * p.partials_row + (x - p.own.left);
     T sum = T(0);
+    PixelStatistic<kImages, T> pixels[kOutputs];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      if (o < count) {
-        const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
-        PixelStatistic<kImages, T> pixel = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(
-            moments, mean_s, mean_d, p.stabilizers);
-        sum += pixel.value();
-        if (p.map != nullptr) {
-          to_map[o * p.value.columns] = pixel.value();
-        }
-        if constexpr (kGradient) {
-          // s and d of the other shift are these plus delta_s and delta_d.
-          const T delta_s = (shift.x - stored_shift.x) + (shift.y - stored_shift.y);
-          const T delta_d = (shift.x - stored_shift.x) - (shift.y - stored_shift.y);
-          const T by_s = delta_s * pixel.partials[1];
-          const T by_d = delta_d * pixel.partials[2];
-          pixel.partials[0] -= by_s + by_d;
-          pixel.partials[3] -= by_s - by_d;
+      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
+      pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
+                                                                      p.stabilizers);
+      sum += o < count ? pixels[o].value() : T(0);
+    }
+    if (p.map != nullptr) {
+      const int64_t plane = piece.batch * p.channels + piece.channel;
+      T* to =
+          p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
 #pragma unroll
-          for (int m = 0; m < kMaps; ++m) {
-            if (m < 3 || p.grad2.data != nullptr) {
-              to_partials[m * p.partials_map + o * p.partials_row] =
-                  weighted ? weights[o] * pixel.partials[m] : pixel.partials[m];
-            }
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count) {
+          to[o * p.value.columns] = pixels[o].value();
+        }
+      }
+    }
+    if constexpr (kGradient) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        T(&partials)[kPartials] = pixels[o].partials;
+        // s and d of the other shift are these plus delta_s and delta_d.
+        const T by_s = delta_s * partials[1];
+        const T by_d = delta_d * partials[2];
+        partials[0] -= by_s + by_d;
+        if constexpr (kImages == 2) {
+          partials[3] -= by_s - by_d;
+        }
+      }
+      if (p.map_gradient.data != nullptr) {
+        T weights[kOutputs];
+        load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {
+          for (T& partial : pixels[o].partials) {
+            partial *= weights[o];
+          }
+        }
+      }
+      T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count) {
+#pragma unroll
+          for (int m = 0; m < kPartials; ++m) {
+            to[(o * kPartials + m) * kPartialColumns] = pixels[o].partials[m];
           }
         }
       }
     }
     if (p.statistic_weight != 0.0) {
-      sums->value += p.statistic_weight * static_cast<double>(sum);
+      sums[0] += p.statistic_weight * static_cast<double>(sum);
     }
   }
 };
@@ -470,16 +589,36 @@ struct GradientPass {
 
   __device__ __forceinline__ void start() { shift = plane_shift(p, piece); }
 
-  __device__ __forceinline__ SeparableImage input(int i) const {
-    const int64_t plane = piece.batch * p.channels + piece.channel - p.first_plane;
-    const T* map = p.partials + i * p.partials_map + plane * p.partials_plane;
-    SeparableImage image;
-    image.at.data = reinterpret_cast<const char*>(map);
-    image.at.row = p.partials_row * static_cast<int64_t>(sizeof(T));
-    image.at.column = sizeof(T);
-    image.dtype = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
-    image.vectors = true;
-    return image;
+  __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
+    const T* row = partials_at<kMaps>(p, piece, at.begin < at.end ? at.y : p.partials_top, 0);
+    const int64_t left = at.left - p.value.left;
+    const int64_t block = at.begin < at.end ? (left + at.begin) / kPartialColumns : 0;
+    row += block * p.partials_block;
+    const int first = static_cast<int>(left - block * kPartialColumns);
+    at.for_vectors<T>([&](int column, int count) {
+      // Blocks are whole vectors.
+      const auto x = static_cast<unsigned>(count > 0 ? first + column : 0);
+      const T* from =
+          row + static_cast<int64_t>(x / kPartialColumns) * p.partials_block + x % kPartialColumns;
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
+        copy_async<16>(staged + m * input_stride + column, from + m * kPartialColumns,
+                       count * static_cast<int>(sizeof(T)));
+      }
+    });
+  }
+  __device__ __forceinline__ void prepare(const SeparableRow&, T*, int) const {}
+
+  // Of both images: on their way while partial derivatives are filtered.
+  struct Pixels {
+    T a[kOutputs];
+    T b[kOutputs];
+  };
+  __device__ __forceinline__ Pixels load(int64_t y, int64_t x, int count) const {
+    Pixels pixels;
+    load_column(p.img1, pixel_at(p.img1, piece, y, x), count, pixels.a);
+    load_column(p.img2, pixel_at(p.img2, piece, y, x), count, pixels.b);
+    return pixels;
   }
 
   __device__ __forceinline__ MapRow<T, kMaps> row(const T* staged, int input_stride) const {
@@ -487,13 +626,23 @@ struct GradientPass {
   }
 
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
-                                         const T (&filtered)[kMaps][kOutputs], ThreadSums*) const {
-    T a[kOutputs];
-    T b[kOutputs];
-    load_column(p, p.img1, piece, y, x, count, a);
-    load_column(p, p.img2, piece, y, x, count, b);
-    const bool has_difference = (p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
-                                x < p.value.left + p.value.columns;
+                                         const T (&filtered)[kMaps][kOutputs], const Pixels& pixels,
+                                         const ThreadSums&) const {
+    const auto& a = pixels.a;
+    const auto& b = pixels.b;
+    T by_difference[kOutputs] = {};
+    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+        x < p.value.left + p.value.columns) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
+          by_difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+          if (p.map_gradient.data != nullptr) {
+            by_difference[o] *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
+          }
+        }
+      }
+    }
     T gradients[kImages][kOutputs];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
@@ -501,30 +650,20 @@ struct GradientPass {
       const T shifted_b = b[o] - shift.y;
       const T by_s = (shifted_a + shifted_b) * filtered[1][o];
       const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-      T by_difference = T(0);
-      if (has_difference && o < count && y + o >= p.value.top &&
-          y + o < p.value.top + p.value.rows) {
-        by_difference = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-        if (p.map_gradient.data != nullptr) {
-          T weight[1];
-          load_weights(p, piece, y + o, x, 1, weight);
-          by_difference *= weight[0];
-        }
-      }
       // A factor of 0 leaves the statistic out, which may be NaN.
       const auto gradient = [&](T by_statistic, T of_difference) {
         return p.statistic_factor == T(0)
                    ? of_difference
                    : multiply_add(p.statistic_factor, by_statistic, of_difference);
       };
-      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference);
+      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference[o]);
       if constexpr (kImages == 2) {
-        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference);
+        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference[o]);
       }
     }
-    store_pixels(pixel_at(p.grad1, piece, y, x), p.grad1.row, count, p.img1.dtype, gradients[0]);
+    store_column(p.grad1, pixel_at(p.grad1, piece, y, x), count, gradients[0]);
     if constexpr (kImages == 2) {
-      store_pixels(pixel_at(p.grad2, piece, y, x), p.grad2.row, count, p.img2.dtype, gradients[1]);
+      store_column(p.grad2, pixel_at(p.grad2, piece, y, x), count, gradients[1]);
     }
   }
 };
@@ -539,6 +678,7 @@ struct Shared {
   T* staged;
   int staged_input;  // stride from input to input
   Ring<T> ring;
+  double* sums;
 
   static __device__ __forceinline__ Shared of(T* memory, const SeparableLayout& layout,
                                               int inputs) {
@@ -550,90 +690,30 @@ struct Shared {
     shared.ring.cells = reinterpret_cast<Vector<T>*>(shared.staged + inputs * shared.staged_input);
     shared.ring.pitch = layout.ring_pitch;
     shared.ring.size = layout.ring_rows * shared.ring.pitch;
+    shared.sums = reinterpret_cast<double*>(
+        shared.ring.cells + kSeparableMaps / kSeparableVector<T> * shared.ring.size);
     return shared;
   }
 };
 
-// Calls body(column) for the first columns of the vectors that a thread loads of its row of those
-// staged, and prepares.
-template <class T>
-struct StagingThread {
-  static constexpr int kLanes = kThreads / kSeparableChunkRows<T>;
-  int row;
-  int lane;
-
-  static __device__ __forceinline__ StagingThread of() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return {thread / kLanes, thread % kLanes};
-  }
-  template <class Body>
-  __device__ __forceinline__ void for_vectors(int columns, const Body& body) const {
-    constexpr int kVector = kSeparableVector<T>;
-#pragma unroll 1
-    for (int column = lane * kVector; column < columns; column += kLanes * kVector) {
-      body(column);
-    }
-  }
-};
-
-// Begins to copy `rows` rows from row `top` of the image on to shared memory. Where elements are of
-// another type than T they are there already when it returns.
+// Begins to copy `rows` rows from row `top` of the image on to shared memory.
 template <class T, class Pass>
 __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pass& pass,
                                            int64_t top, int rows, const Shared<T>& shared) {
-  constexpr int kVector = kSeparableVector<T>;
-  constexpr int32_t kDType = sizeof(T) == 4 ? FUSED_SSIM_FLOAT32 : FUSED_SSIM_FLOAT64;
-  const StagingThread<T> thread = StagingThread<T>::of();
-  if (thread.row >= rows) {
-    return;
-  }
-  const int64_t y = top + thread.row - p.source.top;
-  const int64_t left = pass.piece.left - p.window_columns / 2 - p.source.left;
-  const bool has_row = y >= 0 && y < p.source.rows;
-#pragma unroll 1
-  for (int i = 0; i < Pass::kInputs; ++i) {
-    const SeparableImage image = pass.input(i);
-    const char* row = image.at.data + (has_row ? y : 0) * image.at.row;
-    T* staged = shared.staged + i * shared.staged_input + thread.row * p.layout.staged_pitch;
-    thread.for_vectors(p.layout.staged_columns, [&](int column) {
-      // `left` is a multiple of a vector, so that only the right border cuts one in two.
-      const int64_t x = left + column;
-      const int count =
-          has_row && x >= 0
-              ? static_cast<int>(max(int64_t{0}, min(int64_t{kVector}, p.source.columns - x)))
-              : 0;
-      const char* first = row + (count > 0 ? x : 0) * image.at.column;
-      if (image.vectors) {
-        copy_async<16>(staged + column, first, count * static_cast<int>(sizeof(T)));
-      } else if (image.dtype == kDType) {
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) {
-          const bool inside = j < count;
-          copy_async<sizeof(T)>(staged + column + j, inside ? first + j * image.at.column : first,
-                                inside ? static_cast<int>(sizeof(T)) : 0);
-        }
-      } else {
-        Vector<T> pixels;
-        load_pixels(first, image.at.column, count, image.dtype, p.uint8_scale, pixels.of);
-        *reinterpret_cast<Vector<T>*>(staged + column) = pixels;
-      }
-    });
+  const auto at = SeparableRow::of(p, pass.piece, top);
+  if (at.row < rows) {
+    pass.stage(at, shared.staged + at.row * p.layout.staged_pitch, shared.staged_input);
   }
 }
 
 // What this thread has copied is there, and prepared.
 template <class T, class Pass>
 __device__ __forceinline__ void finish_staging(const SeparableParams<T>& p, const Pass& pass,
-                                               int rows, const Shared<T>& shared) {
+                                               int64_t top, int rows, const Shared<T>& shared) {
   wait_for_copies();
-  if constexpr (Pass::kHasSums) {
-    const StagingThread<T> thread = StagingThread<T>::of();
-    if (thread.row < rows) {
-      T* staged = shared.staged + thread.row * p.layout.staged_pitch;
-      thread.for_vectors(p.layout.staged_columns, [&](int column) {
-        pass.prepare(staged + column, staged + shared.staged_input + column);
-      });
-    }
+  const auto at = SeparableRow::of(p, pass.piece, top);
+  if (at.row < rows) {
+    pass.prepare(at, shared.staged + at.row * p.layout.staged_pitch, shared.staged_input);
   }
 }
 
@@ -642,8 +722,8 @@ template <class T, class Pass>
 __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const Pass& pass, int rows,
                                             int slot, const Shared<T>& shared) {
   constexpr int kOutputs = kSeparableOutputs<T>;
-  const int row = static_cast<int>(threadIdx.x) % kSeparableChunkRows<T>;
-  const int column = static_cast<int>(threadIdx.x) / kSeparableChunkRows<T> * kOutputs;
+  const int row = thread_index() % kSeparableChunkRows<T>;
+  const int column = thread_index() / kSeparableChunkRows<T> * kOutputs;
   if (row >= rows || column >= p.layout.columns ||
       pass.piece.left + column >= p.own.left + p.own.columns) {
     return;
@@ -670,26 +750,27 @@ __device__ __forceinline__ void filter_rows(const SeparableParams<T>& p, const P
 template <class T, class Pass>
 __device__ __forceinline__ void filter_columns(const SeparableParams<T>& p, const Pass& pass,
                                                int64_t top, int rows, int slot,
-                                               const Shared<T>& shared, ThreadSums* sums) {
+                                               const Shared<T>& shared, const ThreadSums& sums) {
   constexpr int kOutputs = kSeparableOutputs<T>;
-  // A power of two.
-  const int column = static_cast<int>(threadIdx.x) & (p.layout.columns - 1);
-  const int first = static_cast<int>(threadIdx.x) / p.layout.columns * kOutputs;
+  const int column = thread_index() & (p.layout.columns - 1);
+  const int first = (thread_index() >> p.layout.column_bits) * kOutputs;
   const int64_t x = pass.piece.left + column;
   if (first >= rows || x < p.own.left || x >= p.own.left + p.own.columns) {
     return;
   }
   slot += first;
   slot -= slot >= p.layout.ring_rows ? p.layout.ring_rows : 0;
+  const int count = min(kOutputs, rows - first);
+  const auto pixels = pass.load(top + first, x, count);
   T filtered[Pass::kMaps][kOutputs];
   filter(shared.column_taps, p.window_rows,
          RingColumn<T, Pass::kMaps>{shared.ring, slot * shared.ring.pitch + column}, filtered);
-  pass.finish(top + first, x, min(kOutputs, rows - first), filtered, sums);
+  pass.finish(top + first, x, count, filtered, pixels, sums);
 }
 
 template <class T, class Pass>
 __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
-                                      const Shared<T>& shared, ThreadSums* sums) {
+                                      const Shared<T>& shared, const ThreadSums& sums) {
   constexpr int kChunkRows = kSeparableChunkRows<T>;
   const Piece& piece = pass.piece;
   const int ring_rows = p.layout.ring_rows;
@@ -700,13 +781,12 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
   const int all_rows = piece.rows + above;
   int rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
   int done = 0;
-  int slot = 0;         // of row `done`
-  int window_slot = 0;  // of the first row of the next window
+  int slot = 0;  // of row `done`
   stage_rows(p, pass, first_row, rows, shared);
   pass.start();
 #pragma unroll 1
   for (;;) {
-    finish_staging(p, pass, rows, shared);
+    finish_staging(p, pass, first_row + done, rows, shared);
     __syncthreads();
     filter_rows(p, pass, rows, slot, shared);
     __syncthreads();
@@ -717,9 +797,8 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
       stage_rows(p, pass, first_row + done, next_rows, shared);
     }
     if (finished >= 0) {
-      filter_columns(p, pass, piece.top + finished, rows, window_slot, shared, sums);
-      window_slot += kChunkRows;
-      window_slot -= window_slot >= ring_rows ? ring_rows : 0;
+      const int first_slot = slot - above + (slot < above ? ring_rows : 0);
+      filter_columns(p, pass, piece.top + finished, rows, first_slot, shared, sums);
     }
     if (next_rows <= 0) {
       return;
@@ -744,7 +823,14 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
   const ReductionPlan& plan = p.sums[0];
   const int64_t end = unit_begin(plan, blockIdx.x + 1);
   int64_t unit = unit_begin(plan, blockIdx.x);
-  ThreadSums sums;
+  const ThreadSums sums = {shared.sums};
+  if constexpr (Pass::kHasSums) {
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      const bool has_carried = blockIdx.x == 0 && threadIdx.x == 0 && p.carried[i] != nullptr;
+      sums[i] = has_carried ? *p.carried[i] : 0.0;
+    }
+  }
 #pragma unroll 1
   while (unit < end) {
     const int64_t strip = quotient(unit, p.chunks_per_strip);
@@ -755,33 +841,38 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
     Pass pass{p, {}};
     Piece& piece = pass.piece;
     piece.batch = quotient(plane, p.channels);
-    piece.channel = plane - piece.batch * p.channels;
+    piece.channel = static_cast<int>(plane - piece.batch * p.channels);
     piece.left = p.strips_left + (strip - in_slab * p.strips_per_plane) * p.layout.columns;
     piece.top = p.own.top + chunk * kSeparableChunkRows<T>;
     piece.rows =
         static_cast<int>(min(chunks * kSeparableChunkRows<T>, p.own.top + p.own.rows - piece.top));
-    march(p, pass, shared, &sums);
+    march(p, pass, shared, sums);
+    const int64_t next = unit + (piece.rows + kSeparableChunkRows<T> - 1) / kSeparableChunkRows<T>;
     if constexpr (Pass::kHasSums) {
       const int64_t value = quotient(unit, plan.units_per_value);
-      const int64_t next_value = quotient(unit + chunks, plan.units_per_value);
-      if (value != next_value || unit + chunks == end) {
+      const int64_t next_value = quotient(next, plan.units_per_value);
+      if (value != next_value || next == end) {
 #pragma unroll 1
         for (int i = 0; i < 2; ++i) {
           if (p.sums[i].value != nullptr) {
-            store_partial<kThreads>(p.sums[i].partials, value, i == 0 ? sums.value : sums.squares);
+            store_partial<kThreads>(p.sums[i].partials, value, sums[i]);
           }
+          sums[i] = 0.0;
         }
-        sums = {};
       }
     }
-    unit += chunks;
+    unit = next;
   }
   if constexpr (Pass::kHasSums) {
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       if (p.sums[i].value != nullptr) {
         __syncthreads();  // all threads know whether their block was the last, the time before
-        finish_reduction<kThreads, T>(p.sums[i]);
+        if (p.carries) {
+          finish_reduction<kThreads, double>(p.sums[i]);
+        } else {
+          finish_reduction<kThreads, T>(p.sums[i]);
+        }
       }
     }
   }
@@ -803,10 +894,11 @@ cudaError_t launch(const SeparableParams<T>& params, int blocks, const DeviceFac
 }  // namespace
 
 template <class T>
-cudaError_t launch_separable_moments(const SeparableParams<T>& params, bool gradient, int blocks,
+cudaError_t launch_separable_moments(const SeparableParams<T>& params, int images, int blocks,
                                      const DeviceFacts& device, cudaStream_t stream) {
-  return gradient ? launch<T, MomentsPass<T, true>>(params, blocks, device, stream)
-                  : launch<T, MomentsPass<T, false>>(params, blocks, device, stream);
+  return images == 2   ? launch<T, MomentsPass<T, 2>>(params, blocks, device, stream)
+         : images == 1 ? launch<T, MomentsPass<T, 1>>(params, blocks, device, stream)
+                       : launch<T, MomentsPass<T, 0>>(params, blocks, device, stream);
 }
 
 template <class T>
@@ -816,9 +908,9 @@ cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int imag
                      : launch<T, GradientPass<T, 1>>(params, blocks, device, stream);
 }
 
-template cudaError_t launch_separable_moments(const SeparableParams<float>&, bool, int,
+template cudaError_t launch_separable_moments(const SeparableParams<float>&, int, int,
                                               const DeviceFacts&, cudaStream_t);
-template cudaError_t launch_separable_moments(const SeparableParams<double>&, bool, int,
+template cudaError_t launch_separable_moments(const SeparableParams<double>&, int, int,
                                               const DeviceFacts&, cudaStream_t);
 template cudaError_t launch_separable_gradient(const SeparableParams<float>&, int, int,
                                                const DeviceFacts&, cudaStream_t);

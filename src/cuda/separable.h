@@ -9,7 +9,7 @@ namespace fused_ssim::cuda {
 // Work of a block: a strip of at most kSeparableColumns columns, in chunks of rows. A thread
 // filters kOutputs neighbouring pixels at once, along a row and then down a column, which is what a
 // chunk has for every thread where the strip is that wide.
-inline constexpr int kSeparableThreads = 256;
+inline constexpr int kSeparableThreads = 128;
 inline constexpr int kSeparableColumns = 64;
 inline constexpr int kSeparableLeastColumns = 8;
 template <class T>
@@ -20,18 +20,28 @@ inline constexpr int kSeparableChunkRows =
 // Elements of 16 bytes.
 template <class T>
 inline constexpr int kSeparableVector = 16 / static_cast<int>(sizeof(T));
-inline constexpr int kSeparableMaps = 4;  // at most, of moments or of partial derivatives
+inline constexpr int kSeparableImages = 2;  // inputs of moments
+inline constexpr int kSeparableMaps = 4;    // at most, of moments or of partial derivatives
+// Columns whose partial derivatives lie together in memory: at a fixed distance, row by row and map
+// by map.
+inline constexpr int kPartialColumns = 32;
 
 // Registers for 16 warps a multiprocessor.
-inline constexpr int kSeparableBlocksPerMultiprocessor = 2;
+inline constexpr int kSeparableBlocksPerMultiprocessor = 4;
+// Partial derivatives of a slab take half of the L2 cache, so that they stay there; or more, where
+// blocks had less work than so many chunks each: a block filters window - 1 rows more than it owns.
+inline constexpr int kSeparableSlabUnits = 16;
+inline constexpr int64_t kMaxSlabBytes = int64_t{256} << 20;
 // Shared memory that a block uses beside what its layout says.
 inline constexpr int kSeparableStaticShared = 1024;
 // Taps of both axes together, in the kernel's parameters.
 inline constexpr int kSeparableTapBytes = 3072;
 
-// A block's shared memory: taps, staged rows of each input, and the ring of filtered rows.
+// A block's shared memory: taps, staged rows of each input, the ring of filtered rows, and of
+// images each thread's two sums.
 struct SeparableLayout {
   int columns = 0;         // of a strip, a power of two
+  int column_bits = 0;     // which
   int staged_columns = 0;  // that the window needs
   int staged_pitch = 0;    // in elements: an odd number of vectors
   int ring_rows = 0;       // a multiple of kSeparableOutputs
@@ -48,6 +58,9 @@ constexpr SeparableLayout separable_layout(int columns, int inputs, int window_c
   const auto whole = [](int n, int multiple) { return (n + multiple - 1) / multiple * multiple; };
   SeparableLayout layout;
   layout.columns = columns;
+  while (1 << layout.column_bits < columns) {
+    ++layout.column_bits;
+  }
   layout.staged_columns = whole(columns + window_columns - 1, kVector);
   // A filter reads up to a vector beyond what it needs.
   layout.staged_pitch = (layout.staged_columns / kVector + 1 | 1) * kVector;
@@ -58,7 +71,8 @@ constexpr SeparableLayout separable_layout(int columns, int inputs, int window_c
   const int elements = layout.row_taps + layout.column_taps +
                        inputs * kSeparableChunkRows<T> * layout.staged_pitch +
                        kSeparableMaps * layout.ring_rows * layout.ring_pitch;
-  layout.shared_bytes = elements * static_cast<int>(sizeof(T));
+  const int sums = inputs == kSeparableImages ? 2 * kSeparableThreads : 0;
+  layout.shared_bytes = elements * static_cast<int>(sizeof(T)) + sums * 8;
   return layout;
 }
 
@@ -91,14 +105,6 @@ static_assert(choose_separable_layout<float>(kSeparableMaps, kSeparableEverywher
                           .columns > 0,
               "as that file says");
 
-// An image whose pixels are read. `vectors`: 16 bytes of a row can be copied at once, where the
-// first column is a multiple of what they hold.
-struct SeparableImage {
-  InputImage at;
-  int32_t dtype = FUSED_SSIM_FLOAT32;
-  bool vectors = false;
-};
-
 // Rows and columns of an image.
 struct SeparableRange {
   int64_t top = 0;
@@ -107,26 +113,24 @@ struct SeparableRange {
   int64_t columns = 0;
 };
 
-// What uint8 pixels are divided by.
-template <class T>
-struct Uint8Scale {
-  T divisor = T(1);
-  T reciprocal = T(1);
-};
-
 template <class T>
 struct SeparableParams {
-  SeparableImage img1;
-  SeparableImage img2;
-  OutputImage grad1;  // in the dtypes of img1 and img2: 16-bit types, or T
+  InputImage img1;
+  InputImage img2;
+  bool quads1 = false;  // four columns of img1 can be loaded at once, from a multiple of 4 on
+  bool quads2 = false;
+  OutputImage grad1;
   OutputImage grad2;
   InputImage map_gradient;
   T* map = nullptr;  // [planes, value.rows, value.columns]
-  // [maps, planes from first_plane on, rows, columns]: what the moments' pass owns.
+  // [planes from first_plane on, blocks of columns, rows, maps, columns of a block], of the pixels
+  // that have a value. Rows go round: that of the image at partials_top is the first, and again
+  // that `partials_rows` further down.
   T* partials = nullptr;
-  int64_t partials_map = 0;  // strides in elements
+  int64_t partials_top = 0;
+  int64_t partials_rows = 0;
+  int partials_block = 0;  // strides in elements
   int64_t partials_plane = 0;
-  int64_t partials_row = 0;
   SeparableRange image;
   SeparableRange value;   // the pixels that have a value
   SeparableRange source;  // what is filtered, zeros beyond
@@ -139,7 +143,6 @@ struct SeparableParams {
   int window_columns = 1;
   int window_rows = 1;
   SeparableLayout layout;
-  Uint8Scale<T> uint8_scale;
   DoubledStabilizers<T> stabilizers = {};
   double statistic_weight = 1.0;  // in the value
   double l1_weight = 0.0;
@@ -147,17 +150,22 @@ struct SeparableParams {
   T statistic_factor = T(0);  // in the gradient (GradientFactors)
   T l1_factor = T(0);
   T l2_factor = T(0);
-  ReductionPlan sums[2];                        // value and mse; the first has the units of both
+  ReductionPlan sums[2];  // value and mse; the first has the units of both
+  // A value of several launches: what those before have added up (null: nothing), and whether more
+  // follow. Then the launch's value is a double, for the next.
+  const double* carried[2] = {};
+  bool carries = false;
   T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, then down columns
 };
 static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<double>) <= 4096,
               "kernel parameters");
 
-// Moments of the pixels in p.source: sums, map, and with `gradient` the partial derivatives.
+// Sums and map of the pixels in p.own, and the partial derivatives for the gradients of `images`
+// images (0 to 2).
 template <class T>
-cudaError_t launch_separable_moments(const SeparableParams<T>& params, bool gradient, int blocks,
+cudaError_t launch_separable_moments(const SeparableParams<T>& params, int images, int blocks,
                                      const DeviceFacts& device, cudaStream_t stream);
-// The gradients of `images` images; grad1 is that of one.
+// The gradients of `images` images (1 or 2) in p.own; grad1 is that of one.
 template <class T>
 cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int images, int blocks,
                                       const DeviceFacts& device, cudaStream_t stream);

@@ -29,8 +29,6 @@ struct TypeOf {
 
 // No kernel here has more resident blocks a multiprocessor.
 constexpr int kMaxBlocksPerMultiprocessor = 16;
-// Of the partial derivatives that the separable kernels keep in memory, at most.
-constexpr int64_t kMaxScratchBytes = int64_t{256} << 20;
 // Coordinates of the strip kernel are 32-bit; planes and offsets are 64-bit.
 constexpr int64_t kMaxStripExtent = int64_t{1} << 30;
 
@@ -324,68 +322,100 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   return launch_kernel(found.kernel, p, blocks, found.threads, found.shared_bytes, device, stream);
 }
 
-// How the separable kernels go about a problem: the moments of so many planes, or of so many rows
-// of one, then their gradients.
+// How the separable kernels go about a problem: slabs, of whole planes or of rows of one. The
+// moments of a slab come first, then the gradients that need no more than these.
 struct SeparablePlan {
   SeparableLayout moments;
   SeparableLayout gradient;
   int images = 0;  // whose gradients are wanted
-  int64_t planes = 0;
-  int64_t rows = 0;
-  int64_t partials_row = 0;  // strides in elements
+  int64_t planes_per_value = 1;
+  int64_t planes = 0;  // of a slab: whole values, or a part of one
+  int64_t rows = 0;    // that have a value
+  int64_t partials_rows = 0;
+  int partials_block = 0;  // strides in elements
   int64_t partials_plane = 0;
-  int64_t partials_map = 0;
   int64_t scratch_bytes = 0;
 };
 
+// Blocks that a multiprocessor holds.
+int resident_blocks(const DeviceFacts& device, const SeparableLayout& layout) {
+  return std::clamp(
+      device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
+      kSeparableBlocksPerMultiprocessor);
+}
+
+// What is cut into parts of at most `most`, into equal parts that are multiples of `unit`.
+int64_t equal_part(int64_t whole, int64_t most, int64_t unit) {
+  const int64_t parts = ceil_divide(whole, std::max(most / unit * unit, unit));
+  return std::min(whole, round_up(ceil_divide(whole, parts), unit));
+}
+
 template <class T>
-SeparablePlan plan_separable(const Problem& problem, const Request& request, int shared_per_block) {
+SeparablePlan plan_separable(const Problem& problem, const Request& request,
+                             const DeviceFacts& device) {
+  constexpr int64_t kChunkRows = kSeparableChunkRows<T>;
   const int window_columns = problem.windows[kWidth].size;
   const int window_rows = problem.windows[kHeight].size;
-  const int64_t height = image_size(problem, kHeight);
-  const int64_t width = image_size(problem, kWidth);
+  const auto layout = [&](int inputs) {
+    return choose_separable_layout<T>(inputs, window_columns, window_rows,
+                                      image_size(problem, kWidth), device.shared_per_block);
+  };
   SeparablePlan plan;
   plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
   plan.planes = plane_count(problem.sizes);
-  plan.rows = height;
-  const auto layout = [&](int inputs) {
-    return choose_separable_layout<T>(inputs, window_columns, window_rows, width, shared_per_block);
-  };
-  plan.moments = layout(2);
+  plan.rows = map_size(problem, kHeight);
+  plan.moments = layout(kSeparableImages);
+  if (request.value != nullptr || request.mse != nullptr) {
+    plan.planes_per_value = planes_per_value(request.reduction, problem.sizes);
+  }
   if (plan.images == 0) {
     return plan;
   }
   const int maps = partial_maps(plan.images);
   plan.gradient = layout(maps);
-  plan.partials_row = round_up(map_size(problem, kWidth), kSeparableVector<T>);
-  const int64_t row_bytes = maps * plan.partials_row * static_cast<int64_t>(sizeof(T));
-  int64_t partial_rows = map_size(problem, kHeight);
-  plan.planes = std::clamp<int64_t>(kMaxScratchBytes / row_bytes / partial_rows, 1, plan.planes);
-  if (row_bytes * partial_rows > kMaxScratchBytes) {
-    plan.rows = std::clamp<int64_t>(kMaxScratchBytes / row_bytes - (window_rows - 1),
-                                    std::min<int64_t>(kSeparableChunkRows<T>, height), height);
-    partial_rows = std::min(partial_rows, plan.rows + window_rows - 1);
+  const int64_t pixel_bytes = maps * static_cast<int64_t>(sizeof(T));
+  const int64_t row_bytes = round_up(map_size(problem, kWidth), kPartialColumns) * pixel_bytes;
+  const int64_t units =
+      int64_t{device.multiprocessors} * resident_blocks(device, plan.moments) * kSeparableSlabUnits;
+  const int64_t slab_bytes = std::min<int64_t>(
+      kMaxSlabBytes, std::max<int64_t>(device.l2_bytes / 2,
+                                       units * kChunkRows * plan.moments.columns * pixel_bytes));
+  plan.partials_rows = round_up(plan.rows, kSeparableOutputs<T>);
+  const int64_t slab_planes = slab_bytes / (row_bytes * plan.partials_rows);
+  if (slab_planes > 0) {
+    plan.planes = slab_planes < plan.planes_per_value
+                      ? equal_part(plan.planes_per_value, slab_planes, 1)
+                      : equal_part(plan.planes, slab_planes, plan.planes_per_value);
+  } else {
+    // The rows below the last gradient of a slab serve the next one, too.
+    const int64_t again = round_up(window_rows - 1, kChunkRows);
+    plan.planes = 1;
+    plan.rows = equal_part(plan.rows, slab_bytes / row_bytes - again, kChunkRows);
+    plan.partials_rows = std::min(plan.partials_rows, plan.rows + again);
   }
-  plan.partials_plane = plan.partials_row * partial_rows;
-  plan.partials_map = plan.partials_plane * plan.planes;
-  plan.scratch_bytes = plan.planes * row_bytes * partial_rows;
+  plan.partials_block = static_cast<int>(plan.partials_rows * maps * kPartialColumns);
+  plan.partials_plane =
+      ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan.partials_block;
+  plan.scratch_bytes = plan.planes * plan.partials_plane * static_cast<int64_t>(sizeof(T));
   return plan;
 }
-SeparablePlan plan_separable(const Problem& problem, const Request& request, int shared_per_block) {
-  return accumulates_in_double(problem) ? plan_separable<double>(problem, request, shared_per_block)
-                                        : plan_separable<float>(problem, request, shared_per_block);
+SeparablePlan plan_separable(const Problem& problem, const Request& request,
+                             const DeviceFacts& device) {
+  return accumulates_in_double(problem) ? plan_separable<double>(problem, request, device)
+                                        : plan_separable<float>(problem, request, device);
 }
-bool separable_serves(const Problem& problem, const Request& request, int shared_per_block) {
-  const SeparablePlan plan = plan_separable(problem, request, shared_per_block);
+bool separable_serves(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  const SeparablePlan plan = plan_separable(problem, request, device);
   return plan.moments.columns > 0 && (plan.images == 0 || plan.gradient.columns > 0);
 }
 
+// Whether the separable kernels load four columns at once; of narrow types whole rows.
 template <class T>
-SeparableImage separable_image(const Image& image, const int64_t* sizes) {
-  SeparableImage result = {bytes_of<const char>(image), image.dtype, false};
-  result.vectors = size_of(image.dtype) == static_cast<int64_t>(sizeof(T)) &&
-                   aligned_for_quads(result.at, sizes, sizeof(T));
-  return result;
+bool loads_quads(const Image& image, const InputImage& bytes, const int64_t* sizes) {
+  const int64_t element = size_of(image.dtype);
+  return aligned_for_quads(bytes, sizes, element) &&
+         (element == static_cast<int64_t>(sizeof(T)) ||
+          (sizeof(T) == sizeof(float) && sizes[FUSED_SSIM_AXIS_COLUMN] % 4 == 0));
 }
 
 // The taps of both axes as `p` wants them; mirrored, for the gradient.
@@ -419,43 +449,43 @@ int set_work(const Problem& problem, const DeviceFacts& device, const SeparableL
   p->strips_per_plane = ceil_divide(p->own.left + p->own.columns - p->strips_left, layout.columns);
   p->chunks_per_strip = ceil_divide(p->own.rows, kSeparableChunkRows<T>);
   const int64_t units = planes * p->strips_per_plane * p->chunks_per_strip;
-  const int resident = std::clamp(
-      device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
-      kSeparableBlocksPerMultiprocessor);
-  const auto blocks =
-      static_cast<int>(std::min<int64_t>(units, int64_t{device.multiprocessors} * resident));
+  const auto blocks = static_cast<int>(
+      std::min<int64_t>(units, int64_t{device.multiprocessors} * resident_blocks(device, layout)));
   p->sums[0] = p->sums[1] = {};
   p->sums[0].units_per_value = units;
   p->sums[0].share_among(blocks, units);
   return blocks;
 }
 
-// The kernels for every window and type: one launch, and where gradients are wanted one more for
-// each slab of planes or rows whose partial derivatives are in memory at once.
+// The kernels for every window and type: one launch, or two for each slab where gradients are
+// wanted. Launches of a stream are ordered: those that share a value add to it one after the other.
 template <class T>
 cudaError_t run_separable(const Problem& problem, const Request& request, const DeviceFacts& device,
                           void* workspace, cudaStream_t stream) {
-  const SeparablePlan plan = plan_separable<T>(problem, request, device.shared_per_block);
+  const SeparablePlan plan = plan_separable<T>(problem, request, device);
   const int64_t planes = plane_count(problem.sizes);
+  const int reach = radius(problem, kHeight);
   SeparableParams<T> p;
-  p.img1 = separable_image<T>(problem.img1, problem.sizes);
-  p.img2 = separable_image<T>(problem.img2, problem.sizes);
+  p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
+  p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
+  p.quads1 = loads_quads<T>(problem.img1, p.img1, problem.sizes);
+  p.quads2 = loads_quads<T>(problem.img2, p.img2, problem.sizes);
   p.grad1 = bytes_of<char>(request.grad1);
   p.grad2 = bytes_of<char>(request.grad2);
   if (plan.images == 1 && p.grad1.data == nullptr) {
     // f is symmetric.
     std::swap(p.img1, p.img2);
+    std::swap(p.quads1, p.quads2);
     std::swap(p.grad1, p.grad2);
   }
   p.map_gradient = bytes_of<const char>(request.map_gradient);
+  p.map = static_cast<T*>(request.map);
   p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
   p.value = {crop(problem, kHeight), crop(problem, kWidth), map_size(problem, kHeight),
              map_size(problem, kWidth)};
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
-  const auto divisor = static_cast<T>(problem.uint8_divisor);
-  p.uint8_scale = {divisor, T(1) / divisor};
   p.stabilizers = doubled_stabilizers<T>(problem);
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
@@ -464,81 +494,92 @@ cudaError_t run_separable(const Problem& problem, const Request& request, const 
   p.statistic_factor = static_cast<T>(factors.statistic);
   p.l1_factor = static_cast<T>(factors.l1);
   p.l2_factor = static_cast<T>(factors.l2);
-  p.partials_row = plan.partials_row;
+  p.partials_rows = plan.partials_rows;
+  p.partials_block = plan.partials_block;
   p.partials_plane = plan.partials_plane;
-  p.partials_map = plan.partials_map;
-  char* mse_partials = static_cast<char*>(workspace);
-  if (request.value != nullptr) {
-    mse_partials += partials_bytes(problem, request, device);
-  }
-  char* scratch = mse_partials;
-  if (request.mse != nullptr) {
-    scratch += partials_bytes(problem, request, device);
-  }
-  p.partials = reinterpret_cast<T*>(scratch);
+  char* free_bytes = static_cast<char*>(workspace);
+  const auto take_partials = [&](const void* value) {
+    char* partials = free_bytes;
+    free_bytes += value != nullptr ? partials_bytes(problem, request, device) : 0;
+    return partials;
+  };
+  char* const sum_partials[2] = {take_partials(request.value), take_partials(request.mse)};
+  p.partials = reinterpret_cast<T*>(free_bytes);
 
-  const auto run_moments = [&](bool sums, bool gradient, int64_t slab_planes) {
+  // Rows [top, top + rows) of those that have a value, of so many planes.
+  const auto run_moments = [&](int64_t slab_planes, int64_t top, int64_t rows) {
     set_taps(problem, plan.moments, /*mirrored=*/false, &p);
     p.source = p.image;
+    p.own = {p.value.top + top, p.value.left, rows, p.value.columns};
+    p.partials_top = p.value.top + (plan.images == 0 ? 0 : top / p.partials_rows * p.partials_rows);
     const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
-    p.map = nullptr;
-    cudaError_t error = cudaSuccess;
-    if (sums) {
-      const int64_t units_per_plane = p.strips_per_plane * p.chunks_per_strip;
-      const auto reduce = [&](void* value, double offset, void* partials) {
-        Request of_value = request;
-        of_value.value = value;
-        of_value.offset = offset;
-        ReductionPlan reduction = plan_reduction(problem, of_value, partials, units_per_plane);
-        reduction.share_among(blocks, reduction.total_units);
-        if (error == cudaSuccess) {
-          error = next_counter_slot(stream, &reduction.counter_slot);
-        }
-        return reduction;
-      };
-      p.map = static_cast<T*>(request.map);
-      if (request.mse != nullptr) {
-        p.sums[1] = reduce(request.mse, 0.0, mse_partials);
-        p.sums[0].units_per_value = p.sums[1].units_per_value;
+    const int64_t units = p.sums[0].units_per_value;
+    const int64_t first = p.first_plane % plan.planes_per_value;
+    const bool begins = first == 0 && top == 0;
+    p.carries = (first + slab_planes) % plan.planes_per_value != 0 || top + rows != p.value.rows;
+    for (int i = 0; i < 2; ++i) {
+      void* const values = i == 0 ? request.value : request.mse;
+      p.carried[i] = nullptr;
+      if (values == nullptr) {
+        continue;
       }
-      if (request.value != nullptr) {
-        p.sums[0] = reduce(request.value, request.offset, workspace);
+      // Fewer blocks work than there is room for.
+      auto* carried =
+          reinterpret_cast<double*>(sum_partials[i] + partials_bytes(problem, request, device)) - 1;
+      ReductionPlan sums = p.sums[0];
+      sums.partials = reinterpret_cast<double*>(sum_partials[i]);
+      sums.values = std::max<int64_t>(1, slab_planes / plan.planes_per_value);
+      sums.units_per_value = units / sums.values;
+      sums.total_units = units;
+      sums.value = carried;
+      sums.factor = 1.0;
+      sums.offset = 0.0;
+      if (!p.carries) {
+        sums.value = static_cast<T*>(values) + p.first_plane / plan.planes_per_value;
+        sums.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
+        sums.offset = i == 0 ? request.offset : 0.0;
       }
-    }
-    return error != cudaSuccess ? error
-                                : launch_separable_moments(p, gradient, blocks, device, stream);
-  };
-  const bool at_once = plan.planes == planes && plan.rows == p.image.rows;
-  cudaError_t error = cudaSuccess;
-  if (plan.images == 0 || (!at_once && (request.value != nullptr || request.mse != nullptr ||
-                                        request.map != nullptr))) {
-    p.own = p.value;
-    error = run_moments(/*sums=*/true, /*gradient=*/false, planes);
-  }
-  if (plan.images == 0) {
-    return error;
-  }
-  for (p.first_plane = 0; p.first_plane < planes; p.first_plane += plan.planes) {
-    const int64_t slab_planes = std::min(plan.planes, planes - p.first_plane);
-    for (int64_t top = 0; top < p.image.rows && error == cudaSuccess; top += plan.rows) {
-      const int64_t bottom = std::min(top + plan.rows, p.image.rows);
-      const int reach = radius(problem, kHeight);
-      SeparableRange partials = p.value;
-      partials.top = std::max(p.value.top, top - reach);
-      partials.rows = std::min(p.value.top + p.value.rows, bottom + reach) - partials.top;
-      p.own = partials;
-      error = run_moments(/*sums=*/at_once, /*gradient=*/true, slab_planes);
+      p.carried[i] = begins ? nullptr : carried;
+      const cudaError_t error = next_counter_slot(stream, &sums.counter_slot);
       if (error != cudaSuccess) {
-        break;
+        return error;
       }
-      p.source = partials;
-      p.own = {top, 0, bottom - top, p.image.columns};
-      set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
-      const int blocks = set_work(problem, device, plan.gradient, slab_planes, &p);
-      error = launch_separable_gradient(p, plan.images, blocks, device, stream);
+      p.sums[i] = sums;
+      p.sums[0].units_per_value = sums.units_per_value;  // where there is no value
+    }
+    return launch_separable_moments(p, plan.images, blocks, device, stream);
+  };
+  // Rows [top, bottom) of the image.
+  const auto run_gradient = [&](int64_t slab_planes, int64_t top, int64_t bottom) {
+    set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
+    p.source = p.value;
+    p.own = {top, 0, bottom - top, p.image.columns};
+    const int64_t first = std::max<int64_t>(0, top - reach - p.value.top);
+    p.partials_top = p.value.top + first / p.partials_rows * p.partials_rows;
+    const int blocks = set_work(problem, device, plan.gradient, slab_planes, &p);
+    return launch_separable_gradient(p, plan.images, blocks, device, stream);
+  };
+  int64_t slab_planes = 0;
+  for (p.first_plane = 0; p.first_plane < planes; p.first_plane += slab_planes) {
+    const int64_t left = plan.planes < plan.planes_per_value
+                             ? plan.planes_per_value - p.first_plane % plan.planes_per_value
+                             : planes - p.first_plane;
+    slab_planes = std::min(plan.planes, left);
+    int64_t done = 0;  // rows of gradients
+    for (int64_t top = 0; top < p.value.rows; top += plan.rows) {
+      const int64_t bottom = std::min(top + plan.rows, p.value.rows);
+      cudaError_t error = run_moments(slab_planes, top, bottom - top);
+      const int64_t complete = bottom == p.value.rows ? p.image.rows : p.value.top + bottom - reach;
+      if (error == cudaSuccess && plan.images > 0 && complete > done) {
+        error = run_gradient(slab_planes, done, complete);
+        done = complete;
+      }
+      if (error != cudaSuccess) {
+        return error;
+      }
     }
   }
-  return error;
+  return cudaSuccess;
 }
 
 }  // namespace
@@ -565,6 +606,7 @@ cudaError_t current_device(DeviceFacts* facts) {
   ask(&facts->multiprocessors, cudaDevAttrMultiProcessorCount);
   ask(&facts->shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   ask(&facts->shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  ask(&facts->l2_bytes, cudaDevAttrL2CacheSize);
   if (error == cudaSuccess) {
     error = compiled_architecture(&facts->architecture);
   }
@@ -600,7 +642,7 @@ const char* not_served(const Problem& problem, const Request& request) {
   // Where there is no device, `workspace_bytes` says so.
   DeviceFacts device;
   if (current_device(&device) == cudaSuccess && !strips_serve(problem, request, device) &&
-      !separable_serves(problem, request, device.shared_per_block)) {
+      !separable_serves(problem, request, device)) {
     static_assert(kSeparableEverywhere == 65, "as the message says");
     return "expected windows that fit this GPU's shared memory, as those of up to 65 taps always "
            "do, got longer ones";
@@ -617,7 +659,7 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   const int sums = (request.value != nullptr ? 1 : 0) + (request.mse != nullptr ? 1 : 0);
   *bytes = sums * partials_bytes(problem, request, device);
   if (!strips_serve(problem, request, device)) {
-    *bytes += plan_separable(problem, request, device.shared_per_block).scratch_bytes;
+    *bytes += plan_separable(problem, request, device).scratch_bytes;
   }
   return cudaSuccess;
 }

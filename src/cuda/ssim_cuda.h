@@ -17,7 +17,8 @@ const char* not_served(const Problem& problem, const Request& request);
 
 // Bytes of device memory that `run` needs beside the request's outputs, on the current device: a
 // few kilobytes of partial sums; for a gradient by the separable kernels also maps of the
-// accumulation type, three or four, of as many pixels as 256 MB hold.
+// accumulation type, three or four, of as many pixels as keep the device busy, as a rule at most
+// 256 MB.
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
