@@ -375,8 +375,8 @@ struct MomentsPass {
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
-  static constexpr bool kGradient = kImages > 0;
   static constexpr int kPartials = partial_maps(kImages);
+  static constexpr bool kGradient = kPartials > 0;
   const SeparableParams<T>& p;
   Piece piece;
   Shift<T> shift = {};
