@@ -104,7 +104,7 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
 
 // sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
 // in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
-// is needed, so that nothing moves. `size` is odd.
+// is needed, so that nothing moves.
 template <int kMaps, class T, int kOutputs, class Source>
 __device__ __forceinline__ void filter(const T* taps, int size, Source source,
                                        T (&sums)[kMaps][kOutputs]) {
@@ -126,8 +126,8 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
     Vector<T> tap = {};
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
-      // Of four maps the compiler would load inputs too early without a branch at each tap.
-      if ((kMaps == kSeparableMaps || j % 2 != 0) && first + j == size) {
+      // A check at every tap, though `size` is odd: with fewer the compiler moves registers more.
+      if (first + j == size) {
         return;
       }
       if (j % kVector == 0) {
@@ -357,8 +357,8 @@ __device__ __forceinline__ T* partials_at(const SeparableParams<T>& p, const Pie
          row * (kMaps * kPartialColumns) + column % kPartialColumns;
 }
 
-// Of the pixels that a thread has worked on, the parts of the value and of the mean squared error: in
-// shared memory, because registers are what the kernel has fewest of.
+// Of the pixels that a thread has worked on, the parts of the value and of the mean squared error:
+// in shared memory, because registers limit how many blocks a multiprocessor holds.
 struct ThreadSums {
   double* sums;
 
@@ -375,8 +375,8 @@ struct MomentsPass {
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
   static constexpr bool kHasSums = true;
-  static constexpr bool kGradient = kImages > 0;
   static constexpr int kPartials = partial_maps(kImages);
+  static constexpr bool kGradient = kPartials > 0;
   const SeparableParams<T>& p;
   Piece piece;
   Shift<T> shift = {};
