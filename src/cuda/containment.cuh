@@ -122,7 +122,9 @@ class Containment {
   template <class Body>
   __device__ void for_window(const Body& body) const {
     constexpr int kRadius = kDefaultWindowSize / 2;
+#pragma unroll 1
     for (int dy = -kRadius; dy <= kRadius; ++dy) {
+#pragma unroll 1
       for (int dx = -kRadius; dx <= kRadius; ++dx) {
         const float tap = p.column_taps[kRadius - abs(dy)] * p.row_taps[kRadius - abs(dx)];
         if (tap != 0.0f) {
@@ -164,7 +166,7 @@ class Containment {
 // The outputs of a block's own pixels. All of its threads call it, after a barrier that follows the
 // last of them.
 template <class Traits>
-__device__ __noinline__ void mend_outputs(const StripParams& p, const PlaneRange& range) {
+__device__ __forceinline__ void mend_outputs(const StripParams& p, const PlaneRange& range) {
   const Containment<Traits> containment(p, range);
   for (int y = range.top + static_cast<int>(threadIdx.x) / 32; y < range.bottom;
        y += static_cast<int>(blockDim.x) / 32) {

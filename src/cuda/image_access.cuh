@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels.h"
 
@@ -328,10 +329,24 @@ __device__ __forceinline__ T load_element(const char* element, const InputImage&
   }
 }
 
-// The same where the loader knows more of the types. By loads that stay where they stand: the compiler
-// moves others to before the loads of boxes, and has these wait for them.
+// The same where the loader knows more of the types.
 template <class T, Elements kElements>
 __device__ __forceinline__ T load_element_of(const char* element, const InputImage& image) {
+  if constexpr (kElements == Elements::kFloat) {
+    return static_cast<T>(__ldg(reinterpret_cast<const float*>(element)));
+  } else if constexpr (kElements == Elements::kHalf) {
+    const unsigned bits = __ldg(reinterpret_cast<const unsigned short*>(element));
+    return static_cast<T>(half_to_float(bits, image.dtype));
+  } else if constexpr (kElements == Elements::kByte) {
+    return static_cast<T>(__ldg(reinterpret_cast<const unsigned char*>(element)));  // not divided
+  } else {
+    return load_element<T>(element, image);
+  }
+}
+// The same by a load that stays where it stands: the compiler moves others to before the loads of
+// boxes, and has these wait for them.
+template <class T, Elements kElements>
+__device__ __forceinline__ T load_element_here(const char* element, const InputImage& image) {
   if constexpr (kElements == Elements::kFloat) {
     float value;
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(element));
@@ -385,12 +400,27 @@ __device__ __forceinline__ float4 load_quad(const char* row, const InputImage& i
       quad = raw_quad_to_float(quad, image);
     }
   } else {
+    // One question of the type for all four.
     float value[4] = {};
+    const auto load_as = [&](auto elements) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (x + i < width) {
-        value[i] = load_element<float>(row + (x + i) * image.column, image);
+      for (int i = 0; i < 4; ++i) {
+        if (x + i < width) {
+          const char* element = row + (x + i) * image.column;
+          value[i] = load_element_of<float, decltype(elements)::value>(element, image);
+        }
       }
+    };
+    if (image.dtype == DType::kFloat32) {
+      load_as(std::integral_constant<Elements, Elements::kFloat>{});
+    } else if (image.dtype == DType::kUInt8) {
+      load_as(std::integral_constant<Elements, Elements::kByte>{});
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        value[i] = byte_to_float(static_cast<unsigned>(value[i]), image.uint8_divisor);
+      }
+    } else {
+      load_as(std::integral_constant<Elements, Elements::kHalf>{});
     }
     quad = make_float4(value[0], value[1], value[2], value[3]);
   }

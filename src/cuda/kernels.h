@@ -105,7 +105,7 @@ struct DeviceFacts {
   int architecture = 0;  // of the code that runs there: 90 for 9.0
   int multiprocessors = 0;
   int shared_per_multiprocessor = 0;
-  int shared_per_block = 0;        // with opt-in
+  int shared_per_block = 0;  // with opt-in
   int l2_bytes = 0;
   bool overlaps_launches = false;  // launches.h
 };

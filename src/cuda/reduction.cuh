@@ -166,8 +166,9 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
   const bool has_sum = lane_index() < kWarps;
   const long long of_warp = has_sum ? shared->fine[lane_index()] : 0ll;
   const long long fine = warp_sum(of_warp);
-  const bool fits = !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
-                    fabs(static_cast<double>(fine)) * grid_blocks() <= Sums::kFine * kLargestFixedSum;
+  const bool fits =
+      !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
+      fabs(static_cast<double>(fine)) * grid_blocks() <= Sums::kFine * kLargestFixedSum;
   double sum = 0.0;
   if (__builtin_expect(!fits, false)) {
     sum = warp_sum(of_warp == Sums::kNoInteger

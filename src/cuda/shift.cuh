@@ -47,8 +47,12 @@ struct SamplePointers {
     return {plane1 + at.y * img1.row + at.x * img1.column,
             plane2 + at.y * img2.row + at.x * img2.column};
   }
-  template <class T, Elements kElements = Elements::kAny>
+  // kStays: loaded where this stands (load_element_here()).
+  template <class T, Elements kElements = Elements::kAny, bool kStays = false>
   __device__ __forceinline__ Samples<T> load(const InputImage& img1, const InputImage& img2) const {
+    if constexpr (kStays) {
+      return {load_element_here<T, kElements>(x, img1), load_element_here<T, kElements>(y, img2)};
+    }
     return {load_element_of<T, kElements>(x, img1), load_element_of<T, kElements>(y, img2)};
   }
 };

@@ -365,7 +365,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
     }
     if (pass == 0) {
       const Shift<float> means = trimmed_means(
-          tile.samples.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+          tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
       shift = PixelShift::of(means.x, means.y);
       *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
     }
@@ -425,7 +425,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
   const Shift<float> means = trimmed_means(
-      tile.samples.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+      tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
