@@ -74,7 +74,8 @@ FUSED_SSIM_INLINE T difference_gradient(T difference, T l1_factor, T l2_factor) 
 // 2 C1 and 2 C2 of the problem's statistic, for moments of images scaled by `scale`. Contrast times
 // structure is SSIM where the luminance is 1, and luminance SSIM where the other factor is: a
 // stabilizer far above all sums makes a factor 1 and its derivatives 0, to the last bit, so kernels
-// need no code for either.
+// need no code for either. The same where there is no variance: beside so large a C2 the rounding of
+// E[s^2] - E[s]^2 is nothing.
 template <class T>
 constexpr DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, double scale = 1.0) {
   constexpr double kSmall = 0x1p120;  // of float32; its square need not be a number
@@ -82,7 +83,7 @@ constexpr DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, doub
   const double c1 = problem.statistic == FUSED_SSIM_STATISTIC_CONTRAST
                         ? kDominant
                         : 2.0 * problem.c1 * scale * scale;
-  const double c2 = problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE
+  const double c2 = problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE || !has_variance(problem)
                         ? kDominant
                         : 2.0 * problem.c2 * scale * scale;
   return {static_cast<T>(c1), static_cast<T>(c2)};

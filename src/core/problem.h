@@ -45,6 +45,11 @@ constexpr int64_t plane_pixels(const int64_t* sizes) {
 constexpr int radius(const Problem& problem, SpatialAxis axis) {
   return problem.windows[axis].size / 2;
 }
+// A window of a single pixel has none.
+constexpr bool has_variance(const Problem& problem) {
+  return problem.windows[kDepth].size > 1 || problem.windows[kHeight].size > 1 ||
+         problem.windows[kWidth].size > 1;
+}
 // Pixels at either border of an axis that have no value.
 constexpr int crop(const Problem& problem, SpatialAxis axis) {
   return problem.padding == FUSED_SSIM_VALID ? radius(problem, axis) : 0;

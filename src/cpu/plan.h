@@ -63,13 +63,10 @@ template <class T>
 DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, int64_t batch, double multiple) {
   const T* own = static_cast<const T*>(problem.stabilizers);
   const double scale = multiple / pixel_unit(problem);
-  // A single pixel has no variance: beside so large a C2, the rounding of E[s^2] - E[s]^2 is
-  // nothing.
-  const bool has_variance = problem.windows[kHeight].size > 1 || problem.windows[kWidth].size > 1;
   const double c1 = own != nullptr ? static_cast<double>(own[2 * batch]) : problem.c1;
   const double c2 = own != nullptr ? static_cast<double>(own[2 * batch + 1]) : problem.c2;
   return {static_cast<T>(2 * scale * scale * c1),
-          static_cast<T>(2 * scale * scale * (has_variance ? c2 : 1e30))};
+          static_cast<T>(2 * scale * scale * (has_variance(problem) ? c2 : 1e30))};
 }
 
 // Over the pixels that one chunk of one strip owns.

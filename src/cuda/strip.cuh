@@ -555,7 +555,7 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
   char* origin1 = piece.gradient1;
   char* origin2 = Traits::kTwo ? piece.gradient2 : nullptr;
   if constexpr (Traits::kQuads) {
-    constexpr int kBytes = Traits::kLoader == StripLoader::kFloatQuads ? 32 : 16;
+    constexpr int kBytes = 32;
     const bool eight = 8 * group + 4 < columns;
     if (active && (!Traits::kWeighted || origin1 != nullptr)) {
       store_gradient_group<Traits::kLoader>(origin1 + step * p.grad1.row + group * kBytes, eight,
@@ -749,8 +749,10 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     const bool more = chunk + 1 < control.chunks;
     // The gradient of the chunk above; its first rows come out of step 20. Before that nobody reads
     // partials of another warp.
-    if (Traits::kGradient && chunk > 2) {
-      gradient_rows<Traits>(p, piece, chunk - 1, maps, total);
+    if constexpr (Traits::kGradient) {
+      if (chunk > 2) {
+        gradient_rows<Traits>(p, piece, chunk - 1, maps, total);
+      }
     }
     if (over) {
       break;

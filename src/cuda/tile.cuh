@@ -139,36 +139,30 @@ struct RowItem {
   static __device__ __forceinline__ int items(int rows) { return (rows + 3) / 4 * 4 * kQuads; }
 };
 
-// Filters 4 columns and their squares (with edge taps) out of quads that start 2 columns before the
-// first window. Centred, it filters what the inputs differ by from the mean of the two that all
-// four windows see: rounding is then that of local contrast (docs/decisions/0006).
+// Filters 4 columns and their squares out of quads that start 2 columns before the first window.
+// Centred, it filters what the inputs differ by from the mean of two that all four windows see, and
+// gives variances in place of mean squares: rounding is then that of local contrast
+// (docs/decisions/0006).
 template <bool kCentred, class Window>
 __device__ __forceinline__ void filter_quad(const Window& window, const float* quads,
                                             float (&mean)[4], float (&square)[4]) {
   constexpr int kSkip = 2;
-  float centre = 0.0f;
-  float centre2 = 0.0f;
-  if constexpr (kCentred) {
-    const float first = quads[kSkip + 6];
-    const float second = quads[kSkip + 7];
-    centre = 0.5f * (first + second);
-    centre2 = 0.5f * (first * first + second * second);
-  }
+  const float centre = kCentred ? 0.5f * (quads[kSkip + 6] + quads[kSkip + 7]) : 0.0f;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const float4 quad = *reinterpret_cast<const float4*>(quads + 4 * j);
-    const float value[4] = {quad.x, quad.y, quad.z, quad.w};
+    const float quad_values[4] = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int i = 4 * j + e - kSkip;
       if (i < 0 || i >= 14) {
         continue;
       }
-      const float value1 = kCentred ? value[e] - centre : value[e];
-      const float value2 = kCentred ? value[e] * value[e] - centre2 : value[e] * value[e];
+      const float value = kCentred ? quad_values[e] - centre : quad_values[e];
+      const float value2 = value * value;
 #pragma unroll
       for (int o = 0; o < 4; ++o) {
-        add_input<Filter::kRow>(window, value1, i, o, &mean[o]);
+        add_input<Filter::kRow>(window, value, i, o, &mean[o]);
         add_input<Filter::kRowOfSquares>(window, value2, i, o, &square[o]);
       }
     }
@@ -176,53 +170,65 @@ __device__ __forceinline__ void filter_quad(const Window& window, const float* q
   if constexpr (kCentred) {
 #pragma unroll
     for (int o = 0; o < 4; ++o) {
+      square[o] = fmaf(-static_cast<float>(Window::kGain) * mean[o], mean[o], square[o]);
       mean[o] += centre;
-      square[o] = fmaf(centre2, static_cast<float>(Window::kGain), square[o]);
     }
   }
 }
 
-// Filters kMaps of the maps in kRows cells of one column; centred as above.
-template <int kPitch, bool kCentred, class Window, int kMaps, int kRows>
+__device__ __forceinline__ void read_cell(const float* cell, float (&maps)[4]) {
+  const float4 quad = *reinterpret_cast<const float4*>(cell);
+  maps[0] = quad.x, maps[1] = quad.y, maps[2] = quad.z, maps[3] = quad.w;
+}
+
+// Filters kMaps of the maps in kRows cells of one column.
+template <int kPitch, class Window, int kMaps, int kRows>
 __device__ __forceinline__ void filter_column(const Window& window, const float* column,
                                               float (&out)[kMaps][kRows]) {
-  const auto read_cell = [column](int row, float (&cell)[4]) {
-    const float4 quad = *reinterpret_cast<const float4*>(column + row * kPitch);
-    cell[0] = quad.x, cell[1] = quad.y, cell[2] = quad.z, cell[3] = quad.w;
-  };
-  float centre[4] = {};
-  if constexpr (kCentred) {
-    constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
-    float above[4], below[4];
-    read_cell(kMiddle - 1, above);
-    read_cell(kMiddle, below);
-#pragma unroll
-    for (int map = 0; map < kMaps; ++map) {
-      centre[map] = 0.5f * (above[map] + below[map]);
-    }
-  }
 #pragma unroll
   for (int i = 0; i < kRows + kDefaultWindowSize - 1; ++i) {
     float cell[4];
-    read_cell(i, cell);
-#pragma unroll
-    for (int map = 0; map < kMaps; ++map) {
-      const float value = kCentred ? cell[map] - centre[map] : cell[map];
-#pragma unroll
-      for (int o = 0; o < kRows; ++o) {
-        add_input<Filter::kColumn>(window, value, i, o, &out[map][o]);
-      }
-    }
-  }
-  if constexpr (kCentred) {
+    read_cell(column + i * kPitch, cell);
 #pragma unroll
     for (int map = 0; map < kMaps; ++map) {
 #pragma unroll
       for (int o = 0; o < kRows; ++o) {
-        out[map][o] = fmaf(centre[map], static_cast<float>(Window::kGain), out[map][o]);
+        add_input<Filter::kColumn>(window, cell[map], i, o, &out[map][o]);
       }
     }
   }
+}
+
+// The same of cells with variances: moments for means shifted by these filtered centres.
+struct Centres {
+  float s;
+  float d;
+};
+template <int kPitch, class Window, int kRows>
+__device__ __forceinline__ Centres filter_centred_column(const Window& window, const float* column,
+                                                         float (&out)[4][kRows]) {
+  constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
+  constexpr auto kGain = static_cast<float>(Window::kGain);
+  float above[4], below[4];
+  read_cell(column + (kMiddle - 1) * kPitch, above);
+  read_cell(column + kMiddle * kPitch, below);
+  const float centre[2] = {0.5f * (above[0] + below[0]), 0.5f * (above[1] + below[1])};
+#pragma unroll
+  for (int i = 0; i < kRows + kDefaultWindowSize - 1; ++i) {
+    float cell[4];
+    read_cell(column + i * kPitch, cell);
+#pragma unroll
+    for (int image = 0; image < 2; ++image) {
+      const float mean = cell[image] - centre[image];
+      const float square = fmaf(kGain * mean, mean, cell[2 + image]);
+#pragma unroll
+      for (int o = 0; o < kRows; ++o) {
+        add_input<Filter::kColumn>(window, mean, i, o, &out[image][o]);
+        add_input<Filter::kColumn>(window, square, i, o, &out[2 + image][o]);
+      }
+    }
+  }
+  return {kGain * centre[0], kGain * centre[1]};
 }
 
 // Partial derivatives of kColumns columns, filtered along the row; `by_mean2` only with kTwo.
@@ -554,13 +560,21 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       }
     }
     float filtered[4][kRows];
-    filter_column<Traits::kCellPitch, Traits::kCentred>(window, cells + offset, filtered);
+    MeanShift item_shift = mean_shift;
+    if constexpr (Traits::kCentred) {
+      const Centres centres =
+          filter_centred_column<Traits::kCellPitch>(window, cells + offset, filtered);
+      item_shift.s += centres.s;
+      item_shift.d += centres.d;
+    } else {
+      filter_column<Traits::kCellPitch>(window, cells + offset, filtered);
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const Moments<float> moments = {filtered[0][r], filtered[1][r], filtered[2][r],
                                       filtered[3][r]};
       const Pixel<Traits> pixel =
-          pixel_of<Traits>(stabilizers, moments, mean_shift.s, mean_shift.d);
+          pixel_of<Traits>(stabilizers, moments, item_shift.s, item_shift.d);
       const bool is_own = (own_rows & 1u << r) != 0u;
       loss += is_own ? pixel.loss : 0.0f;
       if (Traits::kContains) {
@@ -603,7 +617,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
       const int column = item - segment * Traits::kCellColumns;
       const int offset = kRows * segment * Traits::kCellPitch + column * kCell;
       float filtered[Traits::kPartialMaps][kRows];
-      filter_column<Traits::kCellPitch, false>(window, partials + offset, filtered);
+      filter_column<Traits::kCellPitch>(window, partials + offset, filtered);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         *reinterpret_cast<float4*>(cells + offset + r * Traits::kCellPitch) =

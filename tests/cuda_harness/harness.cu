@@ -753,7 +753,9 @@ Errors run_case(Case c) {
       const double error = std::fabs(out[v] - (request.offset + sum / divisor)) / value_scale;
       if (kind.value) {
         if (!(error <= errors.mean)) errors.mean = error;
-        report(c, strips, "value", error, in_double ? 1e-11 : loosen * 1e-6);
+        // The mean over a few windows is no more exact than a window.
+        const double few = m.pixels() < 100 ? std::max(loosen, 4.0) : loosen;
+        report(c, strips, "value", error, in_double ? 1e-11 : few * 1e-6);
       }
       if (kind.mse) {
         report(c, strips, "mse",
