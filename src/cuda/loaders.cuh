@@ -75,7 +75,7 @@ struct QuadLoader {
     for (int i = 0; i < kItems; ++i) {
       if (has(i)) {
         const bool inside = static_cast<unsigned>(y[i]) < static_cast<unsigned>(p.height);
-        copy_async<kBytes>(place(slot, i), from[i], inside ? kBytes : 0);
+        copy_async<kBytes>(place(slot, i), inside ? from[i] : image.data, inside ? kBytes : 0);
         from[i] += Traits::kChunkRows * image.row;
       }
     }

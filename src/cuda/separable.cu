@@ -410,9 +410,10 @@ struct MomentsPass {
     const auto copy_quads = [&](auto element) {
       constexpr int kElement = sizeof(element);
       at.for_vectors<T>([&](int column, int count) {
-        copy_async<kVector * kElement>(staged + column,
-                                       row + (count > 0 ? (column - at.begin) * kElement : 0),
-                                       count * kElement);
+        // All of a vector is there, or none: then the address is that of any.
+        copy_async<kVector * kElement>(
+            staged + column, count > 0 ? row + (column - at.begin) * kElement : image.data,
+            count > 0 ? kVector * kElement : 0);
       });
     };
     const auto copy_each = [&](const auto& copy) {

@@ -409,13 +409,12 @@ bool separable_serves(const Problem& problem, const Request& request, const Devi
   return plan.moments.columns > 0 && (plan.images == 0 || plan.gradient.columns > 0);
 }
 
-// Whether the separable kernels load four columns at once; of narrow types whole rows.
+// Whether the separable kernels load whole vectors of columns.
 template <class T>
 bool loads_quads(const Image& image, const InputImage& bytes, const int64_t* sizes) {
   const int64_t element = size_of(image.dtype);
-  return aligned_for_quads(bytes, sizes, element) &&
-         (element == static_cast<int64_t>(sizeof(T)) ||
-          (sizeof(T) == sizeof(float) && sizes[FUSED_SSIM_AXIS_COLUMN] % 4 == 0));
+  return sizes[FUSED_SSIM_AXIS_COLUMN] % 4 == 0 && aligned_for_quads(bytes, sizes, element) &&
+         (element == static_cast<int64_t>(sizeof(T)) || sizeof(T) == sizeof(float));
 }
 
 // The taps of both axes as `p` wants them; mirrored, for the gradient.
