@@ -1,5 +1,5 @@
-// SSIM sums, maps and gradients of large images with symmetric windows of up to 11 taps, in
-// one pass, by warps of two kinds, on multiprocessors with 213 KB of shared memory for a block.
+// SSIM sums, maps and gradients of large images with symmetric windows of up to 11 taps, in one pass,
+// by warps of two kinds, on multiprocessors with 213 KB of shared memory for a block.
 //
 // A block owns strips of kColumns columns and marches down them in chunks of 8 rows. It has
 // kColumns threads of each kind. With s = x + y - shift and d = x - y - shift (core/formula.h), a

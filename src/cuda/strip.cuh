@@ -1,6 +1,6 @@
-// SSIM sums, maps and gradients of large images with symmetric windows of up to 11 taps, in
-// one pass, where a multiprocessor has too little shared memory for the marching kernel (march.cuh): every
-// warp does all of the work.
+// SSIM sums, maps and gradients of large images with symmetric windows of up to 11 taps, in one pass,
+// where a multiprocessor has too little shared memory for the marching kernel (march.cuh): every warp
+// does all of the work.
 //
 // A block owns strips of up to 128 columns and marches down them in chunks of 8 rows. With
 // s = x + y - shift and d = x - y - shift (core/formula.h), a chunk goes through

@@ -1,5 +1,5 @@
-// SSIM sums, maps and gradients of small images with symmetric windows of up to 11 taps, in
-// one pass: the strip kernel's arithmetic, arranged for the shortest way from first load to last store.
+// SSIM sums, maps and gradients of small images with symmetric windows of up to 11 taps, in one pass:
+// the strip kernel's arithmetic, arranged for the shortest way from first load to last store.
 //
 // A block takes a tile of up to 64 columns by `tile_rows` rows, wholly in shared memory, and goes
 // through five phases with all its threads in each:
