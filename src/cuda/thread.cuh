@@ -16,10 +16,15 @@ __device__ __forceinline__ int lane_index() {
   return index;
 }
 
+// Before Hopper it is the other way round: read anew it is one register too many.
 __device__ __forceinline__ unsigned grid_blocks() {
+#if __CUDA_ARCH__ >= 900
   unsigned blocks;
   asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
   return blocks;
+#else
+  return gridDim.x;
+#endif
 }
 
 // Launches that overlap (Hopper and later, launches.h): a kernel lets the next one's blocks begin
