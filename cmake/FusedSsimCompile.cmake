@@ -61,6 +61,7 @@ endfunction()
 if(FUSED_SSIM_SANITIZE)
   set(FUSED_SSIM_SANITIZE_OPTIONS
       -O1 -g1 -fno-omit-frame-pointer -fsanitize=${FUSED_SSIM_SANITIZE} -fno-sanitize-recover=all
+      -DFUSED_SSIM_FEW_WINDOWS
   )
   if(FUSED_SSIM_SANITIZE MATCHES "undefined")
     list(APPEND FUSED_SSIM_SANITIZE_OPTIONS -fno-sanitize=null,object-size)

@@ -58,7 +58,7 @@ struct LevelInstance {
  private:
   template <class T, int kImages>
   struct Strip {
-    static constexpr bool kHasShort = sizeof(T) == sizeof(float);
+    static constexpr bool kHasShort = kHasShortWindows && sizeof(T) == sizeof(float);
     template <template <class> class Filter>
     using Type = StripKernel<Arch, T, Filter, kImages>;
   };

@@ -33,7 +33,8 @@ WindowKind window_kind(const Problem& problem) {
   const WindowKind kind =
       std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
   // In float64 nothing is compiled for short windows alone.
-  return kind == WindowKind::kShort && accumulates_in_double(problem) ? WindowKind::kAny : kind;
+  const bool has_short = kHasShortWindows && !accumulates_in_double(problem);
+  return kind == WindowKind::kShort && !has_short ? WindowKind::kAny : kind;
 }
 
 int filter_radius(const Problem& problem, SpatialAxis axis) {

@@ -36,6 +36,13 @@ enum class WindowKind {
   kAny,
 };
 WindowKind window_kind(const Problem& problem);
+// Code for short windows alone is the same at many sizes. Builds with sanitizers do without, for their
+// compiler's time: all windows but those of 11 taps go through the loop of run-time length there.
+#if defined(FUSED_SSIM_FEW_WINDOWS)
+inline constexpr bool kHasShortWindows = false;
+#else
+inline constexpr bool kHasShortWindows = true;
+#endif
 // The radius that the kernel works with along an axis: kFixedRadius, or the window's own; at most
 // the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).
 int filter_radius(const Problem& problem, SpatialAxis axis);
