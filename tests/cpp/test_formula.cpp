@@ -36,7 +36,7 @@ void compare(const Moments<double>& m, double shift_s, double shift_d, double ex
     const auto value_at = [&](double by) {
       const Moments<double> moved = {m.mean_s + by * moves[i][0], m.mean_d + by * moves[i][1],
                                      m.mean_s2 + by * moves[i][2], m.mean_d2 + by * moves[i][3]};
-      return pixel_statistic<kStatistic, 0>(moved, shift_s, shift_d, kStabilizers).value;
+      return pixel_statistic<kStatistic, 0>(moved, shift_s, shift_d, kStabilizers).value();
     };
     const double analytic = factors[i] * pixel.partials[i];
     const double difference = (value_at(h) - value_at(-h)) / (2 * h);
