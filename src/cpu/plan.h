@@ -67,7 +67,8 @@ inline double pixel_unit(const Problem& problem) {
 
 // Those of one image, for sums that are `multiple` times what they are called.
 template <class T>
-DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, int64_t batch, double multiple) {
+FUSED_SSIM_INLINE DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, int64_t batch,
+                                                            double multiple) {
   const T* own = static_cast<const T*>(problem.stabilizers);
   const double scale = multiple / pixel_unit(problem);
   const double c1 = own != nullptr ? static_cast<double>(own[2 * batch]) : problem.c1;
