@@ -11,7 +11,6 @@ namespace fused_ssim {
 inline constexpr int kDefaultWindowSize = 11;
 inline constexpr double kDefaultSigma = 1.5;
 // Of windows inside a structure of fixed size.
-inline constexpr int kMinWindowSize = 3;
 inline constexpr int kMaxWindowSize = 33;
 
 namespace detail {

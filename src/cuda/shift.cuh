@@ -118,15 +118,4 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   return {finite ? means.x : T(0), finite ? means.y : T(0)};
 }
 
-// Both at once. Each warp takes the same samples and comes to the same result, so no barrier is
-// needed.
-template <class T>
-__device__ __forceinline__ Shift<T> sample_shift(const char* plane1, const char* plane2,
-                                                 const InputImage& img1, const InputImage& img2,
-                                                 int64_t top, int64_t bottom, int64_t left,
-                                                 int64_t right) {
-  return trimmed_means(
-      SamplePointers::of(plane1, plane2, img1, img2, top, bottom, left, right).load<T>(img1, img2));
-}
-
 }  // namespace fused_ssim::cuda
