@@ -150,4 +150,17 @@ __device__ __forceinline__ float finish_with_l1(
   return sum;
 }
 
+// Scales the gradients at kCount columns where there is no L1 term.
+template <class Traits, int kCount>
+__device__ __forceinline__ void scale_gradients(const StripParams& p, float (&first)[kCount],
+                                                float (&second)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    first[i] *= p.gradient_scale;
+    if constexpr (Traits::kTwo) {
+      second[i] *= p.gradient_scale;
+    }
+  }
+}
+
 }  // namespace fused_ssim::cuda

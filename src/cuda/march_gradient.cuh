@@ -53,13 +53,7 @@ __device__ __forceinline__ float store_gradient_rows(
       l1 = finish_with_l1<Traits>(p, weights, planes, shift.difference_if_equal(), y,
                                   piece.end_column - columns, columns, pixels, first, second);
     } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        first[i] *= p.gradient_scale;
-        if constexpr (Traits::kTwo) {
-          second[i] *= p.gradient_scale;
-        }
-      }
+      scale_gradients<Traits>(p, first, second);
     }
   }
 
