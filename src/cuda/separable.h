@@ -170,4 +170,14 @@ template <class T>
 cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int images, int blocks,
                                       const DeviceFacts& device, cudaStream_t stream);
 
+// Whether there is room for a strip of the problem's windows.
+bool separable_serves(const Problem& problem, const Request& request, const DeviceFacts& device);
+// Of the partial derivatives that are in memory at once.
+int64_t separable_scratch_bytes(const Problem& problem, const Request& request,
+                                const DeviceFacts& device);
+// The kernels for every window and type: one launch, or two for each slab where gradients are
+// wanted. Launches of a stream are ordered: those that share a value add to it one after the other.
+cudaError_t run_separable(const Problem& problem, const Request& request, const DeviceFacts& device,
+                          void* workspace, cudaStream_t stream);
+
 }  // namespace fused_ssim::cuda

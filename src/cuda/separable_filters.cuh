@@ -1,0 +1,204 @@
+// What the separable kernels load, filter and keep: columns of pixels of any type, the loop over taps,
+// staged rows and the ring of row-filtered maps.
+#pragma once
+
+#include "cuda/image_access.cuh"
+#include "cuda/separable.h"
+
+namespace fused_ssim::cuda::separable {
+
+constexpr int kThreads = kSeparableThreads;
+
+template <class T>
+inline constexpr DType kDTypeOf = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
+
+// Pixels of `count` rows from the one at `first` on; zeros follow.
+template <class T, int kCount>
+__device__ __forceinline__ void load_column(const InputImage& image, const char* first, int count,
+                                            T (&pixels)[kCount]) {
+  const auto load = [&](auto zero, const auto& to_number) {
+    decltype(zero) elements[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      elements[i] =
+          i < count ? *reinterpret_cast<const decltype(zero)*>(first + i * image.row) : zero;
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      pixels[i] = to_number(elements[i]);
+    }
+  };
+  if (image.dtype == kDTypeOf<T>) {
+    load(T(0), [](T number) { return number; });
+  } else {
+    const auto to_number = [&](unsigned bits) {
+      if constexpr (sizeof(T) == 4) {
+        return narrow_to_float(bits, image);
+      } else {
+        return byte_to_double(bits, image.uint8_divisor);
+      }
+    };
+    if (image.dtype == DType::kUInt8) {
+      load(static_cast<unsigned char>(0), to_number);
+    } else {
+      load(static_cast<unsigned short>(0), to_number);
+    }
+  }
+}
+
+template <class T, int kCount>
+__device__ __forceinline__ void store_column(const OutputImage& image, char* first, int count,
+                                             const T (&pixels)[kCount]) {
+  const auto store = [&](DType dtype) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < count) {
+        store_element(first + i * image.row, pixels[i], dtype);
+      }
+    }
+  };
+  if (image.dtype == kDTypeOf<T>) {
+    store(kDTypeOf<T>);
+  } else {
+    store(image.dtype);
+  }
+}
+
+// ---- Taps ---------------------------------------------------------------------------------------
+
+template <class T>
+struct alignas(16) Vector {
+  T of[kSeparableVector<T>];
+};
+template <class T>
+__device__ __forceinline__ Vector<T> load_vector(const T* from) {
+  return *reinterpret_cast<const Vector<T>*>(from);
+}
+
+// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
+// in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
+// is needed, so that nothing moves.
+template <int kMaps, class T, int kOutputs, class Source>
+__device__ __forceinline__ void filter(const T* taps, int size, Source source,
+                                       T (&sums)[kMaps][kOutputs]) {
+  constexpr int kVector = kSeparableVector<T>;
+  T window[kMaps][kOutputs];
+#pragma unroll
+  for (int i = 0; i < kOutputs; ++i) {
+    T input[kMaps];
+    source.read(i, input);
+#pragma unroll
+    for (int m = 0; m < kMaps; ++m) {
+      window[m][i] = input[m];
+      sums[m][i] = T(0);
+    }
+  }
+#pragma unroll 1
+  for (int first = 0;; first += kOutputs) {
+    source.next_block();
+    Vector<T> tap = {};
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      // A check at every tap, though `size` is odd: with fewer the compiler moves registers more.
+      if (first + j == size) {
+        return;
+      }
+      if (j % kVector == 0) {
+        tap = load_vector(taps + first + j);
+      }
+      // Needed from the next tap on; after the last one it is not, and may be anything.
+      T next[kMaps];
+      source.read(j, next);
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {
+          sums[m][o] = multiply_add(window[m][(o + j) % kOutputs], tap.of[j % kVector], sums[m][o]);
+        }
+        window[m][j] = next[m];
+      }
+    }
+  }
+}
+
+// Maps of a staged row.
+template <class T, int kMaps>
+struct MapRow {
+  static constexpr int kVector = kSeparableVector<T>;
+  const T* row;
+  int map;  // stride
+  Vector<T> at_once[kMaps];
+
+  __device__ __forceinline__ void read(int i, T (&input)[kMaps]) {
+#pragma unroll
+    for (int m = 0; m < kMaps; ++m) {
+      if (i % kVector == 0) {
+        at_once[m] = load_vector(row + m * map + i);
+      }
+      input[m] = at_once[m].of[i % kVector];
+    }
+  }
+  __device__ __forceinline__ void next_block() { row += kSeparableOutputs<T>; }
+};
+// s, d, s^2, d^2 of a staged row of s and d.
+template <class T>
+struct PixelRow {
+  MapRow<T, 2> staged;
+
+  __device__ __forceinline__ void read(int i, T (&input)[4]) {
+    T shifted[2];
+    staged.read(i, shifted);
+    input[0] = shifted[0];
+    input[1] = shifted[1];
+    input[2] = shifted[0] * shifted[0];
+    input[3] = shifted[1] * shifted[1];
+  }
+  __device__ __forceinline__ void next_block() { staged.next_block(); }
+};
+
+// Row-filtered maps: cells of 16 bytes, which hold as many maps of a pixel as there is room for,
+// the other maps in a second plane. Row y is at y % rows.
+template <class T>
+struct Ring {
+  static constexpr int kCellMaps = kSeparableVector<T>;
+  Vector<T>* cells;
+  int pitch;
+  int size;  // cells of a plane
+
+  template <int kMaps>
+  __device__ __forceinline__ void store(int cell, const T (&maps)[kMaps]) const {
+#pragma unroll
+    for (int first = 0; first < kMaps; first += kCellMaps) {
+      Vector<T> vector;
+#pragma unroll
+      for (int i = 0; i < kCellMaps; ++i) {
+        vector.of[i] = first + i < kMaps ? maps[first + i] : T(0);
+      }
+      cells[first / kCellMaps * size + cell] = vector;
+    }
+  }
+};
+template <class T, int kMaps>
+struct RingColumn {
+  Ring<T> ring;
+  int cell;
+
+  __device__ __forceinline__ void read(int i, T (&input)[kMaps]) const {
+    constexpr int kCellMaps = Ring<T>::kCellMaps;
+#pragma unroll
+    for (int first = 0; first < kMaps; first += kCellMaps) {
+      const Vector<T> vector = ring.cells[first / kCellMaps * ring.size + cell + i * ring.pitch];
+#pragma unroll
+      for (int m = first; m < kMaps && m < first + kCellMaps; ++m) {
+        input[m] = vector.of[m - first];
+      }
+    }
+  }
+  // The ring holds a whole number of blocks.
+  __device__ __forceinline__ void next_block() {
+    cell += kSeparableOutputs<T> * ring.pitch;
+    cell -= cell >= ring.size ? ring.size : 0;
+  }
+};
+
+}  // namespace fused_ssim::cuda::separable

@@ -1,0 +1,285 @@
+// Lays out the work of the separable kernels, slab by slab, and launches it.
+#include <algorithm>
+#include <utility>
+
+#include "core/pointwise.h"
+#include "core/taps.h"
+#include "cuda/requests.h"
+#include "cuda/separable.h"
+
+namespace fused_ssim::cuda {
+namespace {
+
+// How the separable kernels go about a problem: slabs, of whole planes or of rows of one. The
+// moments of a slab come first, then the gradients that need no more than these.
+struct SeparablePlan {
+  SeparableLayout moments;
+  SeparableLayout gradient;
+  int images = 0;  // whose gradients are wanted
+  int64_t planes_per_value = 1;
+  int64_t planes = 0;  // of a slab: whole values, or a part of one
+  int64_t rows = 0;    // that have a value
+  int64_t partials_rows = 0;
+  int partials_block = 0;  // strides in elements
+  int64_t partials_plane = 0;
+  int64_t scratch_bytes = 0;
+};
+
+// Blocks that a multiprocessor holds.
+int resident_blocks(const DeviceFacts& device, const SeparableLayout& layout) {
+  return std::clamp(
+      device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
+      kSeparableBlocksPerMultiprocessor);
+}
+
+// What is cut into parts of at most `most`, into equal parts that are multiples of `unit`.
+int64_t equal_part(int64_t whole, int64_t most, int64_t unit) {
+  const int64_t parts = ceil_divide(whole, std::max(most / unit * unit, unit));
+  return std::min(whole, round_up(ceil_divide(whole, parts), unit));
+}
+
+template <class T>
+SeparablePlan plan_separable(const Problem& problem, const Request& request,
+                             const DeviceFacts& device) {
+  constexpr int64_t kChunkRows = kSeparableChunkRows<T>;
+  const int window_columns = problem.windows[kWidth].size;
+  const int window_rows = problem.windows[kHeight].size;
+  const auto layout = [&](int inputs) {
+    return choose_separable_layout<T>(inputs, window_columns, window_rows,
+                                      image_size(problem, kWidth), device.shared_per_block);
+  };
+  SeparablePlan plan;
+  plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
+  plan.planes = plane_count(problem.sizes);
+  plan.rows = map_size(problem, kHeight);
+  plan.moments = layout(kSeparableImages);
+  if (request.value != nullptr || request.mse != nullptr) {
+    plan.planes_per_value = planes_per_value(request.reduction, problem.sizes);
+  }
+  if (plan.images == 0) {
+    return plan;
+  }
+  const int maps = partial_maps(plan.images);
+  plan.gradient = layout(maps);
+  const int64_t pixel_bytes = maps * static_cast<int64_t>(sizeof(T));
+  const int64_t row_bytes = round_up(map_size(problem, kWidth), kPartialColumns) * pixel_bytes;
+  const int64_t units =
+      int64_t{device.multiprocessors} * resident_blocks(device, plan.moments) * kSeparableSlabUnits;
+  const int64_t slab_bytes = std::min<int64_t>(
+      kMaxSlabBytes, std::max<int64_t>(device.l2_bytes / 2,
+                                       units * kChunkRows * plan.moments.columns * pixel_bytes));
+  plan.partials_rows = round_up(plan.rows, kSeparableOutputs<T>);
+  const int64_t slab_planes = slab_bytes / (row_bytes * plan.partials_rows);
+  if (slab_planes > 0) {
+    plan.planes = slab_planes < plan.planes_per_value
+                      ? equal_part(plan.planes_per_value, slab_planes, 1)
+                      : equal_part(plan.planes, slab_planes, plan.planes_per_value);
+  } else {
+    // The rows below the last gradient of a slab serve the next one, too.
+    const int64_t again = round_up(window_rows - 1, kChunkRows);
+    plan.planes = 1;
+    plan.rows = equal_part(plan.rows, slab_bytes / row_bytes - again, kChunkRows);
+    plan.partials_rows = std::min(plan.partials_rows, plan.rows + again);
+  }
+  plan.partials_block = static_cast<int>(plan.partials_rows * maps * kPartialColumns);
+  plan.partials_plane =
+      ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan.partials_block;
+  plan.scratch_bytes = plan.planes * plan.partials_plane * static_cast<int64_t>(sizeof(T));
+  return plan;
+}
+SeparablePlan plan_separable(const Problem& problem, const Request& request,
+                             const DeviceFacts& device) {
+  return accumulates_in_double(problem) ? plan_separable<double>(problem, request, device)
+                                        : plan_separable<float>(problem, request, device);
+}
+
+// Whether the separable kernels load whole vectors of columns.
+template <class T>
+bool loads_quads(const Image& image, const InputImage& bytes, const int64_t* sizes) {
+  const int64_t element = size_of(image.dtype);
+  return sizes[FUSED_SSIM_AXIS_COLUMN] % 4 == 0 && aligned_for_quads(bytes, sizes, element) &&
+         (element == static_cast<int64_t>(sizeof(T)) || sizeof(T) == sizeof(float));
+}
+
+// The taps of both axes as `p` wants them; mirrored, for the gradient.
+template <class T>
+void set_taps(const Problem& problem, const SeparableLayout& layout, bool mirrored,
+              SeparableParams<T>* p) {
+  T* to = p->taps;
+  for (const SpatialAxis axis : {kWidth, kHeight}) {
+    const Window& window = problem.windows[axis];
+    if constexpr (sizeof(T) == sizeof(float)) {
+      round_taps_to_float(window.taps, window.size, to);
+    } else {
+      std::copy_n(window.taps, window.size, to);
+    }
+    if (mirrored) {
+      std::reverse(to, to + window.size);
+    }
+    to += layout.row_taps;
+  }
+}
+
+// The work of one launch: `own` of so many planes. Returns its blocks.
+template <class T>
+int set_work(const Problem& problem, const DeviceFacts& device, const SeparableLayout& layout,
+             int64_t planes, SeparableParams<T>* p) {
+  constexpr int kVector = kSeparableVector<T>;
+  p->layout = layout;
+  // Windows of a strip's first column begin with a whole vector of the source.
+  const int64_t first = p->own.left - radius(problem, kWidth) - p->source.left;
+  p->strips_left = p->own.left - (first % kVector + kVector) % kVector;
+  p->strips_per_plane = ceil_divide(p->own.left + p->own.columns - p->strips_left, layout.columns);
+  p->chunks_per_strip = ceil_divide(p->own.rows, kSeparableChunkRows<T>);
+  const int64_t units = planes * p->strips_per_plane * p->chunks_per_strip;
+  const auto blocks = static_cast<int>(
+      std::min<int64_t>(units, int64_t{device.multiprocessors} * resident_blocks(device, layout)));
+  p->sums[0] = p->sums[1] = {};
+  p->sums[0].units_per_value = units;
+  p->sums[0].share_among(blocks, units);
+  return blocks;
+}
+
+template <class T>
+cudaError_t run_as(const Problem& problem, const Request& request, const DeviceFacts& device,
+                   void* workspace, cudaStream_t stream) {
+  const SeparablePlan plan = plan_separable<T>(problem, request, device);
+  const int64_t planes = plane_count(problem.sizes);
+  const int reach = radius(problem, kHeight);
+  SeparableParams<T> p;
+  p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
+  p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
+  p.quads1 = loads_quads<T>(problem.img1, p.img1, problem.sizes);
+  p.quads2 = loads_quads<T>(problem.img2, p.img2, problem.sizes);
+  p.grad1 = bytes_of<char>(request.grad1);
+  p.grad2 = bytes_of<char>(request.grad2);
+  if (plan.images == 1 && p.grad1.data == nullptr) {
+    // f is symmetric.
+    std::swap(p.img1, p.img2);
+    std::swap(p.quads1, p.quads2);
+    std::swap(p.grad1, p.grad2);
+  }
+  p.map_gradient = bytes_of<const char>(request.map_gradient);
+  p.map = static_cast<T*>(request.map);
+  p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
+  p.value = {crop(problem, kHeight), crop(problem, kWidth), map_size(problem, kHeight),
+             map_size(problem, kWidth)};
+  p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  p.window_columns = problem.windows[kWidth].size;
+  p.window_rows = problem.windows[kHeight].size;
+  p.stabilizers = doubled_stabilizers<T>(problem);
+  p.statistic_weight = request.statistic_weight;
+  p.l1_weight = request.l1_weight;
+  p.l2_weight = request.l2_weight;
+  const GradientFactors factors = gradient_factors(problem, request);
+  p.statistic_factor = static_cast<T>(factors.statistic);
+  p.l1_factor = static_cast<T>(factors.l1);
+  p.l2_factor = static_cast<T>(factors.l2);
+  p.partials_rows = plan.partials_rows;
+  p.partials_block = plan.partials_block;
+  p.partials_plane = plan.partials_plane;
+  char* free_bytes = static_cast<char*>(workspace);
+  const auto take_partials = [&](const void* value) {
+    char* partials = free_bytes;
+    free_bytes += value != nullptr ? partials_bytes(problem, request, device) : 0;
+    return partials;
+  };
+  char* const sum_partials[2] = {take_partials(request.value), take_partials(request.mse)};
+  p.partials = reinterpret_cast<T*>(free_bytes);
+
+  // Rows [top, top + rows) of those that have a value, of so many planes.
+  const auto run_moments = [&](int64_t slab_planes, int64_t top, int64_t rows) {
+    set_taps(problem, plan.moments, /*mirrored=*/false, &p);
+    p.source = p.image;
+    p.own = {p.value.top + top, p.value.left, rows, p.value.columns};
+    p.partials_top = p.value.top + (plan.images == 0 ? 0 : top / p.partials_rows * p.partials_rows);
+    const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
+    const int64_t units = p.sums[0].units_per_value;
+    const int64_t first = p.first_plane % plan.planes_per_value;
+    const bool begins = first == 0 && top == 0;
+    p.carries = (first + slab_planes) % plan.planes_per_value != 0 || top + rows != p.value.rows;
+    for (int i = 0; i < 2; ++i) {
+      void* const values = i == 0 ? request.value : request.mse;
+      p.carried[i] = nullptr;
+      if (values == nullptr) {
+        continue;
+      }
+      // Fewer blocks work than there is room for.
+      auto* carried =
+          reinterpret_cast<double*>(sum_partials[i] + partials_bytes(problem, request, device)) - 1;
+      ReductionPlan sums = p.sums[0];
+      sums.partials = reinterpret_cast<double*>(sum_partials[i]);
+      sums.values = std::max<int64_t>(1, slab_planes / plan.planes_per_value);
+      sums.units_per_value = units / sums.values;
+      sums.total_units = units;
+      sums.value = carried;
+      sums.factor = 1.0;
+      sums.offset = 0.0;
+      if (!p.carries) {
+        sums.value = static_cast<T*>(values) + p.first_plane / plan.planes_per_value;
+        sums.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
+        sums.offset = i == 0 ? request.offset : 0.0;
+      }
+      p.carried[i] = begins ? nullptr : carried;
+      const cudaError_t error = next_counter_slot(stream, &sums.counter_slot);
+      if (error != cudaSuccess) {
+        return error;
+      }
+      p.sums[i] = sums;
+      p.sums[0].units_per_value = sums.units_per_value;  // where there is no value
+    }
+    return launch_separable_moments(p, plan.images, blocks, device, stream);
+  };
+  // Rows [top, bottom) of the image.
+  const auto run_gradient = [&](int64_t slab_planes, int64_t top, int64_t bottom) {
+    set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
+    p.source = p.value;
+    p.own = {top, 0, bottom - top, p.image.columns};
+    const int64_t first = std::max<int64_t>(0, top - reach - p.value.top);
+    p.partials_top = p.value.top + first / p.partials_rows * p.partials_rows;
+    const int blocks = set_work(problem, device, plan.gradient, slab_planes, &p);
+    return launch_separable_gradient(p, plan.images, blocks, device, stream);
+  };
+  int64_t slab_planes = 0;
+  for (p.first_plane = 0; p.first_plane < planes; p.first_plane += slab_planes) {
+    const int64_t left = plan.planes < plan.planes_per_value
+                             ? plan.planes_per_value - p.first_plane % plan.planes_per_value
+                             : planes - p.first_plane;
+    slab_planes = std::min(plan.planes, left);
+    int64_t done = 0;  // rows of gradients
+    for (int64_t top = 0; top < p.value.rows; top += plan.rows) {
+      const int64_t bottom = std::min(top + plan.rows, p.value.rows);
+      cudaError_t error = run_moments(slab_planes, top, bottom - top);
+      const int64_t complete = bottom == p.value.rows ? p.image.rows : p.value.top + bottom - reach;
+      if (error == cudaSuccess && plan.images > 0 && complete > done) {
+        error = run_gradient(slab_planes, done, complete);
+        done = complete;
+      }
+      if (error != cudaSuccess) {
+        return error;
+      }
+    }
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+bool separable_serves(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  const SeparablePlan plan = plan_separable(problem, request, device);
+  return plan.moments.columns > 0 && (plan.images == 0 || plan.gradient.columns > 0);
+}
+
+int64_t separable_scratch_bytes(const Problem& problem, const Request& request,
+                                const DeviceFacts& device) {
+  return plan_separable(problem, request, device).scratch_bytes;
+}
+
+cudaError_t run_separable(const Problem& problem, const Request& request, const DeviceFacts& device,
+                          void* workspace, cudaStream_t stream) {
+  return accumulates_in_double(problem)
+             ? run_as<double>(problem, request, device, workspace, stream)
+             : run_as<float>(problem, request, device, workspace, stream);
+}
+
+}  // namespace fused_ssim::cuda

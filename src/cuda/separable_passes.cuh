@@ -1,0 +1,451 @@
+// The two passes of the separable kernels: what is staged, how it is filtered, and what becomes of a
+// column of filtered maps.
+#pragma once
+
+#include "core/pointwise.h"
+#include "cuda/division.cuh"
+#include "cuda/separable_filters.cuh"
+#include "cuda/shift.cuh"
+
+namespace fused_ssim::cuda::separable {
+
+// A strip's rows [top, top + rows) and columns from `left` on, of the image.
+struct Piece {
+  int64_t batch;
+  int channel;
+  int64_t top;
+  int64_t left;
+  int rows;
+};
+constexpr int64_t kMaxPieceChunks = 1 << 20;
+
+template <class Byte>
+__device__ __forceinline__ Byte* pixel_at(const ByteImage<Byte>& image, const Piece& piece,
+                                          int64_t y, int64_t x) {
+  return image.data + piece.batch * image.batch + piece.channel * image.channel + y * image.row +
+         x * image.column;
+}
+
+// The number of map_gradient for a pixel.
+template <class T>
+__device__ __forceinline__ const char* weight_at(const SeparableParams<T>& p, const Piece& piece,
+                                                 int64_t y, int64_t x) {
+  return pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left);
+}
+
+template <class T>
+__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
+                                                int64_t top, int64_t bottom, int64_t left,
+                                                int64_t right) {
+  const SamplePoint at = sample_point(top, bottom, left, right);
+  return trimmed_means(Samples<T>{load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+                                  load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)});
+}
+// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
+// window with the zeros around it.
+template <class T>
+__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece) {
+  const int around_y = p.window_rows / 2;
+  const int around_x = p.window_columns / 2;
+  Shift<T> shift = range_shift(p, piece, max(piece.top - around_y, int64_t{0}),
+                               min(piece.top + piece.rows + around_y, p.image.rows),
+                               max(piece.left - around_x, int64_t{0}),
+                               min(piece.left + p.layout.columns + around_x, p.image.columns));
+  const T covered = min(T(1), T(p.image.rows) / T(p.window_rows)) *
+                    min(T(1), T(p.image.columns) / T(p.window_columns));
+  shift.x *= covered;
+  shift.y *= covered;
+  return shift;
+}
+// The partial derivatives in memory are those for this shift, whichever piece they come from.
+template <class T>
+__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const Piece& piece) {
+  return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
+}
+
+// What the filters make of images that are `values` everywhere, rounding and all: where little of a
+// window lies in the image, what they make of the shifted zeros beyond it must cancel.
+template <class T>
+__device__ __forceinline__ void filter_constants(const SeparableParams<T>& p, T (&values)[2]) {
+  const auto filter_along = [&](const T* taps, int size) {
+    T sums[2] = {};
+#pragma unroll 4
+    for (int k = 0; k < size; ++k) {
+      sums[0] = multiply_add(values[0], taps[k], sums[0]);
+      sums[1] = multiply_add(values[1], taps[k], sums[1]);
+    }
+    values[0] = sums[0];
+    values[1] = sums[1];
+  };
+  filter_along(p.taps, p.window_columns);
+  filter_along(p.taps + p.layout.row_taps, p.window_rows);
+}
+
+// A thread's part of the rows to stage: one row, of which it copies and prepares every so many
+// vectors. Columns count from the first of those staged.
+struct SeparableRow {
+  int row;
+  int lane;
+  int columns;  // to stage
+  int begin;    // columns [begin, end) are in the image, `begin` a multiple of a vector
+  int end;
+  int64_t y;  // in the image, like `left`
+  int64_t left;
+
+  template <class T>
+  static __device__ __forceinline__ SeparableRow of(const SeparableParams<T>& p, const Piece& piece,
+                                                    int64_t top) {
+    constexpr int kLanes = kThreads / kSeparableChunkRows<T>;
+    const int thread = thread_index();
+    SeparableRow at = {thread / kLanes, thread % kLanes, p.layout.staged_columns, 0, 0};
+    at.y = top + at.row;
+    at.left = piece.left - p.window_columns / 2;
+    if (at.y >= p.source.top && at.y < p.source.top + p.source.rows) {
+      const auto clamped = [&](int64_t x) {
+        return static_cast<int>(
+            max(int64_t{0}, min(x - at.left, static_cast<int64_t>(at.columns))));
+      };
+      at.begin = clamped(p.source.left);
+      at.end = clamped(p.source.left + p.source.columns);
+    }
+    return at;
+  }
+
+  // Calls body(first column, number of columns in the image).
+  template <class T, class Body>
+  __device__ __forceinline__ void for_vectors(const Body& body) const {
+    constexpr int kVector = kSeparableVector<T>;
+    constexpr int kLanes = kThreads / kSeparableChunkRows<T>;
+#pragma unroll 1
+    for (int column = lane * kVector; column < columns; column += kLanes * kVector) {
+      body(column, column >= begin ? max(0, min(kVector, end - column)) : 0);
+    }
+  }
+};
+
+// Where the partial derivatives of a pixel lie: map m of the pixel o rows below is
+// m * kPartialColumns + o * kMaps * kPartialColumns further on, up to the end of the rows. `column`
+// counts from the first that has a value.
+template <int kMaps, class T>
+__device__ __forceinline__ T* partials_at(const SeparableParams<T>& p, const Piece& piece,
+                                          int64_t y, int64_t column) {
+  const int64_t plane = piece.batch * p.channels + piece.channel - p.first_plane;
+  int64_t row = y - p.partials_top;
+  row -= row >= p.partials_rows ? p.partials_rows : 0;
+  return p.partials + plane * p.partials_plane + column / kPartialColumns * p.partials_block +
+         row * (kMaps * kPartialColumns) + column % kPartialColumns;
+}
+
+// Of the pixels that a thread has worked on, the parts of the value and of the mean squared error:
+// in shared memory, because registers limit how many blocks a multiprocessor holds.
+struct ThreadSums {
+  double* sums;
+
+  __device__ __forceinline__ double& operator[](int i) const {
+    return sums[i * kThreads + thread_index()];
+  }
+};
+
+// The first pass. A pass says what is staged, how staged rows are prepared and filtered, and what
+// becomes of a column of filtered maps.
+template <class T, int kImages>
+struct MomentsPass {
+  static constexpr int kInputs = 2;
+  static constexpr int kMaps = 4;
+  static constexpr int kOutputs = kSeparableOutputs<T>;
+  static constexpr bool kHasSums = true;
+  static constexpr int kPartials = partial_maps(kImages);
+  static constexpr bool kGradient = kPartials > 0;
+  const SeparableParams<T>& p;
+  Piece piece;
+  Shift<T> shift = {};
+  T means[2] = {};   // what the filters make of the shifts of s and d
+  T delta_s = T(0);  // from the shift of the partial derivatives in memory to this one
+  T delta_d = T(0);
+
+  __device__ __forceinline__ void start() {
+    shift = piece_shift(p, piece);
+    means[0] = shift.x + shift.y;
+    means[1] = shift.x - shift.y;
+    filter_constants(p, means);
+    if (kGradient) {
+      const Shift<T> stored = plane_shift(p, piece);
+      delta_s = (shift.x - stored.x) + (shift.y - stored.y);
+      delta_d = (shift.x - stored.x) - (shift.y - stored.y);
+    }
+  }
+
+  // Of a row of an image, elements as they are in memory.
+  __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
+    stage(at, p.img1, p.quads1, staged);
+    stage(at, p.img2, p.quads2, staged + input_stride);
+  }
+  __device__ __forceinline__ void stage(const SeparableRow& at, const InputImage& image, bool quads,
+                                        T* staged) const {
+    constexpr int kVector = kSeparableVector<T>;
+    // Where nothing is copied the address is that of any element.
+    const char* row =
+        at.begin < at.end ? pixel_at(image, piece, at.y, at.left + at.begin) : image.data;
+    const auto copy_quads = [&](auto element) {
+      constexpr int kElement = sizeof(element);
+      at.for_vectors<T>([&](int column, int count) {
+        // All of a vector is there, or none: then the address is that of any.
+        copy_async<kVector * kElement>(
+            staged + column, count > 0 ? row + (column - at.begin) * kElement : image.data,
+            count > 0 ? kVector * kElement : 0);
+      });
+    };
+    const auto copy_each = [&](const auto& copy) {
+      at.for_vectors<T>([&](int column, int count) {
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) {
+          const bool inside = j < count;
+          copy(staged + column + j,
+               row + (inside ? (column + j - at.begin) * image.column : int64_t{0}), inside);
+        }
+      });
+    };
+    if (image.dtype == kDTypeOf<T>) {
+      if (quads) {
+        copy_quads(T(0));
+      } else {
+        copy_each([](T* to, const char* from, bool inside) {
+          copy_async<sizeof(T)>(to, from, inside ? static_cast<int>(sizeof(T)) : 0);
+        });
+      }
+    } else if constexpr (sizeof(T) == 4) {
+      if (!quads) {
+        copy_each(
+            [](T* to, const char* from, bool inside) { copy_word(to, from, inside ? 4 : 0); });
+      } else if (image.dtype == DType::kUInt8) {
+        copy_quads(static_cast<unsigned char>(0));
+      } else {
+        copy_quads(static_cast<unsigned short>(0));
+      }
+    } else {
+      copy_each([&](T* to, const char* from, bool inside) {
+        *to = inside ? load_element<T>(from, image) : T(0);
+      });
+    }
+  }
+
+  // Staged elements of both images -> s, d.
+  __device__ __forceinline__ void prepare(const SeparableRow& at, T* staged,
+                                          int input_stride) const {
+    at.for_vectors<T>([&](int column, int) {
+      T* to_s = staged + column;
+      T* to_d = to_s + input_stride;
+      const Vector<T> xs = numbers(at, p.img1, p.quads1, column, load_vector(to_s));
+      const Vector<T> ys = numbers(at, p.img2, p.quads2, column, load_vector(to_d));
+      Vector<T> s;
+      Vector<T> d;
+#pragma unroll
+      for (int i = 0; i < kSeparableVector<T>; ++i) {
+        const T shifted_x = xs.of[i] - shift.x;
+        const T shifted_y = ys.of[i] - shift.y;
+        s.of[i] = shifted_x + shifted_y;
+        d.of[i] = shifted_x - shifted_y;
+      }
+      *reinterpret_cast<Vector<T>*>(to_s) = s;
+      *reinterpret_cast<Vector<T>*>(to_d) = d;
+    });
+  }
+  __device__ __forceinline__ Vector<T> numbers(const SeparableRow& at, const InputImage& image,
+                                               bool quads, int column,
+                                               const Vector<T>& staged) const {
+    if constexpr (sizeof(T) == 4) {
+      if (image.dtype != DType::kFloat32) {
+        const float4 copied = make_float4(staged.of[0], staged.of[1], staged.of[2], staged.of[3]);
+        const float4 quad =
+            quads ? raw_quad_to_float(copied, image)
+                  : narrow_words_to_float(copied, pixel_at(image, piece, at.y, at.left + column),
+                                          image);
+        return {{quad.x, quad.y, quad.z, quad.w}};
+      }
+    }
+    return staged;
+  }
+
+  struct NoPixels {};
+  __device__ __forceinline__ NoPixels load(int64_t, int64_t, int) const { return {}; }
+
+  __device__ __forceinline__ PixelRow<T> row(const T* staged, int input_stride) const {
+    return {{staged, input_stride, {}}};
+  }
+
+  // Pixels (y, x) .. (y + count - 1, x), all of them own.
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
+                                         const T (&filtered)[kMaps][kOutputs], const NoPixels&,
+                                         const ThreadSums& sums) const {
+    if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
+      T a[kOutputs];
+      T b[kOutputs];
+      load_column(p.img1, pixel_at(p.img1, piece, y, x), count, a);
+      load_column(p.img2, pixel_at(p.img2, piece, y, x), count, b);
+      T absolute = T(0);
+      T squares = T(0);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {  // a and b are 0 from count on
+        absolute += fabs(a[o] - b[o]);
+        squares = multiply_add(a[o] - b[o], a[o] - b[o], squares);
+      }
+      sums[1] += static_cast<double>(squares);
+      if (p.l1_weight != 0.0) {
+        sums[0] += p.l1_weight * static_cast<double>(absolute);
+      }
+      if (p.l2_weight != 0.0) {
+        sums[0] += p.l2_weight * static_cast<double>(squares);
+      }
+    }
+    T sum = T(0);
+    PixelStatistic<kImages, T> pixels[kOutputs];
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
+      pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
+                                                                      p.stabilizers);
+      sum += o < count ? pixels[o].value() : T(0);
+    }
+    if (p.map != nullptr) {
+      const int64_t plane = piece.batch * p.channels + piece.channel;
+      T* to =
+          p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count) {
+          to[o * p.value.columns] = pixels[o].value();
+        }
+      }
+    }
+    if constexpr (kGradient) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        T(&partials)[kPartials] = pixels[o].partials;
+        // s and d of the other shift are these plus delta_s and delta_d.
+        const T by_s = delta_s * partials[1];
+        const T by_d = delta_d * partials[2];
+        partials[0] -= by_s + by_d;
+        if constexpr (kImages == 2) {
+          partials[3] -= by_s - by_d;
+        }
+      }
+      if (p.map_gradient.data != nullptr) {
+        T weights[kOutputs];
+        load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {
+          for (T& partial : pixels[o].partials) {
+            partial *= weights[o];
+          }
+        }
+      }
+      T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count) {
+#pragma unroll
+          for (int m = 0; m < kPartials; ++m) {
+            to[(o * kPartials + m) * kPartialColumns] = pixels[o].partials[m];
+          }
+        }
+      }
+    }
+    if (p.statistic_weight != 0.0) {
+      sums[0] += p.statistic_weight * static_cast<double>(sum);
+    }
+  }
+};
+
+// The second pass, of maps by_mean1, by_mean_s2, by_mean_d2 and for two images by_mean2.
+template <class T, int kImages>
+struct GradientPass {
+  static constexpr int kMaps = partial_maps(kImages);
+  static constexpr int kInputs = kMaps;
+  static constexpr int kOutputs = kSeparableOutputs<T>;
+  static constexpr bool kHasSums = false;
+  const SeparableParams<T>& p;
+  Piece piece;
+  Shift<T> shift = {};
+
+  __device__ __forceinline__ void start() { shift = plane_shift(p, piece); }
+
+  __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
+    const T* row = partials_at<kMaps>(p, piece, at.begin < at.end ? at.y : p.partials_top, 0);
+    const int64_t left = at.left - p.value.left;
+    const int64_t block = at.begin < at.end ? (left + at.begin) / kPartialColumns : 0;
+    row += block * p.partials_block;
+    const int first = static_cast<int>(left - block * kPartialColumns);
+    at.for_vectors<T>([&](int column, int count) {
+      // Blocks are whole vectors.
+      const auto x = static_cast<unsigned>(count > 0 ? first + column : 0);
+      const T* from =
+          row + static_cast<int64_t>(x / kPartialColumns) * p.partials_block + x % kPartialColumns;
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
+        copy_async<16>(staged + m * input_stride + column, from + m * kPartialColumns,
+                       count * static_cast<int>(sizeof(T)));
+      }
+    });
+  }
+  __device__ __forceinline__ void prepare(const SeparableRow&, T*, int) const {}
+
+  // Of both images: on their way while partial derivatives are filtered.
+  struct Pixels {
+    T a[kOutputs];
+    T b[kOutputs];
+  };
+  __device__ __forceinline__ Pixels load(int64_t y, int64_t x, int count) const {
+    Pixels pixels;
+    load_column(p.img1, pixel_at(p.img1, piece, y, x), count, pixels.a);
+    load_column(p.img2, pixel_at(p.img2, piece, y, x), count, pixels.b);
+    return pixels;
+  }
+
+  __device__ __forceinline__ MapRow<T, kMaps> row(const T* staged, int input_stride) const {
+    return {staged, input_stride, {}};
+  }
+
+  __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
+                                         const T (&filtered)[kMaps][kOutputs], const Pixels& pixels,
+                                         const ThreadSums&) const {
+    const auto& a = pixels.a;
+    const auto& b = pixels.b;
+    T by_difference[kOutputs] = {};
+    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+        x < p.value.left + p.value.columns) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
+          by_difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+          if (p.map_gradient.data != nullptr) {
+            by_difference[o] *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
+          }
+        }
+      }
+    }
+    T gradients[kImages][kOutputs];
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      const T shifted_a = a[o] - shift.x;
+      const T shifted_b = b[o] - shift.y;
+      const T by_s = (shifted_a + shifted_b) * filtered[1][o];
+      const T by_d = (shifted_a - shifted_b) * filtered[2][o];
+      // A factor of 0 leaves the statistic out, which may be NaN.
+      const auto gradient = [&](T by_statistic, T of_difference) {
+        return p.statistic_factor == T(0)
+                   ? of_difference
+                   : multiply_add(p.statistic_factor, by_statistic, of_difference);
+      };
+      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference[o]);
+      if constexpr (kImages == 2) {
+        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference[o]);
+      }
+    }
+    store_column(p.grad1, pixel_at(p.grad1, piece, y, x), count, gradients[0]);
+    if constexpr (kImages == 2) {
+      store_column(p.grad2, pixel_at(p.grad2, piece, y, x), count, gradients[1]);
+    }
+  }
+};
+
+}  // namespace fused_ssim::cuda::separable
