@@ -164,6 +164,13 @@ def test_loss_of_two_types(device, other, padding):
     assert relative_error(torch.autograd.grad(loss, x)[0], truth) <= 1e-5
 
 
+def check_ssim_and_mse(x, y, **form):
+    value, mse = ssim_and_mse(x, y, **form)
+    expected = oracle.ssim(exact(x), exact(y), reduction="channel", **form)
+    assert max_error(value, expected) <= 1e-6
+    assert max_error(mse, oracle.mse(exact(x), exact(y), **form)) <= 1e-6
+
+
 @some_windows
 @each_padding
 @pytest.mark.parametrize(
@@ -178,11 +185,7 @@ def test_loss_of_two_types(device, other, padding):
 )
 def test_ssim_and_mse(device, window, padding, first, second):
     x, y = images(device, *SMALL, dtype=first, other=second)
-    form = {"padding": padding, **window}
-    value, mse = ssim_and_mse(x, y, **form)
-    expected = oracle.ssim(exact(x), exact(y), reduction="channel", **form)
-    assert max_error(value, expected) <= 1e-6
-    assert max_error(mse, oracle.mse(exact(x), exact(y), **form)) <= 1e-6
+    check_ssim_and_mse(x, y, padding=padding, **window)
 
 
 @pytest.mark.gpu
@@ -202,7 +205,4 @@ def test_ssim_and_mse(device, window, padding, first, second):
 def test_large_images(window, component, first, second):
     x, y = images("cuda", *LARGE, dtype=first, other=second)
     check(x, y, component=component, **window)
-    value, mse = ssim_and_mse(x, y, **window)
-    assert max_error(mse, oracle.mse(exact(x), exact(y), **window)) <= 1e-6
-    expected = oracle.ssim(exact(x), exact(y), reduction="channel", **window)
-    assert max_error(value, expected) <= 1e-6
+    check_ssim_and_mse(x, y, **window)
