@@ -20,7 +20,7 @@ ARROWS = {
     "cuda": {"core", "cuda"},
     "c_api": {"core", "cpu", "cuda", "c_api"},
     "torch": {"torch"},  # reaches the kernels through the public C interface
-    "python": set(),
+    "python": {"torch"},  # the operators' schemas
 }
 # Folder of src/ -> public headers (include/fused_ssim) that it may include.
 PUBLIC_HEADERS = {

@@ -290,6 +290,7 @@ typedef struct FusedSsimCpuInfo {
   const char* levels_supported;  ///< those that this machine can run
   const char* level_active;      ///< the one in use; the environment's FUSED_SSIM_CPU_LEVEL sets it
   const char* level_error;       ///< why FUSED_SSIM_CPU_LEVEL was not followed, or null
+  const char* compiler;          ///< that the kernels were built with: "GNU 12.2.0"
 } FusedSsimCpuInfo;
 FUSED_SSIM_API const FusedSsimCpuInfo* fused_ssim_cpu_info(void);
 

@@ -1,13 +1,19 @@
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from fused_ssim._library import CpuInfo
 
 _Image: TypeAlias = tuple[int, Sequence[int], int] | None
 
+class CudaInfo(TypedDict):
+    toolkit: str
+    architectures: str
+
 def cpu_info() -> CpuInfo: ...
 def gaussian_taps(size: int, sigma: float) -> list[float]: ...
-def load_cuda_kernels(path: str) -> None: ...
+def load_cuda_kernels(path: str) -> CudaInfo: ...
+def operator_schemas() -> tuple[str, ...]: ...
+def reduction(map_sizes: Sequence[int], reduction: int) -> tuple[int, int]: ...
 def run(
     sizes: Sequence[int],
     img1: _Image,

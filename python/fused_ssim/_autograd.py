@@ -15,9 +15,16 @@ import torch
 from torch import Tensor
 
 from fused_ssim import _fakes as _fakes  # registers them
-from fused_ssim import _operators
+from fused_ssim import _operators, _results
 from fused_ssim._parameters import REDUCTIONS, Definition
-from fused_ssim._torch_private import BelowAutograd, graph_is_kept, is_batched
+from fused_ssim._torch_private import (
+    BelowAutograd,
+    define,
+    graph_is_kept,
+    is_batched,
+    is_compiling,
+    register_autograd,
+)
 from fused_ssim._windows import STANDARD_TAPS
 
 _NO_L2 = 0.0
@@ -50,7 +57,7 @@ def reduced(
     requires1, requires2 = img1.requires_grad, img2.requires_grad
     differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     wants = train and differentiable
-    compiling = torch.compiler.is_compiling()
+    compiling = is_compiling()
     arguments = (
         *_operator_arguments(definition, compiling),
         REDUCTIONS.index(reduction),
@@ -89,7 +96,7 @@ def mapped(
 ) -> Tensor:
     """The map [B, C, H', W']."""
     value: Tensor = _operators.ssim_map(
-        img1, img2, *_operator_arguments(definition, torch.compiler.is_compiling()), stabilizers
+        img1, img2, *_operator_arguments(definition, is_compiling()), stabilizers
     )
     return value
 
@@ -101,7 +108,7 @@ def ssim_and_mse(
     value, mse = _operators.ssim_and_mse(
         img1.detach(),
         img2.detach(),
-        *_operator_arguments(definition, torch.compiler.is_compiling()),
+        *_operator_arguments(definition, is_compiling()),
         stabilizers,
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
@@ -126,7 +133,7 @@ class _Refuse(torch.autograd.Function):
 def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
     """`result`, refusing a backward pass to `images` instead of passing for a constant."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        if torch.compiler.is_compiling():
+        if is_compiling():
             result = torch.ops.fused_ssim.without_gradient(result, list(images))
         else:
             result = _Refuse.apply(_NO_GRADIENT, result, *images)
@@ -135,27 +142,18 @@ def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
 
 # Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
 # an operator of its own, which the compiled backward pass runs.
-torch.library.define("fused_ssim::without_gradient", "(Tensor result, Tensor[] images) -> Tensor")
-torch.library.define(
-    "fused_ssim::refuse_gradient", "(Tensor upstream, Tensor[] images) -> Tensor[]"
-)
-
-
 def _refuse_gradient(upstream: Tensor, images: Sequence[Tensor]) -> Any:
     raise RuntimeError(_NO_GRADIENT)
 
 
-torch.library.impl(
-    "fused_ssim::without_gradient",
-    "CompositeExplicitAutograd",
+define(
+    "without_gradient(Tensor result, Tensor[] images) -> Tensor",
     lambda result, images: result.clone(),
+    lambda result, images: torch.empty_like(result),
 )
-torch.library.impl("fused_ssim::refuse_gradient", "CompositeExplicitAutograd", _refuse_gradient)
-torch.library.register_fake(
-    "fused_ssim::without_gradient", lambda result, images: torch.empty_like(result)
-)
-torch.library.register_fake(
-    "fused_ssim::refuse_gradient",
+define(
+    "refuse_gradient(Tensor upstream, Tensor[] images) -> Tensor[]",
+    _refuse_gradient,
     lambda upstream, images: [torch.empty_like(image) for image in images],
 )
 
@@ -168,15 +166,11 @@ def _without_gradient_backward(ctx: _Context, upstream: Tensor) -> Any:
     return None, torch.ops.fused_ssim.refuse_gradient(upstream, list(ctx.saved_tensors))
 
 
-torch.library.register_autograd(
-    "fused_ssim::without_gradient",
-    _without_gradient_backward,
-    setup_context=_without_gradient_setup,
-)
+register_autograd("without_gradient", _without_gradient_setup, _without_gradient_backward)
 
 # ---- eager mode ---------------------------------------------------------------------------------
 
-_SSIM_ARGUMENTS = _operators.argument_names(_operators.ssim)
+_SSIM_ARGUMENTS = _results.argument_names(_operators.ssim)
 # The arguments of scale_gradient and those that want gradients, among those of ssim but the images.
 _scale_arguments = operator.itemgetter(
     *(_SSIM_ARGUMENTS.index(name) - 2 for name in ("reduction", "window_sizes", "valid"))
@@ -239,22 +233,20 @@ def _register(
     backward: Callable[..., dict[str, Tensor | None]],
 ) -> None:
     """`save` is given the arguments, and `backward` returns gradients, by the schema's names."""
-    names = _operators.argument_names(op)
+    names = _results.argument_names(op)
 
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
         # Without this autograd would fill whole images with zeros for the gradients of gradients.
         # They stay differentiable, for what is made of them (a gradient that is asked for with
         # create_graph=True) must refuse to be differentiated, not pass for a constant.
         ctx.set_materialize_grads(False)
-        save(ctx, _operators.named(op, inputs), output)
+        save(ctx, _results.named(op, inputs), output)
 
     def by_position(ctx: _Context, *upstreams: Any) -> tuple[Tensor | None, ...]:
         gradients = backward(ctx, *upstreams)
         return tuple(gradients.get(name) for name in names)
 
-    torch.library.register_autograd(
-        op.name().partition(".")[0], by_position, setup_context=setup_context
-    )
+    register_autograd(_results.name_of(op), setup_context, by_position)
 
 
 def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
@@ -280,7 +272,7 @@ def _ssim_backward(
     return gradients
 
 
-_MAP_ARGUMENTS = _operators.argument_names(_operators.ssim_map)
+_MAP_ARGUMENTS = _results.argument_names(_operators.ssim_map)
 
 
 def _save_map(ctx: _Context, call: SimpleNamespace, output: Any) -> None:

@@ -110,8 +110,8 @@ def build_info() -> BuildInfo:
     """
     facts = _operators.build_facts
     situation = Situation(
-        toolkit=facts.text("cuda_toolkit"),
-        architectures=tuple((facts.text("cuda_architectures") or "").split()),
+        toolkit=facts.cuda_toolkit,
+        architectures=tuple((facts.cuda_architectures or "").split()),
         loaded=_operators.cuda_library.loaded,
         status=_operators.cuda_library.reason,
         cpu_level=_library.cpu_info["level_active"],
@@ -135,9 +135,9 @@ def assemble(situation: Situation) -> BuildInfo:
         gpus.append(GpuInfo(gpu.index, gpu.name, gpu.capability, problem is None, remedy))
     return BuildInfo(
         version=_library.__version__,
-        compiler=facts.text("compiler") or "unknown",
-        torch_built=facts.text("torch_version") or "unknown",
-        torch_minimum=facts.text("torch_minimum") or "unknown",
+        compiler=facts.compiler or "unknown",
+        torch_built=facts.torch_version or "unknown",
+        torch_minimum=_operators.MINIMUM_TORCH,
         torch_running=situation.torch,
         cpu_levels_compiled=tuple(cpu["levels_compiled"].split()),
         cpu_levels_supported=tuple(cpu["levels_supported"].split()),

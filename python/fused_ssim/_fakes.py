@@ -9,43 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ssim import _operators
-from fused_ssim._parameters import REDUCTIONS
-from fused_ssim._pixels import sum_dtype
-
-
-def _gradient(image: Tensor, wanted: bool) -> Tensor:
-    return torch.empty_like(image) if wanted else image.new_empty([0])
-
-
-def _value(call: SimpleNamespace, shape: Any) -> Tensor:
-    value: Tensor = call.img1.new_empty(shape, dtype=sum_dtype(call.img1, call.img2))
-    return value
-
-
-def _ssim(call: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
-    leading = {"image": 1, "channel": 2}.get(REDUCTIONS[call.reduction], 0)
-    return (
-        _value(call, call.img1.shape[:leading]),
-        _gradient(call.img1, call.wants_gradient1),
-        _gradient(call.img2, call.wants_gradient2),
-    )
-
-
-def _ssim_and_mse(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
-    shape = call.img1.shape[:2]
-    return _value(call, shape), _value(call, shape)
-
-
-def _ssim_map(call: SimpleNamespace) -> Tensor:
-    spatial = call.img1.shape[2:]
-    sizes = call.window_sizes[-len(spatial) :] if call.valid else [1] * len(spatial)
-    cropped = [extent - size + 1 for extent, size in zip(spatial, sizes, strict=True)]
-    return _value(call, [*call.img1.shape[:2], *cropped])
-
-
-def _ssim_map_backward(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
-    return _gradient(call.img1, call.wants_gradient1), _gradient(call.img2, call.wants_gradient2)
+from fused_ssim import _operators, _results
+from fused_ssim._torch_private import register_fake
 
 
 def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
@@ -57,14 +22,14 @@ def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
             raise ValueError(
                 f"fused_ssim: expected tensors on one device, got {sorted(map(str, devices))}"
             )
-        return fake(_operators.named(operator, arguments))
+        return fake(_results.named(operator, arguments))
 
-    torch.library.register_fake(operator.name().partition(".")[0], by_position)
+    register_fake(_results.name_of(operator), by_position)
 
 
-_register(_operators.ssim, _ssim)
-_register(_operators.ssim_and_mse, _ssim_and_mse)
-_register(_operators.ssim_map, _ssim_map)
-_register(_operators.ssim_map_backward, _ssim_map_backward)
+_register(_operators.ssim, _results.ssim)
+_register(_operators.ssim_and_mse, _results.ssim_and_mse)
+_register(_operators.ssim_map, _results.ssim_map)
+_register(_operators.ssim_map_backward, _results.ssim_map_backward)
 _register(_operators.scale_gradient, lambda call: torch.empty_like(call.gradient))
 _register(_operators.scale_gradient_, lambda call: None)

@@ -19,7 +19,7 @@ from fused_ssim._parameters import (
     Definition,
 )
 from fused_ssim._pixels import sum_dtype
-from fused_ssim._torch_private import constant_for_compilers
+from fused_ssim._torch_private import constant_for_compilers, is_compiling
 
 _HALF = frozenset((torch.float16, torch.bfloat16))
 
@@ -51,7 +51,7 @@ def form(
     """Checks the arguments."""
     arguments = (data_range, window, window_size, sigma, k1, k2, padding, unbiased, component)
     # Names and Python's own numbers, as a rule.
-    if torch.compiler.is_compiling() or not set(map(type, arguments)) <= _REMEMBERED:
+    if is_compiling() or not set(map(type, arguments)) <= _REMEMBERED:
         return _form(*arguments, spatial_dims)
     return _remembered_form(*arguments, spatial_dims)
 

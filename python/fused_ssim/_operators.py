@@ -1,107 +1,34 @@
-"""Loads the libraries that register `torch.ops.fused_ssim.*`, and names the operators.
-
-libfused_ssim has the schemas and the CPU kernels; libfused_ssim_cuda the CUDA kernels, and is loaded
-only beside a torch that has CUDA. Nothing here touches a GPU.
-"""
+"""Loads what registers `torch.ops.fused_ssim.*`, and names the operators."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+import os
 
-import torch  # first: the libraries below need libtorch in the process
+import torch
 
-from fused_ssim import _C
+MINIMUM_TORCH = "2.1"
+_MINIMUM_TORCH_OF_LIBRARY = "2.10"
 
-_MINIMUM_TORCH = "2.10"
-
-if torch.__version__ < _MINIMUM_TORCH:  # a TorchVersion: compares as versions, not as strings
+if torch.__version__ < MINIMUM_TORCH:  # a TorchVersion: compares as versions, not as strings
     raise ImportError(
-        f"fused_ssim needs torch >= {_MINIMUM_TORCH}, but torch {torch.__version__} is installed: "
+        f"fused_ssim needs torch >= {MINIMUM_TORCH}, but torch {torch.__version__} is installed: "
         "upgrade it with `pip install --upgrade torch`"
     )
 
+by_address = (
+    torch.__version__ < _MINIMUM_TORCH_OF_LIBRARY
+    # For tests and comparisons.
+    or os.environ.get("FUSED_SSIM_BY_ADDRESS", "") not in ("", "0")
+)
+"""Whether the operators are Python's, over the C interface, instead of libfused_ssim's."""
 
-class BuildFacts(ctypes.Structure):
-    """How libfused_ssim was built; fused_ssim/build_facts.h explains the fields."""
+if by_address:
+    from fused_ssim import _address_operators as _way
+else:
+    from fused_ssim import _library_operators as _way
 
-    _fields_ = [
-        (name, ctypes.c_char_p)
-        for name in (
-            "version",
-            "compiler",
-            "torch_version",
-            "torch_minimum",
-            "cpu_levels_compiled",
-            "cpu_levels_supported",
-            "cpu_level_active",
-            "cpu_level_error",
-            "cuda_toolkit",
-            "cuda_architectures",
-        )
-    ]
-
-    def text(self, name: str) -> str | None:
-        value: bytes | None = getattr(self, name)
-        return None if value is None else value.decode()
-
-
-class CudaLibrary(NamedTuple):
-    """Whether libfused_ssim_cuda is in the process and, if it is not, why."""
-
-    loaded: bool
-    reason: str
-
-
-def _library_path(name: str) -> Path:
-    file = {"win32": f"{name}.dll", "darwin": f"lib{name}.dylib"}.get(sys.platform, f"lib{name}.so")
-    # Beside `_C`, which in an editable install does not lie beside this file.
-    return Path(_C.__file__).with_name(file)
-
-
-def _load_cpu_library() -> BuildFacts:
-    path = _library_path("fused_ssim")
-    try:
-        library = ctypes.CDLL(str(path))  # registers the schemas and the CPU kernels
-    except OSError as error:
-        raise ImportError(
-            f"fused_ssim's compiled library does not load beside torch {torch.__version__}: "
-            f"{error}. Reinstall it with `pip install --force-reinstall --no-deps fused-ssim`"
-        ) from error
-    library.fused_ssim_build_facts.restype = ctypes.POINTER(BuildFacts)
-    facts: BuildFacts = library.fused_ssim_build_facts().contents
-    return facts
-
-
-def _load_cuda_library() -> CudaLibrary:
-    path = _library_path("fused_ssim_cuda")
-    if not path.exists():
-        return CudaLibrary(False, "this installation of fused_ssim was built without CUDA")
-    if torch.version.cuda is None:
-        return CudaLibrary(False, f"torch {torch.__version__} has no CUDA")
-    try:
-        ctypes.CDLL(str(path))  # registers the CUDA kernels
-    except OSError as error:
-        # A CPU that works is worth more than an import that fails.
-        # torch names the file; what the loader said is behind that.
-        reason = f"{path.name} does not load: {error.__cause__ or error}"
-        warnings.warn(
-            f"fused_ssim runs on the CPU only, because {reason} (`python -m fused_ssim info` says "
-            "what to do)",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return CudaLibrary(False, reason)
-    return CudaLibrary(True, "loaded")
-
-
-build_facts: BuildFacts = _load_cpu_library()
-cuda_library: CudaLibrary = _load_cuda_library()
+build_facts = _way.build_facts
+cuda_library = _way.cuda_library
 
 ssim = torch.ops.fused_ssim.ssim.default
 ssim_and_mse = torch.ops.fused_ssim.ssim_and_mse.default
@@ -109,14 +36,3 @@ ssim_map = torch.ops.fused_ssim.ssim_map.default
 ssim_map_backward = torch.ops.fused_ssim.ssim_map_backward.default
 scale_gradient = torch.ops.fused_ssim.scale_gradient.default
 scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
-
-
-def argument_names(operator: Any) -> tuple[str, ...]:
-    """The names of an operator's arguments, in the order of its schema."""
-    return tuple(argument.name for argument in operator._schema.arguments)
-
-
-def named(operator: Any, arguments: Sequence[Any]) -> SimpleNamespace:
-    """Arguments by the names of the schema; tracers leave out those that have their defaults."""
-    values = {argument.name: argument.default_value for argument in operator._schema.arguments}
-    return SimpleNamespace(**values | dict(zip(values, arguments, strict=False)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fused_ssim import _autograd, _composite
 from fused_ssim._parameters import Definition, MaskMode, Reduced
-from fused_ssim._torch_private import is_transformed
+from fused_ssim._torch_private import is_compiling, is_transformed
 
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
@@ -118,7 +118,7 @@ def kernels_serve(
         composite_is_forced
         or mask is not None
         or img1.dim() != 4
-        or (not torch.compiler.is_compiling() and is_transformed())
+        or (not is_compiling() and is_transformed())
     ):
         return False
     if img1.is_cpu:
@@ -134,7 +134,7 @@ def kernels_serve(
 def _say_once(image: Tensor) -> None:
     global _said_so
     # A compiler fuses the composite by itself.
-    if _said_so or composite_is_forced or torch.compiler.is_compiling():
+    if _said_so or composite_is_forced or is_compiling():
         return
     _said_so = True
     on_device = image.is_cpu or (image.is_cuda and torch.version.cuda is not None)

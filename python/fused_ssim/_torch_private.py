@@ -1,6 +1,8 @@
-"""The private names of torch that the package profits from.
+"""What differs from torch to torch: private names that the package profits from, and public ones
+that older versions lack.
 
-A torch without them works: more slowly, or with transforms that operators refuse by themselves.
+A torch without the private ones works: more slowly, or with transforms that operators refuse by
+themselves.
 """
 
 from __future__ import annotations
@@ -50,3 +52,53 @@ def is_transformed() -> bool:
 def is_batched(tensor: torch.Tensor) -> bool:
     """Whether it stands for many, as incoming gradients do under `is_grads_batched=True`."""
     return is_transformed() or _is_legacy_batched(tensor)
+
+
+# ---- public in newer versions -------------------------------------------------------------------
+
+_definitions = torch.library.Library("fused_ssim", "FRAGMENT")  # kept: they live as long as it does
+
+
+# Whether a compiler traces what is running.
+is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+
+
+def define(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """A new operator of Python for every device."""
+    name = schema.partition("(")[0]
+    _definitions.define(schema)
+    _definitions.impl(name, compute, "CompositeExplicitAutograd")
+    register_fake(name, fake)
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """What an operator of ours gives, shapes and dtypes alone."""
+    if hasattr(torch.library, "register_fake"):
+        torch.library.register_fake(f"fused_ssim::{name}", fake)
+    else:
+        _definitions.impl(name, fake, "Meta")
+
+
+def register_autograd(
+    name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> None:
+    """How an operator of ours is differentiated."""
+    if hasattr(torch.library, "register_autograd"):
+        torch.library.register_autograd(
+            f"fused_ssim::{name}", backward, setup_context=setup_context
+        )
+        return
+    operator = getattr(torch.ops.fused_ssim, name).default
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        with BelowAutograd():
+            output = operator(*arguments)
+        setup_context(ctx, arguments, output)
+        return output
+
+    function = type(
+        name,
+        (torch.autograd.Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(backward)},
+    )
+    _definitions.impl(name, lambda *arguments: function.apply(*arguments), "Autograd")

@@ -25,6 +25,7 @@ from fused_ssim._parameters import (
     STATISTICS,
     WINDOWS,
 )
+from fused_ssim._torch_private import is_compiling
 
 # Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
 MAX_WINDOW_SIZE = 1023
@@ -110,7 +111,7 @@ def check_flag(name: str, value: Any) -> None:
 
 def _constant(value: Any) -> Any:
     """A number, which a compiler might hold for variable: a program is compiled for each."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_scalar
 
         return guard_scalar(value)
@@ -220,7 +221,7 @@ def data_range(value: Any) -> float | Tensor:
             f"{_shape(value)}; use .flatten()"
         )
     # On a GPU reading it would wait for all work ahead, and a compiler has no numbers yet.
-    if value.is_cpu and not torch.compiler.is_compiling():
+    if value.is_cpu and not is_compiling():
         for number in value.tolist():
             positive("data_range", number, hint)
     return value

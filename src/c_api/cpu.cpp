@@ -158,6 +158,7 @@ FusedSsimCpuInfo collect_info() {
   info.levels_compiled = compiled.c_str();
   info.levels_supported = supported.c_str();
   info.level_active = cpu::level_name(cpu::active_level(&info.level_error));
+  info.compiler = FUSED_SSIM_COMPILER;
   return info;
 }
 

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <new>
 #include <optional>
 #include <string>
@@ -20,6 +21,7 @@
 #endif
 
 #include "fused_ssim/kernels.h"
+#include "torch/schemas.h"
 
 namespace py = pybind11;
 
@@ -32,6 +34,7 @@ py::dict cpu_info() {
   py::dict result;
   // None for null.
   result["version"] = info.version;
+  result["compiler"] = info.compiler;
   result["levels_compiled"] = info.levels_compiled;
   result["levels_supported"] = info.levels_supported;
   result["level_active"] = info.level_active;
@@ -71,7 +74,7 @@ struct CudaKernels {
 };
 CudaKernels cuda_kernels;
 
-void load_cuda_kernels(const std::string& path) {
+py::dict load_cuda_kernels(const std::string& path) {
 #if defined(_WIN32)
   const HMODULE library = LoadLibraryA(path.c_str());
   const auto find = [&](const char* name) {
@@ -93,10 +96,35 @@ void load_cuda_kernels(const std::string& path) {
       reinterpret_cast<decltype(found.last_error)>(find("fused_ssim_cuda_last_error"));
   found.run = reinterpret_cast<decltype(found.run)>(find("fused_ssim_cuda_run_allocating"));
   found.scale = reinterpret_cast<decltype(found.scale)>(find("fused_ssim_cuda_scale"));
-  if (found.last_error == nullptr || found.run == nullptr || found.scale == nullptr) {
+  const auto info =
+      reinterpret_cast<decltype(&fused_ssim_cuda_info)>(find("fused_ssim_cuda_info"));
+  if (found.last_error == nullptr || found.run == nullptr || found.scale == nullptr ||
+      info == nullptr) {
     throw py::value_error(path + " is no libfused_ssim_cuda_kernels of this version");
   }
   cuda_kernels = found;
+  const FusedSsimCudaInfo& facts = *info();
+  py::dict result;
+  result["toolkit"] = facts.toolkit;
+  result["architectures"] = facts.architectures;
+  return result;
+}
+
+py::tuple reduction(const Strides& map_sizes, int32_t reduction) {
+  int64_t values = 0;
+  int64_t divisor = 0;
+  raise_unless_ok(fused_ssim_reduction(map_sizes.data(), reduction, &values, &divisor),
+                  fused_ssim_last_error);
+  return py::make_tuple(values, divisor);
+}
+
+py::tuple operator_schemas() {
+  const auto count = std::size(fused_ssim::kOperatorSchemas);
+  py::tuple result(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    result[i] = fused_ssim::kOperatorSchemas[i];
+  }
+  return result;
 }
 
 void* pointer_to(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
@@ -213,7 +241,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("gaussian_taps", &gaussian_taps, arg("size"), arg("sigma"),
              "The taps of a Gaussian window, which sum to 1.");
   module.def("load_cuda_kernels", &load_cuda_kernels, arg("path"),
-             "Loads libfused_ssim_cuda_kernels, which run() and scale() with a stream need.");
+             "Loads libfused_ssim_cuda_kernels, which run() and scale() with a stream need, and tells "
+             "how it was built.");
+  module.def("operator_schemas", &operator_schemas, "The schemas of torch.ops.fused_ssim.");
+  module.def("reduction", &reduction,
+             "How many values a reduction gives, and how many pixels each is the mean of.",
+             arg("map_sizes"), arg("reduction"));
   module.def(
       "run", &run,
       "Computes what FusedSsimProblem and FusedSsimRequest of fused_ssim/kernels.h describe; "

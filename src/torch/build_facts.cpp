@@ -20,7 +20,7 @@ FusedSsimBuildFacts collect() {
 
   FusedSsimBuildFacts facts = {};
   facts.version = FUSED_SSIM_VERSION;
-  facts.compiler = FUSED_SSIM_COMPILER;
+  facts.compiler = cpu.compiler;
   facts.torch_version = TORCH_VERSION;
   facts.torch_minimum = torch_minimum.c_str();
   facts.cpu_levels_compiled = cpu.levels_compiled;
