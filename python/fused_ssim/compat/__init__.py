@@ -4,3 +4,7 @@
 
 None of them needs the package that it stands in for.
 """
+
+
+class ArgumentError(ValueError, AssertionError, RuntimeError):
+    """What the other packages assert, or leave to torch to refuse."""

@@ -19,16 +19,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fused_ssim import _route, _scales, _validation, _windows, functional
 from fused_ssim._parameters import SCALE_WEIGHTS, Component
+from fused_ssim.compat import ArgumentError
 
 __all__ = ["MS_SSIM", "SSIM", "ms_ssim", "ssim"]
 
 _Taps = tuple[float, ...]
 _Constants = tuple[float, float] | list[float]
 _ADVICE = "the default is an odd number of taps for each channel, [channels, 1, 1, taps]"
-
-
-class ArgumentError(ValueError, AssertionError, RuntimeError):
-    """What pytorch-msssim asserts, or leaves to torch to refuse."""
 
 
 def ssim(
