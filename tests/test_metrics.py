@@ -20,7 +20,7 @@ MS_SSIM = "MultiScaleStructuralSimilarityIndexMeasure"
 IMAGES = {
     "noise": noise_pair(2, 3, 180, 190),
     "photograph": tuple(image[..., :180, :190] for image in pair("photo_blur")),
-    "volume": noise_pair(1, 2, 20, 24, 30),
+    "volume": noise_pair(1, 1, 12, 16, 19),
 }
 
 
@@ -226,7 +226,7 @@ def test_what_torchmetrics_refuses_is_refused_alike(name, arguments, shape):
         if shape is not None:
             metric.update(torch.zeros(shape), torch.zeros(shape))
 
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r".+"):
         use(peer)
     with pytest.raises(ValueError, match=r"expected .*, got .*; "):
         use(ours)
