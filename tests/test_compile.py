@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ssim
+from fused_ssim.compat import pytorch_msssim
 from images import noise_pair
 from measure import leaf, relative_error
 
@@ -22,6 +23,7 @@ FUNCTIONS = {
     "between others": lambda x, y: fused_ssim((x * 0.7).sigmoid(), y.relu()) + (x - y).abs().mean(),
     "SSIM": SSIM(reduction="image"),
     "L1SSIMLoss": L1SSIMLoss(0.5),
+    "pytorch-msssim": pytorch_msssim.SSIM(data_range=1, win_size=7),
 }
 
 

@@ -143,11 +143,11 @@ def _say_once(image: Tensor) -> None:
         f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
         "numbers, more slowly and in more memory (said once per process)",
         UserWarning,
-        stacklevel=_levels_to_the_caller(),
+        stacklevel=levels_to_the_caller(),
     )
 
 
-def _levels_to_the_caller() -> int:
+def levels_to_the_caller() -> int:
     """The `stacklevel` that names the line which called the package, be it through a module."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,26 +33,49 @@ def reduced(
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
-    result = None
-    for scale, exponent in enumerate(exponents, 1):
-        coarsest = scale == len(exponents)
+
+    def mean_of(x: Tensor, y: Tensor, coarsest: bool) -> Tensor:
         of_scale = form if coarsest else contrast
-        x, y, _, stabilizers = _forms.checked(of_scale, img1, img2, spatial_dims)
-        means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
-        factor = _power(means, exponent, negative)
-        result = factor if result is None else result * factor
-        if not coarsest:
-            dtype = sum_dtype(img1, img2)
-            img1, img2 = (
-                _halved(numbers(image, definition.uint8_divisor, dtype), odd_sizes)
-                for image in (img1, img2)
-            )
-    assert result is not None
+        x, y, _, stabilizers = _forms.checked(of_scale, x, y, spatial_dims)
+        return _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
+
+    def factor_of(mean: Tensor, exponent: float) -> Tensor:
+        return power(mean, exponent, negative)
+
+    divisor = definition.uint8_divisor
+    result = product(img1, img2, exponents, mean_of, factor_of, odd_sizes, divisor)
     if reduction == "channel":
         return result
     if reduction == "image":
         return result.mean(1)
     return result.sum() if reduction == "sum" else result.mean()
+
+
+def product(
+    img1: Tensor,
+    img2: Tensor,
+    exponents: Sequence[float],
+    mean_of: Callable[[Tensor, Tensor, bool], Tensor],
+    factor_of: Callable[[Tensor, float], Tensor],
+    odd_sizes: OddSizes,
+    uint8_divisor: int,
+) -> Tensor:
+    """The product of factor_of(mean, exponent) over the scales, the finest first.
+
+    `mean_of` is given the images of a scale, and whether it is the coarsest.
+    """
+    dtype = sum_dtype(img1, img2)
+    result = None
+    for scale, exponent in enumerate(exponents, 1):
+        coarsest = scale == len(exponents)
+        factor = factor_of(mean_of(img1, img2, coarsest), exponent)
+        result = factor if result is None else result * factor
+        if not coarsest:
+            img1, img2 = (
+                _halved(numbers(image, uint8_divisor, dtype), odd_sizes) for image in (img1, img2)
+            )
+    assert result is not None
+    return result
 
 
 def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
@@ -75,7 +98,7 @@ def _halved(image: Tensor, odd_sizes: str) -> Tensor:
     return image
 
 
-def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
+def power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     """mean ** exponent, continued to means that are not positive."""
     if exponent == 0.0:
         return torch.ones_like(mean)
