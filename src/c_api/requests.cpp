@@ -163,14 +163,14 @@ void check_accumulation(const char* name, int32_t dtype) {
 }
 
 template <class HalvingRequest>
-void check_halving(const HalvingRequest& request) {
+void check_halving(const HalvingRequest& request, bool has_half) {
   check_sizes(request.sizes);
   check_code("odd_sizes", request.odd_sizes, FUSED_SSIM_ODD_CROP, "pad, crop");
   if (request.spatial_dims < 1 || request.spatial_dims > kSpatialAxes) {
     fail("expected spatial_dims from 1 to 3, got ", request.spatial_dims);
   }
   for (int axis = FUSED_SSIM_AXES - request.spatial_dims; axis < FUSED_SSIM_AXES; ++axis) {
-    if (fused_ssim_halved_size(request.sizes[axis], request.odd_sizes) < 1) {
+    if (has_half && fused_ssim_halved_size(request.sizes[axis], request.odd_sizes) < 1) {
       fail("expected sides of at least 2 pixels to crop and halve, got ", text_of(request.sizes));
     }
   }
@@ -301,7 +301,7 @@ ScaleRequest scale_request_of(const FusedSsimScaleRequest* given) {
 
 HalveRequest halve_request_of(const FusedSsimHalveRequest* given) {
   const HalveRequest request = read(given, "FusedSsimHalveRequest");
-  check_halving(request);
+  check_halving(request, true);
   check_uint8_divisor(request.uint8_divisor);
   check_accumulation("dtype", request.dtype);
   for (int i = 0; i < 2; ++i) {
@@ -321,7 +321,7 @@ HalveRequest halve_request_of(const FusedSsimHalveRequest* given) {
 
 AccumulateRequest accumulate_request_of(const FusedSsimAccumulateRequest* given) {
   const AccumulateRequest request = read(given, "FusedSsimAccumulateRequest");
-  check_halving(request);
+  check_halving(request, request.coarser != nullptr);
   if (request.unit.data == nullptr || request.out.data == nullptr || request.upstream == nullptr ||
       request.derivatives == nullptr) {
     fail("expected unit, out, upstream and derivatives, got a null pointer");
