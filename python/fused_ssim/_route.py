@@ -131,6 +131,13 @@ def kernels_serve(
     )
 
 
+def kernels_serve_scales(
+    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None
+) -> bool:
+    """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
+    return img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers)
+
+
 def _say_once(image: Tensor) -> None:
     global _said_so
     # A compiler fuses the composite by itself.

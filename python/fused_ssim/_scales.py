@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fused_ssim import _forms, _route, _validation
-from fused_ssim._parameters import STATISTICS, Negative, OddSizes, Reduced
+from fused_ssim import _autograd, _forms, _route, _validation
+from fused_ssim._parameters import (
+    NEGATIVES,
+    ODD_SIZES,
+    STATISTICS,
+    Negative,
+    OddSizes,
+    Reduced,
+)
 from fused_ssim._pixels import numbers, sum_dtype
 
 
@@ -18,7 +25,7 @@ def reduced(
     img1: Tensor,
     img2: Tensor,
     form: _forms.Form,
-    exponents: Sequence[float],
+    exponents: tuple[float, ...],
     reduction: Reduced,
     negative: Negative,
     odd_sizes: OddSizes,
@@ -33,6 +40,39 @@ def reduced(
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
+    checked = _forms.checked(contrast, img1, img2, spatial_dims)
+    if form.border is None and _route.kernels_serve_scales(
+        img1, img2, definition, checked.stabilizers
+    ):
+        result = _autograd.ms_ssim(
+            img1,
+            img2,
+            definition,
+            exponents,
+            NEGATIVES.index(negative),
+            ODD_SIZES.index(odd_sizes),
+            stabilizers=checked.stabilizers,
+        )
+    else:
+        result = _by_scale(img1, img2, form, contrast, exponents, negative, odd_sizes, spatial_dims)
+    if reduction == "channel":
+        return result
+    if reduction == "image":
+        return result.mean(1)
+    return result.sum() if reduction == "sum" else result.mean()
+
+
+def _by_scale(
+    img1: Tensor,
+    img2: Tensor,
+    form: _forms.Form,
+    contrast: _forms.Form,
+    exponents: Sequence[float],
+    negative: Negative,
+    odd_sizes: OddSizes,
+    spatial_dims: int,
+) -> Tensor:
+    """The product scale by scale, [B, C]: `contrast` at all of them, `form` at the coarsest."""
 
     def mean_of(x: Tensor, y: Tensor, coarsest: bool) -> Tensor:
         of_scale = form if coarsest else contrast
@@ -42,13 +82,8 @@ def reduced(
     def factor_of(mean: Tensor, exponent: float) -> Tensor:
         return power(mean, exponent, negative)
 
-    divisor = definition.uint8_divisor
-    result = product(img1, img2, exponents, mean_of, factor_of, odd_sizes, divisor)
-    if reduction == "channel":
-        return result
-    if reduction == "image":
-        return result.mean(1)
-    return result.sum() if reduction == "sum" else result.mean()
+    divisor = form.definition.uint8_divisor
+    return product(img1, img2, exponents, mean_of, factor_of, odd_sizes, divisor)
 
 
 def product(
