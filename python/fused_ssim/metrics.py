@@ -307,9 +307,10 @@ class MultiScaleStructuralSimilarityIndexMeasure(_Similarity):
         super().__init__(
             gaussian_kernel, sigma, kernel_size, reduction, data_range, k1, k2, **kwargs
         )
-        of_axes = isinstance(kernel_size, Sequence) and len(kernel_size) in (2, 3)
-        sizes = kernel_size if of_axes else [kernel_size]
-        if not all(isinstance(size, int) for size in sizes):  # type: ignore[union-attr]
+        sizes: Sequence[object] = [kernel_size]
+        if isinstance(kernel_size, Sequence) and len(kernel_size) in (2, 3):
+            sizes = kernel_size
+        if not all(isinstance(size, int) for size in sizes):
             raise ValueError(
                 f"kernel_size: expected an int or 2 or 3 of them, got {kernel_size!r}; the default "
                 "is 11"

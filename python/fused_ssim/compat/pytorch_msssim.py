@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,12 +141,24 @@ def ms_ssim(
 class _Module(torch.nn.Module):
     """What the two modules share: a Gaussian window for a number of channels and axes."""
 
-    def __init__(self, win_size: int, win_sigma: float, channel: int, spatial_dims: int) -> None:
+    def __init__(
+        self,
+        data_range: float,
+        size_average: bool,
+        win_size: int,
+        win_sigma: float,
+        channel: int,
+        spatial_dims: int,
+        K: _Constants,
+    ) -> None:
         super().__init__()
         (self._taps,) = _windows.axes("gaussian", win_size, win_sigma, 1)
         self._win_sigma = win_sigma
         self._shape = [channel, *(1,) * spatial_dims, len(self._taps)]
+        self.data_range = data_range
+        self.size_average = size_average
         self.win_size = win_size
+        self.K = K
 
     @property
     def win(self) -> Tensor:
@@ -155,6 +168,16 @@ class _Module(torch.nn.Module):
     def _check(self, image: Tensor) -> None:
         if isinstance(image, Tensor):
             _check_window_shape(self._shape, _squeezed(image, image)[0])
+
+    def _arguments(self) -> dict[str, Any]:
+        """Of the function, those that both have."""
+        return {
+            "data_range": self.data_range,
+            "size_average": self.size_average,
+            "win_size": self.win_size,
+            "win_sigma": self._win_sigma,
+            "K": self.K,
+        }
 
 
 class SSIM(_Module):
@@ -181,25 +204,13 @@ class SSIM(_Module):
         K: _Constants = (0.01, 0.03),
         nonnegative_ssim: bool = False,
     ) -> None:
-        super().__init__(win_size, win_sigma, channel, spatial_dims)
-        self.size_average = size_average
-        self.data_range = data_range
-        self.K = K
+        super().__init__(data_range, size_average, win_size, win_sigma, channel, spatial_dims, K)
         self.nonnegative_ssim = nonnegative_ssim
 
     def forward(self, X: Tensor, Y: Tensor) -> Tensor:
         """SSIM of two batches."""
         self._check(X)
-        return ssim(
-            X,
-            Y,
-            data_range=self.data_range,
-            size_average=self.size_average,
-            win_size=self.win_size,
-            win_sigma=self._win_sigma,
-            K=self.K,
-            nonnegative_ssim=self.nonnegative_ssim,
-        )
+        return ssim(X, Y, **self._arguments(), nonnegative_ssim=self.nonnegative_ssim)
 
 
 class MS_SSIM(_Module):  # noqa: N801 (the peer's name)
@@ -225,25 +236,13 @@ class MS_SSIM(_Module):  # noqa: N801 (the peer's name)
         weights: Sequence[float] | None = None,
         K: _Constants = (0.01, 0.03),
     ) -> None:
-        super().__init__(win_size, win_sigma, channel, spatial_dims)
-        self.size_average = size_average
-        self.data_range = data_range
+        super().__init__(data_range, size_average, win_size, win_sigma, channel, spatial_dims, K)
         self.weights = weights
-        self.K = K
 
     def forward(self, X: Tensor, Y: Tensor) -> Tensor:
         """MS-SSIM of two batches."""
         self._check(X)
-        return ms_ssim(
-            X,
-            Y,
-            data_range=self.data_range,
-            size_average=self.size_average,
-            win_size=self.win_size,
-            win_sigma=self._win_sigma,
-            weights=self.weights,
-            K=self.K,
-        )
+        return ms_ssim(X, Y, **self._arguments(), weights=self.weights)
 
 
 def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
