@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fused_ssim import fused_ssim, l1_ssim_loss
+from fused_ssim import fused_ssim, l1_ssim_loss, ms_ssim
 from measure import run_python
 
 MIB = 2**20
@@ -73,6 +73,7 @@ elif what == "copy":
     torch.set_num_threads(1)
     x.clone()
 elif what == "scales":
+    torch.set_num_threads(2)  # each has scratch memory
     ms_ssim(x, y).backward()
 elif what == "map":
     FusedSSIMMap.apply(1e-4, 9e-4, x, y).mean().backward()
@@ -122,6 +123,20 @@ def test_the_measurement_sees_a_copy():
     extra, image = peak_on_cpu("copy", "contiguous")
     assert extra >= image - 2 * MIB  # pages that were resident before
     assert sys.platform != "linux" or extra <= image + SLACK
+
+
+@pytest.mark.gpu
+def test_cuda_scales():
+    x, y = (torch.rand(1, 3, 2160, 3840, device="cuda") for _ in range(2))
+    x.requires_grad_()
+    ms_ssim(x, y).backward()
+    x.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    ms_ssim(x, y).backward()
+    image = x.numel() * x.element_size()
+    assert 4 / 3 * image <= torch.cuda.max_memory_allocated() - before <= 2 * image
 
 
 @pytest.mark.gpu

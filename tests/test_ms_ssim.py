@@ -349,6 +349,12 @@ def test_extreme_weights_give_numbers(device, negative, weights):
         assert all(g.isfinite().all() for g in torch.autograd.grad(value, (a, b)))
 
 
+def test_more_scales_than_a_kernel_takes(device):
+    x, y = images(device, 1, 1, 4, 5)
+    form = {"window_size": 1, "weights": [1 / 40] * 40}
+    check(x, y, **form)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_same_bits_for_any_number_of_threads(restore_threads, threads):
     x, y = images("cpu", 1, 3, 301, 407)

@@ -464,6 +464,15 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimPro
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
                                                      struct CUstream_st* stream);
 
+/// MS-SSIM from scale to scale, on `stream`. Of FusedSsimFactorsRequest, `exponents` and `divisors` are
+/// in host memory here, too, and read before the call returns; there are at most 32 scales.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* request,
+                                                     struct CUstream_st* stream);
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,
+                                                          struct CUstream_st* stream);
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_factors(const FusedSsimFactorsRequest* request,
+                                                       struct CUstream_st* stream);
+
 #ifdef __cplusplus
 }  // extern "C"
 

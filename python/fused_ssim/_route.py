@@ -18,6 +18,8 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 
 # Windows that fit the shared memory of every GPU (src/cuda/separable.h).
 _MAX_CUDA_TAPS = 65
+# src/cuda/ssim_cuda.h
+_MAX_CUDA_SCALES = 32
 
 _said_so = False
 
@@ -132,10 +134,12 @@ def kernels_serve(
 
 
 def kernels_serve_scales(
-    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None
+    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None, scales: int
 ) -> bool:
     """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
-    return img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers)
+    return kernels_serve(img1, img2, definition, None, stabilizers) and (
+        img1.is_cpu or scales <= _MAX_CUDA_SCALES
+    )
 
 
 def _say_once(image: Tensor) -> None:

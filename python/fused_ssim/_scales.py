@@ -42,7 +42,7 @@ def reduced(
     _validation.check_scales_fit(img1, least, len(exponents), padding)
     checked = _forms.checked(contrast, img1, img2, spatial_dims)
     if form.border is None and _route.kernels_serve_scales(
-        img1, img2, definition, checked.stabilizers
+        img1, img2, definition, checked.stabilizers, len(exponents)
     ):
         result = _autograd.ms_ssim(
             img1,
@@ -137,6 +137,7 @@ def power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     """mean ** exponent, continued to means that are not positive."""
     if exponent == 0.0:
         return torch.ones_like(mean)
+    exponent = min(exponent, torch.finfo(mean.dtype).max)  # more is refused on CUDA
     # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
     if negative == "relu":
         below = mean <= 0.0

@@ -106,13 +106,14 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
     to[i] = v;
   };
   for (int64_t i = thread; i < vectors; i += 2 * step) {
-    // Loaded before the number is looked at: both are under way at once.
+    // Loaded before the number is looked at: both are under way at once. The second only behind it,
+    // since loads in vain are what takes time where there is nothing to multiply.
     const Vector first = from[i];
-    const bool has_second = i + step < vectors;
-    const Vector second = has_second ? from[i + step] : first;
     if (p.one_value_in_place && factor == 1) {
       return;
     }
+    const bool has_second = i + step < vectors;
+    const Vector second = has_second ? from[i + step] : first;
     multiply(first, i);
     if (has_second) {
       multiply(second, i + step);

@@ -2,7 +2,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 
 #include "fused_ssim/kernels.h"
@@ -24,10 +26,29 @@ Workspace allocate_workspace(int64_t bytes) {
       static_cast<std::size_t>(bytes), std::align_val_t(FUSED_SSIM_CPU_ALIGNMENT))));
 }
 
+// torch's parallel_for, out of which an exception comes as it was thrown: not every torch hands on its
+// words, and none its type.
+template <class Work>
+void parallel_for(int64_t tasks, int64_t grain, const Work& work) {
+  std::exception_ptr error;
+  std::mutex mutex;
+  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+    try {
+      work(begin, end);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      error = std::current_exception();
+    }
+  });
+  if (error) {
+    std::rethrow_exception(error);
+  }
+}
+
 struct CpuBackend {
   static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request, const Tensor&) {
     kernels::Plan plan(problem, request, static_cast<int32_t>(torch::stable::get_num_threads()));
-    torch::stable::parallel_for(0, plan.tasks(), plan.grain(), [&](int64_t begin, int64_t end) {
+    parallel_for(plan.tasks(), plan.grain(), [&](int64_t begin, int64_t end) {
       const Workspace workspace = allocate_workspace(plan.workspace_bytes());
       plan.run(begin, end, workspace.get());
     });
@@ -79,7 +100,7 @@ struct CpuBackend {
   template <class Work>
   static void for_rows(int64_t rows, int64_t elements_per_row, const Work& work) {
     constexpr int64_t kElementsPerTask = 1 << 16;
-    torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / elements_per_row, work);
+    parallel_for(rows, 1 + kElementsPerTask / elements_per_row, work);
   }
 };
 
