@@ -67,10 +67,18 @@ FUSED_SSIM_INLINE constexpr Elements elements_of(StripLoader loader) {
   }
 }
 
-// The schedules of windows of up to 11 taps, and which loader has an instance in place of another:
-// types but float32 have some of their own where most of the time goes, values and one gradient, and
-// fewer with given windows. Strips of a gradient need s and d again, so narrow boxes are not for them.
+// The schedules of windows of up to 11 taps, and which loader has an instance in place of another.
 enum class Schedule { kTile, kMarch, kStrip };
+
+// The standard window, too, is a given one to the loaders of any types: they would else double the
+// library for less than 5% of their time.
+constexpr bool has_standard_instance(StripLoader loader) {
+  return elements_of(loader) != Elements::kAny;
+}
+
+// Types but float32 have some loaders of their own where most of the time goes, values and one
+// gradient, and fewer with given windows. Strips of a gradient need s and d again, so narrow boxes are
+// not for them.
 constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoader loader,
                                      bool given_window) {
   using Loader = StripLoader;
@@ -78,16 +86,16 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
     return loader;
   }
   const bool value = kind == StripKind::kValue;
+  const bool frequent = value || kind == StripKind::kOneGradient;
   const bool quads =
       is_of_boxes(loader) || loader == Loader::kHalfQuads || loader == Loader::kAnyQuads;
   if (!quads) {
     const bool own =
-        schedule == Schedule::kMarch && !given_window && (value || kind == StripKind::kOneGradient);
+        frequent && !given_window &&
+        (schedule == Schedule::kMarch || (schedule == Schedule::kTile && loader == Loader::kWords));
     return own ? loader : Loader::kAnyWords;
   }
-  const bool own_quads = schedule == Schedule::kStrip ? value && !given_window
-                                                      : value || kind == StripKind::kOneGradient;
-  if (!own_quads) {
+  if (schedule == Schedule::kStrip ? !value : !frequent) {
     return Loader::kAnyWords;
   }
   const bool boxes = !given_window && schedule != Schedule::kStrip &&
