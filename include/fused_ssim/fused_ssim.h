@@ -7,8 +7,8 @@
 ///     loss.backward();
 ///
 /// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as
-/// far as the kernels serve: masks, volumes, reflected borders, MS-SSIM on CUDA and second derivatives
-/// are computed in Python alone.
+/// far as the kernels serve: masks, volumes, reflected borders and second derivatives are computed in
+/// Python alone.
 ///
 /// This header is compiled by the program against its own libtorch, 2.10 or newer; the operators it
 /// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every
@@ -111,8 +111,9 @@ inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
   return {detail::without_batch(value, options.layout), detail::without_batch(mse, options.layout)};
 }
 
-/// MS-SSIM of two image batches on the CPU, differentiable in both: the product of the mean contrast
-/// of each scale and of the mean SSIM of the coarsest, each to the power of its weight.
+/// MS-SSIM of two image batches, differentiable in both: the product of the mean contrast of each
+/// scale and of the mean SSIM of the coarsest, each to the power of its weight. On CUDA, up to 32
+/// scales.
 ///
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
@@ -131,11 +132,6 @@ inline at::Tensor ms_ssim(const at::Tensor& img1, const at::Tensor& img2,
   detail::check_scales_fit(images.img1, d->window_sizes[1], d->valid, scales.exponents.size(),
                            scales.odd_sizes == FUSED_SSIM_ODD_PAD);
   detail::check_uint8_range(images, options.data_range);
-  if (!images.img1.is_cpu()) {
-    C10_THROW_ERROR(NotImplementedError,
-                    detail::text("ms_ssim: expected images on cpu, got device ",
-                                 images.img1.device(), "; Python's fused_ssim computes it"));
-  }
   const at::Tensor value = detail::multi_scale(images, d, scales);
   switch (reduction) {
     case FUSED_SSIM_MEAN:
