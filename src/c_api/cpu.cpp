@@ -277,11 +277,8 @@ FusedSsimStatus fused_ssim_cpu_factors(const FusedSsimFactorsRequest* request) {
   return guarded([&] {
     const FactorsRequest factors = c_api::factors_request_of(request);
     for (int64_t plane = 0; plane < factors.planes; ++plane) {
-      if (factors.dtype == FUSED_SSIM_FLOAT64) {
-        multiply_factors<double>(factors, plane);
-      } else {
-        multiply_factors<float>(factors, plane);
-      }
+      multiply_factors(factors, plane,
+                       [&](int64_t scale) { return factor_of(factors, scale, plane); });
     }
     return FusedSsimStatus{FUSED_SSIM_OK};
   });

@@ -29,28 +29,37 @@ FUSED_SSIM_INLINE ScaleFactor scale_factor(double mean, double exponent, int32_t
   if (exponent == 0.0) {
     return {1.0, 0.0};
   }
-  if (negative == FUSED_SSIM_NEGATIVE_SMOOTH) {
-    // Meets the power at t in value and slope.
-    constexpr double kT = 0.01;
-    if (mean < kT) {
-      const double below = exponent * (kT - mean);
-      const double value = pow(kT, exponent) / (1.0 + below / kT);
-      return {value, limited(value * (exponent / (kT + below)))};
-    }
-  } else if (mean <= 0.0) {
+  constexpr double kT = 0.01;
+  const bool below = negative == FUSED_SSIM_NEGATIVE_SMOOTH && mean < kT;
+  if (mean <= 0.0 && !below) {
     return {0.0, 0.0};
   }
-  return {limited(pow(mean, exponent)), limited(exponent * pow(mean, exponent - 1.0))};
+  const double base = below ? kT : mean;
+  const double power = pow(base, exponent);
+  if (below) {
+    // Meets the power at t in value and slope.
+    const double distance = exponent * (kT - mean);
+    const double value = power / (1.0 + distance / kT);
+    return {value, limited(value * (exponent / (kT + distance)))};
+  }
+  return {limited(power), limited(exponent * (power / base))};
 }
 
-// The product of one plane and its derivatives. A derivative is the product of the other factors, never
-// a quotient: factors may be 0.
-template <class T>
-FUSED_SSIM_INLINE void multiply_factors(const FactorsRequest& request, int64_t plane) {
-  const auto factor = [&](int64_t scale) {
-    const auto mean = static_cast<const T*>(request.means)[scale * request.planes + plane];
-    return scale_factor(static_cast<double>(mean), request.exponents[scale], request.negative);
-  };
+// That of a scale of one plane.
+FUSED_SSIM_INLINE ScaleFactor factor_of(const FactorsRequest& request, int64_t scale,
+                                        int64_t plane) {
+  const int64_t i = scale * request.planes + plane;
+  const double mean = request.dtype == FUSED_SSIM_FLOAT64
+                          ? static_cast<const double*>(request.means)[i]
+                          : static_cast<double>(static_cast<const float*>(request.means)[i]);
+  return scale_factor(mean, request.exponents[scale], request.negative);
+}
+
+// The product of one plane and its derivatives, from `factor(scale)`. A derivative is the product of the
+// other factors, never a quotient: factors may be 0.
+template <class Factor>
+FUSED_SSIM_INLINE void multiply_factors(const FactorsRequest& request, int64_t plane,
+                                        const Factor& factor) {
   double product = 1.0;
   for (int64_t scale = 0; scale < request.scales; ++scale) {
     if (request.derivatives != nullptr) {
@@ -58,7 +67,11 @@ FUSED_SSIM_INLINE void multiply_factors(const FactorsRequest& request, int64_t p
     }
     product = limited(product * factor(scale).value);
   }
-  static_cast<T*>(request.products)[plane] = static_cast<T>(product);
+  if (request.dtype == FUSED_SSIM_FLOAT64) {
+    static_cast<double*>(request.products)[plane] = product;
+  } else {
+    static_cast<float*>(request.products)[plane] = static_cast<float>(product);
+  }
   if (request.derivatives == nullptr) {
     return;
   }

@@ -70,15 +70,19 @@ FUSED_SSIM_INLINE constexpr Elements elements_of(StripLoader loader) {
 // The schedules of windows of up to 11 taps, and which loader has an instance in place of another.
 enum class Schedule { kTile, kMarch, kStrip };
 
-// The standard window, too, is a given one to the loaders of any types: they would else double the
-// library for less than 5% of their time.
-constexpr bool has_standard_instance(StripLoader loader) {
-  return elements_of(loader) != Elements::kAny;
+// What most of the time goes to.
+constexpr bool is_frequent(StripKind kind) {
+  return kind == StripKind::kValue || kind == StripKind::kOneGradient;
 }
 
-// Types but float32 have some loaders of their own where most of the time goes, values and one
-// gradient, and fewer with given windows. Strips of a gradient need s and d again, so narrow boxes are
-// not for them.
+// Elsewhere the standard window, too, is a given one to the loaders of any types: instances of its own
+// would be 5% faster, and are the largest of all.
+constexpr bool has_standard_instance(StripKind kind, StripLoader loader) {
+  return is_frequent(kind) || elements_of(loader) != Elements::kAny;
+}
+
+// Types but float32 have some loaders of their own for what is frequent, and fewer with given windows.
+// Strips of a gradient need s and d again, so narrow boxes are not for them.
 constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoader loader,
                                      bool given_window) {
   using Loader = StripLoader;
@@ -86,16 +90,19 @@ constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoa
     return loader;
   }
   const bool value = kind == StripKind::kValue;
-  const bool frequent = value || kind == StripKind::kOneGradient;
   const bool quads =
       is_of_boxes(loader) || loader == Loader::kHalfQuads || loader == Loader::kAnyQuads;
   if (!quads) {
-    const bool own =
-        frequent && !given_window &&
-        (schedule == Schedule::kMarch || (schedule == Schedule::kTile && loader == Loader::kWords));
+    // Marching kernels have instances for types that are known, and tiles one for float32 where they
+    // have none for any types.
+    const bool is_float = loader == Loader::kWords;
+    const bool known = schedule == Schedule::kMarch  ? is_frequent(kind) || is_float
+                       : schedule == Schedule::kTile ? !is_frequent(kind) && is_float
+                                                     : false;
+    const bool own = known && !given_window;
     return own ? loader : Loader::kAnyWords;
   }
-  if (schedule == Schedule::kStrip ? !value : !frequent) {
+  if (schedule == Schedule::kStrip ? !value : !is_frequent(kind)) {
     return Loader::kAnyWords;
   }
   const bool boxes = !given_window && schedule != Schedule::kStrip &&

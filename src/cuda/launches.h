@@ -16,7 +16,7 @@ template <template <StripKind, StripLoader, class> class Make, StripKind kKind, 
           class Window>
 constexpr auto entry_of() {
   using Made = Make<kKind, kLoader, Window>;
-  if constexpr (Window::kIsGiven || has_standard_instance(kLoader)) {
+  if constexpr (Window::kIsGiven || has_standard_instance(kKind, kLoader)) {
     return Made::entry();
   } else {
     return decltype(Made::entry()){};

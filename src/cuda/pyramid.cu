@@ -100,13 +100,16 @@ __global__ void __launch_bounds__(kThreads) halve_kernel(const __grid_constant__
     T* to = static_cast<T*>(p.request.halves[i]) + row * cells;
     // body(first element of a row) for each row of pixels that the cells are made of.
     const auto for_rows = [&](const auto& body) {
+#pragma unroll 1
       for (int64_t d = depths.begin; d < depths.end; ++d) {
+#pragma unroll 2
         for (int64_t r = own.begin; r < own.end; ++r) {
           body(plane + d * p.depths[i] + r * image.row);
         }
       }
     };
     if (sizeof(T) == 4 && p.quads) {
+#pragma unroll 1
       for (int64_t cell = begin + 2 * lane; cell < end; cell += 64) {
         float2 sums = {0.0f, 0.0f};
         for_rows([&](const char* from) {
@@ -119,10 +122,12 @@ __global__ void __launch_bounds__(kThreads) halve_kernel(const __grid_constant__
         *reinterpret_cast<float2*>(to + cell) = make_float2(half * sums.x, half * sums.y);
       }
     } else {
+#pragma unroll 1
       for (int64_t cell = begin + lane; cell < end; cell += 32) {
         const CellPixels columns = pixels_of_cell(p.axes.column, cell);
         T sum = T(0);
         for_rows([&](const char* from) {
+#pragma unroll 2
           for (int64_t c = columns.begin; c < columns.end; ++c) {
             sum += load_element<T>(from + c * image.column, image);
           }
@@ -189,6 +194,7 @@ __global__ void __launch_bounds__(kThreads)
       return static_cast<E>(fma(static_cast<T>(unit), scale, spread));
     };
     if (p.quads) {
+#pragma unroll 2
       for (int64_t x = begin + 4 * lane; x < end; x += 128) {
         Quad quad = *reinterpret_cast<const Quad*>(from + x);
 #pragma unroll
@@ -198,6 +204,7 @@ __global__ void __launch_bounds__(kThreads)
         *reinterpret_cast<Quad*>(to + x) = quad;
       }
     } else {
+#pragma unroll 1
       for (int64_t x = begin + lane; x < end; x += 32) {
         to[x * to_column] = sum_at(from[x * from_column], x);
       }
@@ -213,7 +220,6 @@ struct FactorsParams {
   double divisors[kMaxScales];
 };
 
-template <class T>
 __global__ void __launch_bounds__(kThreads)
     factors_kernel(const __grid_constant__ FactorsParams p) {
   allow_next_launch();
@@ -223,9 +229,21 @@ __global__ void __launch_bounds__(kThreads)
   if (request.divisors != nullptr) {
     request.divisors = p.divisors;
   }
-  for (int64_t plane = int64_t{blockIdx.x} * kThreads + threadIdx.x; plane < request.planes;
-       plane += int64_t{gridDim.x} * kThreads) {
-    multiply_factors<T>(request, plane);
+  // A warp has a plane, each of its lanes the factor of a scale.
+  __shared__ ScaleFactor factors[kWarps][kMaxScales];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  static_assert(kMaxScales == 32, "a lane a scale");
+  for (int64_t plane = int64_t{blockIdx.x} * kWarps + warp; plane < request.planes;
+       plane += int64_t{gridDim.x} * kWarps) {
+    if (lane < request.scales) {
+      factors[warp][lane] = factor_of(request, lane, plane);
+    }
+    __syncwarp();
+    if (lane == 0) {
+      multiply_factors(request, plane, [&](int64_t scale) { return factors[warp][scale]; });
+    }
+    __syncwarp();
   }
 }
 
@@ -293,10 +311,8 @@ cudaError_t factors(const FactorsRequest& request, cudaStream_t stream) {
     std::copy_n(request.divisors, request.scales, p.divisors);
   }
   const auto blocks =
-      static_cast<int>(std::min<int64_t>(ceil_divide(request.planes, kThreads), INT_MAX));
-  const auto kernel =
-      request.dtype == FUSED_SSIM_FLOAT64 ? factors_kernel<double> : factors_kernel<float>;
-  return launch(kernel, p, blocks, stream);
+      static_cast<int>(std::min<int64_t>(ceil_divide(request.planes, kWarps), INT_MAX));
+  return launch(factors_kernel, p, blocks, stream);
 }
 
 }  // namespace fused_ssim::cuda

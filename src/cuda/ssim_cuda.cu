@@ -165,7 +165,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       loader = serving(false);
     }
   }
-  const bool given = !standard || !has_standard_instance(loader);
+  const bool given = !standard || !has_standard_instance(kind, loader);
   const bool boxes = is_of_boxes(loader) && has_boxes;
   // Bytes in boxes are not divided: then all is in units of theirs.
   const bool bytes = loader == StripLoader::kByteBoxes;
