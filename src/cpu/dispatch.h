@@ -23,4 +23,8 @@ void reduce(const Problem& problem, const Request& request, const Plan& plan,
 // Rows of all planes and depths, numbered through: [begin, end) of planes * depth * height.
 void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end);
 
+// What fused_ssim/kernels.h says of the functions of these names.
+void halve_rows(const HalveRequest& request, int64_t begin, int64_t end);
+void accumulate_rows(const AccumulateRequest& request, int64_t begin, int64_t end);
+
 }  // namespace fused_ssim::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/level_functions.h"
+#include "cpu/pyramid.h"
 #include "cpu/scale.h"
 #include "cpu/strip.h"
 #include "cpu/uniform.h"
@@ -143,8 +144,8 @@ struct LevelInstance {
 
 template <class Arch>
 constexpr LevelFunctions level_functions() {
-  return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run,
-          &ScaleKernel<Arch>::run};
+  return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run, &ScaleKernel<Arch>::run,
+          &PyramidKernel<Arch>::halve_rows, &PyramidKernel<Arch>::accumulate_rows};
 }
 
 }  // namespace fused_ssim::cpu
