@@ -135,7 +135,7 @@ CONTENTS = {
         (1 + noise(1, 1, 14, 20, 33) / 2).clamp(max=1),
         (1 - 1e-2 * noise(1, 1, 14, 20, 33, seed=4)),
     ),
-    "negated": lambda: ((x := gaussian(1, 1, 14, 20, 33)), -x),
+    "opposite": lambda: ((x := noise(1, 1, 14, 20, 33)), 1 - x),
 }
 
 
