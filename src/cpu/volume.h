@@ -136,14 +136,17 @@ class VolumeKernel {
   void finish_gradient(int64_t chunk);
   void store_gradient_row(int64_t z, int64_t row, const V* gradient, const Image& image, T sign);
 
-  template <Form kForm, class Window, class Load, class Store>
-  static FUSED_SSIM_INLINE void filter_eight(const Window& window, Load load, Store store);
   template <Form kForm>
-  __attribute__((noinline)) void filter_across(const AxisFilter<V>& filter, V* out,
-                                               int64_t out_stride) const;
+  __attribute__((noinline)) void filter(const AxisFilter<V>& filter, int64_t step, V* out,
+                                        int64_t out_stride) const;
+  // Eight rows, `out_stride` apart, of the rows inputs_[0 .. 8 + 2 radius).
   template <Form kForm>
-  __attribute__((noinline)) void filter_along(const AxisFilter<V>& filter, V* row, V fill,
-                                              V* out) const;
+  FUSED_SSIM_INLINE void filter_across(const AxisFilter<V>& axis, V* out,
+                                       int64_t out_stride) const {
+    filter<kForm>(axis, 1, out, out_stride);
+  }
+  template <Form kForm>
+  void filter_along(const AxisFilter<V>& axis, V* row, V fill, V* out) const;
 
   // Places in the workspace.
   V* staged(int64_t z, int64_t row, int image) const {
@@ -341,142 +344,47 @@ void VolumeKernel<Arch, T>::begin_tile(const Task& task) {
   }
 }
 
-// The same for all tiles of a volume.
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::choose_shift() {
-  constexpr int kSamples[] = {4, 3, 3};
-  static_assert(kSamples[0] * kSamples[1] * kSamples[2] <= ShiftSamples<T>::kMost, "");
-  const auto place = [&](int axis, int i) {
-    return (2 * i + 1) * image_size(problem_, SpatialAxis(axis)) / (2 * kSamples[axis]);
-  };
-  ShiftSamples<T> samples;
-  for (int i = 0; i < kSamples[kDepth]; ++i) {
-    const int64_t z = place(kDepth, i);
-    const Plane x = plane_of(problem_.img1, batch_, channel_, z);
-    const Plane y = plane_of(problem_.img2, batch_, channel_, z);
-    for (int k = 0; k < kSamples[kHeight] * kSamples[kWidth]; ++k) {
-      const int64_t row = place(kHeight, k / kSamples[kWidth]);
-      const int64_t column = place(kWidth, k % kSamples[kWidth]);
-      samples.add(*loader_.row(x, row, column, 1, scratch_a_),
-                  *loader_.row(y, row, column, 1, scratch_b_));
-    }
-  }
-  shift_s_ = samples.shift_s();
-  shift_d_ = samples.shift_d();
-}
-
-// ---- 1. stage -----------------------------------------------------------------------------------
-
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::stage_slices(int64_t chunk, bool owned) {
-  const int64_t reach = chunk * kChunkRows + 2 * radius_[kDepth];
-  const Range slices =
-      Range{staged_end_, reach + kChunkRows}.within({0, image_size(problem_, kDepth)});
-  for (int64_t z = slices.begin; z < slices.end; ++z) {
-    const bool has_values = owned && z >= reach && valued(kDepth).holds(z);
-    const Range counted = has_values ? own_rows_.within(valued(kHeight)) : Range{0, 0};
-    for (int64_t row = staged_rows_.begin; row < staged_rows_.end; ++row) {
-      stage_row(z, row, counted.holds(row) ? sums_of(row, chunk) : nullptr);
-    }
-    staged_end_ = z + 1;
-  }
-}
-
-// `sums`: null where the row's differences count elsewhere, or not at all.
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::stage_row(int64_t z, int64_t row, ChunkSums* sums) {
-  const int64_t columns = image_size(problem_, kWidth);
-  const Range own = valued(kWidth);
-  const T* x =
-      loader_.row(plane_of(problem_.img1, batch_, channel_, z), row, 0, columns, scratch_a_);
-  const T* y =
-      loader_.row(plane_of(problem_.img2, batch_, channel_, z), row, 0, columns, scratch_b_);
-  const auto stage = [&](int image, T shift, auto combine) __attribute__((always_inline)) {
-    int64_t c = 0;
-    for (; c + kLanes <= columns; c += kLanes) {
-      (combine(V::load_unaligned(x + c), V::load_unaligned(y + c)) - V(shift))
-          .store_unaligned(natural_ + c);
-    }
-    for (; c < columns; ++c) {
-      natural_[c] = combine(x[c], y[c]) - shift;
-    }
-    for (; c < kLanes * segment_; ++c) {
-      natural_[c] = -shift;
-    }
-    Rows::from_natural(natural_, segment_, staged(z, row, image));
-  };
-  stage(0, shift_s_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-  stage(1, shift_d_, [](auto a, auto b) __attribute__((always_inline)) { return a - b; });
-  if (sums != nullptr) {
-    add_differences<V>(request_, x + own.begin, y + own.begin, own.size(), sums);
-  }
-}
-
-// d(loss)/d(map) of the rows, zero where there is no value.
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::stage_map_gradient(int64_t z, Range rows) {
-  const Range columns = valued(kWidth);
-  const Plane slice = plane_of(request_.map_gradient, batch_, channel_, z - valued(kDepth).begin);
-  for (int64_t c = 0; c < kLanes * segment_; ++c) {
-    natural_[c] = T(0);
-  }
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* values =
-        loader_.row(slice, row - valued(kHeight).begin, 0, columns.size(), scratch_a_);
-    for (int64_t c = columns.begin; c < columns.end; ++c) {
-      natural_[c] = values[c - columns.begin];
-    }
-    Rows::from_natural(natural_, segment_, map_gradient_rows_ + row % kChunkRows * segment_);
-  }
-}
-
 // ---- filters ------------------------------------------------------------------------------------
 
-// load(k): the inputs [0, 8 + 2 radius); store(i, output).
-template <class Arch, class T>
-template <typename VolumeKernel<Arch, T>::Form kForm, class Window, class Load, class Store>
-FUSED_SSIM_INLINE void VolumeKernel<Arch, T>::filter_eight(const Window& window, Load load,
-                                                           Store store) {
-  constexpr int kGroup = kForm == Form::kPlain ? kChunkRows : Window::kGroup;
-  unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
-    constexpr int kFirst = decltype(group)::value * kGroup;
-    V reference(T(0));
-    if constexpr (kForm != Form::kPlain) {
-      reference = window.template reference<kGroup>(
-          [&](int k) __attribute__((always_inline)) { return load(kFirst + k); });
-    }
-    if constexpr (kForm == Form::kSquared) {
-      reference = reference * reference;
-    }
-    V out[kGroup];
-    window.template apply<kGroup>(
-        [&](int k) __attribute__((always_inline)) {
-          const V value = load(kFirst + k);
-          return kForm == Form::kPlain     ? value
-                 : kForm == Form::kCentred ? value - reference
-                                           : multiply_add(value, value, -reference);
-        },
-        out);
-    unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kI = decltype(i)::value;
-      store(kFirst + kI, kForm == Form::kPlain ? out[kI] : out[kI] + reference);
-    });
-  });
-}
-
-// Eight rows, `out_stride` apart, of the rows inputs_[0 .. 8 + 2 radius).
+// Eight outputs at each `step`: out[i out_stride + j], i = 0 .. 8, is made of inputs_[i + k][j].
 template <class Arch, class T>
 template <typename VolumeKernel<Arch, T>::Form kForm>
-void VolumeKernel<Arch, T>::filter_across(const AxisFilter<V>& filter, V* out,
-                                          int64_t out_stride) const {
+void VolumeKernel<Arch, T>::filter(const AxisFilter<V>& filter, int64_t step, V* out,
+                                   int64_t out_stride) const {
   const int64_t segment = segment_;
   const V* const* const inputs = inputs_;
   filter.visit([&](const auto& shared) __attribute__((always_inline)) {
     const auto window = shared;  // known not to change under the stores
-    for (int64_t j = 0; j < segment; ++j) {
-      filter_eight<kForm>(
-          window, [&](int k) __attribute__((always_inline)) { return inputs[k][j]; },
-          [&](int i, V value) __attribute__((always_inline)) { out[i * out_stride + j] = value; });
+    constexpr int kGroup = kForm == Form::kPlain ? kChunkRows : decltype(window)::kGroup;
+    for (int64_t begin = 0; begin < segment; begin += step) {
+      // The last step overlaps its predecessor rather than be shorter.
+      const int64_t j = begin + step <= segment ? begin : segment - step;
+      unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
+        constexpr int kFirst = decltype(group)::value * kGroup;
+        const auto load = [&](int k)
+                              __attribute__((always_inline)) { return inputs[kFirst + k][j]; };
+        V reference(T(0));
+        if constexpr (kForm != Form::kPlain) {
+          reference = window.template reference<kGroup>(load);
+        }
+        if constexpr (kForm == Form::kSquared) {
+          reference = reference * reference;
+        }
+        V sums[kGroup];
+        window.template apply<kGroup>(
+            [&](int k) __attribute__((always_inline)) {
+              const V value = load(k);
+              return kForm == Form::kPlain     ? value
+                     : kForm == Form::kCentred ? value - reference
+                                               : multiply_add(value, value, -reference);
+            },
+            sums);
+        unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+          constexpr int kI = decltype(i)::value;
+          out[(kFirst + kI) * out_stride + j] =
+              kForm == Form::kPlain ? sums[kI] : sums[kI] + reference;
+        });
+      });
     }
   });
 }
@@ -484,20 +392,12 @@ void VolumeKernel<Arch, T>::filter_across(const AxisFilter<V>& filter, V* out,
 // Along x: a row that has room for the halo before and behind it, which is `fill` outside the image.
 template <class Arch, class T>
 template <typename VolumeKernel<Arch, T>::Form kForm>
-void VolumeKernel<Arch, T>::filter_along(const AxisFilter<V>& filter, V* row, V fill,
-                                         V* out) const {
-  const int64_t segment = segment_;
-  Rows::fill_halo(row, segment, radius_[kWidth], fill);
-  filter.visit([&](const auto& shared) __attribute__((always_inline)) {
-    const auto window = shared;
-    for (int64_t begin = 0; begin < segment; begin += kChunkRows) {
-      // The last block overlaps its predecessor rather than be shorter.
-      const int64_t j = begin + kChunkRows <= segment ? begin : segment - kChunkRows;
-      filter_eight<kForm>(
-          window, [&](int k) __attribute__((always_inline)) { return row[j + k]; },
-          [&](int i, V value) __attribute__((always_inline)) { out[j + i] = value; });
-    }
-  });
+void VolumeKernel<Arch, T>::filter_along(const AxisFilter<V>& axis, V* row, V fill, V* out) const {
+  Rows::fill_halo(row, segment_, radius_[kWidth], fill);
+  for (int k = 0; k < kChunkRows + 2 * radius_[kWidth]; ++k) {
+    inputs_[k] = row + k;
+  }
+  filter<kForm>(axis, kChunkRows, out, 1);
 }
 
 // ---- 2. moments along depth and x ---------------------------------------------------------------
@@ -627,20 +527,6 @@ void VolumeKernel<Arch, T>::evaluate_pixels(int64_t first_row, Range rows, Chunk
   }
 }
 
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::store_map(int64_t z, Range rows) {
-  const Range columns = valued(kWidth);
-  const int64_t slice = task_.plane * map_size(problem_, kDepth) + z - valued(kDepth).begin;
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    Rows::to_natural(map_rows_ + row % kChunkRows * segment_, segment_, natural_);
-    const int64_t map_row = slice * map_size(problem_, kHeight) + row - valued(kHeight).begin;
-    T* to = static_cast<T*>(request_.map) + map_row * columns.size();
-    for (int64_t c = columns.begin; c < columns.end; ++c) {
-      to[c - columns.begin] = natural_[c];
-    }
-  }
-}
-
 // ---- 4. a slice's partial derivatives along y and x ---------------------------------------------
 
 template <class Arch, class T>
@@ -665,78 +551,7 @@ void VolumeKernel<Arch, T>::filter_partials(int64_t z) {
   }
 }
 
-// ---- 5. gradients -------------------------------------------------------------------------------
-
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::finish_gradient(int64_t chunk) {
-  const AxisFilter<V> filter = filter_[kDepth].adjoint();
-  const int64_t first = chunk * kChunkRows;
-  const Range slices = Range{first, first + kChunkRows}.within({0, image_size(problem_, kDepth)});
-  for (int64_t row = own_rows_.begin; row < own_rows_.end; ++row) {
-    for (int map = 0; map < maps_; ++map) {
-      for (int k = 0; k < kChunkRows + 2 * radius_[kDepth]; ++k) {
-        const int64_t z = first - radius_[kDepth] + k;
-        inputs_[k] = valued(kDepth).holds(z) ? partial(z, row, map) : outside(kZero);
-      }
-      filter_across<Form::kPlain>(filter, eight_rows(map), segment_);
-    }
-    for (int64_t z = slices.begin; z < slices.end; ++z) {
-      const V* filtered = eight_rows_ + (z - first) * segment_;
-      const V* s = staged(z, row, 0);
-      const V* d = staged(z, row, 1);
-      const int64_t stride = kChunkRows * segment_;
-      for (int64_t j = 0; j < segment_; ++j) {
-        // A quarter of the gradient: the store multiplies by four (see core/formula.h).
-        const V by_s = s[j] * filtered[stride + j];
-        const V by_d = d[j] * filtered[2 * stride + j];
-        gradient_rows_[j] = filtered[j] + (by_s + by_d);
-        if (images_ == 2) {
-          gradient_rows_[segment_ + j] = filtered[3 * stride + j] + (by_s - by_d);
-        }
-      }
-      store_gradient_row(z, row, gradient_rows_, request_.grad1, T(1));
-      if (images_ == 2) {
-        store_gradient_row(z, row, gradient_rows_ + segment_, request_.grad2, T(-1));
-      }
-    }
-  }
-}
-
-// `sign`: that of the derivative of x - y by the image.
-template <class Arch, class T>
-void VolumeKernel<Arch, T>::store_gradient_row(int64_t z, int64_t row, const V* gradient,
-                                               const Image& image, T sign) {
-  const int64_t columns = image_size(problem_, kWidth);
-  const GradientFactors& factors = gradient_factors_;
-  const T scale = T(factors.statistic);
-  Rows::to_natural(gradient, segment_, natural_);
-  for (int64_t c = 0; c < columns; ++c) {
-    natural_[c] *= scale;
-  }
-  if ((factors.l1 != 0.0 || factors.l2 != 0.0) && valued(kDepth).holds(z) &&
-      valued(kHeight).holds(row)) {
-    const Range own = valued(kWidth);
-    const T l1 = T(factors.l1) * sign;
-    const T l2 = T(factors.l2) * sign;
-    const T* x = loader_.row(plane_of(problem_.img1, batch_, channel_, z), row, own.begin,
-                             own.size(), scratch_a_);
-    const T* y = loader_.row(plane_of(problem_.img2, batch_, channel_, z), row, own.begin,
-                             own.size(), scratch_b_);
-    T* to = natural_ + own.begin;
-    if (request_.map_gradient.data == nullptr) {
-      for (int64_t i = 0; i < own.size(); ++i) {
-        to[i] += difference_gradient(x[i] - y[i], l1, l2);
-      }
-    } else {
-      const Plane slice =
-          plane_of(request_.map_gradient, batch_, channel_, z - valued(kDepth).begin);
-      const T* weights = loader_.row(slice, row - valued(kHeight).begin, 0, own.size(), weights_);
-      for (int64_t i = 0; i < own.size(); ++i) {
-        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
-      }
-    }
-  }
-  Loader<Arch, T>::store_row(plane_of(image, batch_, channel_, z), row, 0, columns, natural_);
-}
-
 }  // namespace fused_ssim::cpu
+
+#include "cpu/volume_outputs.h"
+#include "cpu/volume_stage.h"
