@@ -3,9 +3,10 @@
     pip install pytorch-msssim
     python benchmarks/volumes.py --threads 2
 
-Prints a table for each size, and writes NAME.json to benchmarks/results/. "torch operations" is the
-same SSIM by this package's composite. All take turns, so that a disturbance of the machine meets
-all of them; a library that is not installed is left out.
+Prints a table for each size, and writes NAME.json to benchmarks/results/. All take whole windows
+alone (padding "valid"), as pytorch-msssim does. "torch operations" is this package's composite. They
+take turns, so that a disturbance of the machine meets all of them; a library that is not installed is
+left out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from fused_ssim import _route, fused_ssim3d
 
 _KINDS = ("inference", "training")
 _OURS = "fused-ssim"
-_SHAPES = ((1, 1, 64, 64, 64), (1, 1, 64, 128, 128), (1, 1, 128, 256, 256))
+_ssim = partial(fused_ssim3d, padding="valid")
+_SHAPES = ((1, 1, 64, 64, 64), (1, 1, 64, 128, 128))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -105,14 +107,14 @@ def _cells(library: Library, times: dict[str, dict[str, Timing]]) -> list[str]:
 def _by_torch_operations(x: Tensor, y: Tensor) -> Tensor:
     _route.composite_is_forced = True
     try:
-        return fused_ssim3d(x, y)
+        return _ssim(x, y)
     finally:
         _route.composite_is_forced = False
 
 
 def _libraries() -> list[Library]:
     functions: dict[str, tuple[str, Loss]] = {
-        _OURS: (metadata.version("fused-ssim"), fused_ssim3d),
+        _OURS: (metadata.version("fused-ssim"), _ssim),
         "torch operations": (torch.__version__, _by_torch_operations),
     }
     try:
