@@ -119,7 +119,6 @@ def kernels_serve(
     if (
         composite_is_forced
         or mask is not None
-        or img1.dim() != 4
         or (not torch.compiler.is_compiling() and is_transformed())
     ):
         return False
@@ -127,6 +126,7 @@ def kernels_serve(
         return True
     return (
         img1.is_cuda
+        and img1.dim() == 4
         and stabilizers is None
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS

@@ -27,7 +27,7 @@ const LevelFunctions& functions() {
 }  // namespace
 
 int64_t workspace_bytes(const Problem& problem, const Request& request, const Plan& plan) {
-  return functions().workspace_bytes(problem, request, plan.strip_columns());
+  return functions().workspace_bytes(problem, request, plan.strip_size());
 }
 
 void run_tasks(const Problem& problem, const Request& request, const Plan& plan, int64_t begin,
@@ -37,7 +37,7 @@ void run_tasks(const Problem& problem, const Request& request, const Plan& plan,
   for (int64_t i = begin; i < end; ++i) {
     tasks.push_back(plan.task(i, slots));
   }
-  functions().run(problem, request, tasks.data(), end - begin, plan.strip_columns(), workspace);
+  functions().run(problem, request, tasks.data(), end - begin, plan.strip_size(), workspace);
 }
 
 void reduce(const Problem& problem, const Request& request, const Plan& plan,

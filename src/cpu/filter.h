@@ -14,8 +14,10 @@
 
 #include <cstdint>
 
+#include "core/taps.h"
 #include "cpu/plan.h"
 #include "cpu/simd.h"
+#include "cpu/workspace.h"
 
 namespace fused_ssim::cpu {
 
@@ -29,6 +31,30 @@ struct FilterTaps {
   int end;
   bool uniform;
 };
+
+// A window in a workspace as 2 radius + 1 taps.
+template <class V, class T = typename V::Scalar>
+FUSED_SSIM_INLINE FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window,
+                                             int radius) {
+  const int size = 2 * radius + 1;
+  double* exact = layout.take<double>(size);
+  T* taps = layout.take<T>(size);
+  T* mirrored = layout.take<T>(size);
+  const int own_radius = window.size / 2 < radius ? window.size / 2 : radius;
+  if (exact != nullptr) {
+    fit_taps(window, radius, exact);
+    if constexpr (sizeof(T) == 4) {
+      round_taps_to_float(exact, size, taps);
+    }
+    for (int k = 0; k < size; ++k) {
+      if constexpr (sizeof(T) == 8) {
+        taps[k] = exact[k];
+      }
+      mirrored[size - 1 - k] = taps[k];
+    }
+  }
+  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1, is_uniform(window)};
+}
 
 // Symmetric windows of 2 kRadius + 1 taps, the middle one the largest, in a place that has room for
 // 2 kFixedRadius + 1.

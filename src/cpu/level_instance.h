@@ -7,32 +7,40 @@
 #include "cpu/scale.h"
 #include "cpu/strip.h"
 #include "cpu/uniform.h"
+#include "cpu/volume.h"
 
 namespace fused_ssim::cpu {
 
 template <class Arch>
 struct LevelInstance {
   static int64_t workspace_bytes(const Problem& problem, const Request& request,
-                                 int64_t strip_columns) {
+                                 int64_t strip_size) {
     switch (schedule_of(problem, request)) {
       case Schedule::kUniform:
         return UniformKernel<Arch, 1>(problem, request, nullptr).workspace_bytes();
       case Schedule::kUniformInterleaved:
         return UniformKernel<Arch, 3>(problem, request, nullptr).workspace_bytes();
+      case Schedule::kVolume:
+        return accumulates_in_double(problem)
+                   ? VolumeKernel<Arch, double>(problem, request, strip_size, nullptr)
+                         .workspace_bytes()
+                   : VolumeKernel<Arch, float>(problem, request, strip_size, nullptr)
+                         .workspace_bytes();
       default:
         break;
     }
     int64_t bytes = 0;
     visit(problem, request, [&](auto strip) __attribute__((always_inline)) {
       using Kernel = typename decltype(strip)::template Type<AnyFilter>;  // the others', too
-      bytes = Kernel(problem, request, strip_columns, nullptr).workspace_bytes();
+      bytes = Kernel(problem, request, strip_size, nullptr).workspace_bytes();
     });
     return bytes;
   }
 
   static void run(const Problem& problem, const Request& request, const Task* tasks,
-                  int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
-    switch (schedule_of(problem, request)) {
+                  int64_t task_count, int64_t strip_size, unsigned char* workspace) {
+    const Schedule schedule = schedule_of(problem, request);
+    switch (schedule) {
       case Schedule::kUniform:
         return run_uniform<1>(problem, request, tasks, task_count, workspace);
       case Schedule::kUniformInterleaved:
@@ -50,9 +58,15 @@ struct LevelInstance {
       exchanged_request.grad1 = request.grad2;
       exchanged_request.grad2 = Image();
     }
+    if (schedule == Schedule::kVolume) {
+      const auto run_with =
+          accumulates_in_double(problem) ? &run_volume<double> : &run_volume<float>;
+      return run_with(exchanged_problem, exchanged_request, tasks, task_count, strip_size,
+                      workspace);
+    }
     visit(exchanged_problem, exchanged_request, [&](auto strip) __attribute__((always_inline)) {
       run_strips<decltype(strip)>(exchanged_problem, exchanged_request, tasks, task_count,
-                                  strip_columns, workspace);
+                                  strip_size, workspace);
     });
   }
 
@@ -87,7 +101,7 @@ struct LevelInstance {
 
   template <class Strip>
   static void run_strips(const Problem& problem, const Request& request, const Task* tasks,
-                         int64_t task_count, int64_t strip_columns, unsigned char* workspace) {
+                         int64_t task_count, int64_t strip_size, unsigned char* workspace) {
     const auto run_with = [&](auto strip) __attribute__((always_inline)) {
       for (int64_t i = 0; i < task_count; ++i) {
         strip.run(tasks[i]);
@@ -96,16 +110,25 @@ struct LevelInstance {
     switch (window_kind(problem)) {
       case WindowKind::kFixed:
         return run_with(
-            typename Strip::template Type<FixedFilter>(problem, request, strip_columns, workspace));
+            typename Strip::template Type<FixedFilter>(problem, request, strip_size, workspace));
       case WindowKind::kShort:
         if constexpr (Strip::kHasShort) {
-          return run_with(typename Strip::template Type<ShortFilter>(problem, request,
-                                                                     strip_columns, workspace));
+          return run_with(
+              typename Strip::template Type<ShortFilter>(problem, request, strip_size, workspace));
         }
         [[fallthrough]];
       default:
         return run_with(
-            typename Strip::template Type<AnyFilter>(problem, request, strip_columns, workspace));
+            typename Strip::template Type<AnyFilter>(problem, request, strip_size, workspace));
+    }
+  }
+
+  template <class T>
+  static void run_volume(const Problem& problem, const Request& request, const Task* tasks,
+                         int64_t task_count, int64_t tile_rows, unsigned char* workspace) {
+    VolumeKernel<Arch, T> kernel(problem, request, tile_rows, workspace);
+    for (int64_t i = 0; i < task_count; ++i) {
+      kernel.run(tasks[i]);
     }
   }
 

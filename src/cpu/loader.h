@@ -8,7 +8,7 @@
 
 namespace fused_ssim::cpu {
 
-// One plane of an image. Strides are in elements.
+// One plane of an image, or one slice of a volume. Strides are in elements.
 struct Plane {
   unsigned char* data;
   int64_t row_stride;
@@ -16,12 +16,13 @@ struct Plane {
   int32_t dtype;
 };
 
-inline Plane plane_of(const Image& image, int64_t batch, int64_t channel) {
+inline Plane plane_of(const Image& image, int64_t batch, int64_t channel, int64_t slice = 0) {
   if (image.data == nullptr) {
     return {};
   }
   const int64_t offset = batch * image.strides[FUSED_SSIM_AXIS_BATCH] +
-                         channel * image.strides[FUSED_SSIM_AXIS_CHANNEL];
+                         channel * image.strides[FUSED_SSIM_AXIS_CHANNEL] +
+                         slice * image.strides[FUSED_SSIM_AXIS_DEPTH];
   return {static_cast<unsigned char*>(image.data) + offset * size_of(image.dtype),
           image.strides[FUSED_SSIM_AXIS_ROW], image.strides[FUSED_SSIM_AXIS_COLUMN], image.dtype};
 }

@@ -21,9 +21,11 @@
 #include "core/pointwise.h"
 #include "core/problem.h"
 #include "core/taps.h"
+#include "cpu/differences.h"
 #include "cpu/filter.h"
 #include "cpu/loader.h"
 #include "cpu/plan.h"
+#include "cpu/samples.h"
 #include "cpu/segments.h"
 #include "cpu/simd.h"
 #include "cpu/workspace.h"
@@ -63,7 +65,6 @@ class StripKernel {
   static constexpr int kBlock = 8;    // columns of vectors filtered at a time
   static constexpr int kMoments = 4;  // s, d, s^2, d^2
   static constexpr int kPartialMaps = partial_maps(kImages);
-  static constexpr T kLargest = sizeof(T) == 4 ? T(1e18) : T(1e150);  // its square is finite
   using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
 
   FUSED_SSIM_INLINE int radius_x() const { return Filter<V>::kIsFixed ? kFixedRadius : radius_x_; }
@@ -74,7 +75,6 @@ class StripKernel {
   FUSED_SSIM_INLINE int64_t pitch() const { return segment_capacity_ + 2 * radius_x(); }
 
   void lay_out(int64_t strip_columns, unsigned char* workspace);
-  static FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius);
 
   void begin_strip(const Task& task);
   void choose_shift();
@@ -183,8 +183,8 @@ void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
-  const FilterTaps<T> taps_x = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
-  const FilterTaps<T> taps_y = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  const FilterTaps<T> taps_x = lay_out_taps<V>(layout, problem_.windows[kWidth], radius_x());
+  const FilterTaps<T> taps_y = lay_out_taps<V>(layout, problem_.windows[kHeight], radius_y());
   if (workspace != nullptr) {
     filter_x_ = Filter<V>(taps_x);
     filter_y_ = Filter<V>(taps_y);
@@ -206,30 +206,6 @@ void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
   scratch_a_ = layout.take<T>(kLanes * segment_capacity_);
   scratch_b_ = layout.take<T>(kLanes * segment_capacity_);
   workspace_bytes_ = layout.bytes();
-}
-
-template <class Arch, class T, template <class> class Filter, int kImages>
-FilterTaps<T> StripKernel<Arch, T, Filter, kImages>::lay_out_taps(WorkspaceLayout& layout,
-                                                                  const Window& window,
-                                                                  int radius) {
-  const int size = 2 * radius + 1;
-  double* exact = layout.take<double>(size);
-  T* taps = layout.take<T>(size);
-  T* mirrored = layout.take<T>(size);
-  const int own_radius = window.size / 2 < radius ? window.size / 2 : radius;
-  if (exact != nullptr) {
-    fit_taps(window, radius, exact);
-    if constexpr (sizeof(T) == 4) {
-      round_taps_to_float(exact, size, taps);
-    }
-    for (int k = 0; k < size; ++k) {
-      if constexpr (sizeof(T) == 8) {
-        taps[k] = exact[k];
-      }
-      mirrored[size - 1 - k] = taps[k];
-    }
-  }
-  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1, is_uniform(window)};
 }
 
 template <class Arch, class T, template <class> class Filter, int kImages>
@@ -299,43 +275,22 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   }
 }
 
-// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may
-// be outliers, and so is what is not finite: it must spoil its own windows alone.
 template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::choose_shift() {
   constexpr int kAxisSamples = 6;
-  constexpr int kSamples = kAxisSamples * kAxisSamples;
-  constexpr int kOutliers = 2;  // left out at either end
-  T s[kSamples];
-  T d[kSamples];
-  int count = 0;
-  const auto insert = [](T* sorted, int size, T value) {
-    for (; size > 0 && sorted[size - 1] > value; --size) {
-      sorted[size] = sorted[size - 1];
-    }
-    sorted[size] = value;
-  };
+  static_assert(kAxisSamples * kAxisSamples <= ShiftSamples<T>::kMost, "");
+  ShiftSamples<T> samples;
   const int64_t columns = task_.column_end - task_.column_begin;
   for (int i = 0; i < kAxisSamples; ++i) {
     const int64_t row = (2 * i + 1) * height_ / (2 * kAxisSamples);
     for (int k = 0; k < kAxisSamples; ++k) {
       const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kAxisSamples);
-      const T x = *loader_.row(img1_, row, column, 1, scratch_a_);
-      const T y = *loader_.row(img2_, row, column, 1, scratch_b_);
-      if (x > -kLargest && x < kLargest && y > -kLargest && y < kLargest) {
-        insert(s, count, x + y);
-        insert(d, count, x - y);
-        ++count;
-      }
+      samples.add(*loader_.row(img1_, row, column, 1, scratch_a_),
+                  *loader_.row(img2_, row, column, 1, scratch_b_));
     }
   }
-  const int trim = count > 4 * kOutliers ? kOutliers : 0;
-  shift_s_ = 0;
-  shift_d_ = 0;
-  for (int i = trim; i < count - trim; ++i) {
-    shift_s_ += s[i] / T(count - 2 * trim);
-    shift_d_ += d[i] / T(count - 2 * trim);
-  }
+  shift_s_ = samples.shift_s();
+  shift_d_ = samples.shift_d();
 }
 
 template <class Arch, class T, template <class> class Filter, int kImages>

@@ -58,32 +58,9 @@ template <class Arch, class T, template <class> class Filter, int kImages>
 void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T* y,
                                                             ChunkSums* sums) const {
   const Columns owned = value_columns(task_.column_begin, task_.column_end);
-  // In double from the start: float32 partial sums of a constant image drift.
-  const auto sum_of = [&](auto magnitude) __attribute__((always_inline)) {
-    DoubleLanes sum = {};
-    int64_t i = owned.begin - data_begin_;
-    for (; i + kLanes <= owned.end - data_begin_; i += kLanes) {
-      const V difference = V::load_unaligned(x + i) - V::load_unaligned(y + i);
-      sum += __builtin_convertvector(magnitude(difference).v, DoubleLanes);
-    }
-    double total = 0.0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      total += sum[lane];
-    }
-    for (; i < owned.end - data_begin_; ++i) {
-      total += magnitude(V(x[i] - y[i])).lane(0);
-    }
-    return total;
-  };
-  if (request_.l1_weight != 0.0) {
-    sums->absolute += sum_of([](V difference) __attribute__((always_inline)) {
-      return V(
-          typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v));
-    });
-  }
-  if (request_.l2_weight != 0.0 || request_.mse != nullptr) {
-    sums->squares +=
-        sum_of([](V difference) __attribute__((always_inline)) { return difference * difference; });
+  if (owned.begin < owned.end) {
+    const int64_t first = owned.begin - data_begin_;
+    cpu::add_differences<V>(request_, x + first, y + first, owned.end - owned.begin, sums);
   }
 }
 

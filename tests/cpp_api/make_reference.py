@@ -41,6 +41,7 @@ def uint8(image: torch.Tensor) -> torch.Tensor:
 X, Y = pair()
 LARGE_X, LARGE_Y = pair(shape=(1, 2, 163, 170))
 U, V = uint8(X), uint8(Y)
+VOLUMES = pair(shape=(2, 1, 13, 17, 12))
 CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "fused_ssim": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "fused_ssim valid": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y, "valid")),
@@ -87,6 +88,25 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     ),
     "uint8 target": ((X, V), lambda x, y: l1_ssim_loss(x, y)),
     "uint8 and float64": ((U, Y.double()), lambda x, y: ssim(x, y, reduction="none")),
+    "signals": (
+        (X[:, :, 5], Y[:, :, 5]),
+        lambda x, y: ssim(x, y, padding="valid", reduction="none", spatial_dims=1),
+    ),
+    "signals, loss": ((X[..., 3], Y[..., 3]), lambda x, y: l1_ssim_loss(x, y, spatial_dims=1)),
+    "volumes": (VOLUMES, lambda x, y: fused_ssim.fused_ssim3d(x, y)),
+    "volumes, valid": (VOLUMES, lambda x, y: fused_ssim.fused_ssim3d(x, y, "valid")),
+    "volumes, options": (
+        VOLUMES,
+        lambda x, y: ssim(
+            x, y, window="uniform", window_size=5, unbiased=True, reduction="image", spatial_dims=3
+        ),
+    ),
+    "volumes, map": (VOLUMES, lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "same", True, 3)),
+    "volumes, loss": (VOLUMES, lambda x, y: l1_ssim_loss(x, y, 0.3, spatial_dims=3)),
+    "volumes, ms_ssim": (
+        VOLUMES,
+        lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.4, 0.6), spatial_dims=3),
+    ),
     "two of uint8": ((U, V), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "two of uint8, 255": ((U, V), lambda x, y: ssim(x, y, data_range=255)),
     "ssim_and_mse": (
@@ -114,6 +134,9 @@ def results() -> dict[str, torch.Tensor]:
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
+if DEVICE != "cpu":  # the header computes volumes on the CPU alone
+    CASES = {name: case for name, case in CASES.items() if not name.startswith("volumes")}
+
 ERRORS: dict[str, Callable[[], object]] = {
     "rank": lambda: ssim(X[0], Y),
     "rank of the second": lambda: ssim(X, Y[0]),
@@ -134,6 +157,8 @@ ERRORS: dict[str, Callable[[], object]] = {
     "component": lambda: ssim(X, Y, component="structure"),
     "unbiased": lambda: ssim(X, Y, window_size=1, unbiased=True),
     "small image": lambda: ssim(X[..., :10], Y[..., :10], padding="valid"),
+    "small volume": lambda: fused_ssim.fused_ssim3d(X[:, :, None], Y[:, :, None], "valid"),
+    "small for three scales": lambda: ms_ssim(X, Y, weights=(0.5, 0.5, 0.5)),
     "sigma": lambda: ssim(X, Y, sigma=0.0),
     "data_range": lambda: ssim(X, Y, data_range=-1.0),
     "data_range nan": lambda: ssim(X, Y, data_range=float("nan")),

@@ -140,6 +140,34 @@ void test_values(const Reference& reference) {
          o.taps = {0.5, 0.3, 0.2};
          o.padding = "valid";
        })},
+      {"signals", ssim_with([](auto& o) {
+         o.padding = "valid";
+         o.reduction = "none";
+         o.layout = "BCW";
+       })},
+      {"signals, loss",
+       [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y, 0.2, "same", true, "BCW"); }},
+      {"volumes", [](auto& x, auto& y) { return fs::fused_ssim3d(x, y); }},
+      {"volumes, valid", [](auto& x, auto& y) { return fs::fused_ssim3d(x, y, "valid"); }},
+      {"volumes, options", ssim_with([](auto& o) {
+         o.window = "uniform";
+         o.window_size = 5;
+         o.unbiased = true;
+         o.reduction = "image";
+         o.layout = "BCDHW";
+       })},
+      {"volumes, map",
+       [](auto& x, auto& y) { return fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); }},
+      {"volumes, loss",
+       [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y, 0.3, "same", true, "BCDHW"); }},
+      {"volumes, ms_ssim",
+       [](auto& x, auto& y) {
+         MSSSIMOptions options;
+         options.window_size = 3;
+         options.weights = {0.4, 0.6};
+         options.layout = "BCDHW";
+         return fs::ms_ssim(x, y, options);
+       }},
       {"long window", ssim_with([](auto& o) {
          o.window_size = 35;
          o.sigma = 4.0;
@@ -156,6 +184,10 @@ void test_values(const Reference& reference) {
          return at::stack({value, mse});
        }},
   };
+  for (auto it = cases.begin(); it != cases.end();) {
+    const bool on_cpu_alone = it->first.rfind("volumes", 0) == 0;
+    it = on_cpu_alone && !reference.device().is_cpu() ? cases.erase(it) : std::next(it);
+  }
   EXPECT(cases.size() == reference.cases(), "the cases of make_reference.py");
   for (const auto& [name, function] : cases) {
     const auto x = leaf(reference.tensor(name + "/img1"));
@@ -244,6 +276,13 @@ void test_errors(const Reference& reference) {
          };
          fs::ssim(narrow(x), narrow(y), with([](auto& o) { o.padding = "valid"; }));
        }},
+      {"small volume", [&] { fs::fused_ssim3d(x.unsqueeze(2), y.unsqueeze(2), "valid"); }},
+      {"small for three scales",
+       [&] {
+         MSSSIMOptions options;
+         options.weights = {0.5, 0.5, 0.5};
+         fs::ms_ssim(x, y, options);
+       }},
       {"sigma", changed([](auto& o) { o.sigma = 0.0; })},
       {"data_range", changed([](auto& o) { o.data_range = -1.0; })},
       {"data_range nan", changed([](auto& o) { o.data_range = std::nan(""); })},
@@ -281,8 +320,6 @@ void test_errors(const Reference& reference) {
     expect_said(changed([&](auto& o) { o.padding = padding; }), "NotImplementedError",
                 "Python's fused_ssim computes it");
   }
-  expect_said([&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); },
-              "NotImplementedError", "Python's fused_ssim computes it");
   expect_said(
       [&] { second_derivative([](auto& a, auto& b) { return fs::fused_ssim(a, b); }, x, y); },
       "RuntimeError", "expected a first derivative only");
@@ -432,6 +469,20 @@ void test_layouts(const Reference& reference) {
                                            : image;
     return changed.contiguous();
   };
+  const auto rows = [](const at::Tensor& image) { return image.flatten(2); };
+  const auto signal = fused_ssim::fused_ssim(rows(x), rows(y), "same", true, "BCW");
+  const auto last = [](const at::Tensor& image) { return image.movedim(1, -1); };
+  EXPECT(at::allclose(fused_ssim::fused_ssim(last(rows(x)), last(rows(y)), "same", true, "BWC"),
+                      signal),
+         "BWC");
+  if (reference.device().is_cpu()) {
+    const auto a = reference.tensor("volumes/img1");
+    const auto b = reference.tensor("volumes/img2");
+    const auto of_last =
+        fused_ssim::ssim_map(last(a), last(b), with([](auto& o) { o.layout = "BDHWC"; }));
+    const auto of_first = fused_ssim::ssim_map(a, b, with([](auto& o) { o.layout = "BCDHW"; }));
+    EXPECT(at::allclose(of_last, last(of_first)), "BDHWC");
+  }
   for (const std::string layout : {"BCHW", "BHWC", "CHW", "HWC"}) {
     const auto a = leaf(to(x, layout));
     const auto b = to(y, layout);

@@ -36,7 +36,8 @@ inline constexpr Choices<2> kNegatives = {"relu", "smooth"};
 inline constexpr Choices<2> kOddSizes = {"pad", "crop"};
 // There is no map of several scales.
 inline constexpr Choices<4> kScaleReductions = {"mean", "sum", "image", "channel"};
-inline constexpr Choices<4> kLayouts = {"BCHW", "BHWC", "CHW", "HWC"};
+inline constexpr Choices<8> kLayouts = {"BCHW",  "BHWC",  "CHW", "HWC",
+                                        "BCDHW", "BDHWC", "BCW", "BWC"};
 
 // The index of `value` among the choices.
 template <std::size_t count>
@@ -151,7 +152,28 @@ inline std::string dtype_remedy(at::ScalarType dtype) {
   }
 }
 
-inline void check_image(const char* name, const at::Tensor& image, bool takes_uint8) {
+// Of signals, images and volumes.
+struct Sides {
+  const char* shape;
+  const char* sides;
+};
+inline constexpr Sides kSides[] = {{"[B, C, W]", "width"},
+                                   {"[B, C, H, W]", "height and width"},
+                                   {"[B, C, D, H, W]", "depth and height and width"}};
+inline const Sides& sides_of(int64_t spatial_dims) { return kSides[spatial_dims - 1]; }
+
+inline std::string rank_remedy(int64_t rank, int64_t spatial_dims) {
+  if (rank == spatial_dims + 1) {
+    return "add a batch dimension with .unsqueeze(0)";
+  }
+  return rank == 5   ? "volumes go to fused_ssim3d, or to functions with layout \"BCDHW\""
+         : rank == 4 ? "images have the layout \"BCHW\""
+         : rank == 3 ? "signals have the layout \"BCW\""
+                     : "bring it to that layout with .reshape() or .unsqueeze()";
+}
+
+inline void check_image(const char* name, const at::Tensor& image, int64_t spatial_dims,
+                        bool takes_uint8) {
   check_dense(name, image);
   if (!image.is_cpu() && !image.is_cuda()) {
     C10_THROW_ERROR(NotImplementedError,
@@ -163,11 +185,9 @@ inline void check_image(const char* name, const at::Tensor& image, bool takes_ui
                    ": expected dtype bfloat16, float16, float32, float64",
                    takes_uint8 ? ", uint8" : "", ", got ", dtype_of(image), "; ",
                    dtype_remedy(dtype));
-  TORCH_CHECK_VALUE(image.dim() == 4, name, ": expected shape [B, C, H, W], got ", shape_of(image),
-                    "; ",
-                    image.dim() == 3   ? "add a batch dimension with .unsqueeze(0)"
-                    : image.dim() == 5 ? "volumes are computed by Python's fused_ssim alone"
-                                       : "bring it to that layout with .reshape() or .unsqueeze()");
+  TORCH_CHECK_VALUE(image.dim() == spatial_dims + 2, name, ": expected shape ",
+                    sides_of(spatial_dims).shape, ", got ", shape_of(image), "; ",
+                    rank_remedy(image.dim(), spatial_dims));
   TORCH_CHECK_VALUE(image.numel() > 0, name, ": expected at least one pixel, got ", shape_of(image),
                     "; check how it was cropped");
 }
@@ -176,9 +196,9 @@ using Names = std::array<const char*, 2>;
 inline constexpr Names kImageNames = {"img1", "img2"};
 
 inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const Names& names,
-                         bool take_uint8) {
-  check_image(names[0], img1, take_uint8);
-  check_image(names[1], img2, take_uint8);
+                         int64_t spatial_dims, bool take_uint8) {
+  check_image(names[0], img1, spatial_dims, take_uint8);
+  check_image(names[1], img2, spatial_dims, take_uint8);
   TORCH_CHECK_VALUE(img1.sizes() == img2.sizes(), names[0], " and ", names[1],
                     ": expected one shape, got ", shape_of(img1), " and ", shape_of(img2),
                     "; nothing is broadcast, use .expand_as()");
@@ -195,11 +215,29 @@ inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const N
                    " and ", dtype_of(img2), "; convert one with .to(other.dtype)");
 }
 
+inline int64_t least_side(const at::Tensor& image) {
+  const at::IntArrayRef sizes = image.sizes().slice(2);
+  return *std::min_element(sizes.begin(), sizes.end());
+}
+
 inline void check_window_fits(const at::Tensor& image, int64_t window_size, bool valid) {
-  TORCH_CHECK_VALUE(
-      !valid || (image.size(2) >= window_size && image.size(3) >= window_size),
-      "padding=\"valid\": expected height and width of at least window_size=", window_size,
-      ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
+  TORCH_CHECK_VALUE(!valid || least_side(image) >= window_size, "padding=\"valid\": expected ",
+                    sides_of(image.dim() - 2).sides, " of at least window_size=", window_size,
+                    ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
+}
+
+// Whether the window can be applied at the coarsest of so many scales; odd sizes are padded, or
+// cropped.
+inline void check_scales_fit(const at::Tensor& image, int64_t window_size, bool valid,
+                             std::size_t scales, bool pads) {
+  // No image has 2^62 pixels along a side.
+  const int64_t halvings = INT64_C(1) << std::min<std::size_t>(scales - 1, 50);
+  const int64_t coarsest = valid ? window_size : 1;
+  const int64_t least = pads ? (coarsest - 1) * halvings + 1 : coarsest * halvings;
+  TORCH_CHECK_VALUE(least_side(image) >= least, "ms_ssim, padding=\"", kPaddings[valid ? 1 : 0],
+                    "\": expected ", sides_of(image.dim() - 2).sides, " of at least ", least,
+                    " for ", scales, " scales, got ", shape_of(image),
+                    "; use fewer weights or a smaller window");
 }
 
 }  // namespace fused_ssim::detail

@@ -37,8 +37,9 @@ struct SSIMOptions {
   bool unbiased = false;
   /// "ssim", or one of its factors: "contrast" (contrast times structure) or "luminance".
   std::string component = "ssim";
-  /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC".
-  /// Without a B the results have no axis of the batch either.
+  /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC",
+  /// of volumes "BCDHW" or "BDHWC", of signals "BCW" or "BWC". Without a B the results have no axis
+  /// of the batch either.
   std::string layout = "BCHW";
 };
 
