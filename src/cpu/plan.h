@@ -27,7 +27,8 @@ inline constexpr int64_t kMinBandChunks = 12;
 // Largest tile of a volume, in columns of voxels, of which the working set is some 500 bytes each.
 inline constexpr int64_t kMaxTileColumns = 1 << 15;
 // Fewer pixels than these take less time than another thread takes to wake up.
-inline constexpr int64_t kMinThreadPixels = 1 << 15;
+// (Xeon with AVX-512: a value of 1x3x64x64 takes 0.065 ms in two threads, 0.092 in one.)
+inline constexpr int64_t kMinThreadPixels = 1 << 13;
 // The radius that is fixed at compile time for symmetric windows of up to 11 taps.
 inline constexpr int kFixedRadius = kDefaultWindowSize / 2;
 
