@@ -50,6 +50,8 @@ def reduced(
             offset,
             train,
             stabilizers,
+            mask,
+            mask_mode,
         )
     _say_once(img1)
     return _composite.reduced(
@@ -89,7 +91,7 @@ def mapped(
         )
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        return _autograd.mapped(img1, img2, definition, stabilizers=stabilizers)
+        return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
     _say_once(img1)
     return _composite.mapped(
         img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
@@ -116,7 +118,6 @@ def kernels_serve(
     """Whether there are kernels for this form, on this device, under the transforms in force."""
     if (
         composite_is_forced
-        or mask is not None
         or img1.dim() != 4
         or (not torch.compiler.is_compiling() and is_transformed())
     ):
@@ -126,6 +127,7 @@ def kernels_serve(
     return (
         img1.is_cuda
         and stabilizers is None
+        and mask is None
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )

@@ -60,6 +60,11 @@ FUSED_SSIM_INLINE float clamp_to_nonnegative(float x) {
 #endif
 }
 FUSED_SSIM_INLINE double clamp_to_nonnegative(double x) { return x < 0.0 ? 0.0 : x; }
+// a where the condition is positive, else b, whatever stands in the other.
+template <class T>
+FUSED_SSIM_INLINE T select_positive(T condition, T a, T b) {
+  return condition > T(0) ? a : b;
+}
 FUSED_SSIM_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   float result;  // within one unit in the last place; the exact division costs eight times as much

@@ -11,6 +11,7 @@ struct LevelFunctions {
   void (*run)(const Problem&, const Request&, const Task*, int64_t task_count,
               int64_t strip_columns, unsigned char* workspace);
   void (*scale_rows)(const ScaleRequest&, int64_t row_begin, int64_t row_end);
+  double (*mask_sum)(const Problem&, int64_t batch, int64_t channel);
 };
 
 extern const LevelFunctions kBaselineFunctions;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/level_functions.h"
+#include "cpu/mask_sum.h"
 #include "cpu/scale.h"
 #include "cpu/strip.h"
 #include "cpu/uniform.h"
@@ -56,31 +57,42 @@ struct LevelInstance {
   }
 
  private:
-  template <class T, int kImages>
+  template <class T, int kImages, bool kNormalized>
   struct Strip {
-    static constexpr bool kHasShort = kHasShortWindows && sizeof(T) == sizeof(float);
+    static constexpr bool kHasShort =
+        kHasShortWindows && sizeof(T) == sizeof(float) && !kNormalized;
     template <template <class> class Filter>
-    using Type = StripKernel<Arch, T, Filter, kImages>;
+    using Type = StripKernel<Arch, T, Filter, kImages, kNormalized>;
   };
 
   template <class Visitor>
   static FUSED_SSIM_INLINE void visit(const Problem& problem, const Request& request,
                                       Visitor visitor) {
     if (accumulates_in_double(problem)) {
-      visit_images<double>(request, visitor);
+      visit_mask<double>(problem, request, visitor);
     } else {
-      visit_images<float>(request, visitor);
+      visit_mask<float>(problem, request, visitor);
     }
   }
 
   template <class T, class Visitor>
+  static FUSED_SSIM_INLINE void visit_mask(const Problem& problem, const Request& request,
+                                           Visitor visitor) {
+    if (mask_is_normalized(problem)) {
+      visit_images<T, true>(request, visitor);
+    } else {
+      visit_images<T, false>(request, visitor);
+    }
+  }
+
+  template <class T, bool kNormalized, class Visitor>
   static FUSED_SSIM_INLINE void visit_images(const Request& request, Visitor visitor) {
     if (!wants_gradient(request)) {
-      visitor(Strip<T, 0>());
+      visitor(Strip<T, 0, kNormalized>());
     } else if (request.grad1.data == nullptr || request.grad2.data == nullptr) {
-      visitor(Strip<T, 1>());
+      visitor(Strip<T, 1, kNormalized>());
     } else {
-      visitor(Strip<T, 2>());
+      visitor(Strip<T, 2, kNormalized>());
     }
   }
 
@@ -120,8 +132,8 @@ struct LevelInstance {
 
 template <class Arch>
 constexpr LevelFunctions level_functions() {
-  return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run,
-          &ScaleKernel<Arch>::run};
+  return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run, &ScaleKernel<Arch>::run,
+          &MaskSum<Arch>::run};
 }
 
 }  // namespace fused_ssim::cpu

@@ -33,6 +33,10 @@ struct CpuBackend {
     plan.finish();
   }
 
+  static void mask_sums(const FusedSsimProblem& problem, int32_t reduction, void* sums) {
+    kernels::check(fused_ssim_cpu_mask_sums(&problem, reduction, sums));
+  }
+
   static void scale(const FusedSsimScaleRequest& request, const Tensor&) {
     // Enough elements for a thread to be worth waking.
     constexpr int64_t kElementsPerTask = 1 << 16;

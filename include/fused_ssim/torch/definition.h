@@ -7,8 +7,10 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fused_ssim/kernels.h"
@@ -115,9 +117,16 @@ inline at::Tensor without_batch(const at::Tensor& value, const std::string& layo
   return layout[0] != 'B' && value.dim() > 0 ? value.squeeze(0) : value;
 }
 
+// None, or expanded to the images' shape.
+struct MaskOption {
+  std::optional<at::Tensor> weights = std::nullopt;
+  int64_t mode = FUSED_SSIM_MASK_WEIGHTED;
+};
+
 struct Images {
   at::Tensor img1;
   at::Tensor img2;
+  MaskOption mask = {};
 };
 
 // The images as [B, C, H, W], checked.
@@ -131,6 +140,21 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
   return result;
 }
 
+// The images with a mask of their layout.
+inline Images with_mask(Images images, const at::Tensor& mask, const std::string& mask_mode,
+                        const std::string& layout) {
+  images.mask.mode = static_cast<int64_t>(index_of(
+      "mask_mode", mask_mode, kMaskModes,
+      "\"weighted\" averages the plain map, \"normalized\" weighs pixels inside windows, too"));
+  if (mask.defined()) {
+    const bool of_rank = mask.dim() == static_cast<int64_t>(layout.size());
+    const at::Tensor weights = of_rank ? as_bchw("mask", mask, layout) : mask;
+    check_mask(weights, images.img1);
+    images.mask.weights = weights.expand_as(images.img1);
+  }
+  return images;
+}
+
 // The images of a call with options.
 inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
                      const SSIMOptions& options) {
@@ -142,7 +166,7 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
       "data_range: expected the number 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
       "beside a uint8 image, got ",
       number(range), "; convert the image with .float()");
-  return result;
+  return with_mask(std::move(result), options.mask, options.mask_mode, options.layout);
 }
 
 }  // namespace fused_ssim::detail
