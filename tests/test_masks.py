@@ -236,7 +236,7 @@ def test_windows_and_components(device, mode, component, window):
 @each_mode
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 13, 961), (1, 1, 11, 1921), (1, 1, 403, 17), (1, 2, 64, 65)], ids=str
+    "shape", [(1, 1, 13, 961), (1, 1, 13, 1921), (1, 1, 403, 17), (1, 2, 64, 65)], ids=str
 )
 def test_seams(device, mode, padding, shape):
     # Around strips of 960 columns and bands of rows; the mask leaves whole windows out.
@@ -334,10 +334,8 @@ def test_equal_images_under_any_mask(device, way, mode):
         form = {"mask": mask.to(device), "mask_mode": mode}
         for reduction in ("mean", "image", "channel", "none"):
             values = ssim(x, x.detach(), reduction=reduction, **form)
-            if way == "default" and device == "cpu":
-                assert torch.equal(values, torch.ones_like(values))
-            assert max_error(values, torch.ones_like(values)) <= 2e-7
-        assert abs(l1_ssim_loss(x, x.detach(), **form).item()) <= 2e-7
+            assert torch.equal(values, torch.ones_like(values))
+        assert l1_ssim_loss(x, x.detach(), **form).item() == 0
 
 
 @each_mode

@@ -5,6 +5,7 @@
 //
 //     apply<kCount>(load, out)    kCount outputs
 //     reference<kCount>(load)     a number near the pixels that they all see, for kCount <= kGroup
+//     shared<kCount>(load)        the sum of what they all see, for the same under masks
 //
 // Moments are filtered as what they differ by from the reference: in flat windows, the ones where
 // C2 does not hide it, rounding is then that of the small differences. The reference is made of
@@ -75,6 +76,15 @@ class SymmetricWindow {
       constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
       return V(0.5f) * (load(kMiddle) + load(kMiddle + 1));
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(kFirst + kCount - 1);
+    unroll<kCount, 2 * kRadius + 1>([&](auto input) __attribute__((always_inline)) {
+      sum = sum + load(kFirst + decltype(input)::value);
+    });
+    return sum;
   }
 
  private:
@@ -173,6 +183,15 @@ class AnyWindow {
       const int middle = window_.radius + kCount / 2 - 1;
       return V(0.5f) * (load(middle) + load(middle + 1));
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(window_.begin + kCount - 1);
+    for (int k = window_.begin + kCount; k < window_.end; ++k) {
+      sum = sum + load(k);
+    }
+    return sum;
   }
 
  private:

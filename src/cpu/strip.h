@@ -428,12 +428,14 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
     const auto mask = [&](int k)
                           __attribute__((always_inline)) { return mask_column_[kFirst + k]; };
     V reference(T(0));
-    if constexpr (kAreMoments) {
+    if constexpr (kAreMoments && kNormalized) {
+      reference = reciprocal_of_seen(window.template shared<kGroup>(mask)) *
+                  window.template shared<kGroup>([&](int k) __attribute__((always_inline)) {
+                    return mask(k) * input(kFirst + k);
+                  });
+    } else if constexpr (kAreMoments) {
       reference = window.template reference<kGroup>(
           [&](int k) __attribute__((always_inline)) { return input(kFirst + k); });
-      if constexpr (kNormalized) {
-        reference = reference * reciprocal_of_seen(window.template reference<kGroup>(mask));
-      }
     }
     V filtered[kGroup];
     window.template apply<kGroup>(
@@ -443,7 +445,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
             carry[k - kChunkRows] = value;
           }
           if constexpr (kAreMoments && kNormalized) {
-            return multiply_add(-reference, mask(k), value);
+            return mask(k) * (value - reference);
           } else {
             return kAreMoments ? value - reference : value;
           }
@@ -514,8 +516,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_plain_block(int6
   });
 }
 
-// The same of what the mask weighs, and of the mask. What a reference r adds to E[m x] is r E[m], and
-// for a group that sees only masked pixels in its middle it is 0.
+// The same under a mask: its own means E[m] and E[m x] / E[m], near which the numbers stay that are
+// rounded. References are the weighted means of what a group sees together.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int64_t chunk,
@@ -533,45 +535,47 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int
         V* to = tile_ + kFirst * kFiltered * kChunkRows + row;
         const auto load_mask = [&](int k) __attribute__((always_inline)) { return mask[k]; };
         V seen[kGroup];
+        V by_seen[kGroup];
         window.template apply<kGroup>(load_mask, seen);
         unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
           constexpr int kI = decltype(i)::value;
           to[(kI * kFiltered + kMoments) * kChunkRows] = seen[kI];
+          by_seen[kI] = reciprocal_of_seen(seen[kI]);
         });
-        const V by_mask = reciprocal_of_seen(window.template reference<kGroup>(load_mask));
+        const auto store = [&](int map, const V(&out)[kGroup],
+                               V reference) __attribute__((always_inline)) {
+          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+            constexpr int kI = decltype(i)::value;
+            to[(kI * kFiltered + map) * kChunkRows] = multiply_add(out[kI], by_seen[kI], reference);
+          });
+        };
+        const V by_mask = reciprocal_of_seen(window.template shared<kGroup>(load_mask));
         for (int image = 0; image < 2; ++image) {
           const V* from = images + image * pitch();
-          const V reference = by_mask * window.template reference<kGroup>(
-                                            [&](int k) __attribute__((always_inline)) {
-                                              return mask[k] * from[k];
-                                            });
+          const V reference =
+              by_mask * window.template shared<kGroup>([&](int k) __attribute__((always_inline)) {
+                return mask[k] * from[k];
+              });
           const V reference2 = reference * reference;
           V out[kGroup];
           window.template apply<kGroup>(
               [&](int k) __attribute__((always_inline)) { return mask[k] * (from[k] - reference); },
               out);
-          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            constexpr int kI = decltype(i)::value;
-            to[(kI * kFiltered + image) * kChunkRows] = multiply_add(reference, seen[kI], out[kI]);
-          });
+          store(image, out, reference);
           window.template apply<kGroup>(
               [&](int k) __attribute__((always_inline)) {
                 const V value = from[k];
                 return mask[k] * multiply_add(value, value, -reference2);
               },
               out);
-          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            constexpr int kI = decltype(i)::value;
-            to[(kI * kFiltered + 2 + image) * kChunkRows] =
-                multiply_add(reference2, seen[kI], out[kI]);
-          });
+          store(2 + image, out, reference2);
         }
       });
     }
   });
 }
 
-// The column of the mask's means along x, which those of the images' need, and 1 / E[m] of its rows.
+// The column of the mask's means along x, which weigh those of the images, and 1 / E[m] of its rows.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_masked_column(
     V* carry, const V* fresh) {
