@@ -16,7 +16,7 @@ SLACK = 32 * MIB
 # Run in a process of its own: the peak of a resident set never falls again.
 PEAK_ON_CPU = """
 import ctypes, resource, sys, torch
-from fused_ssim import fused_ssim, l1_ssim_loss, ssim, FusedSSIMMap
+from fused_ssim import fused_ssim, l1_ssim_loss, ms_ssim, ssim, FusedSSIMMap
 
 def peak():
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -37,6 +37,7 @@ a = lay_out(small).clone().requires_grad_()
 fused_ssim(a, lay_out(small)).backward()
 l1_ssim_loss(a, lay_out(small)).backward()
 ssim(a, lay_out(small), reduction="none").sum().backward()
+ms_ssim(a, lay_out(small)).backward()
 
 x, y = lay_out(torch.rand(shape)), lay_out(torch.rand(shape))
 # Memory that is resident and goes before the step begins would hide what the step takes.
@@ -71,6 +72,8 @@ elif what == "copy":
     # Linux counts resident pages for each CPU and adds them up in batches: by one thread, little is left out.
     torch.set_num_threads(1)
     x.clone()
+elif what == "scales":
+    ms_ssim(x, y).backward()
 elif what == "map":
     FusedSSIMMap.apply(1e-4, 9e-4, x, y).mean().backward()
 print(peak() - before, x.numel() * x.element_size())
@@ -106,6 +109,13 @@ def test_cpu_map():
     # The map and its gradient (an expanded number), and the image's gradient: no saved partials.
     extra, image = peak_on_cpu("map", "contiguous")
     assert extra <= 2 * image + SLACK
+
+
+def test_cpu_scales():
+    # The gradients of all scales, 4/3, and two scales of both images, 5/8, beside each other.
+    extra, image = peak_on_cpu("scales", "contiguous")
+    assert extra <= 2 * image
+    assert extra >= 4 / 3 * image - MIB
 
 
 def test_the_measurement_sees_a_copy():

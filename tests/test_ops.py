@@ -316,3 +316,56 @@ def test_opcheck_of_strides_that_do_not_matter(device, shape):
     x, y = images(device, *shape)
     x = x.to(memory_format=torch.channels_last)
     opcheck(ops.ssim, (x, y, *definition(), MEAN, *WEIGHTS.values(), True, False))
+
+
+SCALES = {"exponents": [0.3, 0.5, 0.2], "negative": 0, "odd_sizes": 0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_opcheck_ms_ssim(layout, dtype):
+    x, y = (layout(image) for image in images("cpu", dtype=dtype))
+    for odd_sizes, wants in ((0, (True, True)), (1, (False, True)), (0, (False, False))):
+        scales = {**SCALES, "odd_sizes": odd_sizes, "negative": odd_sizes}.values()
+        opcheck(ops.ms_ssim, (x, y, *definition(), *scales, *wants))
+    value, derivatives, *saved = ops.ms_ssim(x, y, *definition(), *SCALES.values(), True, False)
+    arguments = (*saved[:2], value, derivatives, 0)
+    opcheck(ops.ms_ssim_backward, arguments)
+    expected = ops.ms_ssim_backward(*arguments)
+    opcheck(ops.ms_ssim_backward_, tuple(a.clone() if torch.is_tensor(a) else a for a in arguments))
+    ops.ms_ssim_backward_(*arguments)
+    assert torch.equal(saved[0], expected)
+
+
+def test_bad_calls_of_ms_ssim_are_refused():
+    x, y = images("cpu")
+
+    def call(x=x, y=y, **changes):
+        common, rare = split(**changes)
+        scales = {name: rare.pop(name, value) for name, value in SCALES.items()}
+        return ops.ms_ssim(x, y, *definition(**common), *scales.values(), True, True, **rare)
+
+    for message, changes in (
+        ("exponent", {"exponents": []}),
+        ("not negative", {"exponents": [-0.5]}),
+        ("finite exponent", {"exponents": [float("nan"), 1.0]}),
+        ("negative from 0 to 1", {"negative": 2}),
+        ("odd_sizes", {"odd_sizes": 2}),
+        ("mask", {"mask": torch.ones_like(x)}),
+        ("valid", {"valid": True}),
+        ("at least one pixel", {"exponents": [0.1] * 6, "odd_sizes": 1}),
+        ("img2", {"y": y[..., 1:]}),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match=message):
+            call(**changes)
+    value, derivatives, gradient, coarser, *_ = call()
+    for bad in (
+        (gradient, coarser[1:], value, derivatives),
+        (gradient, coarser, value[:1], derivatives),
+        (gradient, coarser, value.double(), derivatives),
+        (gradient, coarser, value, derivatives.float()),
+        (gradient, coarser, value, derivatives[1:]),
+        (gradient, coarser, value, derivatives[:0]),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match="expected contiguous"):
+            ops.ms_ssim_backward(*bad, 0)

@@ -7,8 +7,8 @@
 ///     loss.backward();
 ///
 /// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as
-/// far as the kernels serve: volumes, reflected borders, MS-SSIM and second derivatives are
-/// computed in Python alone.
+/// far as the kernels serve: volumes, reflected borders, MS-SSIM and masks on CUDA, and second
+/// derivatives are computed in Python alone.
 ///
 /// This header is compiled by the program against its own libtorch, 2.10 or newer; the operators it
 /// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every
@@ -109,6 +109,43 @@ inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
   const detail::DefinitionPtr d = detail::definition(options);
   const auto [value, mse] = detail::ssim_and_mse(detail::images(img1, img2, *d, options), d);
   return {detail::without_batch(value, options.layout), detail::without_batch(mse, options.layout)};
+}
+
+/// MS-SSIM of two image batches on the CPU, differentiable in both: the product of the mean contrast
+/// of each scale and of the mean SSIM of the coarsest, each to the power of its weight.
+///
+/// \param img1    images [B, C, H, W], or of options.layout
+/// \param img2    images of the same shape and device
+/// \param options which MS-SSIM, and what to reduce it to. With the defaults height and width are at
+///                least 161.
+/// \return [], [B] or [B, C], as options.reduction says, in [0, 1]; float64 where an image is, else
+///         float32
+inline at::Tensor ms_ssim(const at::Tensor& img1, const at::Tensor& img2,
+                          const MSSSIMOptions& options = {}) {
+  const auto reduction = static_cast<int32_t>(detail::index_of(
+      "reduction", options.reduction, detail::kScaleReductions,
+      "\"channel\" gives a number for each plane; there is no map of several scales"));
+  const detail::Scales scales = detail::scales_of(options);
+  const detail::DefinitionPtr d = detail::definition(options);
+  const detail::Images images = detail::images(img1, img2, options.layout);
+  detail::check_scales_fit(images.img1, d->window_sizes[1], d->valid, scales.exponents.size(),
+                           scales.odd_sizes == FUSED_SSIM_ODD_PAD);
+  detail::check_uint8_range(images, options.data_range);
+  if (!images.img1.is_cpu()) {
+    C10_THROW_ERROR(NotImplementedError,
+                    detail::text("ms_ssim: expected images on cpu, got device ",
+                                 images.img1.device(), "; Python's fused_ssim computes it"));
+  }
+  const at::Tensor value = detail::multi_scale(images, d, scales);
+  switch (reduction) {
+    case FUSED_SSIM_MEAN:
+      return value.mean();
+    case FUSED_SSIM_SUM:
+      return value.sum();
+    default:
+      return detail::without_batch(reduction == FUSED_SSIM_IMAGE ? value.mean(1) : value,
+                                   options.layout);
+  }
 }
 
 /// (1 - w) mean |pred - target| + w (1 - SSIM), value and gradient in one pass: the photometric

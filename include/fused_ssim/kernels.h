@@ -90,6 +90,18 @@ enum {
                                   ///< the border have m = 1 and are 0; over nothing S is 1
 };
 
+/// How an axis of odd size is halved.
+enum {
+  FUSED_SSIM_ODD_PAD = 0,  ///< a zero in front, which counts in the mean: (size + 1) / 2
+  FUSED_SSIM_ODD_CROP = 1  ///< without its last pixel: size / 2
+};
+
+/// What a mean m with exponent w has for a factor of MS-SSIM.
+enum {
+  FUSED_SSIM_NEGATIVE_RELU = 0,   ///< max(m, 0)^w, with derivative 0 where m <= 0
+  FUSED_SSIM_NEGATIVE_SMOOTH = 1  ///< below t = 0.01: t^w / (1 + w (t - m) / t)
+};
+
 /// The axes of images, in the order of sizes and strides. Of 2D images the depth is 1, of 1D signals
 /// the height, too.
 enum {
@@ -183,6 +195,51 @@ typedef struct FusedSsimScaleRequest {
   double factor;         ///< 1
 } FusedSsimScaleRequest;
 
+/// A scale of MS-SSIM to the next: images of half the size, made of the means of 2 pixels along each
+/// spatial axis.
+typedef struct FusedSsimHalveRequest {
+  int64_t struct_size;
+  int64_t sizes[FUSED_SSIM_AXES];  ///< of the images
+  int32_t spatial_dims;      ///< 1: the width is halved, 2: the height, too, 3: the depth, too
+  int32_t odd_sizes;         ///< FUSED_SSIM_ODD_PAD or FUSED_SSIM_ODD_CROP
+  int32_t uint8_divisor;     ///< 255 or 1
+  int32_t dtype;             ///< of the halves: FUSED_SSIM_FLOAT32 or FUSED_SSIM_FLOAT64
+  FusedSsimImage images[2];  ///< the second may be null
+  void* halves[2];           ///< contiguous; sizes by fused_ssim_halved_size()
+} FusedSsimHalveRequest;
+
+/// The way back: the gradient of a scale's image,
+///
+///     out = unit * (factor * upstream[plane] * derivatives[plane]) + adjoint of the halving(coarser)
+typedef struct FusedSsimAccumulateRequest {
+  int64_t struct_size;
+  int64_t sizes[FUSED_SSIM_AXES];  ///< of unit and out
+  int32_t spatial_dims;            ///< as in FusedSsimHalveRequest
+  int32_t odd_sizes;               ///< likewise
+  FusedSsimImage unit;             ///< the gradient of this scale's own value
+  FusedSsimImage out;              ///< the same dtype; may be `unit` itself
+  const void* upstream;            ///< [batch, channels], accumulation type
+  const double* derivatives;       ///< [batch, channels]: one scale's of FusedSsimFactorsRequest
+  const void* coarser;  ///< the next scale's `out`, contiguous, accumulation type; null at the last
+  double factor;        ///< 1
+} FusedSsimAccumulateRequest;
+
+/// The means of all scales to their product: prod over s of factor(means[s], exponents[s]), computed
+/// in float64. Finite numbers give finite ones.
+typedef struct FusedSsimFactorsRequest {
+  int64_t struct_size;
+  int64_t scales;
+  int64_t planes;
+  int32_t dtype;            ///< of means and products: FUSED_SSIM_FLOAT32 or FUSED_SSIM_FLOAT64
+  int32_t negative;         ///< FUSED_SSIM_NEGATIVE_RELU or FUSED_SSIM_NEGATIVE_SMOOTH
+  const double* exponents;  ///< [scales] in host memory, not negative
+  const double*
+      divisors;         ///< [scales] in host memory: what the derivatives are divided by, or null
+  const void* means;    ///< [scales, planes]
+  void* products;       ///< [planes]
+  double* derivatives;  ///< [scales, planes]: d(product) / d(mean); or null
+} FusedSsimFactorsRequest;
+
 // ---- structures to start from -------------------------------------------------------------------
 
 /// Contiguous float32 planes: [batch, channels, height, width].
@@ -270,6 +327,11 @@ static inline FusedSsimScaleRequest fused_ssim_scale_request(const FusedSsimProb
   return request;
 }
 
+/// The size of an axis after it is halved.
+static inline int64_t fused_ssim_halved_size(int64_t size, int32_t odd_sizes) {
+  return (size + (odd_sizes == FUSED_SSIM_ODD_PAD ? 1 : 0)) / 2;
+}
+
 // ---- libfused_ssim_kernels ----------------------------------------------------------------------
 
 /// FUSED_SSIM_KERNELS_ABI of the library that is loaded.
@@ -317,6 +379,17 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest*
 /// The same for rows [begin, end) of batch * channels * depth * height: for a thread pool.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request,
                                                          int64_t begin, int64_t end);
+
+/// Rows [begin, end) of batch * channels * halved depth * halved height of the first half and then
+/// of the second.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_halve_rows(const FusedSsimHalveRequest* request,
+                                                         int64_t begin, int64_t end);
+
+/// Rows [begin, end) of batch * channels * depth * height.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_accumulate_rows(
+    const FusedSsimAccumulateRequest* request, int64_t begin, int64_t end);
+
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_factors(const FusedSsimFactorsRequest* request);
 
 /// A request cut into tasks for a thread pool of one's own:
 ///

@@ -125,6 +125,37 @@ def ssim_and_mse(
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
 
+def ms_ssim(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    exponents: tuple[float, ...],
+    negative: int,
+    odd_sizes: int,
+    *,
+    stabilizers: Tensor | None = None,
+) -> Tensor:
+    """The product over all scales, [B, C]; `definition` is that of the coarsest."""
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
+    compiling = torch.compiler.is_compiling()
+    arguments = (
+        *_operator_arguments(definition, compiling),
+        exponents,
+        negative,
+        odd_sizes,
+        differentiable and requires1,
+        differentiable and requires2,
+        stabilizers,
+    )
+    value: Tensor
+    if differentiable and not compiling:
+        value = _Scales.apply(img1, img2, arguments)[0]
+    else:
+        value = _operators.ms_ssim(img1, img2, *arguments)[0]
+    return value
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 
@@ -227,6 +258,12 @@ def _factor(
     sums = mask.sum(axes, dtype=upstream.dtype)
     pixels = mask.numel() / max(1, sums.numel())
     return upstream * (pixels / sums).where(sums > 0, 0.0)
+_SCALES_ARGUMENTS = _operators.argument_names(_operators.ms_ssim)
+# Those that want gradients, once for each tensor that is saved for one.
+_wanted_of_scales = operator.itemgetter(
+    *(_SCALES_ARGUMENTS.index(f"wants_gradient{i}") - 2 for i in (1, 1, 2, 2))
+)
+_odd_sizes = operator.itemgetter(_SCALES_ARGUMENTS.index("odd_sizes") - 2)
 
 
 class _Reduced(torch.autograd.Function):
@@ -251,30 +288,83 @@ class _Reduced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        if upstream is None:
-            return None, None, None
-        upstream = upstream.contiguous()
         *saved, mask, link = ctx.saved_tensors
-        creates_graph = torch.is_grad_enabled()
-        may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
-        results: list[Tensor | None] = [None, None]
-        for i, gradient in enumerate(saved):
-            if not ctx.needs_input_grad[i]:
-                continue
-            if gradient is None:
-                raise RuntimeError(_NO_GRADIENT)
-            # The saved gradient becomes the result in place where nobody can ask for it again;
-            # tracers (subclasses of Tensor) are given the plain form.
-            with BelowAutograd():
-                factor = _factor(upstream, gradient, mask, *ctx.scale)
-                if may_overwrite and type(gradient) is Tensor:
-                    _operators.scale_gradient_(gradient, factor, *ctx.scale)
-                else:
-                    gradient = _operators.scale_gradient(gradient, factor, *ctx.scale)
-            if creates_graph:
-                gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
-            results[i] = gradient
+        of_images = [(gradient,) for gradient in saved]
+        return _times_upstream(ctx, upstream, of_images, link, _SCALING, (mask, *ctx.scale))
+
+
+class _Scales(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        with BelowAutograd():
+            value, derivatives, *gradients = _operators.ms_ssim(img1, img2, *arguments)
+        saved = [
+            gradient if wanted else None
+            for wanted, gradient in zip(_wanted_of_scales(arguments), gradients, strict=True)
+        ]
+        link = value.new_empty([0])  # see _Reduced
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*saved, derivatives, link)
+        ctx.odd_sizes = _odd_sizes(arguments)
+        return value, link
+
+    @staticmethod
+    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
+        gradient1, coarser1, gradient2, coarser2, derivatives, link = ctx.saved_tensors
+        saved = [(gradient1, coarser1), (gradient2, coarser2)]
+        return _times_upstream(
+            ctx, upstream, saved, link, _ACCUMULATION, (derivatives, ctx.odd_sizes)
+        )
+
+
+def _scaled_by(scale: Callable[..., Any]) -> Callable[..., Any]:
+    def scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Any:
+        return scale(gradient, _factor(upstream, gradient, mask, *arguments), *arguments)
+
+    return scaled
+
+
+# Operators on what was saved of an image: one that gives the gradient, and one that turns what was
+# saved into it.
+_SCALING = _scaled_by(_operators.scale_gradient), _scaled_by(_operators.scale_gradient_)
+_ACCUMULATION = _operators.ms_ssim_backward, _operators.ms_ssim_backward_
+
+
+def _times_upstream(
+    ctx: _Context,
+    upstream: Tensor | None,
+    saved: Sequence[tuple[Any, ...]],
+    link: Tensor,
+    operators: tuple[Any, Any],
+    arguments: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients by both images, of what was saved of each, its own gradient first."""
+    results: list[Tensor | None] = [None, None]
+    if upstream is None:
         return *results, None
+    upstream = upstream.contiguous()
+    multiplied, multiply_ = operators
+    creates_graph = torch.is_grad_enabled()
+    may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
+    for i, of_image in enumerate(saved):
+        gradient = of_image[0]
+        if not ctx.needs_input_grad[i]:
+            continue
+        if gradient is None:
+            raise RuntimeError(_NO_GRADIENT)
+        # The saved gradient becomes the result in place where nobody can ask for it again;
+        # tracers (subclasses of Tensor) are given the plain form.
+        with BelowAutograd():
+            if may_overwrite and type(gradient) is Tensor:
+                multiply_(*of_image, upstream, *arguments)
+            else:
+                gradient = multiplied(*of_image, upstream, *arguments)
+        if creates_graph:
+            gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+        results[i] = gradient
+    return *results, None
 
 
 # ---- registrations for tracers ------------------------------------------------------------------
@@ -313,20 +403,50 @@ def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
 def _ssim_backward(
     ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
 ) -> dict[str, Tensor | None]:
+    *saved, mask = ctx.saved_tensors
+    return _by_image(
+        ctx,
+        (upstream, *by_gradients),
+        lambda i, given: _SCALING[0](saved[i], given, mask, *ctx.scale),
+    )
+
+
+def _by_image(
+    ctx: _Context, upstreams: Sequence[Tensor | None], multiplied: Callable[[int, Tensor], Tensor]
+) -> dict[str, Tensor | None]:
+    """multiplied(i, upstream) of the images that require a gradient; a value is the first output."""
+    upstream, *by_gradients = upstreams
     if any(other is not None for other in by_gradients):
         raise RuntimeError(_NO_SECOND_DERIVATIVE)
     gradients: dict[str, Tensor | None] = {}
     if upstream is None:
         return gradients
     upstream = upstream.contiguous()
-    *saved, mask = ctx.saved_tensors
     for i, name in enumerate(("img1", "img2")):
         if ctx.needs_input_grad[i]:
             if not ctx.wanted[i]:
                 raise RuntimeError(_NO_GRADIENT)
-            factor = _factor(upstream, saved[i], mask, *ctx.scale)
-            gradients[name] = _operators.scale_gradient(saved[i], factor, *ctx.scale)
+            gradients[name] = multiplied(i, upstream)
     return gradients
+
+
+def _save_scales(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.wanted = call.wants_gradient1, call.wants_gradient2
+    ctx.odd_sizes = call.odd_sizes
+
+
+def _scales_backward(
+    ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
+) -> dict[str, Tensor | None]:
+    derivatives, *saved = ctx.saved_tensors
+    return _by_image(
+        ctx,
+        (upstream, *by_gradients),
+        lambda i, given: _operators.ms_ssim_backward(
+            *saved[2 * i : 2 * i + 2], given, derivatives, ctx.odd_sizes
+        ),
+    )
 
 
 _MAP_ARGUMENTS = _operators.argument_names(_operators.ssim_map)
@@ -365,3 +485,5 @@ _register(_operators.ssim, _save_ssim, _ssim_backward)
 _register(_operators.ssim_map, _save_map, _map_backward)
 _register(_operators.ssim_map_backward, _save_nothing, _refuse_second_derivative)
 _register(_operators.scale_gradient, _save_nothing, _refuse_second_derivative)
+_register(_operators.ms_ssim, _save_scales, _scales_backward)
+_register(_operators.ms_ssim_backward, _save_nothing, _refuse_second_derivative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fused_ssim import _operators
-from fused_ssim._parameters import REDUCTIONS
+from fused_ssim._parameters import ODD_SIZES, REDUCTIONS
 from fused_ssim._pixels import sum_dtype
 
 
@@ -48,6 +49,25 @@ def _ssim_map_backward(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
     return _gradient(call.img1, call.wants_gradient1), _gradient(call.img2, call.wants_gradient2)
 
 
+def _ms_ssim(call: SimpleNamespace) -> tuple[Tensor, ...]:
+    planes, spatial = call.img1.shape[:2], call.img1.shape[2:]
+    lead = 1 if ODD_SIZES[call.odd_sizes] == "pad" else 0
+    elements = 0
+    for _ in call.exponents[1:]:
+        spatial = [(size + lead) // 2 for size in spatial]
+        elements += math.prod((*planes, *spatial))
+    wants = call.wants_gradient1, call.wants_gradient2
+    derivatives = call.img1.new_empty(
+        [len(call.exponents) if any(wants) else 0, *planes], dtype=torch.float64
+    )
+    gradients = [
+        gradient
+        for image, wanted in zip((call.img1, call.img2), wants, strict=True)
+        for gradient in (_gradient(image, wanted), _value(call, [elements if wanted else 0]))
+    ]
+    return _value(call, planes), derivatives, *gradients
+
+
 def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
     """`fake` is given the operator's arguments by the names of its schema."""
 
@@ -68,3 +88,6 @@ _register(_operators.ssim_map, _ssim_map)
 _register(_operators.ssim_map_backward, _ssim_map_backward)
 _register(_operators.scale_gradient, lambda call: torch.empty_like(call.gradient))
 _register(_operators.scale_gradient_, lambda call: None)
+_register(_operators.ms_ssim, _ms_ssim)
+_register(_operators.ms_ssim_backward, lambda call: torch.empty_like(call.gradient))
+_register(_operators.ms_ssim_backward_, lambda call: None)

@@ -133,6 +133,13 @@ def kernels_serve(
     )
 
 
+def kernels_serve_scales(
+    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None
+) -> bool:
+    """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
+    return img1.is_cpu and kernels_serve(img1, img2, definition, None, stabilizers)
+
+
 def _say_once(image: Tensor) -> None:
     global _said_so
     # A compiler fuses the composite by itself.
@@ -145,11 +152,11 @@ def _say_once(image: Tensor) -> None:
         f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
         "numbers, more slowly and in more memory (said once per process)",
         UserWarning,
-        stacklevel=_levels_to_the_caller(),
+        stacklevel=levels_to_the_caller(),
     )
 
 
-def _levels_to_the_caller() -> int:
+def levels_to_the_caller() -> int:
     """The `stacklevel` that names the line which called the package, be it through a module."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (

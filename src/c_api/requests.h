@@ -27,6 +27,10 @@ Request request_of(const FusedSsimRequest* given, const Problem& problem);
 
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given);
 
+HalveRequest halve_request_of(const FusedSsimHalveRequest* given);
+AccumulateRequest accumulate_request_of(const FusedSsimAccumulateRequest* given);
+FactorsRequest factors_request_of(const FusedSsimFactorsRequest* given);
+
 // For messages: "[1, 3, 256, 256]", and with a depth that is not 1 "[1, 1, 64, 256, 256]".
 std::string text_of(const int64_t* sizes);
 

@@ -39,6 +39,8 @@ FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m
     if constexpr (kImages == 2) {
       pixel.partials[3] = mean_partial<kStatistic>(m, terms, q, doubled, V(-1.0f));
     }
+  } else {
+    pixel.partials[0] = V(0.0f);  // nobody reads it, but it is copied
   }
   return pixel;
 }

@@ -14,6 +14,9 @@ using Window = FusedSsimWindow;
 using Problem = FusedSsimProblem;
 using Request = FusedSsimRequest;
 using ScaleRequest = FusedSsimScaleRequest;
+using HalveRequest = FusedSsimHalveRequest;
+using AccumulateRequest = FusedSsimAccumulateRequest;
+using FactorsRequest = FusedSsimFactorsRequest;
 
 // The spatial axes, as indices of `Problem::windows`; kFirstSpatialAxis more, of sizes and strides.
 enum SpatialAxis : int { kDepth = 0, kHeight = 1, kWidth = 2 };

@@ -107,4 +107,12 @@ void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end) {
   functions().scale_rows(request, begin, end);
 }
 
+void halve_rows(const HalveRequest& request, int64_t begin, int64_t end) {
+  functions().halve_rows(request, begin, end);
+}
+
+void accumulate_rows(const AccumulateRequest& request, int64_t begin, int64_t end) {
+  functions().accumulate_rows(request, begin, end);
+}
+
 }  // namespace fused_ssim::cpu

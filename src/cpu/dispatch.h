@@ -26,4 +26,8 @@ void mask_sums(const Problem& problem, int32_t reduction, void* sums);
 // Rows of all planes and depths, numbered through: [begin, end) of planes * depth * height.
 void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end);
 
+// What fused_ssim/kernels.h says of the functions of these names.
+void halve_rows(const HalveRequest& request, int64_t begin, int64_t end);
+void accumulate_rows(const AccumulateRequest& request, int64_t begin, int64_t end);
+
 }  // namespace fused_ssim::cpu

@@ -4,6 +4,7 @@
 
 #include "cpu/level_functions.h"
 #include "cpu/mask_sum.h"
+#include "cpu/pyramid.h"
 #include "cpu/scale.h"
 #include "cpu/strip.h"
 #include "cpu/uniform.h"
@@ -133,6 +134,7 @@ struct LevelInstance {
 template <class Arch>
 constexpr LevelFunctions level_functions() {
   return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run, &ScaleKernel<Arch>::run,
+          &PyramidKernel<Arch>::halve_rows, &PyramidKernel<Arch>::accumulate_rows,
           &MaskSum<Arch>::run};
 }
 

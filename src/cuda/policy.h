@@ -18,7 +18,7 @@ constexpr bool has_march(int architecture) { return architecture >= 90 && archit
 //   H100, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7,
-//   132.4, 280; one of 256 44.0, 136, 294. All with the kernel before decision 0012.
+//   132.4, 280; one of 256 44.0, 136, 294. All with two hand-overs a chunk.
 constexpr int march_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
 constexpr int march_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
   return has_gradient(kind) ? 1 : is_of_boxes(loader) ? 3 : 2;

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 import fused_ssim
-from fused_ssim import FusedSSIMMap, _windows, l1_ssim_loss, ssim, ssim_and_mse
+from fused_ssim import FusedSSIMMap, _windows, l1_ssim_loss, ms_ssim, ssim, ssim_and_mse
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FILE = sys.argv[1]
@@ -39,6 +39,7 @@ def uint8(image: torch.Tensor) -> torch.Tensor:
 
 
 X, Y = pair()
+LARGE_X, LARGE_Y = pair(shape=(1, 2, 163, 170))
 U, V = uint8(X), uint8(Y)
 CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "fused_ssim": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y)),
@@ -57,6 +58,21 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
         lambda x, y: ssim(x, y, data_range=2.0, window_size=7, sigma=1.1, k1=0.02, k2=0.05),
     ),
     "unbiased": ((X, Y), lambda x, y: ssim(x, y, unbiased=True)),
+    "ms_ssim": ((LARGE_X, LARGE_Y), lambda x, y: ms_ssim(x, y)),
+    "ms_ssim options": (
+        (X, Y),
+        lambda x, y: ms_ssim(
+            x,
+            y,
+            window_size=5,
+            sigma=1.1,
+            weights=(0.2, 0.3, 0.5),
+            padding="same",
+            reduction="channel",
+            negative="smooth",
+            odd_sizes="crop",
+        ),
+    ),
     "uniform": ((X, Y), lambda x, y: ssim(x, y, window="uniform", window_size=7)),
     "l1_ssim_loss": ((X, Y), lambda x, y: l1_ssim_loss(x, y)),
     "l1_ssim_loss 0.7 valid": ((X, Y), lambda x, y: l1_ssim_loss(x, y, 0.7, "valid")),
@@ -97,6 +113,9 @@ def results() -> dict[str, torch.Tensor]:
                 found[f"{name}/grad{number}"] = image.grad
     return {name: tensor.cpu() for name, tensor in found.items()}
 
+
+if DEVICE != "cpu":  # the header computes MS-SSIM on the CPU alone
+    CASES = {name: case for name, case in CASES.items() if not name.startswith("ms_ssim")}
 
 ERRORS: dict[str, Callable[[], object]] = {
     "rank": lambda: ssim(X[0], Y),

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -68,6 +69,35 @@ inline at::Tensor factor(const at::Tensor& upstream, const at::Tensor& gradient,
   return upstream * at::where(sums > 0, pixels / sums, at::zeros_like(sums));
 }
 
+// The gradients by both images, of what was saved of each: multiply_(i) turns that of image i into its
+// gradient, multiplied(i) gives a new one.
+template <class MultiplyInPlace, class Multiplied>
+void times_upstream(AutogradContext* ctx, const at::Tensor& upstream,
+                    const std::array<at::Tensor, 2>& saved, const at::Tensor& link,
+                    variable_list* result, const MultiplyInPlace& multiply_,
+                    const Multiplied& multiplied) {
+  const bool creates_graph = at::GradMode::is_enabled();
+  const bool may_overwrite =
+      !creates_graph && !torch::autograd::get_current_graph_task_keep_graph();
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (!ctx->needs_input_grad(i)) {
+      continue;
+    }
+    at::Tensor& gradient = (*result)[i];
+    TORCH_CHECK(saved[i].defined(), kNoGradient);
+    // The saved gradient becomes the result in place where nobody can ask for it again.
+    if (may_overwrite && !at::isTensorSubclassLike(saved[i])) {
+      multiply_(i);
+      gradient = saved[i];
+    } else {
+      gradient = multiplied(i);
+    }
+    if (creates_graph) {
+      gradient = Refuse::apply(kNoSecondDerivative, gradient, link, upstream);
+    }
+  }
+}
+
 class Reduced : public torch::autograd::Function<Reduced> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
@@ -92,31 +122,61 @@ class Reduced : public torch::autograd::Function<Reduced> {
     if (!upstreams[0].defined()) {
       return result;
     }
-    const at::Tensor upstream = upstreams[0].contiguous();
     const variable_list saved = ctx->get_saved_variables();
     const DefinitionPtr d = saved_definition(ctx);
     const int64_t reduction = ctx->saved_data["reduction"].toInt();
-    const bool creates_graph = at::GradMode::is_enabled();
-    const bool may_overwrite =
-        !creates_graph && !torch::autograd::get_current_graph_task_keep_graph();
-    for (std::size_t i = 0; i < 2; ++i) {
-      if (!ctx->needs_input_grad(i)) {
-        continue;
-      }
-      const at::Tensor& gradient = saved[i];
-      TORCH_CHECK(gradient.defined(), kNoGradient);
-      const at::Tensor by = factor(upstream, gradient, saved[3], *d, reduction);
-      // The saved gradient becomes the result in place where nobody can ask for it again.
-      if (may_overwrite && !at::isTensorSubclassLike(gradient)) {
-        call_scale_gradient_(gradient, by, *d, reduction);
-        result[i] = gradient;
-      } else {
-        result[i] = call_scale_gradient(gradient, by, *d, reduction);
-      }
-      if (creates_graph) {
-        result[i] = Refuse::apply(kNoSecondDerivative, result[i], saved[2], upstream);
-      }
+    const at::Tensor upstream = upstreams[0].contiguous();
+    const auto factor_of = [&](std::size_t i) {
+      return factor(upstream, saved[i], saved[3], *d, reduction);
+    };
+    times_upstream(
+        ctx, upstream, {saved[0], saved[1]}, saved[2], &result,
+        [&](std::size_t i) { call_scale_gradient_(saved[i], factor_of(i), *d, reduction); },
+        [&](std::size_t i) {
+          return call_scale_gradient(saved[i], factor_of(i), *d, reduction);
+        });
+    return result;
+  }
+};
+
+class MultiScale : public torch::autograd::Function<MultiScale> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
+                               const DefinitionPtr& d, const Scales& scales) {
+    const bool wants1 = img1.requires_grad();
+    const bool wants2 = img2.requires_grad();
+    auto [value, derivatives, gradient1, coarser1, gradient2, coarser2] =
+        call_ms_ssim({img1, img2}, *d, scales, wants1, wants2);
+    const at::Tensor link = at::empty({0}, value.options());  // see Reduced
+    const auto if_wanted = [](bool wanted, const at::Tensor& tensor) {
+      return wanted ? tensor : at::Tensor();
+    };
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({if_wanted(wants1, gradient1), if_wanted(wants1, coarser1),
+                            if_wanted(wants2, gradient2), if_wanted(wants2, coarser2), derivatives,
+                            link});
+    ctx->saved_data["odd_sizes"] = scales.odd_sizes;
+    return {value, link};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& upstreams) {
+    variable_list result(4);  // one for each argument of forward
+    if (!upstreams[0].defined()) {
+      return result;
     }
+    const variable_list saved = ctx->get_saved_variables();
+    const SavedScales of_image[2] = {{saved[0], saved[1]}, {saved[2], saved[3]}};
+    const at::Tensor& derivatives = saved[4];
+    const int64_t odd_sizes = ctx->saved_data["odd_sizes"].toInt();
+    const at::Tensor upstream = upstreams[0].contiguous();
+    times_upstream(
+        ctx, upstream, {saved[0], saved[2]}, saved[5], &result,
+        [&](std::size_t i) {
+          call_ms_ssim_backward_(of_image[i], upstream, derivatives, odd_sizes);
+        },
+        [&](std::size_t i) {
+          return call_ms_ssim_backward(of_image[i], upstream, derivatives, odd_sizes);
+        });
     return result;
   }
 };
@@ -172,6 +232,13 @@ inline at::Tensor reduced(const Images& images, const DefinitionPtr& d, int64_t 
   const auto& [img1, img2, mask] = images;
   return Reduced::apply(img1, img2, mask, d, reduction, weights, train && img1.requires_grad(),
                         train && img2.requires_grad())[0];
+}
+
+// The product over all scales, [B, C]; `d` is the coarsest one's.
+inline at::Tensor multi_scale(const Images& images, const DefinitionPtr& d, const Scales& scales) {
+  refuse_forward_mode(images);
+  return differentiable(images) ? MultiScale::apply(images.img1, images.img2, d, scales)[0]
+                                : std::get<0>(call_ms_ssim(images, *d, scales, false, false));
 }
 
 // `result`, refusing a backward pass to the images instead of passing for a constant.

@@ -10,6 +10,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <iomanip>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,10 @@ inline constexpr Choices<5> kReductions = {"mean", "sum", "image", "channel", "n
 // Behind kPaddings: what only Python does, which extends images before it filters them.
 inline constexpr Choices<4> kAllPaddings = {"same", "valid", "reflect", "replicate"};
 inline constexpr Choices<2> kWindows = {"gaussian", "uniform"};
+inline constexpr Choices<2> kNegatives = {"relu", "smooth"};
+inline constexpr Choices<2> kOddSizes = {"pad", "crop"};
+// There is no map of several scales.
+inline constexpr Choices<4> kScaleReductions = {"mean", "sum", "image", "channel"};
 inline constexpr Choices<4> kLayouts = {"BCHW", "BHWC", "CHW", "HWC"};
 
 // The index of `value` among the choices.
@@ -90,6 +95,18 @@ inline void check_positive(const char* name, double value, const char* hint) {
 inline void check_weight(const char* name, double value) {
   TORCH_CHECK_VALUE(value >= 0 && value <= 1, name, ": expected a number from 0 to 1, got ",
                     number(value), "; 0 is L1 alone, 1 is SSIM alone");
+}
+
+inline void check_exponents(const std::vector<double>& weights) {
+  std::string list;
+  bool good = true;
+  for (const double weight : weights) {
+    list += (list.empty() ? "" : ", ") + number(weight);
+    good = good && weight >= 0 && std::isfinite(weight);
+  }
+  TORCH_CHECK_VALUE(good,
+                    "weights: expected at least one number, each finite and not negative, got [",
+                    list, "]; pass the exponents of the scales, the finest first");
 }
 
 // (k * data_range)^2, which must be neither 0 nor infinite, in float32 too.

@@ -78,6 +78,43 @@ inline DefinitionPtr definition(const SSIMOptions& options) {
   return d;
 }
 
+// What MS-SSIM is asked beside the definition of its coarsest scale.
+struct Scales {
+  std::vector<double> exponents;
+  int64_t negative = 0;
+  int64_t odd_sizes = 0;
+};
+
+inline Scales scales_of(const MSSSIMOptions& options) {
+  Scales scales;
+  scales.negative = static_cast<int64_t>(
+      index_of("negative", options.negative, kNegatives,
+               "\"relu\" is the usual one, \"smooth\" has a gradient everywhere"));
+  scales.odd_sizes = static_cast<int64_t>(
+      index_of("odd_sizes", options.odd_sizes, kOddSizes,
+               "\"pad\" puts a zero in front of an odd side, \"crop\" drops its last pixel"));
+  check_exponents(options.weights);
+  scales.exponents = options.weights;
+  if (scales.exponents.empty()) {
+    scales.exponents = {0.0448, 0.2856, 0.3001, 0.2363, 0.1333};
+  }
+  return scales;
+}
+
+// That of the coarsest scale.
+inline DefinitionPtr definition(const MSSSIMOptions& options) {
+  SSIMOptions single;
+  single.data_range = options.data_range;
+  single.window = options.window;
+  single.window_size = options.window_size;
+  single.sigma = options.sigma;
+  single.taps = options.taps;
+  single.k1 = options.k1;
+  single.k2 = options.k2;
+  single.padding = options.padding;
+  return definition(single);
+}
+
 // The SSIM of images in [0, 1] with the standard window.
 inline DefinitionPtr standard(const std::string& padding) {
   const auto with_padding = [](std::string_view name) {
@@ -129,13 +166,19 @@ struct Images {
   MaskOption mask = {};
 };
 
-// The images as [B, C, H, W], checked.
-inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
-                     const std::string& layout, const Names& names = kImageNames,
-                     bool take_uint8 = true) {
+// The images as [B, C, H, W], checked, for any window.
+inline Images images(const at::Tensor& img1, const at::Tensor& img2, const std::string& layout,
+                     const Names& names = kImageNames, bool take_uint8 = true) {
   index_of("layout", layout, kLayouts, "the letters stand for batch, channels, height, width");
   Images result = {as_bchw(names[0], img1, layout), as_bchw(names[1], img2, layout)};
   check_images(result.img1, result.img2, names, take_uint8);
+  return result;
+}
+
+inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
+                     const std::string& layout, const Names& names = kImageNames,
+                     bool take_uint8 = true) {
+  Images result = images(img1, img2, layout, names, take_uint8);
   check_window_fits(result.img1, d.window_sizes[1], d.valid);
   return result;
 }
@@ -155,17 +198,20 @@ inline Images with_mask(Images images, const at::Tensor& mask, const std::string
   return images;
 }
 
+inline void check_uint8_range(const Images& images, double range) {
+  TORCH_CHECK_VALUE(
+      range == 1.0 || range == 255.0 ||
+          (images.img1.is_floating_point() && images.img2.is_floating_point()),
+      "data_range: expected the number 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
+      "beside a uint8 image, got ",
+      number(range), "; convert the image with .float()");
+}
+
 // The images of a call with options.
 inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Definition& d,
                      const SSIMOptions& options) {
   Images result = images(img1, img2, d, options.layout);
-  const double range = options.data_range;
-  TORCH_CHECK_VALUE(
-      range == 1.0 || range == 255.0 ||
-          (result.img1.is_floating_point() && result.img2.is_floating_point()),
-      "data_range: expected the number 1 (a uint8 pixel u stands for u / 255) or 255 (for u) "
-      "beside a uint8 image, got ",
-      number(range), "; convert the image with .float()");
+  check_uint8_range(result, options.data_range);
   return with_mask(std::move(result), options.mask, options.mask_mode, options.layout);
 }
 

@@ -51,4 +51,29 @@ struct SSIMOptions {
   std::string layout = "BCHW";
 };
 
+/// Which MS-SSIM, and of what. Fields that SSIMOptions has, too, mean the same.
+struct MSSSIMOptions {
+  double data_range = 1.0;
+  std::string window = "gaussian";
+  int64_t window_size = 11;
+  double sigma = 1.5;
+  std::vector<double> taps = {};
+  double k1 = 0.01;
+  double k2 = 0.03;
+  /// An exponent for each scale, the finest first; not negative. None stands for the five of Wang et
+  /// al. 2003.
+  std::vector<double> weights = {};
+  std::string padding = "valid";
+  /// "mean" or "sum" over everything ([]), "image" ([B]), or "channel", the product of each plane
+  /// ([B, C]).
+  std::string reduction = "mean";
+  /// What a mean m has for a factor, weight w: "relu" max(m, 0)^w, without a gradient where m <= 0;
+  /// "smooth", below t = 0.01, t^w / (1 + w (t - m) / t), which has a gradient everywhere.
+  std::string negative = "relu";
+  /// "pad" puts one zero in front of an odd side before pixels are averaged in twos, "crop" drops
+  /// the last pixel.
+  std::string odd_sizes = "pad";
+  std::string layout = "BCHW";
+};
+
 }  // namespace fused_ssim

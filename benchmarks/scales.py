@@ -1,0 +1,105 @@
+"""MS-SSIM beside other libraries, on this machine's CPU, in one run.
+
+    pip install pytorch-msssim frame-analytics
+    python benchmarks/scales.py --threads 2
+
+Prints a table, and writes NAME.json to benchmarks/results/. The libraries take turns, so that a
+disturbance of the machine meets all of them; one that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from machine import commit, describe, file_name, recorded_command
+from peers import Library
+from report import format_table
+from timing import cpu_times
+from workload import Size, make_images, make_step
+
+_MODULES = {
+    "fused-ssim": "fused_ssim",
+    "pytorch-msssim": "pytorch_msssim",
+    "frame-analytics": "frame_analytics",
+}
+_KINDS = ("inference", "training")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="a kind")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", help="file name (default: from the processor)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, print, write."""
+    arguments = parse_arguments()
+    device = torch.device("cpu")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    libraries = _libraries()
+    results = {}
+    for kind in _KINDS:
+        images = make_images(arguments.size, 1, torch.float32, device, kind)
+        steps = {library.name: make_step(library, kind, images) for library in libraries}
+        results[kind] = cpu_times(steps, arguments.budget)
+
+    def cells(library: Library) -> list[str]:
+        row = [library.name, library.version]
+        for kind in _KINDS:
+            time, ours = (results[kind][name].median_s for name in (library.name, "fused-ssim"))
+            row += [f"{time * 1e3:.1f} ms", f"{time / ours:.1f}x"]
+        return row
+
+    header = ["library", "version", "inference", "of ours", "training", "of ours"]
+    print(f"MS-SSIM, {arguments.size} float32\n{format_table(header, map(cells, libraries))}")
+
+    machine = describe(device)
+    name = arguments.name or file_name(machine, device.type, "scales")
+    path = arguments.out / f"{name}.json"
+    contents = {
+        "command": recorded_command("benchmarks/scales.py"),
+        "commit": commit(),
+        "machine": machine,
+        "size": str(arguments.size),
+        "versions": {library.name: library.version for library in libraries},
+        "times": {
+            kind: {name: asdict(time) for name, time in times.items()}
+            for kind, times in results.items()
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(contents, indent=1) + "\n")
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def _libraries() -> list[Library]:
+    found = []
+    for name, module in _MODULES.items():
+        try:
+            function = partial(importlib.import_module(module).ms_ssim, data_range=1.0)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        found.append(Library(name, metadata.version(name), dict.fromkeys(_KINDS, function)))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
