@@ -131,6 +131,21 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shif
   return ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d, var_s, var_d, doubled);
 }
 
+// A statistic that is known at run time alone, as SSIM: the factor that it lacks becomes 1, and its
+// derivatives 0.
+template <class V>
+FUSED_SSIM_INLINE void drop_other_factor(int32_t statistic, SsimTerms<V>* t) {
+  if (statistic == FUSED_SSIM_STATISTIC_CONTRAST) {
+    t->luminance = V(1.0f);
+    t->luminance_loss = V(0.0f);
+    t->scaled_difference = V(0.0f);
+  } else if (statistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
+    t->contrast = V(1.0f);
+    t->contrast_loss = V(0.0f);
+    t->contrast_reciprocal = V(0.0f);
+  }
+}
+
 // (1 - statistic) / 2.
 template <int kStatistic = FUSED_SSIM_STATISTIC_SSIM, class V>
 FUSED_SSIM_INLINE V statistic_loss(const SsimTerms<V>& t) {

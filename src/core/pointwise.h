@@ -24,12 +24,18 @@ struct PixelStatistic {
   FUSED_SSIM_INLINE V value() const { return value_of_loss(loss); }
 };
 
+// `kStatistic` where it is known at compile time, or kAnyStatistic.
+inline constexpr int kAnyStatistic = -1;
 template <int kStatistic, int kImages, class V>
 FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m, V shift_s,
                                                              V shift_d,
-                                                             const DoubledStabilizers<V>& doubled) {
+                                                             const DoubledStabilizers<V>& doubled,
+                                                             int32_t statistic = kStatistic) {
   PixelStatistic<kImages, V> pixel;
-  const SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
+  SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
+  if constexpr (kStatistic == kAnyStatistic) {
+    drop_other_factor(statistic, &terms);
+  }
   pixel.loss = statistic_loss<kStatistic>(terms);
   if constexpr (kImages > 0) {
     const SquarePartials<V> q = square_partials<kStatistic>(terms);

@@ -24,6 +24,7 @@
 #include "core/pointwise.h"
 #include "core/problem.h"
 #include "core/taps.h"
+#include "cpu/differences.h"
 #include "cpu/filter.h"
 #include "cpu/loader.h"
 #include "cpu/plan.h"
@@ -33,8 +34,8 @@
 
 namespace fused_ssim::cpu {
 
-// Filter: FixedFilter, ShortFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
-// kNormalized: whether the windows are weighed by a mask.
+// Filter: FixedFilter, ShortFilter or AnyFilter. kImages: for how many gradients (0, 1: that of img1,
+// 2: both, of which any may be null). kNormalized: whether the windows are weighed by a mask.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 class StripKernel {
  public:
@@ -98,8 +99,7 @@ class StripKernel {
     int end;
   };
   ValueRows value_rows(int64_t chunk) const;
-  template <class Read>
-  void stage_value_rows(const ValueRows& rows, const Read& read, V* to);
+  void stage_value_rows(const ValueRows& rows, bool of_mask, V* to);
   const T* mask_row(int64_t row, int64_t column, int64_t count) const {
     return loader_.mask_row(mask_, row, column, count, mask_scratch_);
   }
@@ -292,7 +292,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::run(const Task& task) {
       store_map(chunk);
     }
     if constexpr (kImages > 0) {
-      if (chunk >= first_gradient_chunk) {
+      if (chunk >= first_gradient_chunk && wants_gradient(request_)) {
         finish_gradient(chunk);
       }
     }
@@ -314,7 +314,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_strip(const Task&
   grad2_ = plane_of(request_.grad2, batch, channel);
   map_gradient_ = plane_of(request_.map_gradient, batch, channel);
   mask_ = plane_of(problem_.mask, batch, channel);
-  if constexpr (kImages > 0) {
+  if (kImages > 0 && wants_gradient(request_)) {
     gradient_factors_ = gradient_factors(problem_, request_, task.plane);
   }
   const DoubledStabilizers<T> doubled = doubled_stabilizers<T>(problem_, batch, 1.0);
@@ -621,7 +621,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evalu
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
     PixelStatistic<kImages, V> pixel =
-        pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled);
+        pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled, problem_.statistic);
     if constexpr (kMasked) {
       const V mask = mask_rows_[row * segment_ + j];
       const V seen = kNormalized ? seen_reciprocals_[row] : V(T(1));
@@ -662,26 +662,20 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
     });
   });
   Partials8 partials;
-  const auto evaluate = [&](auto statistic) __attribute__((always_inline)) {
-    constexpr int kStatistic = decltype(statistic)::value;
-    if (kNormalized || has_mask(problem_)) {
-      evaluate_apart<kStatistic, true>(j, moments, rows, partials, sum);
-    } else if constexpr (!kNormalized && kStatistic == FUSED_SSIM_STATISTIC_SSIM) {
-      evaluate_pixels<kStatistic, false>(j, moments, rows, partials, sum);
-    } else if constexpr (!kNormalized) {
-      evaluate_apart<kStatistic, false>(j, moments, rows, partials, sum);
+  if (kNormalized || has_mask(problem_)) {
+    evaluate_apart<kAnyStatistic, true>(j, moments, rows, partials, sum);
+  } else if constexpr (!kNormalized) {
+    switch (problem_.statistic) {
+      case FUSED_SSIM_STATISTIC_CONTRAST:
+        evaluate_apart<FUSED_SSIM_STATISTIC_CONTRAST, false>(j, moments, rows, partials, sum);
+        break;
+      case FUSED_SSIM_STATISTIC_LUMINANCE:
+        evaluate_apart<FUSED_SSIM_STATISTIC_LUMINANCE, false>(j, moments, rows, partials, sum);
+        break;
+      default:
+        evaluate_pixels<FUSED_SSIM_STATISTIC_SSIM, false>(j, moments, rows, partials, sum);
+        break;
     }
-  };
-  switch (problem_.statistic) {
-    case FUSED_SSIM_STATISTIC_CONTRAST:
-      evaluate(Index<FUSED_SSIM_STATISTIC_CONTRAST>());
-      break;
-    case FUSED_SSIM_STATISTIC_LUMINANCE:
-      evaluate(Index<FUSED_SSIM_STATISTIC_LUMINANCE>());
-      break;
-    default:
-      evaluate(Index<FUSED_SSIM_STATISTIC_SSIM>());
-      break;
   }
   const Filter<V> adjoint = filter.adjoint();
   adjoint.visit([&](const auto& window) __attribute__((always_inline)) {
@@ -715,18 +709,10 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_chunk(int64_t 
     return;  // past the last value, and no partial to let go through
   }
   if (kImages > 0 && request_.map_gradient.data != nullptr) {
-    stage_value_rows(
-        rows,
-        [&](int64_t row, int64_t column, int64_t count) {
-          return loader_.row(map_gradient_, row - crop_y_, column - crop_x_, count, scratch_a_);
-        },
-        map_gradient_rows_);
+    stage_value_rows(rows, /*of_mask=*/false, map_gradient_rows_);
   }
   if (has_mask(problem_)) {
-    stage_value_rows(
-        rows,
-        [&](int64_t row, int64_t column, int64_t count) { return mask_row(row, column, count); },
-        mask_rows_);
+    stage_value_rows(rows, /*of_mask=*/true, mask_rows_);
   }
   DoubleLanes sum = {};
   int64_t j = 0;

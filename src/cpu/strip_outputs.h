@@ -95,6 +95,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_gradient_row(int6
                                                                             const V* gradient,
                                                                             const Plane& plane,
                                                                             T sign) {
+  if (plane.data == nullptr) {
+    return;
+  }
   Rows::to_natural(gradient, segment_, natural_a_);
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;
@@ -118,20 +121,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_gradient_row(int6
         request_.map_gradient.data == nullptr
             ? mask
             : loader_.row(map_gradient_, row - crop_y_, own.begin - crop_x_, pixels, natural_b_);
-    if (mask != nullptr) {
-      for (int64_t i = 0; i < pixels; ++i) {
-        const T term = weights[i] * difference_gradient(x[i] - y[i], l1, l2);
-        to[i] += select_positive(mask[i], term, T(0));
-      }
-    } else if (weights != nullptr) {
-      for (int64_t i = 0; i < pixels; ++i) {
-        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
-      }
-    } else {
-      for (int64_t i = 0; i < pixels; ++i) {
-        to[i] += difference_gradient(x[i] - y[i], l1, l2);
-      }
-    }
+    Differences<Arch, T>::add_gradient(x, y, weights, mask, pixels, l1, l2, to);
   }
   Loader<Arch, T>::store_row(plane, row, begin, count, values);
 }

@@ -95,46 +95,14 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t
     return;
   }
   const Columns owned = value_columns(task_.column_begin, task_.column_end);
-  // In double from the start: float32 partial sums of a constant image drift.
-  const T* mask = nullptr;
-  if (has_mask(problem_)) {
-    mask = mask_row(row, data_begin_, data_end_ - data_begin_);
+  const int64_t count = owned.end - owned.begin;
+  if (count <= 0) {
+    return;
   }
-  const auto sum_where = [&](auto masked, auto magnitude) __attribute__((always_inline)) {
-    constexpr bool kMasked = decltype(masked)::value != 0;
-    DoubleLanes sum = {};
-    int64_t i = owned.begin - data_begin_;
-    for (; i + kLanes <= owned.end - data_begin_; i += kLanes) {
-      V term = magnitude(V::load_unaligned(x + i) - V::load_unaligned(y + i));
-      if constexpr (kMasked) {
-        const V weight = V::load_unaligned(mask + i);
-        term = select_positive(weight, weight * term, V(T(0)));
-      }
-      sum += __builtin_convertvector(term.v, DoubleLanes);
-    }
-    double total = 0.0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      total += sum[lane];
-    }
-    for (; i < owned.end - data_begin_; ++i) {
-      const T term = magnitude(V(x[i] - y[i])).lane(0);
-      total += kMasked ? select_positive(mask[i], mask[i] * term, T(0)) : term;
-    }
-    return total;
-  };
-  const auto sum_of = [&](auto magnitude) __attribute__((always_inline)) {
-    return mask == nullptr ? sum_where(Index<0>(), magnitude) : sum_where(Index<1>(), magnitude);
-  };
-  if (request_.l1_weight != 0.0) {
-    sums->absolute += sum_of([](V difference) __attribute__((always_inline)) {
-      return V(
-          typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v));
-    });
-  }
-  if (wants_squares) {
-    sums->squares +=
-        sum_of([](V difference) __attribute__((always_inline)) { return difference * difference; });
-  }
+  const T* mask = has_mask(problem_) ? mask_row(row, owned.begin, count) : nullptr;
+  const int64_t first = owned.begin - data_begin_;
+  Differences<Arch, T>::add_sums(x + first, y + first, mask, count, request_.l1_weight != 0.0,
+                                 wants_squares, sums);
 }
 
 // Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
@@ -153,19 +121,21 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t c
   }
 }
 
-// What read(row, column, count) gives for the pixels of the chunk's value rows, zero where there is no
-// value.
+// The weights of the chunk's pixels, zero where there is no value: the mask, or d(loss)/d(map).
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-template <class Read>
 void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_value_rows(const ValueRows& rows,
-                                                                          const Read& read, V* to) {
+                                                                          bool of_mask, V* to) {
   const Columns columns = value_columns(data_begin_, data_end_);
   for (int i = rows.begin; i < rows.end; ++i) {
     for (int64_t c = 0; c < kLanes * segment_; ++c) {
       natural_a_[c] = T(0);
     }
     if (columns.begin < columns.end) {
-      const T* values = read(rows.first_row + i, columns.begin, columns.end - columns.begin);
+      const int64_t row = rows.first_row + i;
+      const int64_t count = columns.end - columns.begin;
+      const T* values = of_mask ? mask_row(row, columns.begin, count)
+                                : loader_.row(map_gradient_, row - crop_y_, columns.begin - crop_x_,
+                                              count, scratch_a_);
       for (int64_t c = columns.begin; c < columns.end; ++c) {
         natural_a_[c - data_begin_] = values[c - columns.begin];
       }
