@@ -258,6 +258,8 @@ def _factor(
     sums = mask.sum(axes, dtype=upstream.dtype)
     pixels = mask.numel() / max(1, sums.numel())
     return upstream * (pixels / sums).where(sums > 0, 0.0)
+
+
 _SCALES_ARGUMENTS = _operators.argument_names(_operators.ms_ssim)
 # Those that want gradients, once for each tensor that is saved for one.
 _wanted_of_scales = operator.itemgetter(

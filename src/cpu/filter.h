@@ -6,6 +6,7 @@
 //     apply<kCount>(load, out)    kCount outputs
 //     reference<kCount>(load)     a number near the pixels that they all see, for kCount <= kGroup
 //     shared<kCount>(load)        the sum of what they all see, for the same under masks
+//     middle<kCount>(load)        that of the pixels that reference() takes
 //
 // Moments are filtered as what they differ by from the reference: in flat windows, the ones where
 // C2 does not hide it, rounding is then that of the small differences. The reference is made of
@@ -73,9 +74,14 @@ class SymmetricWindow {
     if constexpr (kRadius == 0) {
       return load(kFixedRadius);
     } else {
-      constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
-      return V(0.5f) * (load(kMiddle) + load(kMiddle + 1));
+      return V(0.5f) * middle<kCount>(load);
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
+    constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
+    return load(kMiddle) + load(kMiddle + 1);
   }
 
   template <int kCount, class Load>
@@ -177,11 +183,16 @@ class AnyWindow {
   // Of one output, the pixel under the largest tap.
   template <int kCount, class Load>
   FUSED_SSIM_INLINE V reference(Load load) const {
+    return kCount == 1 ? load(largest_) : V(0.5f) * middle<kCount>(load);
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
     if constexpr (kCount == 1) {
       return load(largest_);
     } else {
-      const int middle = window_.radius + kCount / 2 - 1;
-      return V(0.5f) * (load(middle) + load(middle + 1));
+      const int first = window_.radius + kCount / 2 - 1;
+      return load(first) + load(first + 1);
     }
   }
 

@@ -21,7 +21,7 @@ class MaskSum {
   // Numbers as the kernels see them, in the type of their arithmetic, added up in float64.
   template <class T>
   static double sum(const Problem& problem, int64_t batch, int64_t channel) {
-    constexpr int kLanes = Vec<double, Arch::kVectorBytes>::kLanes;
+    constexpr int kLanes = 4 * Vec<double, Arch::kVectorBytes>::kLanes;  // hides the adds' latency
     constexpr int64_t kPiece = 1024;  // pixels at a time
     T scratch[kPiece] = {};
     double sums[kLanes] = {};
