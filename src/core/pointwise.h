@@ -27,12 +27,11 @@ struct PixelStatistic {
 // `kStatistic` where it is known at compile time, or kAnyStatistic.
 inline constexpr int kAnyStatistic = -1;
 template <int kStatistic, int kImages, class V>
-FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m, V shift_s,
-                                                             V shift_d,
+FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m,
+                                                             SsimTerms<V> terms,
                                                              const DoubledStabilizers<V>& doubled,
                                                              int32_t statistic = kStatistic) {
   PixelStatistic<kImages, V> pixel;
-  SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
   if constexpr (kStatistic == kAnyStatistic) {
     drop_other_factor(statistic, &terms);
   }
@@ -49,6 +48,14 @@ FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m
     pixel.partials[0] = V(0.0f);  // nobody reads it, but it is copied
   }
   return pixel;
+}
+template <int kStatistic, int kImages, class V>
+FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m, V shift_s,
+                                                             V shift_d,
+                                                             const DoubledStabilizers<V>& doubled,
+                                                             int32_t statistic = kStatistic) {
+  return pixel_statistic<kStatistic, kImages>(m, ssim_terms(m, shift_s, shift_d, doubled), doubled,
+                                              statistic);
 }
 
 // ---- masks --------------------------------------------------------------------------------------

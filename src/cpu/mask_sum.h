@@ -22,7 +22,7 @@ class MaskSum {
   template <class T>
   static double sum(const Problem& problem, int64_t batch, int64_t channel) {
     constexpr int kLanes = 4 * Vec<double, Arch::kVectorBytes>::kLanes;  // hides the adds' latency
-    constexpr int64_t kPiece = 1024;  // pixels at a time
+    constexpr int64_t kPiece = 1024;                                     // pixels at a time
     T scratch[kPiece] = {};
     double sums[kLanes] = {};
     const Loader<Arch, T> loader(T(1));

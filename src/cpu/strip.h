@@ -126,14 +126,18 @@ class StripKernel {
   FUSED_SSIM_INLINE void begin_masked_column(V* carry, const V* fresh);
   template <bool kAreMoments, class Window>
   FUSED_SSIM_INLINE void filter_column(const Window& window, V* carry, const V* fresh,
-                                       V (&out)[kChunkRows]) const;
+                                       V (&out)[kChunkRows], V* references) const;
+  using References = V[kNormalized ? kMoments : 1][kChunkRows];
   template <int kGroup, class Window, class LoadMask, class Load>
   static FUSED_SSIM_INLINE V masked_reference(const Window& window, const LoadMask& mask,
                                               const Load& load);
   FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
+  // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
+  static FUSED_SSIM_INLINE void means_and_variances(const References& references,
+                                                    Moments8& moments);
   template <int kStatistic, bool kMasked>
   FUSED_SSIM_INLINE void evaluate_pixels(int64_t j, const Moments8& moments, const ValueRows& rows,
                                          Partials8& partials, DoubleLanes* sum) const;
@@ -424,8 +428,11 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evalu
       continue;
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
+    const SsimTerms<V> terms = kNormalized ? ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d,
+                                                        m.mean_s2, m.mean_d2, doubled)
+                                           : ssim_terms(m, shift_s, shift_d, doubled);
     PixelStatistic<kImages, V> pixel =
-        pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled, problem_.statistic);
+        pixel_statistic<kStatistic, kImages>(m, terms, doubled, problem_.statistic);
     if constexpr (kMasked) {
       const V mask = mask_rows_[row * segment_ + j];
       const V seen = kNormalized ? seen_reciprocals_[row] : V(T(1));
@@ -460,11 +467,16 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
     begin_masked_column(carry + kMoments * carried(), tile + kMoments * kChunkRows);
   }
   Moments8 moments;
+  References references;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
-      filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map]);
+      filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map],
+                          references[kNormalized ? map : 0]);
     });
   });
+  if constexpr (kNormalized) {
+    means_and_variances(references, moments);
+  }
   Partials8 partials;
   if (kNormalized || has_mask(problem_)) {
     evaluate_apart<kAnyStatistic, true>(j, moments, rows, partials, sum);
@@ -486,7 +498,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
     for_each_map<Filter<V>, kPartialMaps>([&](int map) __attribute__((always_inline)) {
       V filtered[kChunkRows];
       filter_column<false>(window, partial_carry_ + (j * kPartialMaps + map) * carried(),
-                           partials[map], filtered);
+                           partials[map], filtered, nullptr);
       V* to = partial_rows_ + map * pitch() + radius_x() + j;
       unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
         to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];

@@ -5,11 +5,12 @@
 
 namespace fused_ssim::cpu {
 
-// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
+// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on. Under a
+// mask moments come out without their references.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <bool kAreMoments, class Window>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_column(
-    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
+    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows], V* references) const {
   constexpr bool kIsFixed = Filter<V>::kIsFixed;
   constexpr int kGroup = kAreMoments ? Window::kGroup : kChunkRows;
   if constexpr (!kIsFixed) {
@@ -59,7 +60,8 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
     unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
       constexpr int kI = decltype(i)::value;
       if constexpr (kAreMoments && kNormalized) {
-        out[kFirst + kI] = multiply_add(filtered[kI], seen_reciprocals_[kFirst + kI], reference);
+        out[kFirst + kI] = filtered[kI] * seen_reciprocals_[kFirst + kI];
+        references[kFirst + kI] = reference;
       } else {
         out[kFirst + kI] = kAreMoments ? filtered[kI] + reference : filtered[kI];
       }
@@ -192,6 +194,23 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int
       });
     }
   });
+}
+
+// Under a mask fewer pixels average out what is rounded, so that references are not added before the
+// squares are subtracted: of E[s] = r + e and E[s^2] = q + f the variance is (q - r^2) + f - e (2 r + e).
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::means_and_variances(
+    const References& references, Moments8& moments) {
+  for (int image = 0; image < 2; ++image) {
+    for (int row = 0; row < kChunkRows; ++row) {
+      const V r = references[image][row];
+      const V e = moments[image][row];
+      const V of_squares =
+          multiply_add(-r, r, references[2 + image][row]) + moments[2 + image][row];
+      moments[image][row] = r + e;
+      moments[2 + image][row] = clamp_to_nonnegative(multiply_add(-e, (r + r) + e, of_squares));
+    }
+  }
 }
 
 // The column of the mask's means along x, which weigh those of the images, and 1 / E[m] of its rows.
