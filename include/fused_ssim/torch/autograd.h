@@ -132,9 +132,7 @@ class Reduced : public torch::autograd::Function<Reduced> {
     times_upstream(
         ctx, upstream, {saved[0], saved[1]}, saved[2], &result,
         [&](std::size_t i) { call_scale_gradient_(saved[i], factor_of(i), *d, reduction); },
-        [&](std::size_t i) {
-          return call_scale_gradient(saved[i], factor_of(i), *d, reduction);
-        });
+        [&](std::size_t i) { return call_scale_gradient(saved[i], factor_of(i), *d, reduction); });
     return result;
   }
 };

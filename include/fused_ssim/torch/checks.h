@@ -228,4 +228,16 @@ inline void check_window_fits(const at::Tensor& image, int64_t window_size, bool
       ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
 }
 
+// `pads`: whether odd sizes are padded, not cropped.
+inline void check_scales_fit(const at::Tensor& image, int64_t window_size, bool valid,
+                             std::size_t scales, bool pads) {
+  const int64_t coarsest = valid ? window_size : 1;
+  const int64_t halvings = int64_t{1} << (scales - 1);
+  const int64_t least = pads ? (coarsest - 1) * halvings + 1 : coarsest * halvings;
+  TORCH_CHECK_VALUE(image.size(2) >= least && image.size(3) >= least, "ms_ssim, padding=\"",
+                    kPaddings[valid ? 1 : 0], "\": expected height and width of at least ", least,
+                    " for ", scales, " scales, got ", shape_of(image),
+                    "; use fewer weights or a smaller window");
+}
+
 }  // namespace fused_ssim::detail

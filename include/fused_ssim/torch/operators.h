@@ -110,7 +110,7 @@ inline SixTensors call_ms_ssim(const Images& images, const Definition& d, const 
       std::tuple_cat(problem(images, d),
                      std::tuple<at::ArrayRef<double>, int64_t, int64_t, bool, bool>(
                          scales.exponents, scales.negative, scales.odd_sizes, wants1, wants2),
-                     nothing_rare()));
+                     rare({})));
 }
 
 inline auto backward_arguments(const SavedScales& saved, const at::Tensor& upstream,
