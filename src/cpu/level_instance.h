@@ -60,7 +60,7 @@ struct LevelInstance {
  private:
   template <class T, int kImages, bool kNormalized>
   struct Strip {
-    static constexpr bool kHasFixed = !kNormalized || kImages < 2;
+    static constexpr bool kHasFixed = !kNormalized || sizeof(T) == sizeof(float);
     static constexpr bool kHasShort =
         kHasShortWindows && sizeof(T) == sizeof(float) && !kNormalized;
     static constexpr bool kHasAny = !kNormalized || kImages == 2;
