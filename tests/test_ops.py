@@ -102,6 +102,30 @@ def test_opcheck_scale(device, layout, dtype):
             opcheck(ops.scale_gradient_, (unit.clone(), upstream, reduction, *SCALE))
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_opcheck_under_a_mask(mode):
+    # Kernels on the CPU alone serve masks.
+    for dtype in (torch.float32, torch.float16):
+        x, y = images("cpu", dtype=dtype)
+        mask = (noise(1, 1, 17, 23, seed=4) > 0.4).expand(x.shape)
+        rare = {"mask": mask, "mask_mode": mode}
+        for reduction in (MEAN, CHANNEL):
+            arguments = (*definition(valid=True), reduction, 0.2, 0.8, 0.1, True, True)
+            opcheck(ops.ssim, (x, y, *arguments), rare)
+        values = ops.ssim_map(x, y, *definition(), **rare)
+        opcheck(ops.ssim_map, (x, y, *definition()), rare)
+        opcheck(ops.ssim_map_backward, (values, x, y, *definition(), True, False), rare)
+
+
+def test_ssim_and_mse_under_a_mask():
+    x, y = images("cpu")
+    mask = noise(1, 1, 17, 23, seed=4).gt(0.4).expand(x.shape)
+    value, mse = ops.ssim_and_mse(x, y, *definition(), mask=mask)
+    assert max_error(value, oracle.ssim(x, y, reduction="channel", mask=mask)) <= 1e-6
+    squares = oracle.reduce_masked((x - y).double().square(), mask, "channel", 0.0)
+    assert max_error(mse, squares) <= 1e-6
+
+
 def test_opcheck_refusals(device):
     x, y = images(device)
     opcheck(ops.without_gradient, (x.sum(), [x, y]))
@@ -225,9 +249,11 @@ def test_bad_calls_are_refused(device, spoil, arguments):
 
 def test_what_no_kernel_serves_is_refused(device):
     x, y = images(device)
-    for mask in (torch.ones_like(x), torch.ones_like(x).bool()):
+    for mask in (torch.ones_like(x), torch.ones_like(x).bool()) if x.is_cuda else ():
         with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
             ops.ssim_map(x, y, *definition(), mask=mask)
+        with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
+            ops.ssim(x, y, *definition(), MEAN, *WEIGHTS.values(), True, True, mask=mask)
     volume = x[:, :, None].repeat(1, 1, 3, 1, 1)
     on_cpu = device == "cpu"
     with pytest.raises(RuntimeError, match="mask for volumes" if on_cpu else "depth"):

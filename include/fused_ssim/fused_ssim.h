@@ -7,8 +7,8 @@
 ///     loss.backward();
 ///
 /// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as
-/// far as the kernels serve: masks, reflected borders, volumes on CUDA and second derivatives are
-/// computed in Python alone.
+/// far as the kernels serve: masks of volumes, reflected borders, volumes and masks on CUDA, and second
+/// derivatives are computed in Python alone.
 ///
 /// This header is compiled by the program against its own libtorch, 2.10 or newer; the operators it
 /// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every
@@ -109,7 +109,7 @@ inline at::Tensor ssim(const at::Tensor& img1, const at::Tensor& img2,
 ///
 /// \param img1    images [B, C, H, W], or of options.layout
 /// \param img2    images of the same shape and device
-/// \param options which SSIM; its reduction is not looked at. With padding "valid" the squared
+/// \param options which SSIM; its reduction and mask are not looked at. With padding "valid" the squared
 ///                error is averaged over the same pixels as SSIM.
 /// \return [B, C] each; float64 where an image is, else float32
 inline std::tuple<at::Tensor, at::Tensor> ssim_and_mse(const at::Tensor& img1,
@@ -163,15 +163,22 @@ inline at::Tensor ms_ssim(const at::Tensor& img1, const at::Tensor& img2,
 /// \param padding     as in fused_ssim(); with "valid" L1 is averaged over the same pixels as SSIM
 /// \param train       as in fused_ssim()
 /// \param layout      of both images
+/// \param mask        weights of pixels, for both terms, as in SSIMOptions. Over a mask of zeros the
+///                    loss and its gradient are 0.
+/// \param mask_mode   "weighted" or "normalized", as in SSIMOptions
 /// \return [], float64 where an image is, else float32
 inline at::Tensor l1_ssim_loss(const at::Tensor& pred, const at::Tensor& target,
                                double ssim_weight = 0.2, const std::string& padding = "same",
-                               bool train = true, const std::string& layout = "BCHW") {
+                               bool train = true, const std::string& layout = "BCHW",
+                               const at::Tensor& mask = {},
+                               const std::string& mask_mode = "weighted") {
   const detail::DefinitionPtr d = detail::standard(padding, layout);
   detail::check_weight("ssim_weight", ssim_weight);
   const double w = ssim_weight;
-  return detail::reduced(detail::images(pred, target, *d, layout, {"pred", "target"}), d,
-                         FUSED_SSIM_MEAN, {-w, 1.0 - w, w}, train);
+  return detail::reduced(
+      detail::with_mask(detail::images(pred, target, *d, layout, {"pred", "target"}), mask,
+                        mask_mode, layout),
+      d, FUSED_SSIM_MEAN, {-w, 1.0 - w, w}, train);
 }
 
 /// l1_ssim_loss() under its other name.

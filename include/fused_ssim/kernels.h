@@ -82,10 +82,12 @@ enum {
   FUSED_SSIM_CHANNEL = 3  ///< [batch, channels]: the mean of each plane
 };
 
-/// What a mask does; only where FusedSsimProblem::mask is set.
+/// What a mask does; only where FusedSsimProblem::mask is set. In both modes pixels count with their
+/// number m of the mask, and those with m = 0 not at all, not even as NaN.
 enum {
-  FUSED_SSIM_MASK_WEIGHTED = 0,   ///< weights of the mean over the plain map
-  FUSED_SSIM_MASK_NORMALIZED = 1  ///< weights inside the windows, too
+  FUSED_SSIM_MASK_WEIGHTED = 0,   ///< weights of sums and means over the plain map
+  FUSED_SSIM_MASK_NORMALIZED = 1  ///< in windows, too: a mean is E[m x] / E[m], where pixels beyond
+                                  ///< the border have m = 1 and are 0; over nothing S is 1
 };
 
 /// How an axis of odd size is halved.
@@ -142,8 +144,11 @@ typedef struct FusedSsimProblem {
   int32_t statistic;        ///< FUSED_SSIM_STATISTIC_SSIM, ...
   int32_t uint8_divisor;    ///< 255 or 1
   int32_t mask_mode;        ///< FUSED_SSIM_MASK_WEIGHTED or FUSED_SSIM_MASK_NORMALIZED
-  FusedSsimImage mask;    ///< of the images' sizes, in [0, 1]; FUSED_SSIM_UINT8 is a mask of bools
-  const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the pixels of each
+  FusedSsimImage mask;      ///< of the images' sizes, in [0, 1] (less, or NaN, is 0), of any dtype;
+                            ///< of FUSED_SSIM_UINT8 all that is not 0 is 1. Null: no mask
+  const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the map's pixels of
+  ///< each value, by fused_ssim_cpu_mask_sums(); null where no mean is asked
+  ///< for, nor its gradient
 } FusedSsimProblem;
 
 /// What to compute; null pointers are not written. Start from fused_ssim_request().
@@ -156,6 +161,10 @@ typedef struct FusedSsimProblem {
 ///     map[p]   = S(p)
 ///     grad1    = d(value)/d(img1); with map_gradient g: d(sum over p of g(p) f(p)) / d(img1)
 ///     grad2    = the same for img2
+///
+/// With a mask sums are over m(p) f(p), and means their quotients by mask_sums[i]; over nothing the
+/// mean of S is 1 and all else is 0. map[p] is 1 where m(p) = 0, elsewhere S(p); map_gradient's sum is
+/// over g(p) f(p) of the pixels where m(p) is not 0.
 typedef struct FusedSsimRequest {
   int64_t struct_size;
   int32_t reduction;        ///< FUSED_SSIM_MEAN, ...
@@ -359,6 +368,10 @@ FUSED_SSIM_API const FusedSsimCpuInfo* fused_ssim_cpu_info(void);
 /// processor has). Results are the same bits for any number.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_run(const FusedSsimProblem* problem,
                                                   const FusedSsimRequest* request, int32_t threads);
+
+/// The sums of the problem's mask for `reduction`, FusedSsimProblem::mask_sums, on the calling thread.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_mask_sums(const FusedSsimProblem* problem,
+                                                        int32_t reduction, void* sums);
 
 /// The backward multiplication, on the calling thread.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest* request);

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_ssim import _fakes as _fakes  # registers them
 from fused_ssim import _operators
-from fused_ssim._parameters import REDUCTIONS, Definition
+from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode
 from fused_ssim._torch_private import BelowAutograd, graph_is_kept, is_batched
 from fused_ssim._windows import STANDARD_TAPS
 
@@ -45,6 +45,8 @@ def reduced(
     offset: float,
     train: bool,
     stabilizers: Tensor | None,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     requires1, requires2 = img1.requires_grad, img2.requires_grad
@@ -60,8 +62,8 @@ def reduced(
         wants and requires1,
         wants and requires2,
     )
-    if stabilizers is not None:
-        arguments = (*arguments, _NO_L2, stabilizers)
+    if stabilizers is not None or mask is not None:
+        arguments = (*arguments, _NO_L2, stabilizers, *_mask_arguments(img1, mask, mask_mode))
     value: Tensor
     if compiling:
         if differentiable and not train:
@@ -84,12 +86,28 @@ def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
     return (_NO_TAPS, *d[1:]) if d.taps is STANDARD_TAPS else d
 
 
+def _mask_arguments(
+    image: Tensor, mask: Tensor | None, mask_mode: MaskMode
+) -> tuple[Tensor | None, int]:
+    expanded = None if mask is None else mask.expand_as(image)
+    return expanded, MASK_MODES.index(mask_mode)
+
+
 def mapped(
-    img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    stabilizers: Tensor | None,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
 ) -> Tensor:
     """The map [B, C, H', W']."""
     value: Tensor = _operators.ssim_map(
-        img1, img2, *_operator_arguments(definition, torch.compiler.is_compiling()), stabilizers
+        img1,
+        img2,
+        *_operator_arguments(definition, torch.compiler.is_compiling()),
+        stabilizers,
+        *_mask_arguments(img1, mask, mask_mode),
     )
     return value
 
@@ -215,6 +233,33 @@ _scale_arguments = operator.itemgetter(
 _wanted = operator.itemgetter(
     *(_SSIM_ARGUMENTS.index(name) - 2 for name in ("wants_gradient1", "wants_gradient2"))
 )
+_MASK = _SSIM_ARGUMENTS.index("mask") - 2
+
+
+def _factor(
+    upstream: Tensor,
+    gradient: Tensor,
+    mask: Tensor | None,
+    reduction: int,
+    window_sizes: Sequence[int],
+    valid: bool,
+) -> Tensor:
+    """What scale_gradient() takes for `upstream`.
+
+    It divides float16 gradients, which are those of sums, by the number of pixels, where the divisor
+    of a mean under a mask is the mask's sum.
+    """
+    if mask is None or gradient.dtype != torch.float16 or REDUCTIONS[reduction] == "sum":
+        return upstream
+    if valid:
+        for axis, size in enumerate(window_sizes[5 - mask.dim() :], 2):
+            mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
+    axes = list(range({"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0), mask.dim()))
+    sums = mask.sum(axes, dtype=upstream.dtype)
+    pixels = mask.numel() / max(1, sums.numel())
+    return upstream * (pixels / sums).where(sums > 0, 0.0)
+
+
 _SCALES_ARGUMENTS = _operators.argument_names(_operators.ms_ssim)
 # Those that want gradients, once for each tensor that is saved for one.
 _wanted_of_scales = operator.itemgetter(
@@ -236,16 +281,18 @@ class _Reduced(torch.autograd.Function):
         # images, so that differentiating them is refused, and they don't pass for constants.
         link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, link)
+        mask = arguments[_MASK] if len(arguments) > _MASK else None
+        ctx.save_for_backward(
+            gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask, link
+        )
         ctx.scale = _scale_arguments(arguments)
         return value, link
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        *saved, link = ctx.saved_tensors
-        return _times_upstream(
-            ctx, upstream, [(gradient,) for gradient in saved], link, _SCALING, ctx.scale
-        )
+        *saved, mask, link = ctx.saved_tensors
+        of_images = [(gradient,) for gradient in saved]
+        return _times_upstream(ctx, upstream, of_images, link, _SCALING, (mask, *ctx.scale))
 
 
 class _Scales(torch.autograd.Function):
@@ -274,9 +321,16 @@ class _Scales(torch.autograd.Function):
         )
 
 
+def _scaled_by(scale: Callable[..., Any]) -> Callable[..., Any]:
+    def scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Any:
+        return scale(gradient, _factor(upstream, gradient, mask, *arguments), *arguments)
+
+    return scaled
+
+
 # Operators on what was saved of an image: one that gives the gradient, and one that turns what was
 # saved into it.
-_SCALING = _operators.scale_gradient, _operators.scale_gradient_
+_SCALING = _scaled_by(_operators.scale_gradient), _scaled_by(_operators.scale_gradient_)
 _ACCUMULATION = _operators.ms_ssim_backward, _operators.ms_ssim_backward_
 
 
@@ -343,7 +397,7 @@ def _register(
 
 
 def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], call.mask)
     ctx.wanted = call.wants_gradient1, call.wants_gradient2
     ctx.scale = call.reduction, call.window_sizes, call.valid
 
@@ -351,10 +405,11 @@ def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
 def _ssim_backward(
     ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
 ) -> dict[str, Tensor | None]:
+    *saved, mask = ctx.saved_tensors
     return _by_image(
         ctx,
         (upstream, *by_gradients),
-        lambda i, given: _operators.scale_gradient(ctx.saved_tensors[i], given, *ctx.scale),
+        lambda i, given: _SCALING[0](saved[i], given, mask, *ctx.scale),
     )
 
 

@@ -52,6 +52,8 @@ def reduced(
             offset,
             train,
             stabilizers,
+            mask,
+            mask_mode,
         )
     _say_once(img1)
     return _composite.reduced(
@@ -91,7 +93,7 @@ def mapped(
         )
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        return _autograd.mapped(img1, img2, definition, stabilizers=stabilizers)
+        return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
     _say_once(img1)
     return _composite.mapped(
         img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
@@ -116,18 +118,15 @@ def kernels_serve(
     stabilizers: Tensor | None,
 ) -> bool:
     """Whether there are kernels for this form, on this device, under the transforms in force."""
-    if (
-        composite_is_forced
-        or mask is not None
-        or (not torch.compiler.is_compiling() and is_transformed())
-    ):
+    if composite_is_forced or (not torch.compiler.is_compiling() and is_transformed()):
         return False
     if img1.is_cpu:
-        return True
+        return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
         and img1.dim() == 4
         and stabilizers is None
+        and mask is None
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )

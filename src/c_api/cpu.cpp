@@ -56,6 +56,7 @@ struct FusedSsimCpuPlan {
     if (reason != nullptr) {
       throw c_api::NotServed(reason);
     }
+    c_api::check_mask_sums(problem, request);
     return problem;
   }
 
@@ -238,6 +239,17 @@ FusedSsimStatus fused_ssim_cpu_run(const FusedSsimProblem* problem, const FusedS
     FusedSsimCpuPlan plan(problem, request, wanted);
     run_on_threads(plan, wanted);
     plan.finish();
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
+FusedSsimStatus fused_ssim_cpu_mask_sums(const FusedSsimProblem* given, int32_t reduction,
+                                         void* sums) {
+  return guarded([&] {
+    const Problem problem = c_api::problem_of(given);
+    c_api::check_reduction(reduction);
+    c_api::check_place_of_mask_sums(problem, sums);
+    cpu::mask_sums(problem, reduction, sums);
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }

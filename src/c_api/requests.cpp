@@ -283,6 +283,22 @@ Request request_of(const FusedSsimRequest* given, const Problem& problem) {
   return request;
 }
 
+void check_mask_sums(const Problem& problem, const Request& request) {
+  if (has_mask(problem) && problem.mask_sums == nullptr && wants_divisor(request)) {
+    fail(
+        "expected mask_sums for a mean under a mask, got a null pointer; "
+        "fused_ssim_cpu_mask_sums() computes them");
+  }
+}
+
+void check_place_of_mask_sums(const Problem& problem, const void* sums) {
+  if (!has_mask(problem) || sums == nullptr) {
+    fail("expected a mask and a place for its sums, got a null pointer for ",
+         has_mask(problem) ? "the place" : "the mask");
+  }
+  check_alignment("mask_sums", sums, size_of(accumulation_dtype(problem)));
+}
+
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given) {
   const ScaleRequest request = read(given, "FusedSsimScaleRequest");
   check_sizes(request.sizes);

@@ -17,6 +17,12 @@ Problem sizes_of(const FusedSsimProblem* given);
 // The problem, complete. Taps stay where the caller has them.
 Problem problem_of(const FusedSsimProblem* given);
 
+// Refuses a request that divides by the mask's sums without them.
+void check_mask_sums(const Problem& problem, const Request& request);
+
+// Refuses to compute them without a mask, or a place for them.
+void check_place_of_mask_sums(const Problem& problem, const void* sums);
+
 Request request_of(const FusedSsimRequest* given, const Problem& problem);
 
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given);

@@ -1,52 +1,89 @@
-// Sums of |x - y| and of (x - y)^2 over pixels in a row, where they are asked for.
+// The L1 and L2 parts of a row: sums of |x - y| and (x - y)^2, and their derivatives. Out of line, and
+// independent of the strip kernel's filters: compiled once for each type of the arithmetic.
 #pragma once
 
 #include <cstdint>
 
 #include "core/pointwise.h"
-#include "cpu/plan.h"
 #include "cpu/simd.h"
 
 namespace fused_ssim::cpu {
 
-template <class V, class Magnitude>
-FUSED_SSIM_INLINE double sum_of_differences(const typename V::Scalar* x,
-                                            const typename V::Scalar* y, int64_t count,
-                                            Magnitude magnitude) {
-  // In double from the start: float32 partial sums of a constant image drift.
-  using DoubleLanes = typename Vec<double, V::kLanes * 8>::Native;
-  DoubleLanes sum = {};
-  int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) {
-    const V difference = V::load_unaligned(x + i) - V::load_unaligned(y + i);
-    sum += __builtin_convertvector(magnitude(difference).v, DoubleLanes);
+template <class Arch, class T>
+class Differences {
+ public:
+  // What is asked for of the sums over `count` pixels, weighted where there is a mask.
+  static __attribute__((noinline)) void add_sums(const T* x, const T* y, const T* mask,
+                                                 int64_t count, bool absolute, bool squares,
+                                                 PixelSums* sums) {
+    if (absolute) {
+      sums->absolute += sum_of(x, y, mask, count, [](V difference) __attribute__((always_inline)) {
+        return V(
+            typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v));
+      });
+    }
+    if (squares) {
+      sums->squares += sum_of(x, y, mask, count, [](V difference) __attribute__((always_inline)) {
+        return difference * difference;
+      });
+    }
   }
-  double total = 0.0;
-  for (int lane = 0; lane < V::kLanes; ++lane) {
-    total += sum[lane];
-  }
-  for (; i < count; ++i) {
-    total += magnitude(V(x[i] - y[i])).lane(0);
-  }
-  return total;
-}
 
-template <class V>
-FUSED_SSIM_INLINE void add_differences(const Request& request, const typename V::Scalar* x,
-                                       const typename V::Scalar* y, int64_t count,
-                                       ChunkSums* sums) {
-  if (request.l1_weight != 0.0) {
-    sums->absolute +=
-        sum_of_differences<V>(x, y, count, [](V difference) __attribute__((always_inline)) {
-          return V(typename V::Native(difference.v < typename V::Native{} ? -difference.v
-                                                                          : difference.v));
-        });
+  // to += weights * derivative; nothing where the mask is 0. `weights` and `mask` may be null.
+  static __attribute__((noinline)) void add_gradient(const T* x, const T* y, const T* weights,
+                                                     const T* mask, int64_t count, T l1, T l2,
+                                                     T* to) {
+    if (mask != nullptr) {
+      for (int64_t i = 0; i < count; ++i) {
+        const T term = weights[i] * difference_gradient(x[i] - y[i], l1, l2);
+        to[i] += select_positive(mask[i], term, T(0));
+      }
+    } else if (weights != nullptr) {
+      for (int64_t i = 0; i < count; ++i) {
+        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        to[i] += difference_gradient(x[i] - y[i], l1, l2);
+      }
+    }
   }
-  if (request.l2_weight != 0.0 || request.mse != nullptr) {
-    sums->squares += sum_of_differences<V>(
-        x, y, count,
-        [](V difference) __attribute__((always_inline)) { return difference * difference; });
+
+ private:
+  using V = Vec<T, Arch::kVectorBytes>;
+  static constexpr int kLanes = V::kLanes;
+  using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
+
+  // In double from the start: float32 partial sums of a constant image drift.
+  template <class Magnitude>
+  static FUSED_SSIM_INLINE double sum_of(const T* x, const T* y, const T* mask, int64_t count,
+                                         Magnitude magnitude) {
+    return mask == nullptr ? sum_where<false>(x, y, mask, count, magnitude)
+                           : sum_where<true>(x, y, mask, count, magnitude);
   }
-}
+  template <bool kMasked, class Magnitude>
+  static FUSED_SSIM_INLINE double sum_where(const T* x, const T* y, const T* mask, int64_t count,
+                                            Magnitude magnitude) {
+    DoubleLanes sum = {};
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      V term = magnitude(V::load_unaligned(x + i) - V::load_unaligned(y + i));
+      if constexpr (kMasked) {
+        const V weight = V::load_unaligned(mask + i);
+        term = select_positive(weight, weight * term, V(T(0)));
+      }
+      sum += __builtin_convertvector(term.v, DoubleLanes);
+    }
+    double total = 0.0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      total += sum[lane];
+    }
+    for (; i < count; ++i) {
+      const T term = magnitude(V(x[i] - y[i])).lane(0);
+      total += kMasked ? select_positive(mask[i], mask[i] * term, T(0)) : term;
+    }
+    return total;
+  }
+};
 
 }  // namespace fused_ssim::cpu

@@ -5,6 +5,8 @@
 //
 //     apply<kCount>(load, out)    kCount outputs
 //     reference<kCount>(load)     a number near the pixels that they all see, for kCount <= kGroup
+//     shared<kCount>(load)        the sum of what they all see, for the same under masks
+//     middle<kCount>(load)        that of the pixels that reference() takes
 //
 // Moments are filtered as what they differ by from the reference: in flat windows, the ones where
 // C2 does not hide it, rounding is then that of the small differences. The reference is made of
@@ -98,9 +100,23 @@ class SymmetricWindow {
     if constexpr (kRadius == 0) {
       return load(kFixedRadius);
     } else {
-      constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
-      return V(0.5f) * (load(kMiddle) + load(kMiddle + 1));
+      return V(0.5f) * middle<kCount>(load);
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
+    constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
+    return load(kMiddle) + load(kMiddle + 1);
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(kFirst + kCount - 1);
+    unroll<kCount, 2 * kRadius + 1>([&](auto input) __attribute__((always_inline)) {
+      sum = sum + load(kFirst + decltype(input)::value);
+    });
+    return sum;
   }
 
  private:
@@ -193,12 +209,26 @@ class AnyWindow {
   // Of one output, the pixel under the largest tap.
   template <int kCount, class Load>
   FUSED_SSIM_INLINE V reference(Load load) const {
+    return kCount == 1 ? load(largest_) : V(0.5f) * middle<kCount>(load);
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
     if constexpr (kCount == 1) {
       return load(largest_);
     } else {
-      const int middle = window_.radius + kCount / 2 - 1;
-      return V(0.5f) * (load(middle) + load(middle + 1));
+      const int first = window_.radius + kCount / 2 - 1;
+      return load(first) + load(first + 1);
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(window_.begin + kCount - 1);
+    for (int k = window_.begin + kCount; k < window_.end; ++k) {
+      sum = sum + load(k);
+    }
+    return sum;
   }
 
  private:

@@ -13,6 +13,7 @@ struct LevelFunctions {
   void (*scale_rows)(const ScaleRequest&, int64_t row_begin, int64_t row_end);
   void (*halve_rows)(const HalveRequest&, int64_t row_begin, int64_t row_end);
   void (*accumulate_rows)(const AccumulateRequest&, int64_t row_begin, int64_t row_end);
+  double (*mask_sum)(const Problem&, int64_t batch, int64_t channel);
 };
 
 extern const LevelFunctions kBaselineFunctions;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/level_functions.h"
+#include "cpu/mask_sum.h"
 #include "cpu/pyramid.h"
 #include "cpu/scale.h"
 #include "cpu/strip.h"
@@ -71,31 +72,49 @@ struct LevelInstance {
   }
 
  private:
-  template <class T, int kImages>
+  template <class T, int kImages, bool kNormalized>
   struct Strip {
-    static constexpr bool kHasShort = kHasShortWindows && sizeof(T) == sizeof(float);
+    static constexpr bool kHasFixed = !kNormalized || sizeof(T) == sizeof(float);
+    static constexpr bool kHasShort =
+        kHasShortWindows && sizeof(T) == sizeof(float) && !kNormalized;
+    static constexpr bool kHasAny = !kNormalized || kImages == 2;
     template <template <class> class Filter>
-    using Type = StripKernel<Arch, T, Filter, kImages>;
+    using Type = StripKernel<Arch, T, Filter, kImages, kNormalized>;
   };
 
   template <class Visitor>
   static FUSED_SSIM_INLINE void visit(const Problem& problem, const Request& request,
                                       Visitor visitor) {
     if (accumulates_in_double(problem)) {
-      visit_images<double>(request, visitor);
+      visit_mask<double>(problem, request, visitor);
     } else {
-      visit_images<float>(request, visitor);
+      visit_mask<float>(problem, request, visitor);
     }
   }
 
   template <class T, class Visitor>
-  static FUSED_SSIM_INLINE void visit_images(const Request& request, Visitor visitor) {
-    if (!wants_gradient(request)) {
-      visitor(Strip<T, 0>());
-    } else if (request.grad1.data == nullptr || request.grad2.data == nullptr) {
-      visitor(Strip<T, 1>());
+  static FUSED_SSIM_INLINE void visit_mask(const Problem& problem, const Request& request,
+                                           Visitor visitor) {
+    const bool wants_both = request.grad1.data != nullptr && request.grad2.data != nullptr;
+    const int images = wants_both ? 2 : wants_gradient(request) ? 1 : 0;
+    if (!mask_is_normalized(problem)) {
+      visit_images<T, false>(images, visitor);
+    } else if (sizeof(T) == sizeof(float) && window_kind(problem) == WindowKind::kFixed) {
+      visit_images<float, true>(images, visitor);
     } else {
-      visitor(Strip<T, 2>());
+      visitor(Strip<T, 2, true>());  // for any window and any gradients: less to compile
+    }
+  }
+
+  template <class T, bool kNormalized, class Visitor>
+  static FUSED_SSIM_INLINE void visit_images(int images, Visitor visitor) {
+    switch (images) {
+      case 0:
+        return visitor(Strip<T, 0, kNormalized>());
+      case 1:
+        return visitor(Strip<T, 1, kNormalized>());
+      default:
+        return visitor(Strip<T, 2, kNormalized>());
     }
   }
 
@@ -109,8 +128,11 @@ struct LevelInstance {
     };
     switch (window_kind(problem)) {
       case WindowKind::kFixed:
-        return run_with(
-            typename Strip::template Type<FixedFilter>(problem, request, strip_size, workspace));
+        if constexpr (Strip::kHasFixed) {
+          return run_with(
+              typename Strip::template Type<FixedFilter>(problem, request, strip_size, workspace));
+        }
+        [[fallthrough]];
       case WindowKind::kShort:
         if constexpr (Strip::kHasShort) {
           return run_with(
@@ -118,8 +140,10 @@ struct LevelInstance {
         }
         [[fallthrough]];
       default:
-        return run_with(
-            typename Strip::template Type<AnyFilter>(problem, request, strip_size, workspace));
+        if constexpr (Strip::kHasAny) {
+          return run_with(
+              typename Strip::template Type<AnyFilter>(problem, request, strip_size, workspace));
+        }
     }
   }
 
@@ -144,8 +168,12 @@ struct LevelInstance {
 
 template <class Arch>
 constexpr LevelFunctions level_functions() {
-  return {&LevelInstance<Arch>::workspace_bytes, &LevelInstance<Arch>::run, &ScaleKernel<Arch>::run,
-          &PyramidKernel<Arch>::halve_rows, &PyramidKernel<Arch>::accumulate_rows};
+  return {&LevelInstance<Arch>::workspace_bytes,
+          &LevelInstance<Arch>::run,
+          &ScaleKernel<Arch>::run,
+          &PyramidKernel<Arch>::halve_rows,
+          &PyramidKernel<Arch>::accumulate_rows,
+          &MaskSum<Arch>::run};
 }
 
 }  // namespace fused_ssim::cpu

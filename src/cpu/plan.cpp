@@ -23,16 +23,14 @@ const char* not_served(const Problem& problem, const Request&) {
   if (is_volume(problem) && problem.mask.data != nullptr) {
     return "expected no mask for volumes on the CPU, got one";
   }
-  if (problem.mask.data != nullptr) {
-    return "expected no mask for the CPU kernels, got one";
-  }
   return nullptr;
 }
 
 WindowKind window_kind(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = window_kind(problem.windows[axis]);
-  // In float64 nothing is compiled for short windows alone.
-  const bool has_short = kHasShortWindows && !accumulates_in_double(problem);
+  // In float64 and for windows that a mask weighs nothing is compiled for short windows alone.
+  const bool has_short =
+      kHasShortWindows && !accumulates_in_double(problem) && !mask_is_normalized(problem);
   return kind == WindowKind::kShort && !has_short ? WindowKind::kAny : kind;
 }
 
@@ -59,7 +57,8 @@ Schedule schedule_of(const Problem& problem, const Request& request) {
            image.strides[FUSED_SSIM_AXIS_COLUMN] == 3;
   };
   if (is_uniform_bytes(problem.img1, problem.windows[kHeight]) &&
-      is_uniform_bytes(problem.img2, problem.windows[kWidth]) && !wants_gradient(request)) {
+      is_uniform_bytes(problem.img2, problem.windows[kWidth]) && !wants_gradient(request) &&
+      !has_mask(problem)) {
     return problem.sizes[FUSED_SSIM_AXIS_CHANNEL] == 3 && is_rgb(problem.img1) &&
                    is_rgb(problem.img2)
                ? Schedule::kUniformInterleaved

@@ -71,7 +71,9 @@ void VolumeKernel<Arch, T>::stage_row(int64_t z, int64_t row, ChunkSums* sums) {
   stage(0, shift_s_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
   stage(1, shift_d_, [](auto a, auto b) __attribute__((always_inline)) { return a - b; });
   if (sums != nullptr) {
-    add_differences<V>(request_, x + own.begin, y + own.begin, own.size(), sums);
+    Differences<Arch, T>::add_sums(x + own.begin, y + own.begin, nullptr, own.size(),
+                                   request_.l1_weight != 0.0,
+                                   request_.l2_weight != 0.0 || request_.mse != nullptr, sums);
   }
 }
 

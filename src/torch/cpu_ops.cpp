@@ -55,6 +55,10 @@ struct CpuBackend {
     plan.finish();
   }
 
+  static void mask_sums(const FusedSsimProblem& problem, int32_t reduction, void* sums) {
+    kernels::check(fused_ssim_cpu_mask_sums(&problem, reduction, sums));
+  }
+
   static void scale(const FusedSsimScaleRequest& request, const Tensor&) {
     for_rows(row_count(request.sizes), request.sizes[FUSED_SSIM_AXIS_COLUMN],
              [&](int64_t begin, int64_t end) {

@@ -15,7 +15,8 @@
 STABLE_TORCH_LIBRARY(fused_ssim, library) {
   // value: [] (reduction 0: mean, 1: sum), [B] (2: image) or [B, C] (3: channel) of
   //   offset + mean or sum of
-  //   (statistic_weight * S + l1_weight * |img1 - img2| + l2_weight * (img1 - img2)^2)
+  //   (statistic_weight * S + l1_weight * |img1 - img2| + l2_weight * (img1 - img2)^2),
+  //   with a mask weighted by it
   // gradient1, gradient2: d(value)/d(image) where wanted, else empty; of float16 images
   //   d(sum of the same)/d(image), whose mean would underflow.
   library.def(

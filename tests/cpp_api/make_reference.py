@@ -108,6 +108,21 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
         lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.4, 0.6), spatial_dims=3),
     ),
     "two of uint8": ((U, V), lambda x, y: fused_ssim.fused_ssim(x, y)),
+    "mask": ((X, Y), lambda x, y: ssim(x, y, mask=y.detach()[0, 0] > 0.4)),
+    "mask normalized": (
+        (X, Y),
+        lambda x, y: ssim(
+            x, y, mask=y.detach(), mask_mode="normalized", padding="valid", reduction="image"
+        ),
+    ),
+    "mask and float16": (
+        pair(torch.float16),
+        lambda x, y: ssim(x, y, mask=y.detach()[:, :1] > 0.4, padding="valid", reduction="channel"),
+    ),
+    "mask of a loss": (
+        (X, Y),
+        lambda x, y: l1_ssim_loss(x, y, mask=y.detach() > 0.4, mask_mode="normalized"),
+    ),
     "two of uint8, 255": ((U, V), lambda x, y: ssim(x, y, data_range=255)),
     "ssim_and_mse": (
         (X, Y),
@@ -134,8 +149,8 @@ def results() -> dict[str, torch.Tensor]:
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-if DEVICE != "cpu":  # the header computes volumes on the CPU alone
-    CASES = {name: case for name, case in CASES.items() if not name.startswith("volumes")}
+if DEVICE != "cpu":  # the header computes volumes and masks on the CPU alone
+    CASES = {n: case for n, case in CASES.items() if not n.startswith(("volumes", "mask"))}
 
 ERRORS: dict[str, Callable[[], object]] = {
     "rank": lambda: ssim(X[0], Y),
@@ -166,6 +181,9 @@ ERRORS: dict[str, Callable[[], object]] = {
     "k2": lambda: ssim(X, Y, k2=-0.03),
     "stabilizer": lambda: ssim(X, Y, data_range=1e-17),
     "large stabilizer": lambda: ssim(X, Y, data_range=123456789.0e16),
+    "mask of three axes": lambda: ssim(X, Y, mask=X[0] > 0.4),
+    "mask of integers": lambda: ssim(X, Y, mask=U),
+    "mask_mode": lambda: ssim(X, Y, mask=X > 0.4, mask_mode="plain"),
     "weight": lambda: l1_ssim_loss(X, Y, 1.5),
     "names of the loss": lambda: l1_ssim_loss(X, Y[0]),
     "C1": lambda: FusedSSIMMap.apply(0.0, 9e-4, X, Y),

@@ -176,6 +176,31 @@ void test_values(const Reference& reference) {
       {"uint8 target", [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y); }},
       {"uint8 and float64", ssim_with([](auto& o) { o.reduction = "none"; })},
       {"two of uint8", mean},
+      {"mask",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) { o.mask = y.detach()[0][0] > 0.4; }));
+       }},
+      {"mask normalized",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) {
+                           o.mask = y.detach();
+                           o.mask_mode = "normalized";
+                           o.padding = "valid";
+                           o.reduction = "image";
+                         }));
+       }},
+      {"mask and float16",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) {
+                           o.mask = y.detach().narrow(1, 0, 1) > 0.4;
+                           o.padding = "valid";
+                           o.reduction = "channel";
+                         }));
+       }},
+      {"mask of a loss",
+       [](auto& x, auto& y) {
+         return fs::l1_ssim_loss(x, y, 0.2, "same", true, "BCHW", y.detach() > 0.4, "normalized");
+       }},
       {"two of uint8, 255", ssim_with([](auto& o) { o.data_range = 255; })},
       {"ssim_and_mse",
        [](auto& x, auto& y) {
@@ -185,7 +210,7 @@ void test_values(const Reference& reference) {
        }},
   };
   for (auto it = cases.begin(); it != cases.end();) {
-    const bool on_cpu_alone = it->first.rfind("volumes", 0) == 0;
+    const bool on_cpu_alone = it->first.rfind("volumes", 0) == 0 || it->first.rfind("mask", 0) == 0;
     it = on_cpu_alone && !reference.device().is_cpu() ? cases.erase(it) : std::next(it);
   }
   EXPECT(cases.size() == reference.cases(), "the cases of make_reference.py");
@@ -290,6 +315,12 @@ void test_errors(const Reference& reference) {
       {"k2", changed([](auto& o) { o.k2 = -0.03; })},
       {"stabilizer", changed([](auto& o) { o.data_range = 1e-17; })},
       {"large stabilizer", changed([](auto& o) { o.data_range = 123456789.0e16; })},
+      {"mask of three axes", changed([&](auto& o) { o.mask = x[0] > 0.4; })},
+      {"mask of integers", changed([&](auto& o) { o.mask = (255 * x).round().to(at::kByte); })},
+      {"mask_mode", changed([&](auto& o) {
+         o.mask = x > 0.4;
+         o.mask_mode = "plain";
+       })},
       {"weight", [&] { fs::l1_ssim_loss(x, y, 1.5); }},
       {"names of the loss", [&] { fs::l1_ssim_loss(x, y[0]); }},
       {"C1", [&] { fs::FusedSSIMMap::apply(0.0, 9e-4, x, y); }},

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "fused_ssim/torch/definition.h"
 #include "fused_ssim/torch/operators.h"
@@ -47,6 +48,27 @@ class Refuse : public torch::autograd::Function<Refuse> {
   }
 };
 
+// What scale_gradient takes for `upstream`. It divides float16 gradients, which are those of sums, by
+// the number of pixels, where the divisor of a mean under a mask is the mask's sum.
+inline at::Tensor factor(const at::Tensor& upstream, const at::Tensor& gradient,
+                         const at::Tensor& mask, const Definition& d, int64_t reduction) {
+  if (!mask.defined() || gradient.scalar_type() != at::kHalf || reduction == FUSED_SSIM_SUM) {
+    return upstream;
+  }
+  at::Tensor inside = mask;
+  for (int64_t axis = 2; d.valid && axis < 4; ++axis) {
+    const int64_t size = d.window_sizes[static_cast<std::size_t>(axis - 1)];
+    inside = inside.narrow(axis, size / 2, inside.size(axis) - size + 1);
+  }
+  const std::vector<int64_t> axes = reduction == FUSED_SSIM_CHANNEL ? std::vector<int64_t>{2, 3}
+                                    : reduction == FUSED_SSIM_IMAGE
+                                        ? std::vector<int64_t>{1, 2, 3}
+                                        : std::vector<int64_t>{0, 1, 2, 3};
+  const at::Tensor sums = inside.sum(axes, /*keepdim=*/false, upstream.scalar_type());
+  const auto pixels = static_cast<double>(inside.numel()) / static_cast<double>(sums.numel());
+  return upstream * at::where(sums > 0, pixels / sums, at::zeros_like(sums));
+}
+
 // The gradients by both images, of what was saved of each: multiply_(i) turns that of image i into its
 // gradient, multiplied(i) gives a new one.
 template <class MultiplyInPlace, class Multiplied>
@@ -79,24 +101,24 @@ void times_upstream(AutogradContext* ctx, const at::Tensor& upstream,
 class Reduced : public torch::autograd::Function<Reduced> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
-                               const DefinitionPtr& d, int64_t reduction, const Weights& weights,
-                               bool wants1, bool wants2) {
+                               const MaskOption& mask, const DefinitionPtr& d, int64_t reduction,
+                               const Weights& weights, bool wants1, bool wants2) {
     auto [value, gradient1, gradient2] =
-        call_ssim({img1, img2}, *d, reduction, weights, wants1, wants2);
+        call_ssim({img1, img2, mask}, *d, reduction, weights, wants1, wants2);
     // The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
     // empty output is left for gradients made with create_graph: it connects them to the images, so
     // that differentiating them is refused, and they don't pass for constants.
     at::Tensor link = !wants1 ? gradient1 : !wants2 ? gradient2 : at::empty({0}, value.options());
     ctx->set_materialize_grads(false);
-    ctx->save_for_backward(
-        {wants1 ? gradient1 : at::Tensor(), wants2 ? gradient2 : at::Tensor(), link});
+    ctx->save_for_backward({wants1 ? gradient1 : at::Tensor(), wants2 ? gradient2 : at::Tensor(),
+                            link, mask.weights.value_or(at::Tensor())});
     ctx->saved_data["definition"] = c10::IValue::make_capsule(d);
     ctx->saved_data["reduction"] = reduction;
     return {value, link};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& upstreams) {
-    variable_list result(7);  // one for each argument of forward
+    variable_list result(8);  // one for each argument of forward
     if (!upstreams[0].defined()) {
       return result;
     }
@@ -104,10 +126,13 @@ class Reduced : public torch::autograd::Function<Reduced> {
     const DefinitionPtr d = saved_definition(ctx);
     const int64_t reduction = ctx->saved_data["reduction"].toInt();
     const at::Tensor upstream = upstreams[0].contiguous();
+    const auto factor_of = [&](std::size_t i) {
+      return factor(upstream, saved[i], saved[3], *d, reduction);
+    };
     times_upstream(
         ctx, upstream, {saved[0], saved[1]}, saved[2], &result,
-        [&](std::size_t i) { call_scale_gradient_(saved[i], upstream, *d, reduction); },
-        [&](std::size_t i) { return call_scale_gradient(saved[i], upstream, *d, reduction); });
+        [&](std::size_t i) { call_scale_gradient_(saved[i], factor_of(i), *d, reduction); },
+        [&](std::size_t i) { return call_scale_gradient(saved[i], factor_of(i), *d, reduction); });
     return result;
   }
 };
@@ -157,19 +182,24 @@ class MultiScale : public torch::autograd::Function<MultiScale> {
 class Map : public torch::autograd::Function<Map> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& img1, const at::Tensor& img2,
-                            const DefinitionPtr& d) {
-    ctx->save_for_backward({img1, img2});
+                            const MaskOption& mask, const DefinitionPtr& d) {
+    ctx->save_for_backward({img1, img2, mask.weights.value_or(at::Tensor())});
     ctx->saved_data["definition"] = c10::IValue::make_capsule(d);
-    return call_ssim_map({img1, img2}, *d);
+    ctx->saved_data["mask_mode"] = mask.mode;
+    return call_ssim_map({img1, img2, mask}, *d);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& upstreams) {
     const variable_list saved = ctx->get_saved_variables();
     const bool wants[2] = {ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
-    const auto [gradient1, gradient2] = call_ssim_map_backward(
-        upstreams[0], {saved[0], saved[1]}, *saved_definition(ctx), wants[0], wants[1]);
+    Images images = {saved[0], saved[1]};
+    if (saved[2].defined()) {
+      images.mask = {saved[2], ctx->saved_data["mask_mode"].toInt()};
+    }
+    const auto [gradient1, gradient2] =
+        call_ssim_map_backward(upstreams[0], images, *saved_definition(ctx), wants[0], wants[1]);
     variable_list result = {wants[0] ? gradient1 : at::Tensor(),
-                            wants[1] ? gradient2 : at::Tensor(), at::Tensor()};
+                            wants[1] ? gradient2 : at::Tensor(), at::Tensor(), at::Tensor()};
     for (std::size_t i = 0; i < 2; ++i) {
       if (wants[i] && at::GradMode::is_enabled()) {
         result[i] = Refuse::apply(kNoSecondDerivative, result[i], saved[i], upstreams[0]);
@@ -197,8 +227,8 @@ inline at::Tensor reduced(const Images& images, const DefinitionPtr& d, int64_t 
   if (!differentiable(images)) {
     return std::get<0>(call_ssim(images, *d, reduction, weights, false, false));
   }
-  const auto& [img1, img2] = images;
-  return Reduced::apply(img1, img2, d, reduction, weights, train && img1.requires_grad(),
+  const auto& [img1, img2, mask] = images;
+  return Reduced::apply(img1, img2, mask, d, reduction, weights, train && img1.requires_grad(),
                         train && img2.requires_grad())[0];
 }
 
@@ -216,7 +246,7 @@ inline at::Tensor without_gradient(const at::Tensor& result, const Images& image
 }
 
 inline Images detached(const Images& images) {
-  return {images.img1.detach(), images.img2.detach()};
+  return {images.img1.detach(), images.img2.detach(), images.mask};
 }
 
 // The map [B, C, H', W'].
@@ -225,7 +255,7 @@ inline at::Tensor mapped(const Images& images, const DefinitionPtr& d, bool trai
   if (!train) {
     return without_gradient(call_ssim_map(detached(images), *d), images);
   }
-  return differentiable(images) ? Map::apply(images.img1, images.img2, d)
+  return differentiable(images) ? Map::apply(images.img1, images.img2, images.mask, d)
                                 : call_ssim_map(images, *d);
 }
 

@@ -27,6 +27,7 @@ using Choices = std::array<std::string_view, count>;
 // In the order of the enumerations in kernels.h.
 inline constexpr Choices<3> kComponents = {"ssim", "contrast", "luminance"};
 inline constexpr Choices<2> kPaddings = {"same", "valid"};
+inline constexpr Choices<2> kMaskModes = {"weighted", "normalized"};
 // Likewise; "none" is the map, an operator of its own.
 inline constexpr Choices<5> kReductions = {"mean", "sum", "image", "channel", "none"};
 // Behind kPaddings: what only Python does, which extends images before it filters them.
@@ -213,6 +214,34 @@ inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const N
                    names[0], " and ", names[1],
                    ": expected one dtype (float64 goes with uint8 alone), got ", dtype_of(img1),
                    " and ", dtype_of(img2), "; convert one with .to(other.dtype)");
+}
+
+// A mask for an image: of its spatial sizes alone, or of its rank with 1 for B or C or both.
+inline void check_mask(const at::Tensor& mask, const at::Tensor& image) {
+  check_dense("mask", mask);
+  TORCH_CHECK_TYPE(mask.scalar_type() == at::kBool || is_floating(mask.scalar_type()),
+                   "mask: expected bool or a floating-point dtype with weights in [0, 1], got ",
+                   dtype_of(mask), "; convert it with .bool()");
+  TORCH_CHECK_VALUE(!mask.requires_grad(),
+                    "mask: expected a constant, got a tensor that requires a gradient; use "
+                    ".detach()");
+  TORCH_CHECK_VALUE(mask.device() == image.device(),
+                    "mask: expected a tensor on the images' device ", image.device(), ", got ",
+                    mask.device(), "; move it with .to(img1.device)");
+  const at::IntArrayRef shape = mask.sizes();
+  const at::IntArrayRef sizes = image.sizes();
+  const bool fits =
+      shape == sizes.slice(2) ||
+      (shape.size() == sizes.size() && shape.slice(2) == sizes.slice(2) &&
+       (shape[0] == 1 || shape[0] == sizes[0]) && (shape[1] == 1 || shape[1] == sizes[1]));
+  std::string spatial;
+  for (const int64_t size : sizes.slice(2)) {
+    spatial += text(spatial.empty() ? "" : ", ", size);
+  }
+  TORCH_CHECK_VALUE(fits, "mask: expected [", spatial, "] or ", shape_of(image),
+                    " with 1 in place of ", sizes[0], " or ", sizes[1], ", got ", shape_of(mask),
+                    "; a mask for each image of a batch has the shape [", sizes[0], ", 1, ",
+                    spatial, "], use .unsqueeze(1)");
 }
 
 inline int64_t least_side(const at::Tensor& image) {

@@ -10,8 +10,10 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fused_ssim/kernels.h"
@@ -177,9 +179,16 @@ inline at::Tensor without_batch(const at::Tensor& value, const std::string& layo
   return !has_batch(layout) && value.dim() > 0 ? value.squeeze(0) : value;
 }
 
+// None, or expanded to the images' shape.
+struct MaskOption {
+  std::optional<at::Tensor> weights = std::nullopt;
+  int64_t mode = FUSED_SSIM_MASK_WEIGHTED;
+};
+
 struct Images {
   at::Tensor img1;
   at::Tensor img2;
+  MaskOption mask = {};
 };
 
 // The images with the batch and the channels in front, checked, for any window.
@@ -199,6 +208,21 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
   return result;
 }
 
+// The images with a mask of their layout.
+inline Images with_mask(Images images, const at::Tensor& mask, const std::string& mask_mode,
+                        const std::string& layout) {
+  images.mask.mode = static_cast<int64_t>(index_of(
+      "mask_mode", mask_mode, kMaskModes,
+      "\"weighted\" averages the plain map, \"normalized\" weighs pixels inside windows, too"));
+  if (mask.defined()) {
+    const bool of_rank = mask.dim() == static_cast<int64_t>(layout.size());
+    const at::Tensor weights = of_rank ? channels_first("mask", mask, layout) : mask;
+    check_mask(weights, images.img1);
+    images.mask.weights = weights.expand_as(images.img1);
+  }
+  return images;
+}
+
 inline void check_uint8_range(const Images& images, double range) {
   TORCH_CHECK_VALUE(
       range == 1.0 || range == 255.0 ||
@@ -213,7 +237,7 @@ inline Images images(const at::Tensor& img1, const at::Tensor& img2, const Defin
                      const SSIMOptions& options) {
   Images result = images(img1, img2, d, options.layout);
   check_uint8_range(result, options.data_range);
-  return result;
+  return with_mask(std::move(result), options.mask, options.mask_mode, options.layout);
 }
 
 }  // namespace fused_ssim::detail

@@ -44,11 +44,11 @@ inline auto problem(const Images& images, const Definition& d) {
                                                             d.statistic, d.uint8_divisor);
 }
 
-// FUSED_SSIM_RARE_SCHEMA: no stabilizers of single images and no mask.
-inline auto nothing_rare() {
+// FUSED_SSIM_RARE_SCHEMA: no stabilizers of single images.
+inline auto rare(const MaskOption& mask) {
   static const std::optional<at::Tensor> none;
   using Optional = const std::optional<at::Tensor>&;
-  return std::tuple<Optional, Optional, int64_t>(none, none, FUSED_SSIM_MASK_WEIGHTED);
+  return std::tuple<Optional, Optional, int64_t>(none, mask.weights, mask.mode);
 }
 
 // What is reduced: ssim * S + l1 * |img1 - img2|, and what is added to the result.
@@ -77,21 +77,21 @@ inline ThreeTensors call_ssim(const Images& images, const Definition& d, int64_t
   return call<kSsim, ThreeTensors>(std::tuple_cat(
       problem(images, d),
       std::tuple(reduction, weights.ssim, weights.l1, weights.offset, wants1, wants2, kNoL2),
-      nothing_rare()));
+      rare(images.mask)));
 }
 
 inline TwoTensors call_ssim_and_mse(const Images& images, const Definition& d) {
-  return call<kSsimAndMse, TwoTensors>(std::tuple_cat(problem(images, d), nothing_rare()));
+  return call<kSsimAndMse, TwoTensors>(std::tuple_cat(problem(images, d), rare({})));
 }
 
 inline at::Tensor call_ssim_map(const Images& images, const Definition& d) {
-  return call<kSsimMap, at::Tensor>(std::tuple_cat(problem(images, d), nothing_rare()));
+  return call<kSsimMap, at::Tensor>(std::tuple_cat(problem(images, d), rare(images.mask)));
 }
 
 inline TwoTensors call_ssim_map_backward(const at::Tensor& map_gradient, const Images& images,
                                          const Definition& d, bool wants1, bool wants2) {
   return call<kSsimMapBackward, TwoTensors>(std::tuple_cat(
-      std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2), nothing_rare()));
+      std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2), rare(images.mask)));
 }
 
 // What the operator gives of an image that wants a gradient.
@@ -110,7 +110,7 @@ inline SixTensors call_ms_ssim(const Images& images, const Definition& d, const 
       std::tuple_cat(problem(images, d),
                      std::tuple<at::ArrayRef<double>, int64_t, int64_t, bool, bool>(
                          scales.exponents, scales.negative, scales.odd_sizes, wants1, wants2),
-                     nothing_rare()));
+                     rare({})));
 }
 
 inline auto backward_arguments(const SavedScales& saved, const at::Tensor& upstream,

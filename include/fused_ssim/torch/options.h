@@ -2,6 +2,8 @@
 /// The parameters of fused_ssim.h.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -37,6 +39,13 @@ struct SSIMOptions {
   bool unbiased = false;
   /// "ssim", or one of its factors: "contrast" (contrast times structure) or "luminance".
   std::string component = "ssim";
+  /// Weights of pixels, bool or floating-point in [0, 1] (not checked), without a gradient, on the
+  /// images' device: [H, W], or in the images' layout with 1 for B or C or both. Undefined: none.
+  at::Tensor mask = {};
+  /// "weighted": the plain map, averaged with the mask as weights; windows see masked pixels.
+  /// "normalized": pixels weigh in windows, too, so that masked ones influence nothing, not even as
+  /// NaN. Over a mask of zeros means are 1, sums 0; the map is 1 where the mask is 0.
+  std::string mask_mode = "weighted";
   /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC",
   /// of volumes "BCDHW" or "BDHWC", of signals "BCW" or "BWC". Without a B the results have no axis
   /// of the batch either.
