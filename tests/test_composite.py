@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import oracle
-from fused_ssim import SSIM, _forms, _route, ms_ssim, ssim
+from fused_ssim import SSIM, _forms, _route, l1_ssim_loss, ms_ssim, ssim
 from images import BY_NAME, EQUAL_PAIRS, noise, noise_pair, pair
 from measure import leaf, max_error, relative_error, run_python
 
@@ -53,6 +53,8 @@ def test_what_kernels_serve_on_the_cpu(unforced):
     assert served(x, stabilizers=torch.ones(1, 2))
     assert served(image(dims=1), spatial_dims=1)
     assert served(image(dims=3), spatial_dims=3)
+    assert served(image(dims=1), mask=torch.ones(1, 1), spatial_dims=1)
+    assert not served(image(dims=3), mask=torch.ones(1, 1), spatial_dims=3)
     assert not served(image(device="xpu"))
 
 
@@ -104,18 +106,19 @@ for value in ("1", "0", ""):
 
 
 @pytest.mark.parametrize(
-    "call", [partial(ssim, spatial_dims=1), SSIM(spatial_dims=1)], ids=["function", "module"]
+    "call", [partial(ssim, spatial_dims=3), SSIM(spatial_dims=3)], ids=["function", "module"]
 )
 def test_says_once_that_it_is_not_fused(unforced, call):
-    x, y = noise_pair(1, 1, 12, 13)
+    x, y = (image[..., None] for image in noise_pair(1, 1, 12, 13))
+    mask = torch.ones(12, 13, 1)
     with pytest.warns(UserWarning, match=r"fused_ssim: no fused kernel serves this form") as caught:
-        call(x[..., 0], y[..., 0])
+        call(x, y, mask=mask)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        call(x[..., 0], y[..., 0])
-        ms_ssim(x[..., None], y[..., None], window_size=1, spatial_dims=3)
+        call(x, y, mask=mask)
+        l1_ssim_loss(x, y, mask=mask, spatial_dims=3)
 
 
 def test_says_nothing_where_it_is_forced(composite, monkeypatch):
