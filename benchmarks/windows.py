@@ -1,10 +1,11 @@
-"""What windows other than 11 taps cost, on this machine, in one run.
+"""What windows other than 11 taps cost, or masks, on this machine, in one run.
 
     python benchmarks/windows.py --device cpu
     python benchmarks/windows.py --device cuda
+    python benchmarks/windows.py --masks
 
-Prints a table of time against window size, and writes NAME.json to benchmarks/results/. The windows
-take turns, so that a disturbance of the machine meets all of them.
+Prints a table of times, and writes NAME.json to benchmarks/results/. The forms take turns, so that a
+disturbance of the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from machine import commit, describe, file_name, recorded_command
-from peers import Library
+from peers import Library, Loss
 from report import format_table
 from timing import Timing, cpu_times, cuda_kernel_time
 from workload import Size, make_images, make_step
@@ -26,7 +27,7 @@ from workload import Size, make_images, make_step
 import fused_ssim
 
 _WINDOWS = (3, 5, 7, 9, 11, 13, 15, 21, 33)
-_FAST = 11
+_FAST = "11"
 _KINDS = ("inference", "training")
 _CUDA_IMAGES = 8
 
@@ -37,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--masks", action="store_true", help="masks instead of windows")
     parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="CPU, a kind")
@@ -51,20 +53,25 @@ def main() -> int:
     device = torch.device(arguments.device)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    results = {kind: _measure(kind, arguments.size, device, arguments.budget) for kind in _KINDS}
+    forms = _masks(arguments.size, device) if arguments.masks else _windows()
+    first = "none" if arguments.masks else _FAST
+    results = {
+        kind: _measure(forms, kind, arguments.size, device, arguments.budget) for kind in _KINDS
+    }
 
-    def cells(window: int) -> list[str]:
-        row = [f"{window} taps", ""]
+    def cells(form: str) -> list[str]:
+        row = [form if arguments.masks else f"{form} taps", ""]
         for kind in _KINDS:
-            time, fast = results[kind][window].median_s, results[kind][_FAST].median_s
+            time, fast = results[kind][form].median_s, results[kind][first].median_s
             row += [f"{time * 1e3:.3f} ms", f"{time / fast:.2f}x"]
         return row
 
-    header = ["window", "", "inference", f"of {_FAST}", "training", f"of {_FAST}"]
-    print(f"{arguments.size} float32\n{format_table(header, map(cells, _WINDOWS))}")
+    what = "masks" if arguments.masks else "windows"
+    header = [what, "", "inference", f"of {first}", "training", f"of {first}"]
+    print(f"{arguments.size} float32\n{format_table(header, map(cells, forms))}")
 
     machine = describe(device)
-    name = arguments.name or file_name(machine, device.type, "windows")
+    name = arguments.name or file_name(machine, device.type, what)
     path = arguments.out / f"{name}.json"
     contents = {
         "command": recorded_command("benchmarks/windows.py"),
@@ -72,7 +79,7 @@ def main() -> int:
         "machine": machine,
         "size": str(arguments.size),
         "times": {
-            kind: {str(window): asdict(time) for window, time in times.items()}
+            kind: {form: asdict(time) for form, time in times.items()}
             for kind, times in results.items()
         },
     }
@@ -82,20 +89,39 @@ def main() -> int:
     return 0
 
 
-def _measure(kind: str, size: Size, device: torch.device, budget_s: float) -> dict[int, Timing]:
+def _measure(
+    forms: dict[str, Loss], kind: str, size: Size, device: torch.device, budget_s: float
+) -> dict[str, Timing]:
     on_gpu = device.type == "cuda"
     images = make_images(size, _CUDA_IMAGES if on_gpu else 1, torch.float32, device, kind)
-    steps = {window: make_step(_library(window), kind, images) for window in _WINDOWS}
+    libraries = {
+        form: Library("fused_ssim", fused_ssim.__version__, {kind: function})
+        for form, function in forms.items()
+    }
+    steps = {form: make_step(library, kind, images) for form, library in libraries.items()}
     if on_gpu:
-        return {w: cuda_kernel_time(step, len(images), device) for w, step in steps.items()}
-    times = cpu_times({str(window): step for window, step in steps.items()}, budget_s)
-    return {window: times[str(window)] for window in _WINDOWS}
+        return {form: cuda_kernel_time(step, len(images), device) for form, step in steps.items()}
+    return cpu_times(steps, budget_s)
 
 
-def _library(window: int) -> Library:
+def _windows() -> dict[str, Loss]:
     # Sigma grows with the window as 1.5 does with 11 taps.
-    function = partial(fused_ssim.ssim, window_size=window, sigma=window * 1.5 / _FAST)
-    return Library("fused_ssim", fused_ssim.__version__, dict.fromkeys(_KINDS, function))
+    return {
+        str(taps): partial(fused_ssim.ssim, window_size=taps, sigma=taps * 1.5 / int(_FAST))
+        for taps in _WINDOWS
+    }
+
+
+def _masks(size: Size, device: torch.device) -> dict[str, Loss]:
+    """No mask, and both modes with one of bools for all planes and one of numbers for each."""
+    generator = torch.Generator(device).manual_seed(1)
+    shape = (size.batch, size.channels, size.height, size.width)
+    numbers = torch.rand(shape, generator=generator, device=device)
+    forms: dict[str, Loss] = {"none": fused_ssim.ssim}
+    for kind, mask in {"bool": numbers[0, 0] > 0.1, "float": numbers}.items():
+        forms[f"weighted, {kind}"] = partial(fused_ssim.ssim, mask=mask)
+        forms[f"normalized, {kind}"] = partial(fused_ssim.ssim, mask=mask, mask_mode="normalized")
+    return forms
 
 
 if __name__ == "__main__":

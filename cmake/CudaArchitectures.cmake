@@ -13,19 +13,19 @@
 # The result is a list of <arch>-real and <arch>-virtual; `all_architectures` is the list of numbers
 # that nvcc knows, for the values "all" and "all-major".
 #
-# A cubin sm_XY runs on GPUs of the same major version with at least that minor; PTX compute_XY runs
-# on anything newer of the ordinary line. PTX of compute_120 does not serve sm_110, so 90-virtual
-# stands beside it.
+# A cubin sm_XY runs on GPUs of the same major version with at least that minor: 86 serves 8.7 and 8.9,
+# 100 serves 10.3, 120 serves 12.1. PTX compute_XY runs on anything newer of the ordinary line; that of
+# compute_120 does not serve 11.0, so where nvcc does not know 110 yet, 90-virtual stands beside it.
 
 function(_fused_ssim_default_architectures out_var nvcc_version)
   if(nvcc_version VERSION_GREATER_EQUAL 13.0)
-    set(real 75 80 86 89 90 100 110 120)
-    set(virtual 90 120)
+    set(real 75 80 86 90 100 110 120)
+    set(virtual 120)
   elseif(nvcc_version VERSION_GREATER_EQUAL 12.8)
-    set(real 75 80 86 89 90 100 120)
+    set(real 75 80 86 90 100 120)
     set(virtual 90 120)
   else()
-    set(real 70 75 80 86 89 90)
+    set(real 70 75 80 86 90)
     set(virtual 90)
   endif()
   list(TRANSFORM real APPEND -real)

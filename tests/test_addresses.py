@@ -80,6 +80,26 @@ def test_uint8_and_mse_in_one_pass():
     assert abs(mse[0] - (a - b).square().mean().item()) <= 1e-6
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_mask(mode):
+    x, y = arrays(2, 3, 21, 34)
+    mask = (x > 0.4).astype("uint8")
+    x[mask == 0] = 1e9 if mode else 0.5
+    value, sums, by_y = numpy.zeros(2, "float32"), numpy.zeros(2, "float32"), numpy.zeros_like(y)
+    form = {"mask": described(mask), "windows": STANDARD, "padding": 1, "reduction": 2}
+    _C.mask_sums(sizes(x), described(x), described(y), sums.ctypes.data, **form)
+    assert (sums == mask[:, :, 5:-5, 5:-5].sum((1, 2, 3))).all()
+    results = {"value": value.ctypes.data, "grad2": described(by_y)}
+    run(x, y, **form, mask_mode=mode, mask_sums=sums.ctypes.data, **results)
+    seen = torch.from_numpy(mask).bool()
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    form = {"padding": "valid", "reduction": "image", "mask": seen}
+    form["mask_mode"] = ["weighted", "normalized"][mode]
+    assert relative_error(torch.from_numpy(value), oracle.ssim(a, b, **form)) <= 1e-6
+    _, truth = oracle.gradients(lambda p, q: oracle.ssim(p, q, **form), a, b)
+    assert relative_error(torch.from_numpy(by_y), truth) <= 1e-5
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_do_not_change_a_bit(threads):
     x, y = arrays(1, 2, 300, 400)
@@ -117,8 +137,12 @@ def test_bad_arguments_are_errors_of_python():
         _C.gaussian_taps(11, 0.0)
     with pytest.raises(ValueError, match="load_cuda_kernels"):
         run(x, y, value=value.ctypes.data, stream=0)
-    with pytest.raises(NotImplementedError, match="mask"):
+    with pytest.raises(ValueError, match=r"expected mask_sums .* fused_ssim_cpu_mask_sums\(\)"):
         run(x, y, value=value.ctypes.data, mask=described(x))
+    with pytest.raises(ValueError, match="got a null pointer for the mask"):
+        _C.mask_sums(
+            sizes(x), described(x), described(y), value.ctypes.data, mask=None, windows=STANDARD
+        )
 
 
 def test_a_library_that_is_none_of_ours(tmp_path):

@@ -97,13 +97,17 @@ def test_missing_gpu_or_wrong_size_is_one_line():
         assert "Traceback" not in done.stderr
 
 
-def test_windows(tmp_path):
-    command = [sys.executable, str(BENCH.with_name("windows.py")), "--size", "1x1x40x48"]
+@pytest.mark.parametrize(
+    ("options", "forms", "row"),
+    [([], {"3", "11", "33"}, "{} taps"), (["--masks"], {"none", "normalized, bool"}, "{}")],
+)
+def test_windows_and_masks(tmp_path, options, forms, row):
+    command = [sys.executable, str(BENCH.with_name("windows.py")), "--size", "1x1x40x48", *options]
     command += ["--budget", "0.01", "--out", str(tmp_path), "--name", "windows"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "windows.json").read_text())
     for times in results["times"].values():
-        assert {"3", "11", "33"} <= set(times)
+        assert forms <= set(times)
         assert all(time["median_s"] > 0 for time in times.values())
-        assert all(f"{taps} taps" in done.stdout for taps in times)
+        assert all(row.format(form) in done.stdout for form in times)

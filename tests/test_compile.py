@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ssim
+from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ms_ssim, ssim
+from fused_ssim.compat import pytorch_msssim
 from images import noise_pair
 from measure import leaf, relative_error
 
@@ -20,8 +21,13 @@ FUNCTIONS = {
     "loss": l1_ssim_loss,
     "loss valid": lambda x, y: l1_ssim_loss(x, y, 0.4, "valid"),
     "between others": lambda x, y: fused_ssim((x * 0.7).sigmoid(), y.relu()) + (x - y).abs().mean(),
+    "ms_ssim": lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.2, 0.5, 0.3)),
+    "ms_ssim of planes": lambda x, y: ms_ssim(
+        x, y, padding="same", reduction="channel", negative="smooth", odd_sizes="crop"
+    ).sum(),
     "SSIM": SSIM(reduction="image"),
     "L1SSIMLoss": L1SSIMLoss(0.5),
+    "pytorch-msssim": pytorch_msssim.SSIM(data_range=1, win_size=7),
 }
 
 
@@ -61,7 +67,7 @@ def test_full_graph(device, function):
     check(compiled, function, x.detach(), y)
 
 
-@pytest.mark.parametrize("name", ["fused_ssim", "map", "loss", "between others"])
+@pytest.mark.parametrize("name", ["fused_ssim", "map", "loss", "ms_ssim", "between others"])
 def test_inductor(device, name):
     compiled = torch.compile(FUNCTIONS[name], fullgraph=True)
     check(compiled, FUNCTIONS[name], *images(device))
@@ -106,7 +112,7 @@ def test_train_false_refuses_the_backward_pass(device, function):
         value.backward()
 
 
-@pytest.mark.parametrize("name", ["fused_ssim valid", "image", "loss", "map"])
+@pytest.mark.parametrize("name", ["fused_ssim valid", "image", "loss", "map", "ms_ssim"])
 def test_a_second_size_does_not_recompile(device, name):
     compiled = torch.compile(FUNCTIONS[name], fullgraph=True, dynamic=True, backend="aot_eager")
     check(compiled, FUNCTIONS[name], *images(device, 2, 3, 20, 31))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import types
 import warnings
+from functools import partial
 
 import pytest
 import torch
 
 import oracle
-from fused_ssim import SSIM, _forms, _route, ms_ssim, ssim
+from fused_ssim import SSIM, _forms, _route, l1_ssim_loss, ms_ssim, ssim
 from images import BY_NAME, EQUAL_PAIRS, noise, noise_pair, pair
 from measure import leaf, max_error, relative_error, run_python
 
@@ -48,10 +49,12 @@ def test_what_kernels_serve_on_the_cpu(unforced):
     for dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32):
         assert served(x, image(dtype))
     assert served(image(torch.float64), image(torch.uint8))
-    assert not served(x, mask=torch.ones(1, 1))
+    assert served(x, mask=torch.ones(1, 1))
     assert served(x, stabilizers=torch.ones(1, 2))
-    assert not served(image(dims=1), spatial_dims=1)
-    assert not served(image(dims=3), spatial_dims=3)
+    assert served(image(dims=1), spatial_dims=1)
+    assert served(image(dims=3), spatial_dims=3)
+    assert served(image(dims=1), mask=torch.ones(1, 1), spatial_dims=1)
+    assert not served(image(dims=3), mask=torch.ones(1, 1), spatial_dims=3)
     assert not served(image(device="xpu"))
 
 
@@ -70,6 +73,7 @@ def test_what_kernels_serve_on_cuda(unforced, monkeypatch):
     assert not served(x, mask=torch.ones(1, 1))
     assert not served(x, stabilizers=torch.ones(1, 2))
     assert not served(image(device="cuda", dims=1), spatial_dims=1)
+    assert not served(image(device="cuda", dims=3), spatial_dims=3)
     # torch for ROCm calls its devices the same.
     monkeypatch.setattr(torch.version, "cuda", None)
     assert not served(x)
@@ -101,10 +105,12 @@ for value in ("1", "0", ""):
     assert run_python(code).split() == ["True", "False", "False"]
 
 
-@pytest.mark.parametrize("call", [ssim, SSIM()], ids=["function", "module"])
+@pytest.mark.parametrize(
+    "call", [partial(ssim, spatial_dims=3), SSIM(spatial_dims=3)], ids=["function", "module"]
+)
 def test_says_once_that_it_is_not_fused(unforced, call):
-    x, y = noise_pair(1, 1, 12, 13)
-    mask = torch.ones(12, 13)
+    x, y = (image[..., None] for image in noise_pair(1, 1, 12, 13))
+    mask = torch.ones(12, 13, 1)
     with pytest.warns(UserWarning, match=r"fused_ssim: no fused kernel serves this form") as caught:
         call(x, y, mask=mask)
     assert len(caught) == 1
@@ -112,7 +118,7 @@ def test_says_once_that_it_is_not_fused(unforced, call):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         call(x, y, mask=mask)
-        ms_ssim(x[..., None], y[..., None], window_size=1, spatial_dims=3)
+        l1_ssim_loss(x, y, mask=mask, spatial_dims=3)
 
 
 def test_says_nothing_where_it_is_forced(composite, monkeypatch):

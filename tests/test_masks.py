@@ -7,8 +7,8 @@ import torch
 from torch.autograd import gradcheck
 
 import oracle
-from fused_ssim import L1SSIMLoss, l1_ssim_loss, ssim
-from images import noise, noise_pair
+from fused_ssim import L1SSIMLoss, _route, l1_ssim_loss, ssim
+from images import BY_NAME, EQUAL_PAIRS, PAIRS, noise, noise_pair, pair
 from measure import leaf, max_error, relative_error
 
 SHAPE = (2, 3, 21, 18)
@@ -186,3 +186,221 @@ def test_window_that_misses_all_valid_pixels(device, way):
     mask[10, 9] = True
     values = ssim(x, y, window=[0.5, 0.0, 0.5], mask=mask, mask_mode="normalized", reduction="none")
     assert torch.equal(values, torch.ones_like(values))
+
+
+# ---- what kernels do in ways of their own -------------------------------------------------------
+
+
+def check(x, y, *, map_bound=5e-6, gradient_bound=2e-5, **form):
+    """The map, the means of planes and their gradients by both images against the oracle."""
+    for reduction, bound in (("none", map_bound), ("channel", max(1e-6, map_bound / 5))):
+        found = ssim(x, y, reduction=reduction, **form)
+        a, b = x.detach(), y.detach()
+        assert max_error(found, oracle.ssim(a, b, reduction=reduction, **form)) <= bound
+        upstream = noise(*found.shape, seed=8).to(found) + 0.2
+        truth = oracle.gradients(
+            lambda p, q, r=reduction: oracle.ssim(p, q, reduction=r, **form), a, b, upstream
+        )
+        gradients = torch.autograd.grad(found, (x, y), upstream)
+        for gradient, by in zip(gradients, truth, strict=True):
+            assert relative_error(gradient, by) <= gradient_bound
+            # A norm over the image could hide one wrong pixel at a seam.
+            assert max_error(gradient, by) <= 10 * gradient_bound * by.abs().max()
+
+
+LEANING = [0.1, 0.1, 0.2, 0.2, 0.4]
+WINDOWS = {
+    "one tap": {"window_size": 1},
+    "3 taps": {"window_size": 3},
+    "uniform": {"window": "uniform", "window_size": 7},
+    "33 taps": {"window_size": 33, "sigma": 4.0},
+    "one for each axis": {"window": [LEANING, [0.25, 0.5, 0.25]]},
+    "asymmetric": {"window": LEANING},
+}
+
+
+@each_mode
+@pytest.mark.parametrize("component", ["ssim", "contrast", "luminance"])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
+def test_windows_and_components(device, mode, component, window):
+    x, y = images(device)
+    mask = MASKS["float for each plane"].to(device)
+    form = {"mask": mask, "mask_mode": mode, "component": component, **window}
+    if component == "contrast" and window.get("window_size") == 1:
+        # Of one pixel no variance is left, and so no gradient.
+        assert torch.equal(ssim(x, y, reduction="none", **form), torch.ones_like(x))
+        return
+    check(x, y, **form)
+
+
+@each_mode
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 13, 961), (1, 1, 13, 1921), (1, 1, 403, 17), (1, 2, 64, 65)], ids=str
+)
+def test_seams(device, mode, padding, shape):
+    # Around strips of 960 columns and bands of rows; the mask leaves whole windows out.
+    x, y = images(device, *shape)
+    mask = noise(*shape[2:], seed=5).to(device) > 0.3
+    mask[:, 300:330] = False
+    mask[5, :] = False
+    check(x, y, mask=mask, mask_mode=mode, padding=padding)
+
+
+@each_mode
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 1, 30), (2, 2, 30, 1), (1, 3, 3, 5)])
+def test_small_images(device, mode, shape):
+    x, y = images(device, *shape)
+    check(x, y, mask=floats(*shape).to(device) + 0.01, mask_mode=mode)
+
+
+@each_mode
+def test_any_strides(device, mode):
+    x, y = images(device)
+    mask = MASKS["float for each plane"].to(device)
+    stored = {
+        "channels_last": mask.to(memory_format=torch.channels_last),
+        "columns first": mask.transpose(-1, -2).contiguous().transpose(-1, -2),
+        "every other": torch.stack([mask, mask - 9], dim=-1)[..., 0],
+        "float64": mask.double(),
+    }
+    for reduction in ("mean", "none"):
+        form = {"mask_mode": mode, "reduction": reduction}
+        expected = ssim(x, y, mask=mask, **form)
+        for given in stored.values():
+            assert torch.equal(ssim(x, y, mask=given, **form), expected)
+    interleaved = [leaf(i.detach().to(memory_format=torch.channels_last)) for i in (x, y)]
+    check(*interleaved, mask=mask, mask_mode=mode)
+
+
+@each_mode
+def test_uint8(device, mode):
+    x, y = images(device)
+    u, v = ((255 * image.detach()).round().byte() for image in (x, y))
+    form = {"mask": MASKS["bool"].to(device), "mask_mode": mode}
+    for window in ({}, {"window": "uniform", "window_size": 7}):
+        expected = oracle.ssim(u / 255, v / 255, **form, **window)
+        assert max_error(ssim(u, v, **form, **window), expected) <= 1e-6
+        assert max_error(ssim(u / 255, v, **form, **window), expected) <= 1e-6
+    loss = l1_ssim_loss(x, v, **form)
+    assert max_error(loss, oracle.l1_ssim_loss(x.detach(), v / 255, **form)) <= 1e-6
+
+
+@each_mode
+@pytest.mark.parametrize("reduction", ["mean", "sum", "image", "channel"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_half_precision_under_a_scaler(device, way, mode, reduction, padding):
+    # Gradients of a mean are too small for float16 until a GradScaler's factor has met them.
+    scale = 1.0 if reduction == "sum" else 2.0**12
+    x, y = images(device, dtype=torch.float16)
+    for mask in (MASKS["bool for each image"].to(device), MASKS["half"].to(device)):
+        form = {"mask": mask, "mask_mode": mode, "reduction": reduction, "padding": padding}
+        found = torch.autograd.grad(scale * ssim(x, y.float(), **form).sum(), x)[0]
+        truth, _ = oracle.gradients(
+            lambda a, b, f=form: scale * oracle.ssim(a, b, **f).sum(), x.detach(), y.detach()
+        )
+        assert found.dtype == torch.float16
+        assert relative_error(found, truth) <= 2e-3
+
+
+@each_mode
+@pytest.mark.parametrize("name", [p.name for p in PAIRS])
+def test_accuracy(device, mode, name):
+    # The bounds of images without a mask.
+    x, y = (leaf(image.to(device).clone()) for image in pair(name))
+    size = x.shape[-2:]
+    near = (torch.arange(size[0])[:, None] - 60) ** 2 + (torch.arange(size[1]) - 70) ** 2 < 40**2
+    for mask in (bools(*size).to(device), near.to(device)):
+        form = {"mask": mask, "mask_mode": mode}
+        a, b = x.detach(), y.detach()
+        values = ssim(x, y, reduction="none", **form)
+        bound = {"photograph": 1e-4, "synthetic": 5e-6}[BY_NAME[name].kind]
+        assert max_error(values, oracle.ssim_map(a, b, **form)) <= bound
+        mean = ssim(x, y, **form)
+        assert max_error(mean, oracle.ssim(a, b, **form)) <= 1e-6
+        if name in EQUAL_PAIRS:
+            assert torch.equal(values, torch.ones_like(values))
+            assert mean.item() == 1
+            continue
+        truth = oracle.gradients(lambda p, q, f=form: oracle.ssim(p, q, **f), a, b)
+        for gradient, by in zip(torch.autograd.grad(mean, (x, y)), truth, strict=True):
+            assert relative_error(gradient, by) <= 1e-4
+
+
+@each_mode
+def test_equal_images_under_any_mask(device, way, mode):
+    x, _ = images(device)
+    for mask in MASKS.values():
+        form = {"mask": mask.to(device), "mask_mode": mode}
+        for reduction in ("mean", "image", "channel", "none"):
+            values = ssim(x, x.detach(), reduction=reduction, **form)
+            assert torch.equal(values, torch.ones_like(values))
+        assert l1_ssim_loss(x, x.detach(), **form).item() == 0
+
+
+@each_mode
+@pytest.mark.parametrize("shape", [(1, 3, 211, 283), (2, 1, 64, 1931)], ids=str)
+def test_any_number_of_threads(restore_threads, mode, shape):
+    x, y = images("cpu", *shape)
+    form = {"mask": floats(*shape[2:]), "mask_mode": mode}
+
+    def everything():
+        results = []
+        for value in (
+            ssim(x, y, reduction="none", **form),
+            ssim(x, y, reduction="image", **form),
+            l1_ssim_loss(x, y, **form),
+        ):
+            results += [value.detach(), *torch.autograd.grad(value.sum(), (x, y))]
+        return results
+
+    torch.set_num_threads(1)
+    reference = everything()
+    for threads in (2, 3, 8):
+        torch.set_num_threads(threads)
+        for found, expected in zip(everything(), reference, strict=True):
+            assert torch.equal(found, expected)
+
+
+@each_mode
+def test_without_a_gradient(device, way, mode):
+    x, y = images(device)
+    form = {"mask": MASKS["bool"].to(device), "mask_mode": mode}
+    loss = l1_ssim_loss(x, y, train=False, **form)
+    assert max_error(loss, l1_ssim_loss(x, y, **form)) <= 1e-6
+    with pytest.raises(RuntimeError, match="computed without a gradient"):
+        loss.backward()
+    with torch.no_grad():
+        assert not ssim(x, y, **form).requires_grad
+
+
+@each_mode
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_compiled(device, mode, dtype):
+    x, y = images(device, dtype=dtype)
+    form = {"mask": MASKS["bool"].to(device), "mask_mode": mode}
+    for function in (ssim, l1_ssim_loss):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        found, expected = compiled(x, y, **form), function(x, y, **form)
+        assert torch.equal(found, expected)
+        for gradient, truth in zip(
+            torch.autograd.grad(1000 * found, (x, y)),
+            torch.autograd.grad(1000 * expected, (x, y)),
+            strict=True,
+        ):
+            assert torch.equal(gradient, truth)
+
+
+def test_one_pass_for_the_cpu(monkeypatch):
+    # No composite: kernels serve both modes, the loss too.
+    def fail(*arguments, **options):
+        raise AssertionError("the composite was called")
+
+    monkeypatch.setattr(_route._composite, "reduced", fail)
+    monkeypatch.setattr(_route._composite, "mapped", fail)
+    x, y = images("cpu")
+    for mode in MODES:
+        form = {"mask": MASKS["bool"], "mask_mode": mode}
+        ssim(x, y, **form).backward()
+        ssim(x, y, reduction="none", padding="reflect", **form).sum().backward()
+        l1_ssim_loss(x, y, **form).backward()

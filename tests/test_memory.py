@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fused_ssim import fused_ssim, l1_ssim_loss
+from fused_ssim import fused_ssim, l1_ssim_loss, ms_ssim
 from measure import run_python
 
 MIB = 2**20
@@ -16,7 +16,7 @@ SLACK = 32 * MIB
 # Run in a process of its own: the peak of a resident set never falls again.
 PEAK_ON_CPU = """
 import ctypes, resource, sys, torch
-from fused_ssim import fused_ssim, l1_ssim_loss, ssim, FusedSSIMMap
+from fused_ssim import fused_ssim, l1_ssim_loss, ms_ssim, ssim, FusedSSIMMap
 
 def peak():
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -37,6 +37,7 @@ a = lay_out(small).clone().requires_grad_()
 fused_ssim(a, lay_out(small)).backward()
 l1_ssim_loss(a, lay_out(small)).backward()
 ssim(a, lay_out(small), reduction="none").sum().backward()
+ms_ssim(a, lay_out(small)).backward()
 
 x, y = lay_out(torch.rand(shape)), lay_out(torch.rand(shape))
 # Memory that is resident and goes before the step begins would hide what the step takes.
@@ -71,6 +72,9 @@ elif what == "copy":
     # Linux counts resident pages for each CPU and adds them up in batches: by one thread, little is left out.
     torch.set_num_threads(1)
     x.clone()
+elif what == "scales":
+    torch.set_num_threads(2)  # each has scratch memory
+    ms_ssim(x, y).backward()
 elif what == "map":
     FusedSSIMMap.apply(1e-4, 9e-4, x, y).mean().backward()
 print(peak() - before, x.numel() * x.element_size())
@@ -108,10 +112,31 @@ def test_cpu_map():
     assert extra <= 2 * image + SLACK
 
 
+def test_cpu_scales():
+    # The gradients of all scales, 4/3, and two scales of both images, 5/8, beside each other.
+    extra, image = peak_on_cpu("scales", "contiguous")
+    assert extra <= 2 * image
+    assert extra >= 4 / 3 * image - MIB
+
+
 def test_the_measurement_sees_a_copy():
     extra, image = peak_on_cpu("copy", "contiguous")
     assert extra >= image - 2 * MIB  # pages that were resident before
     assert sys.platform != "linux" or extra <= image + SLACK
+
+
+@pytest.mark.gpu
+def test_cuda_scales():
+    x, y = (torch.rand(1, 3, 2160, 3840, device="cuda") for _ in range(2))
+    x.requires_grad_()
+    ms_ssim(x, y).backward()
+    x.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    ms_ssim(x, y).backward()
+    image = x.numel() * x.element_size()
+    assert 4 / 3 * image <= torch.cuda.max_memory_allocated() - before <= 2 * image
 
 
 @pytest.mark.gpu

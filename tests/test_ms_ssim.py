@@ -132,11 +132,11 @@ def test_negative_contrast(device, way, negative):
 
 
 def test_smooth_power_is_once_differentiable_and_monotone():
-    from fused_ssim._scales import _power
+    from fused_ssim._scales import power
 
     for weight in (0.05, 0.3, 1.0, 2.5):
         c = leaf(torch.linspace(-1, 1, 4001, dtype=torch.float64))
-        factor = _power(c, weight, "smooth")
+        factor = power(c, weight, "smooth")
         (slope,) = torch.autograd.grad(factor.sum(), c)
         assert (factor > 0).all()
         assert factor.max() <= 1
@@ -144,16 +144,16 @@ def test_smooth_power_is_once_differentiable_and_monotone():
         assert (factor.diff() > 0).all()
         at = torch.tensor([0.01 - 1e-9, 0.01 + 1e-9], dtype=torch.float64)
         at = leaf(at)
-        below, above = torch.autograd.grad(_power(at, weight, "smooth").sum(), at)[0]
+        below, above = torch.autograd.grad(power(at, weight, "smooth").sum(), at)[0]
         assert abs(below - above) <= 1e-5 * above
 
 
 def test_means_of_exactly_zero_and_weights_of_zero(device, way):
-    from fused_ssim._scales import _power
+    from fused_ssim._scales import power
 
     c = leaf(torch.tensor([0.0, -0.0, -0.5, 0.25], device=device))
     for weight in (0.0, 0.3, 1.0, 2.0):
-        factor = _power(c, weight, "relu")
+        factor = power(c, weight, "relu")
         expected = torch.tensor([0.0, 0.0, 0.0, 0.25**weight]) if weight else torch.ones(4)
         assert max_error(factor, expected) <= 1e-7
         if factor.requires_grad:
@@ -230,3 +230,141 @@ def test_least_size(device, way, form, least):
     if least > 1:
         with pytest.raises(ValueError, match=rf"at least {least}\b.*\[1, 1, {least - 1}, "):
             ms_ssim(x[:, :, 1:], y[:, :, 1:], **form)
+
+
+@pytest.mark.parametrize("odd_sizes", ["pad", "crop"])
+@pytest.mark.parametrize("negative", ["relu", "smooth"])
+@pytest.mark.parametrize("scales", range(1, 9))
+def test_one_to_eight_scales(device, way, scales, negative, odd_sizes):
+    weights = torch.linspace(0.1, 0.5, scales).tolist()
+    size = 2 ** (scales - 1)
+    for padding, least in (("same", 1), ("valid", 3)):
+        x, y = images(device, 1, 1, least * size + 3, least * size)
+        form = {"weights": weights, "padding": padding, "negative": negative}
+        if scales < 7:  # the oracle's time
+            check(x, y, window_size=3, odd_sizes=odd_sizes, **form)
+        else:
+            value = ms_ssim(x, y, window_size=3, odd_sizes=odd_sizes, **form)
+            truth = oracle.ms_ssim(
+                x.detach(), y.detach(), window_size=3, odd_sizes=odd_sizes, **form
+            )
+            assert max_error(value, truth) <= 1e-5
+
+
+LAYOUTS = {
+    "channels_last": lambda image: image.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda image: image.mT.contiguous().mT,
+    "expanded": lambda image: image[:1, :1].expand(image.shape),
+    "gaps": lambda image: torch.stack([image, image], -1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_strides(device, way, layout):
+    x, y = (image.detach() for image in images(device, 2, 3, 21, 30))
+    x, y = leaf(layout(x)), leaf(y)
+    check(x, y, **SMALL)
+    (gradient,) = torch.autograd.grad(ms_ssim(x, y, **SMALL), x)
+    if layout is LAYOUTS["channels_last"] and way == "default":
+        assert gradient.stride() == x.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("other", [torch.float32, torch.uint8, None], ids=str)
+def test_half_precision(device, way, dtype, other):
+    # A million pixels and an incoming gradient as GradScaler has it: nothing under- or overflows.
+    x, y = noise_pair(1, 1, 700, 701)
+    y = (255 * y).byte() if other == torch.uint8 else y.to(other or dtype)
+    x, y = leaf(x.to(dtype).to(device)), y.to(device)
+    (found,) = torch.autograd.grad(ms_ssim(x, y) * 2.0**16, x)
+    assert found.dtype == dtype
+    exact = y.double() / 255 if other == torch.uint8 else y
+    truth, _ = oracle.gradients(oracle.ms_ssim, x, exact)
+    assert relative_error(found.double() / 2.0**16, truth) <= torch.finfo(dtype).eps
+
+
+def test_one_gradient_alone_or_both(device, way):
+    x, y = images(device, 2, 2, 20, 23)
+    both = torch.autograd.grad(ms_ssim(x, y, **SMALL), (x, y))
+    (first,) = torch.autograd.grad(ms_ssim(x, y.detach(), **SMALL), x)
+    (second,) = torch.autograd.grad(ms_ssim(x.detach(), y, **SMALL), y)
+    for alone, together in zip((first, second), both, strict=True):
+        assert relative_error(alone, together) <= 1e-6
+    with torch.no_grad():
+        assert not ms_ssim(x, y, **SMALL).requires_grad
+
+
+def test_a_graph_that_is_kept(device, way):
+    x, y = images(device, 2, 2, 20, 23)
+    value = ms_ssim(x, y, reduction="channel", **SMALL)
+    upstream = noise(2, 2).to(device)
+    first = torch.autograd.grad(value, (x, y), upstream, retain_graph=True)
+    twice = torch.autograd.grad(value, (x, y), 2 * upstream, retain_graph=True)
+    last = torch.autograd.grad(value, (x, y), upstream)
+    for a, b, c in zip(first, twice, last, strict=True):
+        assert torch.equal(a, c)
+        assert relative_error(b, 2 * a) <= 1e-6
+
+
+def test_second_derivatives_are_refused_by_kernels():
+    x, y = images("cpu", 1, 1, 20, 23)
+    (gradient,) = torch.autograd.grad(ms_ssim(x, y, **SMALL), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="expected a first derivative only"):
+        gradient.sum().backward()
+
+
+def test_transforms_go_by_the_composite():
+    x, y = (image.detach() for image in images("cpu", 1, 1, 20, 23, dtype=torch.float64))
+    gradient = torch.func.grad(lambda a: ms_ssim(a, y, **SMALL))(x)
+    truth, _ = oracle.gradients(lambda a, b: oracle.ms_ssim(a, b, **SMALL), x, y)
+    assert relative_error(gradient, truth) <= 1e-9
+
+
+@pytest.mark.parametrize("negative", ["relu", "smooth"])
+def test_a_factor_of_zero(device, way, negative):
+    # Opposite planes have negative contrast, the others must not notice.
+    x, y = (image.detach().clone() for image in images(device, 1, 2, 40, 41))
+    y[:, 0] = 1 - x[:, 0]
+    x, y = leaf(x), leaf(y)
+    value = ms_ssim(x, y, reduction="channel", negative=negative, **SMALL)
+    truth = oracle.ms_ssim(x.detach(), y.detach(), reduction="channel", negative=negative, **SMALL)
+    assert max_error(value, truth) <= 1e-5
+    found = torch.autograd.grad(value.sum(), (x, y))
+    truth = oracle.gradients(
+        lambda a, b: oracle.ms_ssim(a, b, reduction="channel", negative=negative, **SMALL), x, y
+    )
+    for gradient, by in zip(found, truth, strict=True):
+        assert (gradient[:, 0].abs().max() > 0) == (negative == "smooth")
+        assert relative_error(gradient[:, 1], by[:, 1]) <= 1e-4
+        assert negative == "relu" or relative_error(gradient[:, 0], by[:, 0]) <= 1e-4
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0), (1e-3, 40.0, 2.0), (1e300, 1e-300, 0.5)])
+@pytest.mark.parametrize("negative", ["relu", "smooth"])
+def test_extreme_weights_give_numbers(device, negative, weights):
+    x, y = images(device, 1, 1, 40, 41)
+    for a, b in ((x, y), (x, leaf(1 - x.detach())), (x, leaf(x.detach().clone()))):
+        value = ms_ssim(a, b, negative=negative, **{**SMALL, "weights": weights})
+        assert value.isfinite()
+        assert all(g.isfinite().all() for g in torch.autograd.grad(value, (a, b)))
+
+
+def test_more_scales_than_a_kernel_takes(device):
+    # From the fourth on they are single pixels, a quarter of the one before.
+    x, y = images(device, 1, 1, 4, 5)
+    form = {"window_size": 1, "weights": [1 / 40] * 40}
+    value = ms_ssim(x, y, **form)
+    assert max_error(value, oracle.ms_ssim(x.detach(), y.detach(), **form)) <= 1e-5
+    assert all(g.isfinite().all() for g in torch.autograd.grad(value, (x, y)))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_same_bits_for_any_number_of_threads(restore_threads, threads):
+    x, y = images("cpu", 1, 3, 301, 407)
+    torch.set_num_threads(2)
+    expected = ms_ssim(x, y)
+    gradients = torch.autograd.grad(expected, (x, y))
+    torch.set_num_threads(threads)
+    value = ms_ssim(x, y)
+    assert torch.equal(value, expected)
+    assert all(map(torch.equal, torch.autograd.grad(value, (x, y)), gradients))

@@ -102,6 +102,30 @@ def test_opcheck_scale(device, layout, dtype):
             opcheck(ops.scale_gradient_, (unit.clone(), upstream, reduction, *SCALE))
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_opcheck_under_a_mask(mode):
+    # Kernels on the CPU alone serve masks.
+    for dtype in (torch.float32, torch.float16):
+        x, y = images("cpu", dtype=dtype)
+        mask = (noise(1, 1, 17, 23, seed=4) > 0.4).expand(x.shape)
+        rare = {"mask": mask, "mask_mode": mode}
+        for reduction in (MEAN, CHANNEL):
+            arguments = (*definition(valid=True), reduction, 0.2, 0.8, 0.1, True, True)
+            opcheck(ops.ssim, (x, y, *arguments), rare)
+        values = ops.ssim_map(x, y, *definition(), **rare)
+        opcheck(ops.ssim_map, (x, y, *definition()), rare)
+        opcheck(ops.ssim_map_backward, (values, x, y, *definition(), True, False), rare)
+
+
+def test_ssim_and_mse_under_a_mask():
+    x, y = images("cpu")
+    mask = noise(1, 1, 17, 23, seed=4).gt(0.4).expand(x.shape)
+    value, mse = ops.ssim_and_mse(x, y, *definition(), mask=mask)
+    assert max_error(value, oracle.ssim(x, y, reduction="channel", mask=mask)) <= 1e-6
+    squares = oracle.reduce_masked((x - y).double().square(), mask, "channel", 0.0)
+    assert max_error(mse, squares) <= 1e-6
+
+
 def test_opcheck_refusals(device):
     x, y = images(device)
     opcheck(ops.without_gradient, (x.sum(), [x, y]))
@@ -225,15 +249,19 @@ def test_bad_calls_are_refused(device, spoil, arguments):
 
 def test_what_no_kernel_serves_is_refused(device):
     x, y = images(device)
-    for mask in (torch.ones_like(x), torch.ones_like(x).bool()):
+    for mask in (torch.ones_like(x), torch.ones_like(x).bool()) if x.is_cuda else ():
         with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
             ops.ssim_map(x, y, *definition(), mask=mask)
-    volume = x[:, :, None]
-    with pytest.raises(RuntimeError, match="depth"):
+        with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
+            ops.ssim(x, y, *definition(), MEAN, *WEIGHTS.values(), True, True, mask=mask)
+    volume = x[:, :, None].repeat(1, 1, 3, 1, 1)
+    on_cpu = device == "cpu"
+    with pytest.raises(RuntimeError, match="mask for volumes" if on_cpu else "depth"):
         ops.ssim_map(
-            volume.repeat(1, 1, 3, 1, 1),
-            volume.repeat(1, 1, 3, 1, 1),
+            volume,
+            volume,
             *definition(window_sizes=[11, 11, 11]),
+            mask=torch.ones_like(volume) if on_cpu else None,
         )
 
 
@@ -290,3 +318,56 @@ def test_opcheck_of_strides_that_do_not_matter(device, shape):
     x, y = images(device, *shape)
     x = x.to(memory_format=torch.channels_last)
     opcheck(ops.ssim, (x, y, *definition(), MEAN, *WEIGHTS.values(), True, False))
+
+
+SCALES = {"exponents": [0.3, 0.5, 0.2], "negative": 0, "odd_sizes": 0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_opcheck_ms_ssim(layout, dtype):
+    x, y = (layout(image) for image in images("cpu", dtype=dtype))
+    for odd_sizes, wants in ((0, (True, True)), (1, (False, True)), (0, (False, False))):
+        scales = {**SCALES, "odd_sizes": odd_sizes, "negative": odd_sizes}.values()
+        opcheck(ops.ms_ssim, (x, y, *definition(), *scales, *wants))
+    value, derivatives, *saved = ops.ms_ssim(x, y, *definition(), *SCALES.values(), True, False)
+    arguments = (*saved[:2], value, derivatives, 0)
+    opcheck(ops.ms_ssim_backward, arguments)
+    expected = ops.ms_ssim_backward(*arguments)
+    opcheck(ops.ms_ssim_backward_, tuple(a.clone() if torch.is_tensor(a) else a for a in arguments))
+    ops.ms_ssim_backward_(*arguments)
+    assert torch.equal(saved[0], expected)
+
+
+def test_bad_calls_of_ms_ssim_are_refused():
+    x, y = images("cpu")
+
+    def call(x=x, y=y, **changes):
+        common, rare = split(**changes)
+        scales = {name: rare.pop(name, value) for name, value in SCALES.items()}
+        return ops.ms_ssim(x, y, *definition(**common), *scales.values(), True, True, **rare)
+
+    for message, changes in (
+        ("exponent", {"exponents": []}),
+        ("not negative", {"exponents": [-0.5]}),
+        ("finite exponent", {"exponents": [float("nan"), 1.0]}),
+        ("negative from 0 to 1", {"negative": 2}),
+        ("odd_sizes", {"odd_sizes": 2}),
+        ("mask", {"mask": torch.ones_like(x)}),
+        ("valid", {"valid": True}),
+        ("at least one pixel", {"exponents": [0.1] * 6, "odd_sizes": 1}),
+        ("img2", {"y": y[..., 1:]}),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match=message):
+            call(**changes)
+    value, derivatives, gradient, coarser, *_ = call()
+    for bad in (
+        (gradient, coarser[1:], value, derivatives),
+        (gradient, coarser, value[:1], derivatives),
+        (gradient, coarser, value.double(), derivatives),
+        (gradient, coarser, value, derivatives.float()),
+        (gradient, coarser, value, derivatives[1:]),
+        (gradient, coarser, value, derivatives[:0]),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match="expected contiguous"):
+            ops.ms_ssim_backward(*bad, 0)

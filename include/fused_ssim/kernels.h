@@ -82,10 +82,24 @@ enum {
   FUSED_SSIM_CHANNEL = 3  ///< [batch, channels]: the mean of each plane
 };
 
-/// What a mask does; only where FusedSsimProblem::mask is set.
+/// What a mask does; only where FusedSsimProblem::mask is set. In both modes pixels count with their
+/// number m of the mask, and those with m = 0 not at all, not even as NaN.
 enum {
-  FUSED_SSIM_MASK_WEIGHTED = 0,   ///< weights of the mean over the plain map
-  FUSED_SSIM_MASK_NORMALIZED = 1  ///< weights inside the windows, too
+  FUSED_SSIM_MASK_WEIGHTED = 0,   ///< weights of sums and means over the plain map
+  FUSED_SSIM_MASK_NORMALIZED = 1  ///< in windows, too: a mean is E[m x] / E[m], where pixels beyond
+                                  ///< the border have m = 1 and are 0; over nothing S is 1
+};
+
+/// How an axis of odd size is halved.
+enum {
+  FUSED_SSIM_ODD_PAD = 0,  ///< a zero in front, which counts in the mean: (size + 1) / 2
+  FUSED_SSIM_ODD_CROP = 1  ///< without its last pixel: size / 2
+};
+
+/// What a mean m with exponent w has for a factor of MS-SSIM.
+enum {
+  FUSED_SSIM_NEGATIVE_RELU = 0,   ///< max(m, 0)^w, with derivative 0 where m <= 0
+  FUSED_SSIM_NEGATIVE_SMOOTH = 1  ///< below t = 0.01: t^w / (1 + w (t - m) / t)
 };
 
 /// The axes of images, in the order of sizes and strides. Of 2D images the depth is 1, of 1D signals
@@ -130,8 +144,11 @@ typedef struct FusedSsimProblem {
   int32_t statistic;        ///< FUSED_SSIM_STATISTIC_SSIM, ...
   int32_t uint8_divisor;    ///< 255 or 1
   int32_t mask_mode;        ///< FUSED_SSIM_MASK_WEIGHTED or FUSED_SSIM_MASK_NORMALIZED
-  FusedSsimImage mask;    ///< of the images' sizes, in [0, 1]; FUSED_SSIM_UINT8 is a mask of bools
-  const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the pixels of each
+  FusedSsimImage mask;      ///< of the images' sizes, in [0, 1] (less, or NaN, is 0), of any dtype;
+                            ///< of FUSED_SSIM_UINT8 all that is not 0 is 1. Null: no mask
+  const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the map's pixels of
+  ///< each value, by fused_ssim_cpu_mask_sums(); null where no mean is asked
+  ///< for, nor its gradient
 } FusedSsimProblem;
 
 /// What to compute; null pointers are not written. Start from fused_ssim_request().
@@ -144,6 +161,10 @@ typedef struct FusedSsimProblem {
 ///     map[p]   = S(p)
 ///     grad1    = d(value)/d(img1); with map_gradient g: d(sum over p of g(p) f(p)) / d(img1)
 ///     grad2    = the same for img2
+///
+/// With a mask sums are over m(p) f(p), and means their quotients by mask_sums[i]; over nothing the
+/// mean of S is 1 and all else is 0. map[p] is 1 where m(p) = 0, elsewhere S(p); map_gradient's sum is
+/// over g(p) f(p) of the pixels where m(p) is not 0.
 typedef struct FusedSsimRequest {
   int64_t struct_size;
   int32_t reduction;        ///< FUSED_SSIM_MEAN, ...
@@ -173,6 +194,51 @@ typedef struct FusedSsimScaleRequest {
   const void* upstream;  ///< [1], [batch] or [batch, channels], accumulation type
   double factor;         ///< 1
 } FusedSsimScaleRequest;
+
+/// A scale of MS-SSIM to the next: images of half the size, made of the means of 2 pixels along each
+/// spatial axis.
+typedef struct FusedSsimHalveRequest {
+  int64_t struct_size;
+  int64_t sizes[FUSED_SSIM_AXES];  ///< of the images
+  int32_t spatial_dims;      ///< 1: the width is halved, 2: the height, too, 3: the depth, too
+  int32_t odd_sizes;         ///< FUSED_SSIM_ODD_PAD or FUSED_SSIM_ODD_CROP
+  int32_t uint8_divisor;     ///< 255 or 1
+  int32_t dtype;             ///< of the halves: FUSED_SSIM_FLOAT32 or FUSED_SSIM_FLOAT64
+  FusedSsimImage images[2];  ///< the second may be null
+  void* halves[2];           ///< contiguous; sizes by fused_ssim_halved_size()
+} FusedSsimHalveRequest;
+
+/// The way back: the gradient of a scale's image,
+///
+///     out = unit * (factor * upstream[plane] * derivatives[plane]) + adjoint of the halving(coarser)
+typedef struct FusedSsimAccumulateRequest {
+  int64_t struct_size;
+  int64_t sizes[FUSED_SSIM_AXES];  ///< of unit and out
+  int32_t spatial_dims;            ///< as in FusedSsimHalveRequest
+  int32_t odd_sizes;               ///< likewise
+  FusedSsimImage unit;             ///< the gradient of this scale's own value
+  FusedSsimImage out;              ///< the same dtype; may be `unit` itself
+  const void* upstream;            ///< [batch, channels], accumulation type
+  const double* derivatives;       ///< [batch, channels]: one scale's of FusedSsimFactorsRequest
+  const void* coarser;  ///< the next scale's `out`, contiguous, accumulation type; null at the last
+  double factor;        ///< 1
+} FusedSsimAccumulateRequest;
+
+/// The means of all scales to their product: prod over s of factor(means[s], exponents[s]), computed
+/// in float64. Finite numbers give finite ones.
+typedef struct FusedSsimFactorsRequest {
+  int64_t struct_size;
+  int64_t scales;
+  int64_t planes;
+  int32_t dtype;            ///< of means and products: FUSED_SSIM_FLOAT32 or FUSED_SSIM_FLOAT64
+  int32_t negative;         ///< FUSED_SSIM_NEGATIVE_RELU or FUSED_SSIM_NEGATIVE_SMOOTH
+  const double* exponents;  ///< [scales] in host memory, not negative
+  const double*
+      divisors;         ///< [scales] in host memory: what the derivatives are divided by, or null
+  const void* means;    ///< [scales, planes]
+  void* products;       ///< [planes]
+  double* derivatives;  ///< [scales, planes]: d(product) / d(mean); or null
+} FusedSsimFactorsRequest;
 
 // ---- structures to start from -------------------------------------------------------------------
 
@@ -261,6 +327,11 @@ static inline FusedSsimScaleRequest fused_ssim_scale_request(const FusedSsimProb
   return request;
 }
 
+/// The size of an axis after it is halved.
+static inline int64_t fused_ssim_halved_size(int64_t size, int32_t odd_sizes) {
+  return (size + (odd_sizes == FUSED_SSIM_ODD_PAD ? 1 : 0)) / 2;
+}
+
 // ---- libfused_ssim_kernels ----------------------------------------------------------------------
 
 /// FUSED_SSIM_KERNELS_ABI of the library that is loaded.
@@ -299,12 +370,27 @@ FUSED_SSIM_API const FusedSsimCpuInfo* fused_ssim_cpu_info(void);
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_run(const FusedSsimProblem* problem,
                                                   const FusedSsimRequest* request, int32_t threads);
 
+/// The sums of the problem's mask for `reduction`, FusedSsimProblem::mask_sums, on the calling thread.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_mask_sums(const FusedSsimProblem* problem,
+                                                        int32_t reduction, void* sums);
+
 /// The backward multiplication, on the calling thread.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest* request);
 
 /// The same for rows [begin, end) of batch * channels * depth * height: for a thread pool.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request,
                                                          int64_t begin, int64_t end);
+
+/// Rows [begin, end) of batch * channels * halved depth * halved height of the first half and then
+/// of the second.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_halve_rows(const FusedSsimHalveRequest* request,
+                                                         int64_t begin, int64_t end);
+
+/// Rows [begin, end) of batch * channels * depth * height.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_accumulate_rows(
+    const FusedSsimAccumulateRequest* request, int64_t begin, int64_t end);
+
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cpu_factors(const FusedSsimFactorsRequest* request);
 
 /// A request cut into tasks for a thread pool of one's own:
 ///
@@ -391,6 +477,15 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimPro
 /// The backward multiplication, on `stream`.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
                                                      struct CUstream_st* stream);
+
+/// MS-SSIM from scale to scale, on `stream`. Of FusedSsimFactorsRequest, `exponents` and `divisors` are
+/// in host memory here, too, and read before the call returns; there are at most 32 scales.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* request,
+                                                     struct CUstream_st* stream);
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,
+                                                          struct CUstream_st* stream);
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_factors(const FusedSsimFactorsRequest* request,
+                                                       struct CUstream_st* stream);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -45,6 +45,17 @@ def run(
     stream: int | None = None,
     allocate: Callable[[int], int] | None = None,
 ) -> None: ...
+def mask_sums(
+    sizes: Sequence[int],
+    img1: _Image,
+    img2: _Image,
+    sums: int,
+    *,
+    mask: _Image,
+    windows: Sequence[Sequence[float] | None],
+    padding: int = 0,
+    reduction: int = 0,
+) -> None: ...
 def scale(
     sizes: Sequence[int],
     gradient: _Image,

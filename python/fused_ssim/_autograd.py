@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_ssim import _fakes as _fakes  # registers them
 from fused_ssim import _operators, _results
-from fused_ssim._parameters import REDUCTIONS, Definition
+from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode
 from fused_ssim._torch_private import (
     BelowAutograd,
     define,
@@ -52,6 +52,8 @@ def reduced(
     offset: float,
     train: bool,
     stabilizers: Tensor | None,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     requires1, requires2 = img1.requires_grad, img2.requires_grad
@@ -67,8 +69,8 @@ def reduced(
         wants and requires1,
         wants and requires2,
     )
-    if stabilizers is not None:
-        arguments = (*arguments, _NO_L2, stabilizers)
+    if stabilizers is not None or mask is not None:
+        arguments = (*arguments, _NO_L2, stabilizers, *_mask_arguments(img1, mask, mask_mode))
     value: Tensor
     if compiling:
         if differentiable and not train:
@@ -91,12 +93,28 @@ def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
     return (_NO_TAPS, *d[1:]) if d.taps is STANDARD_TAPS else d
 
 
+def _mask_arguments(
+    image: Tensor, mask: Tensor | None, mask_mode: MaskMode
+) -> tuple[Tensor | None, int]:
+    expanded = None if mask is None else mask.expand_as(image)
+    return expanded, MASK_MODES.index(mask_mode)
+
+
 def mapped(
-    img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    stabilizers: Tensor | None,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
 ) -> Tensor:
     """The map [B, C, H', W']."""
     value: Tensor = _operators.ssim_map(
-        img1, img2, *_operator_arguments(definition, is_compiling()), stabilizers
+        img1,
+        img2,
+        *_operator_arguments(definition, is_compiling()),
+        stabilizers,
+        *_mask_arguments(img1, mask, mask_mode),
     )
     return value
 
@@ -112,6 +130,37 @@ def ssim_and_mse(
         stabilizers,
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
+
+
+def ms_ssim(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    exponents: tuple[float, ...],
+    negative: int,
+    odd_sizes: int,
+    *,
+    stabilizers: Tensor | None = None,
+) -> Tensor:
+    """The product over all scales, [B, C]; `definition` is that of the coarsest."""
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
+    compiling = is_compiling()
+    arguments = (
+        *_operator_arguments(definition, compiling),
+        exponents,
+        negative,
+        odd_sizes,
+        differentiable and requires1,
+        differentiable and requires2,
+        stabilizers,
+    )
+    value: Tensor
+    if differentiable and not compiling:
+        value = _Scales.apply(img1, img2, arguments)[0]
+    else:
+        value = _operators.ms_ssim(img1, img2, *arguments)[0]
+    return value
 
 
 # ---- refusals -----------------------------------------------------------------------------------
@@ -178,6 +227,39 @@ _scale_arguments = operator.itemgetter(
 _wanted = operator.itemgetter(
     *(_SSIM_ARGUMENTS.index(name) - 2 for name in ("wants_gradient1", "wants_gradient2"))
 )
+_MASK = _SSIM_ARGUMENTS.index("mask") - 2
+
+
+def _factor(
+    upstream: Tensor,
+    gradient: Tensor,
+    mask: Tensor | None,
+    reduction: int,
+    window_sizes: Sequence[int],
+    valid: bool,
+) -> Tensor:
+    """What scale_gradient() takes for `upstream`.
+
+    It divides float16 gradients, which are those of sums, by the number of pixels, where the divisor
+    of a mean under a mask is the mask's sum.
+    """
+    if mask is None or gradient.dtype != torch.float16 or REDUCTIONS[reduction] == "sum":
+        return upstream
+    if valid:
+        for axis, size in enumerate(window_sizes[5 - mask.dim() :], 2):
+            mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
+    axes = list(range({"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0), mask.dim()))
+    sums = mask.sum(axes, dtype=upstream.dtype)
+    pixels = mask.numel() / max(1, sums.numel())
+    return upstream * (pixels / sums).where(sums > 0, 0.0)
+
+
+_SCALES_ARGUMENTS = _results.argument_names(_operators.ms_ssim)
+# Those that want gradients, once for each tensor that is saved for one.
+_wanted_of_scales = operator.itemgetter(
+    *(_SCALES_ARGUMENTS.index(f"wants_gradient{i}") - 2 for i in (1, 1, 2, 2))
+)
+_odd_sizes = operator.itemgetter(_SCALES_ARGUMENTS.index("odd_sizes") - 2)
 
 
 class _Reduced(torch.autograd.Function):
@@ -193,35 +275,92 @@ class _Reduced(torch.autograd.Function):
         # images, so that differentiating them is refused, and they don't pass for constants.
         link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, link)
+        mask = arguments[_MASK] if len(arguments) > _MASK else None
+        ctx.save_for_backward(
+            gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask, link
+        )
         ctx.scale = _scale_arguments(arguments)
         return value, link
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        if upstream is None:
-            return None, None, None
-        upstream = upstream.contiguous()
-        *saved, link = ctx.saved_tensors
-        creates_graph = torch.is_grad_enabled()
-        may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
-        results: list[Tensor | None] = [None, None]
-        for i, gradient in enumerate(saved):
-            if not ctx.needs_input_grad[i]:
-                continue
-            if gradient is None:
-                raise RuntimeError(_NO_GRADIENT)
-            # The saved gradient becomes the result in place where nobody can ask for it again;
-            # tracers (subclasses of Tensor) are given the plain form.
-            with BelowAutograd():
-                if may_overwrite and type(gradient) is Tensor:
-                    _operators.scale_gradient_(gradient, upstream, *ctx.scale)
-                else:
-                    gradient = _operators.scale_gradient(gradient, upstream, *ctx.scale)
-            if creates_graph:
-                gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
-            results[i] = gradient
+        *saved, mask, link = ctx.saved_tensors
+        of_images = [(gradient,) for gradient in saved]
+        return _times_upstream(ctx, upstream, of_images, link, _SCALING, (mask, *ctx.scale))
+
+
+class _Scales(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        with BelowAutograd():
+            value, derivatives, *gradients = _operators.ms_ssim(img1, img2, *arguments)
+        saved = [
+            gradient if wanted else None
+            for wanted, gradient in zip(_wanted_of_scales(arguments), gradients, strict=True)
+        ]
+        link = value.new_empty([0])  # see _Reduced
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*saved, derivatives, link)
+        ctx.odd_sizes = _odd_sizes(arguments)
+        return value, link
+
+    @staticmethod
+    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
+        gradient1, coarser1, gradient2, coarser2, derivatives, link = ctx.saved_tensors
+        saved = [(gradient1, coarser1), (gradient2, coarser2)]
+        return _times_upstream(
+            ctx, upstream, saved, link, _ACCUMULATION, (derivatives, ctx.odd_sizes)
+        )
+
+
+def _scaled_by(scale: Callable[..., Any]) -> Callable[..., Any]:
+    def scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Any:
+        return scale(gradient, _factor(upstream, gradient, mask, *arguments), *arguments)
+
+    return scaled
+
+
+# Operators on what was saved of an image: one that gives the gradient, and one that turns what was
+# saved into it.
+_SCALING = _scaled_by(_operators.scale_gradient), _scaled_by(_operators.scale_gradient_)
+_ACCUMULATION = _operators.ms_ssim_backward, _operators.ms_ssim_backward_
+
+
+def _times_upstream(
+    ctx: _Context,
+    upstream: Tensor | None,
+    saved: Sequence[tuple[Any, ...]],
+    link: Tensor,
+    operators: tuple[Any, Any],
+    arguments: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients by both images, of what was saved of each, its own gradient first."""
+    results: list[Tensor | None] = [None, None]
+    if upstream is None:
         return *results, None
+    upstream = upstream.contiguous()
+    multiplied, multiply_ = operators
+    creates_graph = torch.is_grad_enabled()
+    may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
+    for i, of_image in enumerate(saved):
+        gradient = of_image[0]
+        if not ctx.needs_input_grad[i]:
+            continue
+        if gradient is None:
+            raise RuntimeError(_NO_GRADIENT)
+        # The saved gradient becomes the result in place where nobody can ask for it again;
+        # tracers (subclasses of Tensor) are given the plain form.
+        with BelowAutograd():
+            if may_overwrite and type(gradient) is Tensor:
+                multiply_(*of_image, upstream, *arguments)
+            else:
+                gradient = multiplied(*of_image, upstream, *arguments)
+        if creates_graph:
+            gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+        results[i] = gradient
+    return *results, None
 
 
 # ---- registrations for tracers ------------------------------------------------------------------
@@ -250,7 +389,7 @@ def _register(
 
 
 def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], call.mask)
     ctx.wanted = call.wants_gradient1, call.wants_gradient2
     ctx.scale = call.reduction, call.window_sizes, call.valid
 
@@ -258,6 +397,19 @@ def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
 def _ssim_backward(
     ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
 ) -> dict[str, Tensor | None]:
+    *saved, mask = ctx.saved_tensors
+    return _by_image(
+        ctx,
+        (upstream, *by_gradients),
+        lambda i, given: _SCALING[0](saved[i], given, mask, *ctx.scale),
+    )
+
+
+def _by_image(
+    ctx: _Context, upstreams: Sequence[Tensor | None], multiplied: Callable[[int, Tensor], Tensor]
+) -> dict[str, Tensor | None]:
+    """multiplied(i, upstream) of the images that require a gradient; a value is the first output."""
+    upstream, *by_gradients = upstreams
     if any(other is not None for other in by_gradients):
         raise RuntimeError(_NO_SECOND_DERIVATIVE)
     gradients: dict[str, Tensor | None] = {}
@@ -268,8 +420,27 @@ def _ssim_backward(
         if ctx.needs_input_grad[i]:
             if not ctx.wanted[i]:
                 raise RuntimeError(_NO_GRADIENT)
-            gradients[name] = _operators.scale_gradient(ctx.saved_tensors[i], upstream, *ctx.scale)
+            gradients[name] = multiplied(i, upstream)
     return gradients
+
+
+def _save_scales(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.wanted = call.wants_gradient1, call.wants_gradient2
+    ctx.odd_sizes = call.odd_sizes
+
+
+def _scales_backward(
+    ctx: _Context, upstream: Tensor | None, *by_gradients: Tensor | None
+) -> dict[str, Tensor | None]:
+    derivatives, *saved = ctx.saved_tensors
+    return _by_image(
+        ctx,
+        (upstream, *by_gradients),
+        lambda i, given: _operators.ms_ssim_backward(
+            *saved[2 * i : 2 * i + 2], given, derivatives, ctx.odd_sizes
+        ),
+    )
 
 
 _MAP_ARGUMENTS = _results.argument_names(_operators.ssim_map)
@@ -308,3 +479,5 @@ _register(_operators.ssim, _save_ssim, _ssim_backward)
 _register(_operators.ssim_map, _save_map, _map_backward)
 _register(_operators.ssim_map_backward, _save_nothing, _refuse_second_derivative)
 _register(_operators.scale_gradient, _save_nothing, _refuse_second_derivative)
+_register(_operators.ms_ssim, _save_scales, _scales_backward)
+_register(_operators.ms_ssim_backward, _save_nothing, _refuse_second_derivative)

@@ -263,8 +263,8 @@ def _reduce(
             return values.sum(axes)
         # Around what equal images have, which a mean of it may miss by a rounding.
         return _plus((values - of_equal_images).mean(axes), of_equal_images)
-    total = (weights * values.where(weights > 0, 0.0)).sum(axes)
+    total = (weights * (values - of_equal_images).where(weights > 0, 0.0)).sum(axes)
     if reduction == "sum":
         return total
     count = weights.sum(axes)
-    return (total / count.where(count > 0, 1.0)).where(count > 0, of_equal_images)
+    return _plus(total / count.where(count > 0, 1.0), of_equal_images)

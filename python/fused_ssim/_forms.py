@@ -17,6 +17,7 @@ from fused_ssim._parameters import (
     STATISTICS,
     Border,
     Definition,
+    definition_of,
 )
 from fused_ssim._pixels import sum_dtype
 from fused_ssim._torch_private import constant_for_compilers, is_compiling
@@ -88,14 +89,10 @@ def _form(
         _validation.check_sample_covariance(sizes)
         samples = math.prod(sizes)
         correction = (samples - 1) / samples
-    filtered = [taps for taps in axes if len(taps) > 1]
-    shared = all(taps == filtered[0] for taps in filtered[1:])
-    depth, height, width = (1, 1, 1, *sizes)[-3:]
-    definition = Definition(
-        taps=sum(filtered[:1] if shared else filtered, ()),
-        window_sizes=(depth, height, width),
-        c1=c1,
-        c2=c2 * correction,
+    definition = definition_of(
+        axes,
+        c1,
+        c2 * correction,
         valid=padding != "same",
         statistic=STATISTICS.index(component),
         uint8_divisor=1 if largest == 255.0 else 255,

@@ -36,3 +36,6 @@ ssim_map = torch.ops.fused_ssim.ssim_map.default
 ssim_map_backward = torch.ops.fused_ssim.ssim_map_backward.default
 scale_gradient = torch.ops.fused_ssim.scale_gradient.default
 scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
+ms_ssim = torch.ops.fused_ssim.ms_ssim.default
+ms_ssim_backward = torch.ops.fused_ssim.ms_ssim_backward.default
+ms_ssim_backward_ = torch.ops.fused_ssim.ms_ssim_backward_.default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 # Each in the order of its enumeration in fused_ssim/kernels.h.
@@ -48,6 +49,30 @@ class Definition(NamedTuple):
     statistic: int
     uint8_divisor: int
     """A uint8 pixel stands for its number divided by this: 255 or 1."""
+
+
+def definition_of(
+    axes: Sequence[tuple[float, ...]],
+    c1: float,
+    c2: float,
+    *,
+    valid: bool,
+    statistic: int = 0,
+    uint8_divisor: int = 255,
+) -> Definition:
+    """A definition of the taps along each spatial axis, the last of which is W."""
+    filtered = [taps for taps in axes if len(taps) > 1]
+    shared = all(taps == filtered[0] for taps in filtered[1:])
+    depth, height, width = (1, 1, 1, *(len(taps) for taps in axes))[-3:]
+    return Definition(
+        taps=sum(filtered[:1] if shared else filtered, ()),
+        window_sizes=(depth, height, width),
+        c1=c1,
+        c2=c2,
+        valid=valid,
+        statistic=statistic,
+        uint8_divisor=uint8_divisor,
+    )
 
 
 def axis_taps(definition: Definition) -> tuple[tuple[float, ...], ...]:

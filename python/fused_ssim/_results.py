@@ -5,6 +5,7 @@ Each function takes the arguments of the operator of its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ssim._parameters import REDUCTIONS
+from fused_ssim._parameters import ODD_SIZES, REDUCTIONS
 from fused_ssim._pixels import sum_dtype
 
 
@@ -68,3 +69,22 @@ def ssim_map(call: SimpleNamespace) -> Tensor:
 
 def ssim_map_backward(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
     return _gradient(call.img1, call.wants_gradient1), _gradient(call.img2, call.wants_gradient2)
+
+
+def ms_ssim(call: SimpleNamespace) -> tuple[Tensor, ...]:
+    planes, spatial = call.img1.shape[:2], call.img1.shape[2:]
+    lead = 1 if ODD_SIZES[call.odd_sizes] == "pad" else 0
+    elements = 0
+    for _ in call.exponents[1:]:
+        spatial = [(size + lead) // 2 for size in spatial]
+        elements += math.prod((*planes, *spatial))
+    wants = call.wants_gradient1, call.wants_gradient2
+    derivatives = call.img1.new_empty(
+        [len(call.exponents) if any(wants) else 0, *planes], dtype=torch.float64
+    )
+    gradients = [
+        gradient
+        for image, wanted in zip((call.img1, call.img2), wants, strict=True)
+        for gradient in (_gradient(image, wanted), _value(call, [elements if wanted else 0]))
+    ]
+    return _value(call, planes), derivatives, *gradients

@@ -18,6 +18,8 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 
 # Windows that fit the shared memory of every GPU (src/cuda/separable.h).
 _MAX_CUDA_TAPS = 65
+# src/cuda/ssim_cuda.h
+_MAX_CUDA_SCALES = 32
 
 _said_so = False
 
@@ -50,6 +52,8 @@ def reduced(
             offset,
             train,
             stabilizers,
+            mask,
+            mask_mode,
         )
     _say_once(img1)
     return _composite.reduced(
@@ -89,7 +93,7 @@ def mapped(
         )
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
-        return _autograd.mapped(img1, img2, definition, stabilizers=stabilizers)
+        return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
     _say_once(img1)
     return _composite.mapped(
         img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
@@ -114,20 +118,26 @@ def kernels_serve(
     stabilizers: Tensor | None,
 ) -> bool:
     """Whether there are kernels for this form, on this device, under the transforms in force."""
-    if (
-        composite_is_forced
-        or mask is not None
-        or img1.dim() != 4
-        or (not is_compiling() and is_transformed())
-    ):
+    if composite_is_forced or (not is_compiling() and is_transformed()):
         return False
     if img1.is_cpu:
-        return True
+        return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
+        and img1.dim() == 4
         and stabilizers is None
+        and mask is None
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
+    )
+
+
+def kernels_serve_scales(
+    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None, scales: int
+) -> bool:
+    """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
+    return kernels_serve(img1, img2, definition, None, stabilizers) and (
+        img1.is_cpu or scales <= _MAX_CUDA_SCALES
     )
 
 
@@ -143,11 +153,11 @@ def _say_once(image: Tensor) -> None:
         f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
         "numbers, more slowly and in more memory (said once per process)",
         UserWarning,
-        stacklevel=_levels_to_the_caller(),
+        stacklevel=levels_to_the_caller(),
     )
 
 
-def _levels_to_the_caller() -> int:
+def levels_to_the_caller() -> int:
     """The `stacklevel` that names the line which called the package, be it through a module."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (

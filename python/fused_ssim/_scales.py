@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fused_ssim import _forms, _route, _validation
-from fused_ssim._parameters import STATISTICS, Negative, OddSizes, Reduced
+from fused_ssim import _autograd, _forms, _route, _validation
+from fused_ssim._parameters import (
+    NEGATIVES,
+    ODD_SIZES,
+    STATISTICS,
+    Negative,
+    OddSizes,
+    Reduced,
+)
 from fused_ssim._pixels import numbers, sum_dtype
 
 
@@ -18,7 +25,7 @@ def reduced(
     img1: Tensor,
     img2: Tensor,
     form: _forms.Form,
-    exponents: Sequence[float],
+    exponents: tuple[float, ...],
     reduction: Reduced,
     negative: Negative,
     odd_sizes: OddSizes,
@@ -33,26 +40,77 @@ def reduced(
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
-    result = None
-    for scale, exponent in enumerate(exponents, 1):
-        coarsest = scale == len(exponents)
-        of_scale = form if coarsest else contrast
-        x, y, _, stabilizers = _forms.checked(of_scale, img1, img2, spatial_dims)
-        means = _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
-        factor = _power(means, exponent, negative)
-        result = factor if result is None else result * factor
-        if not coarsest:
-            dtype = sum_dtype(img1, img2)
-            img1, img2 = (
-                _halved(numbers(image, definition.uint8_divisor, dtype), odd_sizes)
-                for image in (img1, img2)
-            )
-    assert result is not None
+    checked = _forms.checked(contrast, img1, img2, spatial_dims)
+    if form.border is None and _route.kernels_serve_scales(
+        img1, img2, definition, checked.stabilizers, len(exponents)
+    ):
+        result = _autograd.ms_ssim(
+            img1,
+            img2,
+            definition,
+            exponents,
+            NEGATIVES.index(negative),
+            ODD_SIZES.index(odd_sizes),
+            stabilizers=checked.stabilizers,
+        )
+    else:
+        result = _by_scale(img1, img2, form, contrast, exponents, negative, odd_sizes, spatial_dims)
     if reduction == "channel":
         return result
     if reduction == "image":
         return result.mean(1)
     return result.sum() if reduction == "sum" else result.mean()
+
+
+def _by_scale(
+    img1: Tensor,
+    img2: Tensor,
+    form: _forms.Form,
+    contrast: _forms.Form,
+    exponents: Sequence[float],
+    negative: Negative,
+    odd_sizes: OddSizes,
+    spatial_dims: int,
+) -> Tensor:
+    """The product scale by scale, [B, C]: `contrast` at all of them, `form` at the coarsest."""
+
+    def mean_of(x: Tensor, y: Tensor, coarsest: bool) -> Tensor:
+        of_scale = form if coarsest else contrast
+        x, y, _, stabilizers = _forms.checked(of_scale, x, y, spatial_dims)
+        return _route.reduced(x, y, of_scale.definition, "channel", stabilizers=stabilizers)
+
+    def factor_of(mean: Tensor, exponent: float) -> Tensor:
+        return power(mean, exponent, negative)
+
+    divisor = form.definition.uint8_divisor
+    return product(img1, img2, exponents, mean_of, factor_of, odd_sizes, divisor)
+
+
+def product(
+    img1: Tensor,
+    img2: Tensor,
+    exponents: Sequence[float],
+    mean_of: Callable[[Tensor, Tensor, bool], Tensor],
+    factor_of: Callable[[Tensor, float], Tensor],
+    odd_sizes: OddSizes,
+    uint8_divisor: int,
+) -> Tensor:
+    """The product of factor_of(mean, exponent) over the scales, the finest first.
+
+    `mean_of` is given the images of a scale, and whether it is the coarsest.
+    """
+    dtype = sum_dtype(img1, img2)
+    result = None
+    for scale, exponent in enumerate(exponents, 1):
+        coarsest = scale == len(exponents)
+        factor = factor_of(mean_of(img1, img2, coarsest), exponent)
+        result = factor if result is None else result * factor
+        if not coarsest:
+            img1, img2 = (
+                _halved(numbers(image, uint8_divisor, dtype), odd_sizes) for image in (img1, img2)
+            )
+    assert result is not None
+    return result
 
 
 def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
@@ -75,10 +133,11 @@ def _halved(image: Tensor, odd_sizes: str) -> Tensor:
     return image
 
 
-def _power(mean: Tensor, exponent: float, negative: str) -> Tensor:
+def power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     """mean ** exponent, continued to means that are not positive."""
     if exponent == 0.0:
         return torch.ones_like(mean)
+    exponent = min(exponent, torch.finfo(mean.dtype).max)  # more is refused on CUDA
     # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
     if negative == "relu":
         below = mean <= 0.0

@@ -13,6 +13,7 @@
 
 #include "c_api/requests.h"
 #include "c_api/status.h"
+#include "core/scales.h"
 #include "core/taps.h"
 #include "cpu/dispatch.h"
 #include "cpu/levels.h"
@@ -55,6 +56,7 @@ struct FusedSsimCpuPlan {
     if (reason != nullptr) {
       throw c_api::NotServed(reason);
     }
+    c_api::check_mask_sums(problem, request);
     return problem;
   }
 
@@ -134,9 +136,23 @@ void run_on_threads(FusedSsimCpuPlan& plan, int32_t threads) {
   }
 }
 
-int64_t row_count(const ScaleRequest& request) {
-  return plane_count(request.sizes) * request.sizes[FUSED_SSIM_AXIS_DEPTH] *
-         request.sizes[FUSED_SSIM_AXIS_ROW];
+int64_t row_count(const int64_t* sizes) {
+  return plane_count(sizes) * sizes[FUSED_SSIM_AXIS_DEPTH] * sizes[FUSED_SSIM_AXIS_ROW];
+}
+
+// Of both halves.
+int64_t row_count(const HalveRequest& request) {
+  const HalvedAxes axes = halved_axes(request);
+  const int64_t rows = plane_count(request.sizes) * axes.depth.cells * axes.row.cells;
+  return request.images[1].data == nullptr ? rows : 2 * rows;
+}
+
+constexpr const char* kRows = "batch * channels * depth * height";
+
+void check_rows(int64_t begin, int64_t end, int64_t rows, const char* expected) {
+  if (begin < 0 || begin > end || end > rows) {
+    throw std::invalid_argument(std::string("expected 0 <= begin <= end <= ") + expected);
+  }
 }
 
 std::string names_of_levels(bool (*wanted)(cpu::Level)) {
@@ -228,15 +244,55 @@ FusedSsimStatus fused_ssim_cpu_run(const FusedSsimProblem* problem, const FusedS
   });
 }
 
+FusedSsimStatus fused_ssim_cpu_mask_sums(const FusedSsimProblem* given, int32_t reduction,
+                                         void* sums) {
+  return guarded([&] {
+    const Problem problem = c_api::problem_of(given);
+    c_api::check_reduction(reduction);
+    c_api::check_place_of_mask_sums(problem, sums);
+    cpu::mask_sums(problem, reduction, sums);
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
 FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request, int64_t begin,
                                           int64_t end) {
   return guarded([&] {
     const ScaleRequest scale = c_api::scale_request_of(request);
-    if (begin < 0 || begin > end || end > row_count(scale)) {
-      return failure(FUSED_SSIM_INVALID_ARGUMENT,
-                     "expected 0 <= begin <= end <= batch * channels * depth * height");
-    }
+    check_rows(begin, end, row_count(scale.sizes), kRows);
     cpu::scale_rows(scale, begin, end);
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
+FusedSsimStatus fused_ssim_cpu_halve_rows(const FusedSsimHalveRequest* request, int64_t begin,
+                                          int64_t end) {
+  return guarded([&] {
+    const HalveRequest halve = c_api::halve_request_of(request);
+    check_rows(begin, end, row_count(halve),
+               "batch * channels * halved depth * halved height of all halves");
+    cpu::halve_rows(halve, begin, end);
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
+FusedSsimStatus fused_ssim_cpu_accumulate_rows(const FusedSsimAccumulateRequest* request,
+                                               int64_t begin, int64_t end) {
+  return guarded([&] {
+    const AccumulateRequest accumulate = c_api::accumulate_request_of(request);
+    check_rows(begin, end, row_count(accumulate.sizes), kRows);
+    cpu::accumulate_rows(accumulate, begin, end);
+    return FusedSsimStatus{FUSED_SSIM_OK};
+  });
+}
+
+FusedSsimStatus fused_ssim_cpu_factors(const FusedSsimFactorsRequest* request) {
+  return guarded([&] {
+    const FactorsRequest factors = c_api::factors_request_of(request);
+    for (int64_t plane = 0; plane < factors.planes; ++plane) {
+      multiply_factors(factors, plane,
+                       [&](int64_t scale) { return factor_of(factors, scale, plane); });
+    }
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }
@@ -244,7 +300,7 @@ FusedSsimStatus fused_ssim_cpu_scale_rows(const FusedSsimScaleRequest* request, 
 FusedSsimStatus fused_ssim_cpu_scale(const FusedSsimScaleRequest* request) {
   return guarded([&] {
     const ScaleRequest scale = c_api::scale_request_of(request);
-    cpu::scale_rows(scale, 0, row_count(scale));
+    cpu::scale_rows(scale, 0, row_count(scale.sizes));
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
 }

@@ -20,7 +20,15 @@ namespace {
 
 constexpr std::uintptr_t kWorkspaceAlignment = 256;
 
-FusedSsimStatus status_of(cudaError_t error, const char* what, const int64_t* sizes) {
+// The sizes for a message, where a request has some.
+template <class Request>
+std::string images_of(const Request& request) {
+  return " for images " + c_api::text_of(request.sizes);
+}
+std::string images_of(const FactorsRequest&) { return ""; }
+
+template <class Request>
+FusedSsimStatus status_of(cudaError_t error, const char* what, const Request& request) {
   if (error == cudaSuccess) {
     return FUSED_SSIM_OK;
   }
@@ -32,7 +40,7 @@ FusedSsimStatus status_of(cudaError_t error, const char* what, const int64_t* si
       message << ": this GPU's architecture is not in the build (" << cuda::architectures() << ")";
       return failure(FUSED_SSIM_NO_GPU_CODE, message.str().c_str());
     }
-    message << " failed for images " << c_api::text_of(sizes) << ": " << cudaGetErrorString(error);
+    message << " failed" << images_of(request) << ": " << cudaGetErrorString(error);
     return failure(FUSED_SSIM_CUDA_ERROR, message.str().c_str());
   });
 }
@@ -55,7 +63,7 @@ FusedSsimStatus check_job(const FusedSsimProblem* problem, const FusedSsimReques
       throw c_api::NotServed(reason);
     }
     return status_of(cuda::workspace_bytes(job->problem, job->request, &job->workspace_bytes),
-                     "asking for the GPU's properties", job->problem.sizes);
+                     "asking for the GPU's properties", job->problem);
   });
 }
 
@@ -83,6 +91,18 @@ FusedSsimStatus make_job(const FusedSsimProblem* problem, const FusedSsimRequest
     }
     return FusedSsimStatus{FUSED_SSIM_OK};
   });
+}
+
+// Checks what was given and enqueues it.
+template <class Given, class Check, class Run>
+FusedSsimStatus enqueue(const Given* given, const Check& check, const Run& run, const char* what,
+                        struct CUstream_st* stream) {
+  Given request;
+  const FusedSsimStatus status = guarded([&] {
+    request = check(given);
+    return FUSED_SSIM_OK;
+  });
+  return status != FUSED_SSIM_OK ? status : status_of(run(request, stream), what, request);
 }
 
 }  // namespace
@@ -117,7 +137,7 @@ FusedSsimStatus fused_ssim_cuda_run(const FusedSsimProblem* problem,
   return status != FUSED_SSIM_OK
              ? status
              : status_of(cuda::run(job.problem, job.request, job.workspace, stream),
-                         "the SSIM kernel", job.problem.sizes);
+                         "the SSIM kernel", job.problem);
 }
 
 FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimProblem* problem,
@@ -132,17 +152,36 @@ FusedSsimStatus fused_ssim_cuda_run_allocating(const FusedSsimProblem* problem,
   return status != FUSED_SSIM_OK
              ? status
              : status_of(cuda::run(job.problem, job.request, job.workspace, stream),
-                         "the SSIM kernel", job.problem.sizes);
+                         "the SSIM kernel", job.problem);
 }
 
 FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
                                       struct CUstream_st* stream) {
-  ScaleRequest scale;
-  const FusedSsimStatus status = guarded([&] {
-    scale = c_api::scale_request_of(request);
-    return FUSED_SSIM_OK;
-  });
-  return status != FUSED_SSIM_OK
-             ? status
-             : status_of(cuda::scale(scale, stream), "the gradient's scaling", scale.sizes);
+  return enqueue(request, c_api::scale_request_of, cuda::scale, "the gradient's scaling", stream);
+}
+
+FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* request,
+                                      struct CUstream_st* stream) {
+  return enqueue(request, c_api::halve_request_of, cuda::halve, "halving", stream);
+}
+
+FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,
+                                           struct CUstream_st* stream) {
+  return enqueue(request, c_api::accumulate_request_of, cuda::accumulate,
+                 "the way back from a coarser scale", stream);
+}
+
+FusedSsimStatus fused_ssim_cuda_factors(const FusedSsimFactorsRequest* request,
+                                        struct CUstream_st* stream) {
+  const auto checked = [](const FusedSsimFactorsRequest* given) {
+    const FactorsRequest factors = c_api::factors_request_of(given);
+    if (factors.scales > cuda::kMaxScales) {
+      std::ostringstream message;
+      message << "expected at most " << cuda::kMaxScales << " scales on CUDA, got "
+              << factors.scales;
+      throw c_api::NotServed(message.str());
+    }
+    return factors;
+  };
+  return enqueue(request, checked, cuda::factors, "the product over scales", stream);
 }

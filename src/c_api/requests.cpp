@@ -150,6 +150,32 @@ void check_dtypes(const Image& img1, const Image& img2) {
   }
 }
 
+void check_uint8_divisor(int32_t divisor) {
+  if (divisor != 1 && divisor != 255) {
+    fail("expected a uint8_divisor of 1 or 255, got ", divisor);
+  }
+}
+
+void check_accumulation(const char* name, int32_t dtype) {
+  if (dtype != FUSED_SSIM_FLOAT32 && dtype != FUSED_SSIM_FLOAT64) {
+    fail("expected a ", name, " of FUSED_SSIM_FLOAT32 or FUSED_SSIM_FLOAT64, got ", dtype);
+  }
+}
+
+template <class HalvingRequest>
+void check_halving(const HalvingRequest& request, bool has_half) {
+  check_sizes(request.sizes);
+  check_code("odd_sizes", request.odd_sizes, FUSED_SSIM_ODD_CROP, "pad, crop");
+  if (request.spatial_dims < 1 || request.spatial_dims > kSpatialAxes) {
+    fail("expected spatial_dims from 1 to 3, got ", request.spatial_dims);
+  }
+  for (int axis = FUSED_SSIM_AXES - request.spatial_dims; axis < FUSED_SSIM_AXES; ++axis) {
+    if (has_half && fused_ssim_halved_size(request.sizes[axis], request.odd_sizes) < 1) {
+      fail("expected sides of at least 2 pixels to crop and halve, got ", text_of(request.sizes));
+    }
+  }
+}
+
 }  // namespace
 
 std::string text_of(const int64_t* sizes) {
@@ -217,9 +243,7 @@ Problem problem_of(const FusedSsimProblem* given) {
   check_positive("C2", problem.c2);
   check_code("statistic", problem.statistic, FUSED_SSIM_STATISTIC_LUMINANCE,
              "SSIM, contrast, luminance");
-  if (problem.uint8_divisor != 1 && problem.uint8_divisor != 255) {
-    fail("expected a uint8_divisor of 1 or 255, got ", problem.uint8_divisor);
-  }
+  check_uint8_divisor(problem.uint8_divisor);
   check_image("img1", problem.img1, problem.sizes);
   check_image("img2", problem.img2, problem.sizes);
   if (problem.img1.data == nullptr || problem.img2.data == nullptr) {
@@ -259,6 +283,22 @@ Request request_of(const FusedSsimRequest* given, const Problem& problem) {
   return request;
 }
 
+void check_mask_sums(const Problem& problem, const Request& request) {
+  if (has_mask(problem) && problem.mask_sums == nullptr && wants_divisor(request)) {
+    fail(
+        "expected mask_sums for a mean under a mask, got a null pointer; "
+        "fused_ssim_cpu_mask_sums() computes them");
+  }
+}
+
+void check_place_of_mask_sums(const Problem& problem, const void* sums) {
+  if (!has_mask(problem) || sums == nullptr) {
+    fail("expected a mask and a place for its sums, got a null pointer for ",
+         has_mask(problem) ? "the place" : "the mask");
+  }
+  check_alignment("mask_sums", sums, size_of(accumulation_dtype(problem)));
+}
+
 ScaleRequest scale_request_of(const FusedSsimScaleRequest* given) {
   const ScaleRequest request = read(given, "FusedSsimScaleRequest");
   check_sizes(request.sizes);
@@ -272,6 +312,72 @@ ScaleRequest scale_request_of(const FusedSsimScaleRequest* given) {
       "upstream", request.upstream,
       size_of(request.unit.dtype == FUSED_SSIM_FLOAT64 ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32));
   check_finite("factor", request.factor);
+  return request;
+}
+
+HalveRequest halve_request_of(const FusedSsimHalveRequest* given) {
+  const HalveRequest request = read(given, "FusedSsimHalveRequest");
+  check_halving(request, true);
+  check_uint8_divisor(request.uint8_divisor);
+  check_accumulation("dtype", request.dtype);
+  for (int i = 0; i < 2; ++i) {
+    const Image& image = request.images[i];
+    check_image("image", image, request.sizes);
+    if ((image.data == nullptr) != (request.halves[i] == nullptr) ||
+        (i == 0 && image.data == nullptr)) {
+      fail("expected an image and its half, or two of each, got a null pointer");
+    }
+    check_alignment("half", request.halves[i], size_of(request.dtype));
+    if (image.dtype == FUSED_SSIM_FLOAT64 && request.dtype != FUSED_SSIM_FLOAT64) {
+      fail("expected halves of float64 images in float64, got dtype ", request.dtype);
+    }
+  }
+  return request;
+}
+
+AccumulateRequest accumulate_request_of(const FusedSsimAccumulateRequest* given) {
+  const AccumulateRequest request = read(given, "FusedSsimAccumulateRequest");
+  check_halving(request, request.coarser != nullptr);
+  if (request.unit.data == nullptr || request.out.data == nullptr || request.upstream == nullptr ||
+      request.derivatives == nullptr) {
+    fail("expected unit, out, upstream and derivatives, got a null pointer");
+  }
+  check_image("unit", request.unit, request.sizes);
+  check_gradient("out", request.out, "unit", request.unit, request.sizes);
+  const int64_t accumulator =
+      size_of(request.unit.dtype == FUSED_SSIM_FLOAT64 ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32);
+  check_alignment("upstream", request.upstream, accumulator);
+  check_alignment("coarser", request.coarser, accumulator);
+  check_alignment("derivatives", request.derivatives, size_of(FUSED_SSIM_FLOAT64));
+  check_finite("factor", request.factor);
+  return request;
+}
+
+FactorsRequest factors_request_of(const FusedSsimFactorsRequest* given) {
+  const FactorsRequest request = read(given, "FusedSsimFactorsRequest");
+  int64_t means = 0;
+  if (request.scales < 1 || request.planes < 1 ||
+      !checked_multiply(request.scales, request.planes, &means) || means > kMaxElements) {
+    fail("expected at least one scale and one plane, and at most 2^56 means, got ", request.scales,
+         " scales of ", request.planes, " planes");
+  }
+  check_accumulation("dtype", request.dtype);
+  check_code("negative", request.negative, FUSED_SSIM_NEGATIVE_SMOOTH, "relu, smooth");
+  if (request.means == nullptr || request.exponents == nullptr || request.products == nullptr) {
+    fail("expected means, exponents and products, got a null pointer");
+  }
+  check_alignment("means", request.means, size_of(request.dtype));
+  check_alignment("products", request.products, size_of(request.dtype));
+  check_alignment("derivatives", request.derivatives, size_of(FUSED_SSIM_FLOAT64));
+  for (int64_t scale = 0; scale < request.scales; ++scale) {
+    check_finite("exponent", request.exponents[scale]);
+    if (request.exponents[scale] < 0.0) {
+      fail("expected exponents that are not negative, got ", request.exponents[scale]);
+    }
+    if (request.divisors != nullptr) {
+      check_positive("divisor", request.divisors[scale]);
+    }
+  }
   return request;
 }
 

@@ -60,6 +60,11 @@ FUSED_SSIM_INLINE float clamp_to_nonnegative(float x) {
 #endif
 }
 FUSED_SSIM_INLINE double clamp_to_nonnegative(double x) { return x < 0.0 ? 0.0 : x; }
+// a where the condition is positive, else b, whatever stands in the other.
+template <class T>
+FUSED_SSIM_INLINE T select_positive(T condition, T a, T b) {
+  return condition > T(0) ? a : b;
+}
 FUSED_SSIM_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   float result;  // within one unit in the last place; the exact division costs eight times as much
@@ -124,6 +129,21 @@ FUSED_SSIM_INLINE SsimTerms<V> ssim_terms(const Moments<V>& m, V shift_s, V shif
   const V var_s = clamp_to_nonnegative(multiply_add(-m.mean_s, m.mean_s, m.mean_s2));
   const V var_d = clamp_to_nonnegative(multiply_add(-m.mean_d, m.mean_d, m.mean_d2));
   return ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d, var_s, var_d, doubled);
+}
+
+// A statistic that is known at run time alone, as SSIM: the factor that it lacks becomes 1, and its
+// derivatives 0.
+template <class V>
+FUSED_SSIM_INLINE void drop_other_factor(int32_t statistic, SsimTerms<V>* t) {
+  if (statistic == FUSED_SSIM_STATISTIC_CONTRAST) {
+    t->luminance = V(1.0f);
+    t->luminance_loss = V(0.0f);
+    t->scaled_difference = V(0.0f);
+  } else if (statistic == FUSED_SSIM_STATISTIC_LUMINANCE) {
+    t->contrast = V(1.0f);
+    t->contrast_loss = V(0.0f);
+    t->contrast_reciprocal = V(0.0f);
+  }
 }
 
 // (1 - statistic) / 2.

@@ -24,12 +24,17 @@ struct PixelStatistic {
   FUSED_SSIM_INLINE V value() const { return value_of_loss(loss); }
 };
 
+// `kStatistic` where it is known at compile time, or kAnyStatistic.
+inline constexpr int kAnyStatistic = -1;
 template <int kStatistic, int kImages, class V>
-FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m, V shift_s,
-                                                             V shift_d,
-                                                             const DoubledStabilizers<V>& doubled) {
+FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m,
+                                                             SsimTerms<V> terms,
+                                                             const DoubledStabilizers<V>& doubled,
+                                                             int32_t statistic = kStatistic) {
   PixelStatistic<kImages, V> pixel;
-  const SsimTerms<V> terms = ssim_terms(m, shift_s, shift_d, doubled);
+  if constexpr (kStatistic == kAnyStatistic) {
+    drop_other_factor(statistic, &terms);
+  }
   pixel.loss = statistic_loss<kStatistic>(terms);
   if constexpr (kImages > 0) {
     const SquarePartials<V> q = square_partials<kStatistic>(terms);
@@ -39,8 +44,53 @@ FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m
     if constexpr (kImages == 2) {
       pixel.partials[3] = mean_partial<kStatistic>(m, terms, q, doubled, V(-1.0f));
     }
+  } else {
+    pixel.partials[0] = V(0.0f);  // nobody reads it, but it is copied
   }
   return pixel;
+}
+template <int kStatistic, int kImages, class V>
+FUSED_SSIM_INLINE PixelStatistic<kImages, V> pixel_statistic(const Moments<V>& m, V shift_s,
+                                                             V shift_d,
+                                                             const DoubledStabilizers<V>& doubled,
+                                                             int32_t statistic = kStatistic) {
+  return pixel_statistic<kStatistic, kImages>(m, ssim_terms(m, shift_s, shift_d, doubled), doubled,
+                                              statistic);
+}
+
+// ---- masks --------------------------------------------------------------------------------------
+// A pixel counts with its mask's number m in [0, 1]. One with m = 0 is that of two equal images
+// without a derivative, whatever stands there: everything is selected, since 0 NaN is NaN. In
+// "normalized" windows weigh their pixels by m, too: a mean is E[m x] / E[m], and where E[m] is 0
+// the pixel is again that of equal images.
+
+// A mask's number as it counts: what is negative or NaN is 0.
+template <class V>
+FUSED_SSIM_INLINE V mask_number(V given) {
+  return select_positive(given, given, V(0.0f));
+}
+
+// 1 / E[m], and 0 where a window sees nothing, or no more than what has no reciprocal in float32.
+template <class V>
+FUSED_SSIM_INLINE V reciprocal_of_seen(V seen) {
+  return select_positive(seen - V(1e-36f), reciprocal(seen), V(0.0f));
+}
+
+// `counts`: positive where the pixel has a number. `partial_weight`: what its derivatives count with.
+template <int kImages, class V>
+FUSED_SSIM_INLINE void mask_pixel(V counts, V partial_weight, PixelStatistic<kImages, V>* pixel) {
+  pixel->loss = select_positive(counts, pixel->loss, V(0.0f));
+  if constexpr (kImages > 0) {
+    for (V& partial : pixel->partials) {
+      partial = select_positive(counts, partial * partial_weight, V(0.0f));
+    }
+  }
+}
+
+// What kernels subtract from each S that a mask weighs, and add to the mean again: a mean of ones is
+// then 1, and none exceeds 1, however the mask's sum was rounded. Over nothing it remains.
+constexpr double masked_statistic_base(const Request& request) {
+  return request.reduction == FUSED_SSIM_SUM ? 0.0 : 1.0;
 }
 
 // What the parts of a gradient are multiplied by: the weights over the reduction's divisor, with
@@ -50,10 +100,19 @@ struct GradientFactors {
   double l1;
   double l2;
 };
-constexpr GradientFactors gradient_factors(const Problem& problem, const Request& request) {
-  const double divisor = gradient_divisor(problem, request);
+constexpr GradientFactors gradient_factors(const Request& request, double divisor) {
   return {4.0 * request.statistic_weight / divisor, request.l1_weight / divisor,
           2.0 * request.l2_weight / divisor};
+}
+constexpr GradientFactors gradient_factors(const Problem& problem, const Request& request) {
+  return gradient_factors(request, gradient_divisor(problem, request));
+}
+// Those of a plane: with a mask each value has a divisor of its own.
+inline GradientFactors gradient_factors(const Problem& problem, const Request& request,
+                                        int64_t plane) {
+  const int64_t value = plane / planes_per_value(request.reduction, problem.sizes);
+  return gradient_factors(
+      request, gradient_is_of_sum(request) ? 1.0 : reduction_divisor(problem, request, value));
 }
 
 // The derivative of the L1 and L2 parts by x, where difference = x - y; by y it is the negative.
@@ -89,13 +148,15 @@ constexpr DoubledStabilizers<T> doubled_stabilizers(const Problem& problem, doub
   return {static_cast<T>(c1), static_cast<T>(c2)};
 }
 
-// Sums over pixels: of the statistic, of |x - y|, of (x - y)^2.
+// Sums over pixels: of the statistic, of |x - y|, of (x - y)^2. With a mask each is weighted by it, and
+// of the statistic what exceeds masked_statistic_base() is added up.
 struct PixelSums {
   double statistic;
   double absolute;
   double squares;
 };
-constexpr double reduced_value(const Request& request, const PixelSums& sums, double divisor) {
+constexpr double reduced_value(const Problem& problem, const Request& request,
+                               const PixelSums& sums, double divisor) {
   double sum = 0.0;
   if (request.statistic_weight != 0.0) {
     sum += request.statistic_weight * sums.statistic;
@@ -106,7 +167,8 @@ constexpr double reduced_value(const Request& request, const PixelSums& sums, do
   if (request.l2_weight != 0.0) {
     sum += request.l2_weight * sums.squares;
   }
-  return request.offset + sum / divisor;
+  const double base = has_mask(problem) ? masked_statistic_base(request) : 0.0;
+  return (request.offset + request.statistic_weight * base) + sum / divisor;
 }
 
 }  // namespace fused_ssim

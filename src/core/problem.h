@@ -14,6 +14,9 @@ using Window = FusedSsimWindow;
 using Problem = FusedSsimProblem;
 using Request = FusedSsimRequest;
 using ScaleRequest = FusedSsimScaleRequest;
+using HalveRequest = FusedSsimHalveRequest;
+using AccumulateRequest = FusedSsimAccumulateRequest;
+using FactorsRequest = FusedSsimFactorsRequest;
 
 // The spatial axes, as indices of `Problem::windows`; kFirstSpatialAxis more, of sizes and strides.
 enum SpatialAxis : int { kDepth = 0, kHeight = 1, kWidth = 2 };
@@ -33,6 +36,12 @@ constexpr bool accumulates_in_double(const Problem& problem) {
 }
 constexpr int32_t accumulation_dtype(const Problem& problem) {
   return accumulates_in_double(problem) ? FUSED_SSIM_FLOAT64 : FUSED_SSIM_FLOAT32;
+}
+
+constexpr bool has_mask(const Problem& problem) { return problem.mask.data != nullptr; }
+// Whether the mask weighs pixels inside the windows, too.
+constexpr bool mask_is_normalized(const Problem& problem) {
+  return has_mask(problem) && problem.mask_mode == FUSED_SSIM_MASK_NORMALIZED;
 }
 
 constexpr int64_t plane_count(const int64_t* sizes) {
@@ -93,15 +102,34 @@ constexpr int64_t reduction_divisor(const Problem& problem, const Request& reque
              ? 1
              : planes_per_value(request.reduction, problem.sizes) * map_plane_pixels(problem);
 }
-// What a derivative of f is divided by in a gradient.
+// With a mask that of value `value`: the mask's sum over its pixels, and over nothing 1.
+inline double reduction_divisor(const Problem& problem, const Request& request, int64_t value) {
+  if (!has_mask(problem) || request.reduction == FUSED_SSIM_SUM) {
+    return static_cast<double>(reduction_divisor(problem, request));
+  }
+  const double sum = accumulates_in_double(problem)
+                         ? static_cast<const double*>(problem.mask_sums)[value]
+                         : static_cast<double>(static_cast<const float*>(problem.mask_sums)[value]);
+  return sum > 0.0 ? sum : 1.0;
+}
+// Whether the gradient of a pixel's f is divided by nothing.
+constexpr bool gradient_is_of_sum(const Request& request) {
+  return request.gradient_of_sum != 0 || request.map_gradient.data != nullptr;
+}
+// What a derivative of f is divided by in a gradient, where there is no mask.
 constexpr double gradient_divisor(const Problem& problem, const Request& request) {
-  return request.gradient_of_sum != 0 || request.map_gradient.data != nullptr
-             ? 1.0
-             : static_cast<double>(reduction_divisor(problem, request));
+  return gradient_is_of_sum(request) ? 1.0
+                                     : static_cast<double>(reduction_divisor(problem, request));
 }
 
 constexpr bool wants_gradient(const Request& request) {
   return request.grad1.data != nullptr || request.grad2.data != nullptr;
+}
+// Whether anything is divided by the number of pixels, or by the mask's sum over them.
+constexpr bool wants_divisor(const Request& request) {
+  return request.reduction != FUSED_SSIM_SUM &&
+         (request.value != nullptr || request.mse != nullptr ||
+          (wants_gradient(request) && !gradient_is_of_sum(request)));
 }
 
 constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -24,10 +24,19 @@ const LevelFunctions& functions() {
   }
 }
 
+// Number i of an array in the accumulation type.
+void write(const Problem& problem, void* to, int64_t i, double value) {
+  if (accumulates_in_double(problem)) {
+    static_cast<double*>(to)[i] = value;
+  } else {
+    static_cast<float*>(to)[i] = static_cast<float>(value);
+  }
+}
+
 }  // namespace
 
 int64_t workspace_bytes(const Problem& problem, const Request& request, const Plan& plan) {
-  return functions().workspace_bytes(problem, request, plan.strip_columns());
+  return functions().workspace_bytes(problem, request, plan.strip_size());
 }
 
 void run_tasks(const Problem& problem, const Request& request, const Plan& plan, int64_t begin,
@@ -37,7 +46,7 @@ void run_tasks(const Problem& problem, const Request& request, const Plan& plan,
   for (int64_t i = begin; i < end; ++i) {
     tasks.push_back(plan.task(i, slots));
   }
-  functions().run(problem, request, tasks.data(), end - begin, plan.strip_columns(), workspace);
+  functions().run(problem, request, tasks.data(), end - begin, plan.strip_size(), workspace);
 }
 
 void reduce(const Problem& problem, const Request& request, const Plan& plan,
@@ -45,15 +54,10 @@ void reduce(const Problem& problem, const Request& request, const Plan& plan,
   const int64_t values = value_count(request.reduction, problem.sizes);
   const int64_t slots_per_value =
       planes_per_value(request.reduction, problem.sizes) * plan.slots_per_plane();
-  const double divisor = static_cast<double>(reduction_divisor(problem, request));
   const double unit = pixel_unit(problem);
-  const auto write = [&](void* to, int64_t i, double value) {
-    if (accumulates_in_double(problem)) {
-      static_cast<double*>(to)[i] = value;
-    } else {
-      static_cast<float*>(to)[i] = static_cast<float>(value);
-    }
-  };
+  if (request.value == nullptr && request.mse == nullptr) {
+    return;
+  }
   for (int64_t i = 0; i < values; ++i) {
     PixelSums sums = {0.0, 0.0, 0.0};
     for (int64_t k = i * slots_per_value; k < (i + 1) * slots_per_value; ++k) {
@@ -63,17 +67,52 @@ void reduce(const Problem& problem, const Request& request, const Plan& plan,
     }
     sums.absolute *= unit;
     sums.squares *= unit * unit;
+    const double divisor = reduction_divisor(problem, request, i);
     if (request.value != nullptr) {
-      write(request.value, i, reduced_value(request, sums, divisor));
+      write(problem, request.value, i, reduced_value(problem, request, sums, divisor));
     }
     if (request.mse != nullptr) {
-      write(request.mse, i, sums.squares / divisor);
+      write(problem, request.mse, i, sums.squares / divisor);
+    }
+  }
+}
+
+void mask_sums(const Problem& problem, int32_t reduction, void* sums) {
+  const int64_t channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  std::vector<double> of_planes(static_cast<std::size_t>(plane_count(problem.sizes)));
+  const auto plane_sum = [&](std::size_t plane) {
+    const auto batch = static_cast<int64_t>(plane) / channels;
+    const auto channel = static_cast<int64_t>(plane) % channels;
+    // A mask that planes share is read once.
+    if (channel > 0 && problem.mask.strides[FUSED_SSIM_AXIS_CHANNEL] == 0) {
+      return of_planes[plane - 1];
+    }
+    if (batch > 0 && problem.mask.strides[FUSED_SSIM_AXIS_BATCH] == 0) {
+      return of_planes[plane - static_cast<std::size_t>(channels)];
+    }
+    return functions().mask_sum(problem, batch, channel);
+  };
+  const auto planes = static_cast<std::size_t>(planes_per_value(reduction, problem.sizes));
+  double sum = 0.0;
+  for (std::size_t plane = 0; plane < of_planes.size(); ++plane) {
+    of_planes[plane] = plane_sum(plane);
+    sum = (plane % planes == 0 ? 0.0 : sum) + of_planes[plane];
+    if ((plane + 1) % planes == 0) {
+      write(problem, sums, static_cast<int64_t>(plane / planes), sum);
     }
   }
 }
 
 void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end) {
   functions().scale_rows(request, begin, end);
+}
+
+void halve_rows(const HalveRequest& request, int64_t begin, int64_t end) {
+  functions().halve_rows(request, begin, end);
+}
+
+void accumulate_rows(const AccumulateRequest& request, int64_t begin, int64_t end) {
+  functions().accumulate_rows(request, begin, end);
 }
 
 }  // namespace fused_ssim::cpu

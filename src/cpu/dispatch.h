@@ -20,7 +20,14 @@ void run_tasks(const Problem& problem, const Request& request, const Plan& plan,
 void reduce(const Problem& problem, const Request& request, const Plan& plan,
             const ChunkSums* slots);
 
+// The mask's sum over the pixels of each value: Problem::mask_sums.
+void mask_sums(const Problem& problem, int32_t reduction, void* sums);
+
 // Rows of all planes and depths, numbered through: [begin, end) of planes * depth * height.
 void scale_rows(const ScaleRequest& request, int64_t begin, int64_t end);
+
+// What fused_ssim/kernels.h says of the functions of these names.
+void halve_rows(const HalveRequest& request, int64_t begin, int64_t end);
+void accumulate_rows(const AccumulateRequest& request, int64_t begin, int64_t end);
 
 }  // namespace fused_ssim::cpu

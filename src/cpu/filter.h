@@ -5,6 +5,8 @@
 //
 //     apply<kCount>(load, out)    kCount outputs
 //     reference<kCount>(load)     a number near the pixels that they all see, for kCount <= kGroup
+//     shared<kCount>(load)        the sum of what they all see, for the same under masks
+//     middle<kCount>(load)        that of the pixels that reference() takes
 //
 // Moments are filtered as what they differ by from the reference: in flat windows, the ones where
 // C2 does not hide it, rounding is then that of the small differences. The reference is made of
@@ -14,8 +16,10 @@
 
 #include <cstdint>
 
+#include "core/taps.h"
 #include "cpu/plan.h"
 #include "cpu/simd.h"
+#include "cpu/workspace.h"
 
 namespace fused_ssim::cpu {
 
@@ -29,6 +33,30 @@ struct FilterTaps {
   int end;
   bool uniform;
 };
+
+// A window in a workspace as 2 radius + 1 taps.
+template <class V, class T = typename V::Scalar>
+FUSED_SSIM_INLINE FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window,
+                                             int radius) {
+  const int size = 2 * radius + 1;
+  double* exact = layout.take<double>(size);
+  T* taps = layout.take<T>(size);
+  T* mirrored = layout.take<T>(size);
+  const int own_radius = window.size / 2 < radius ? window.size / 2 : radius;
+  if (exact != nullptr) {
+    fit_taps(window, radius, exact);
+    if constexpr (sizeof(T) == 4) {
+      round_taps_to_float(exact, size, taps);
+    }
+    for (int k = 0; k < size; ++k) {
+      if constexpr (sizeof(T) == 8) {
+        taps[k] = exact[k];
+      }
+      mirrored[size - 1 - k] = taps[k];
+    }
+  }
+  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1, is_uniform(window)};
+}
 
 // Symmetric windows of 2 kRadius + 1 taps, the middle one the largest, in a place that has room for
 // 2 kFixedRadius + 1.
@@ -72,9 +100,23 @@ class SymmetricWindow {
     if constexpr (kRadius == 0) {
       return load(kFixedRadius);
     } else {
-      constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
-      return V(0.5f) * (load(kMiddle) + load(kMiddle + 1));
+      return V(0.5f) * middle<kCount>(load);
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
+    constexpr int kMiddle = kFixedRadius + kCount / 2 - 1;
+    return load(kMiddle) + load(kMiddle + 1);
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(kFirst + kCount - 1);
+    unroll<kCount, 2 * kRadius + 1>([&](auto input) __attribute__((always_inline)) {
+      sum = sum + load(kFirst + decltype(input)::value);
+    });
+    return sum;
   }
 
  private:
@@ -167,12 +209,26 @@ class AnyWindow {
   // Of one output, the pixel under the largest tap.
   template <int kCount, class Load>
   FUSED_SSIM_INLINE V reference(Load load) const {
+    return kCount == 1 ? load(largest_) : V(0.5f) * middle<kCount>(load);
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V middle(Load load) const {
     if constexpr (kCount == 1) {
       return load(largest_);
     } else {
-      const int middle = window_.radius + kCount / 2 - 1;
-      return V(0.5f) * (load(middle) + load(middle + 1));
+      const int first = window_.radius + kCount / 2 - 1;
+      return load(first) + load(first + 1);
     }
+  }
+
+  template <int kCount, class Load>
+  FUSED_SSIM_INLINE V shared(Load load) const {
+    V sum = load(window_.begin + kCount - 1);
+    for (int k = window_.begin + kCount; k < window_.end; ++k) {
+      sum = sum + load(k);
+    }
+    return sum;
   }
 
  private:

@@ -3,12 +3,13 @@
 
 #include <cstdint>
 
+#include "core/pointwise.h"
 #include "core/problem.h"
 #include "cpu/convert.h"
 
 namespace fused_ssim::cpu {
 
-// One plane of an image. Strides are in elements.
+// One plane of an image, or one slice of a volume. Strides are in elements.
 struct Plane {
   unsigned char* data;
   int64_t row_stride;
@@ -16,12 +17,13 @@ struct Plane {
   int32_t dtype;
 };
 
-inline Plane plane_of(const Image& image, int64_t batch, int64_t channel) {
+inline Plane plane_of(const Image& image, int64_t batch, int64_t channel, int64_t slice = 0) {
   if (image.data == nullptr) {
     return {};
   }
   const int64_t offset = batch * image.strides[FUSED_SSIM_AXIS_BATCH] +
-                         channel * image.strides[FUSED_SSIM_AXIS_CHANNEL];
+                         channel * image.strides[FUSED_SSIM_AXIS_CHANNEL] +
+                         slice * image.strides[FUSED_SSIM_AXIS_DEPTH];
   return {static_cast<unsigned char*>(image.data) + offset * size_of(image.dtype),
           image.strides[FUSED_SSIM_AXIS_ROW], image.strides[FUSED_SSIM_AXIS_COLUMN], image.dtype};
 }
@@ -59,6 +61,25 @@ class Loader {
       default:
         return in_place_or_convert<double>(plane, row, column, count, scratch);
     }
+  }
+
+  // The mask's numbers of `count` pixels of a row, as they count, in `scratch`.
+  __attribute__((noinline)) const T* mask_row(const Plane& plane, int64_t row, int64_t column,
+                                              int64_t count, T* scratch) const {
+    if (plane.dtype == FUSED_SSIM_UINT8) {
+      const uint8_t* from = pixel<uint8_t>(plane, row, column);
+      with_stride(plane.column_stride, [&](int64_t stride) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < count; ++i) {
+          scratch[i] = from[i * stride] != 0 ? T(1) : T(0);
+        }
+      });
+      return scratch;
+    }
+    const T* values = this->row(plane, row, column, count, scratch);
+    for (int64_t i = 0; i < count; ++i) {
+      scratch[i] = mask_number(values[i]);
+    }
+    return scratch;
   }
 
   // Pixels of a uint8 plane: in place where they are contiguous, else in `scratch`.

@@ -20,31 +20,35 @@ WindowKind window_kind(const Window& window) {
 }  // namespace
 
 const char* not_served(const Problem& problem, const Request&) {
-  if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
-    return "expected 2D images for the CPU kernels, got a depth, or a window along it";
-  }
-  if (problem.mask.data != nullptr) {
-    return "expected no mask for the CPU kernels, got one";
+  if (is_volume(problem) && problem.mask.data != nullptr) {
+    return "expected no mask for volumes on the CPU, got one";
   }
   return nullptr;
 }
 
-WindowKind window_kind(const Problem& problem) {
-  const WindowKind kind =
-      std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
-  // In float64 nothing is compiled for short windows alone.
-  const bool has_short = kHasShortWindows && !accumulates_in_double(problem);
+WindowKind window_kind(const Problem& problem, SpatialAxis axis) {
+  const WindowKind kind = window_kind(problem.windows[axis]);
+  // In float64 and for windows that a mask weighs nothing is compiled for short windows alone.
+  const bool has_short =
+      kHasShortWindows && !accumulates_in_double(problem) && !mask_is_normalized(problem);
   return kind == WindowKind::kShort && !has_short ? WindowKind::kAny : kind;
 }
 
+WindowKind window_kind(const Problem& problem) {
+  return std::max(window_kind(problem, kHeight), window_kind(problem, kWidth));
+}
+
 int filter_radius(const Problem& problem, SpatialAxis axis) {
-  return window_kind(problem) != WindowKind::kAny
-             ? kFixedRadius
-             : static_cast<int>(
-                   std::min<int64_t>(radius(problem, axis), image_size(problem, axis)));
+  const WindowKind kind = is_volume(problem) ? window_kind(problem, axis) : window_kind(problem);
+  return kind != WindowKind::kAny ? kFixedRadius
+                                  : static_cast<int>(std::min<int64_t>(radius(problem, axis),
+                                                                       image_size(problem, axis)));
 }
 
 Schedule schedule_of(const Problem& problem, const Request& request) {
+  if (is_volume(problem)) {
+    return Schedule::kVolume;
+  }
   const auto is_uniform_bytes = [](const Image& image, const Window& window) {
     return image.dtype == FUSED_SSIM_UINT8 && window.size == kUniformSize && is_uniform(window);
   };
@@ -53,7 +57,8 @@ Schedule schedule_of(const Problem& problem, const Request& request) {
            image.strides[FUSED_SSIM_AXIS_COLUMN] == 3;
   };
   if (is_uniform_bytes(problem.img1, problem.windows[kHeight]) &&
-      is_uniform_bytes(problem.img2, problem.windows[kWidth]) && !wants_gradient(request)) {
+      is_uniform_bytes(problem.img2, problem.windows[kWidth]) && !wants_gradient(request) &&
+      !has_mask(problem)) {
     return problem.sizes[FUSED_SSIM_AXIS_CHANNEL] == 3 && is_rgb(problem.img1) &&
                    is_rgb(problem.img2)
                ? Schedule::kUniformInterleaved
@@ -63,33 +68,75 @@ Schedule schedule_of(const Problem& problem, const Request& request) {
 }
 
 Plan::Plan(const Problem& problem, int threads)
-    : planes_(plane_count(problem.sizes)), width_(image_size(problem, kWidth)) {
-  strips_ = ceil_divide(width_, kMaxStripColumns);
-  strip_columns_ = ceil_divide(width_, strips_);
-  lead_ = ceil_divide(2 * filter_radius(problem, kHeight), kChunkRows);
-  chunks_ = ceil_divide(image_size(problem, kHeight), kChunkRows);
+    : is_volume_(is_volume(problem)), planes_(plane_count(problem.sizes)) {
+  const SpatialAxis march = is_volume_ ? kDepth : kHeight;
+  lead_ = ceil_divide(2 * filter_radius(problem, march), kChunkRows);
+  chunks_ = ceil_divide(image_size(problem, march), kChunkRows);
+  if (is_volume_) {
+    cut_volume(problem, threads);
+  } else {
+    cut_image(problem, threads);
+  }
+}
+
+void Plan::cut_image(const Problem& problem, int threads) {
+  extent_ = image_size(problem, kWidth);
+  strips_ = ceil_divide(extent_, kMaxStripColumns);
+  strip_size_ = ceil_divide(extent_, strips_);
+  strip_pixels_ = strip_size_ * kChunkRows;
+  groups_ = strips_;
   // A few tasks a thread even out the load; cutting further only repeats shared rows.
   const int64_t wanted = threads <= 1 ? 1 : 4 * static_cast<int64_t>(threads);
   bands_ = std::clamp<int64_t>(ceil_divide(wanted, planes_ * strips_), 1,
                                std::max<int64_t>(1, chunks_ / kMinBandChunks));
 }
 
+// Of all ways to have a task for each thread the one whose tasks take the least time in a row: a
+// tile and a band repeat some two radii of their neighbours' rows and slices.
+void Plan::cut_volume(const Problem& problem, int threads) {
+  extent_ = image_size(problem, kHeight);
+  groups_ = ceil_divide(extent_, kChunkRows);
+  const int64_t width = image_size(problem, kWidth);
+  const int64_t shared_rows = 2 * filter_radius(problem, kHeight);
+  const int64_t shared_slices = 2 * filter_radius(problem, kDepth);
+  double least = 0.0;
+  for (int64_t rows = kChunkRows * groups_; rows > 0; rows -= kChunkRows) {
+    const int64_t strips = ceil_divide(extent_, rows);
+    const int64_t bands = std::min(chunks_, ceil_divide(threads, planes_ * strips));
+    const int64_t slices = kChunkRows * ceil_divide(chunks_, bands);
+    const double time = static_cast<double>(ceil_divide(planes_ * strips * bands, threads)) *
+                        static_cast<double>(rows + (strips > 1 ? shared_rows : 0)) *
+                        static_cast<double>(slices + (bands > 1 ? shared_slices : 0));
+    const bool fits = rows * width <= kMaxTileColumns || rows == kChunkRows;
+    if (fits && (least == 0.0 || time < least)) {
+      least = time;
+      strips_ = strips;
+      strip_size_ = rows;
+      bands_ = bands;
+    }
+  }
+  strip_pixels_ = strip_size_ * width * kChunkRows;
+}
+
 int64_t Plan::grain() const {
-  const int64_t task_pixels = strip_columns_ * kChunkRows * ceil_divide(chunks_, bands_);
-  return ceil_divide(kMinThreadPixels, task_pixels);
+  return ceil_divide(kMinThreadPixels, strip_pixels_ * ceil_divide(chunks_, bands_));
 }
 
 Task Plan::task(int64_t index, ChunkSums* slots) const {
   const int64_t band = index % bands_;
   const int64_t strip = index / bands_ % strips_;
   const int64_t plane = index / bands_ / strips_;
-  Task task;
+  const int64_t begin = strip * strip_size_;
+  const int64_t end = std::min(extent_, begin + strip_size_);
+  Task task = {};
   task.plane = plane;
-  task.column_begin = strip * strip_columns_;
-  task.column_end = std::min(width_, task.column_begin + strip_columns_);
+  (is_volume_ ? task.row_begin : task.column_begin) = begin;
+  (is_volume_ ? task.row_end : task.column_end) = end;
   task.chunk_begin = band == 0 ? -lead_ : chunks_ * band / bands_;
   task.chunk_end = chunks_ * (band + 1) / bands_;
-  task.sums = slots + (plane * strips_ + strip) * (lead_ + chunks_) + lead_;
+  const int64_t group = is_volume_ ? begin / kChunkRows : strip;
+  task.slots_per_group = lead_ + chunks_;
+  task.sums = slots + (plane * groups_ + group) * task.slots_per_group + lead_;
   task.slots_per_plane = slots_per_plane();
   return task;
 }

@@ -27,7 +27,8 @@ struct Segments {
     return segment < radius ? radius : segment;
   }
 
-  static void from_natural(const T* natural, int64_t segment, V* segments) {
+  static __attribute__((noinline)) void from_natural(const T* natural, int64_t segment,
+                                                     V* segments) {
     if (segment >= kLanes) {
       for (int64_t begin = 0; begin < segment; begin += kLanes) {
         // The last block overlaps its predecessor rather than be shorter.
@@ -52,7 +53,7 @@ struct Segments {
     }
   }
 
-  static void to_natural(const V* segments, int64_t segment, T* natural) {
+  static __attribute__((noinline)) void to_natural(const V* segments, int64_t segment, T* natural) {
     if (segment >= kLanes) {
       for (int64_t begin = 0; begin < segment; begin += kLanes) {
         const int64_t j = begin + kLanes <= segment ? begin : segment - kLanes;

@@ -134,6 +134,10 @@ struct Vec {
     return Native(a.v < Native{} ? Native{} : a.v);
   }
 
+  FUSED_SSIM_INLINE friend Vec select_positive(Vec condition, Vec a, Vec b) {
+    return Native(condition.v > Native{} ? a.v : b.v);
+  }
+
   // Lanes where the mask is set, zero elsewhere, whatever stands there (also NaN).
   FUSED_SSIM_INLINE friend Vec keep(Vec a, Mask mask) { return Native(Mask(a.v) & mask); }
 

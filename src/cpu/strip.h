@@ -13,6 +13,9 @@
 // Traffic per pixel and plane (float32): 8 B read, 4 B written for each gradient or map; the rest
 // stays in L2: (6 radius + 6) floats of ring, 40 + 30 of carry and 24 of partial rows a column for
 // an 11-tap window. About 88 multiply-adds for the value and 154 with the gradient.
+//
+// Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
+// the mask is staged, too, and 2. and 3. filter what it weighs, and the mask as a fifth map.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +24,20 @@
 #include "core/pointwise.h"
 #include "core/problem.h"
 #include "core/taps.h"
+#include "cpu/differences.h"
 #include "cpu/filter.h"
 #include "cpu/loader.h"
 #include "cpu/plan.h"
+#include "cpu/samples.h"
 #include "cpu/segments.h"
 #include "cpu/simd.h"
 #include "cpu/workspace.h"
 
 namespace fused_ssim::cpu {
 
-// Filter: FixedFilter, ShortFilter or AnyFilter. kImages: how many gradients (0, 1: that of img1, 2).
-template <class Arch, class T, template <class> class Filter, int kImages>
+// Filter: FixedFilter, ShortFilter or AnyFilter. kImages: for how many gradients (0, 1: that of img1,
+// 2: both, of which any may be null). kNormalized: whether the windows are weighed by a mask.
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 class StripKernel {
  public:
   using V = Vec<T, Arch::kVectorBytes>;
@@ -47,8 +53,7 @@ class StripKernel {
         crop_x_(crop(problem, kWidth)),
         crop_y_(crop(problem, kHeight)),
         height_(image_size(problem, kHeight)),
-        width_(image_size(problem, kWidth)),
-        gradient_factors_(gradient_factors(problem, request)) {
+        width_(image_size(problem, kWidth)) {
     lay_out(strip_columns, workspace);
   }
 
@@ -62,8 +67,10 @@ class StripKernel {
   static constexpr int kLanes = V::kLanes;
   static constexpr int kBlock = 8;    // columns of vectors filtered at a time
   static constexpr int kMoments = 4;  // s, d, s^2, d^2
+  // What is staged, and what is filtered as moments: where windows are weighed, the mask comes last.
+  static constexpr int kStaged = kNormalized ? 3 : 2;
+  static constexpr int kFiltered = kNormalized ? kMoments + 1 : kMoments;
   static constexpr int kPartialMaps = partial_maps(kImages);
-  static constexpr T kLargest = sizeof(T) == 4 ? T(1e18) : T(1e150);  // its square is finite
   using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
 
   FUSED_SSIM_INLINE int radius_x() const { return Filter<V>::kIsFixed ? kFixedRadius : radius_x_; }
@@ -74,15 +81,15 @@ class StripKernel {
   FUSED_SSIM_INLINE int64_t pitch() const { return segment_capacity_ + 2 * radius_x(); }
 
   void lay_out(int64_t strip_columns, unsigned char* workspace);
-  static FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius);
 
   void begin_strip(const Task& task);
   void choose_shift();
   void build_masks();
   void stage_chunk(int64_t chunk, ChunkSums* sums);
-  void stage_row(int64_t row, V* s_row, V* d_row, ChunkSums* sums);
-  void add_differences(const T* x, const T* y, ChunkSums* sums) const;
-  void stage_map_gradient(int64_t first_row);
+  void stage_row(int64_t row, V* staged, ChunkSums* sums);
+  void stage_pixels(const T* x, const T* y, int64_t columns);
+  void stage_masked_pixels(const T* x, const T* y, const T* mask, int64_t columns);
+  void add_differences(int64_t row, const T* x, const T* y, ChunkSums* sums) const;
   void prefetch_rows(int64_t chunk, int64_t j) const;
   // The rows of a chunk, as [begin, end) in 0 .. 8, for which there is a value.
   struct ValueRows {
@@ -91,6 +98,10 @@ class StripKernel {
     int end;
   };
   ValueRows value_rows(int64_t chunk) const;
+  void stage_value_rows(const ValueRows& rows, bool of_mask, V* to);
+  const T* mask_row(int64_t row, int64_t column, int64_t count) const {
+    return loader_.mask_row(mask_, row, column, count, mask_scratch_);
+  }
   // The columns in [begin, end) that have a value.
   struct Columns {
     int64_t begin;
@@ -100,33 +111,51 @@ class StripKernel {
   void evaluate_chunk(int64_t chunk, ChunkSums* sums);
   void carry_chunk(int64_t chunk);
   template <int kCount>
-  void filter_block(int64_t chunk, int64_t j);
+  FUSED_SSIM_INLINE void filter_block(int64_t chunk, int64_t j) {
+    if constexpr (kNormalized) {
+      filter_masked_block<kCount>(chunk, j);
+    } else {
+      filter_plain_block<kCount>(chunk, j);
+    }
+  }
+  template <int kCount>
+  void filter_plain_block(int64_t chunk, int64_t j);
+  template <int kCount>
+  void filter_masked_block(int64_t chunk, int64_t j);
+  FUSED_SSIM_INLINE void begin_masked_column(V* carry, const V* fresh);
   template <bool kAreMoments, class Window>
   FUSED_SSIM_INLINE void filter_column(const Window& window, V* carry, const V* fresh,
-                                       V (&out)[kChunkRows]) const;
+                                       V (&out)[kChunkRows], V* references) const;
+  using References = V[kNormalized ? kMoments : 1][kChunkRows];
+  template <int kGroup, class Window, class LoadMask, class Load>
+  static FUSED_SSIM_INLINE V masked_reference(const Window& window, const LoadMask& mask,
+                                              const Load& load);
   FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
+  // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
-  template <int kStatistic>
+  static FUSED_SSIM_INLINE void means_and_variances(const References& references,
+                                                    Moments8& moments);
+  template <int kStatistic, bool kMasked>
   FUSED_SSIM_INLINE void evaluate_pixels(int64_t j, const Moments8& moments, const ValueRows& rows,
                                          Partials8& partials, DoubleLanes* sum) const;
-  // Out of line, so that it does not cost SSIM its registers.
-  template <int kStatistic>
+  // Out of line, so that it does not cost plain SSIM its registers.
+  template <int kStatistic, bool kMasked>
   __attribute__((noinline)) void evaluate_apart(int64_t j, const Moments8& moments,
                                                 const ValueRows& rows, Partials8& partials,
                                                 DoubleLanes* sum) const {
-    evaluate_pixels<kStatistic>(j, moments, rows, partials, sum);
+    evaluate_pixels<kStatistic, kMasked>(j, moments, rows, partials, sum);
   }
   void store_map(int64_t chunk);
   void finish_gradient(int64_t chunk);
   template <int kCount>
-  void combine_block(const V* partial_row, const V* s_row, const V* d_row, int64_t j);
+  void combine_block(const V* partial_row, const V* s_row, int64_t j);
   void store_gradient_row(int64_t row, const V* gradient, const Plane& plane, T sign);
 
   FUSED_SSIM_INLINE V* ring_chunk(int64_t chunk) const {
     const int64_t slot = ((chunk % ring_chunks_) + ring_chunks_) % ring_chunks_;
-    return ring_ + slot * kChunkRows * 2 * pitch();
+    return ring_ + slot * kChunkRows * kStaged * pitch();
   }
 
   const Problem& problem_;
@@ -138,7 +167,6 @@ class StripKernel {
   const int crop_y_;
   const int64_t height_;
   const int64_t width_;
-  const GradientFactors gradient_factors_;
   Filter<V> filter_x_;
   Filter<V> filter_y_;
 
@@ -146,21 +174,25 @@ class StripKernel {
   int64_t workspace_bytes_ = 0;
   int64_t segment_capacity_ = 0;
   int64_t ring_chunks_ = 0;
-  V* ring_ = nullptr;               // [ring_chunks][8][2: s, d][pitch]
-  V* tile_ = nullptr;               // [kBlock][kMoments][8]
-  V* carry_ = nullptr;              // [segment][kMoments][2 radius_y]
+  V* ring_ = nullptr;               // [ring_chunks][8][kStaged: s, d, mask][pitch]
+  V* tile_ = nullptr;               // [kBlock][kFiltered][8]
+  V* carry_ = nullptr;              // [segment][kFiltered][2 radius_y]
   V* partial_carry_ = nullptr;      // [segment][kPartialMaps][2 radius_y]
   V* partial_rows_ = nullptr;       // [8][kPartialMaps][pitch]
   V* column_ = nullptr;             // [2 radius_y + 8]
+  V* mask_column_ = nullptr;        // [2 radius_y + 8]
+  V* seen_reciprocals_ = nullptr;   // [8]: 1 / E[m] of a column's rows
   V* gradient_rows_ = nullptr;      // [kImages][segment]
   V* map_rows_ = nullptr;           // [8][segment]
   V* map_gradient_rows_ = nullptr;  // [8][segment]
+  V* mask_rows_ = nullptr;          // [8][segment]
   Mask* value_mask_ = nullptr;      // [segment]: columns that have a value
   Mask* owned_mask_ = nullptr;      // [segment]: those of them that this strip sums up
   T* natural_a_ = nullptr;          // [kLanes * segment]
   T* natural_b_ = nullptr;
   T* scratch_a_ = nullptr;
   T* scratch_b_ = nullptr;
+  T* mask_scratch_ = nullptr;
 
   // The strip in hand.
   Task task_ = {};
@@ -169,6 +201,8 @@ class StripKernel {
   Plane grad1_ = {};
   Plane grad2_ = {};
   Plane map_gradient_ = {};
+  Plane mask_ = {};
+  GradientFactors gradient_factors_ = {};
   DoubledStabilizers<V> doubled_stabilizers_;
   int64_t segment_ = 0;
   int64_t data_begin_ = 0;  // first column staged
@@ -177,63 +211,43 @@ class StripKernel {
   T shift_d_ = 0;
 };
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::lay_out(int64_t strip_columns,
-                                                    unsigned char* workspace) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::lay_out(int64_t strip_columns,
+                                                                 unsigned char* workspace) {
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
-  const FilterTaps<T> taps_x = lay_out_taps(layout, problem_.windows[kWidth], radius_x());
-  const FilterTaps<T> taps_y = lay_out_taps(layout, problem_.windows[kHeight], radius_y());
+  const FilterTaps<T> taps_x = lay_out_taps<V>(layout, problem_.windows[kWidth], radius_x());
+  const FilterTaps<T> taps_y = lay_out_taps<V>(layout, problem_.windows[kHeight], radius_y());
   if (workspace != nullptr) {
     filter_x_ = Filter<V>(taps_x);
     filter_y_ = Filter<V>(taps_y);
   }
-  ring_ = layout.take<V>(ring_chunks_ * kChunkRows * 2 * pitch());
-  tile_ = layout.take<V>(kBlock * kMoments * kChunkRows);
-  carry_ = layout.take<V>(segment_capacity_ * kMoments * carried());
+  ring_ = layout.take<V>(ring_chunks_ * kChunkRows * kStaged * pitch());
+  tile_ = layout.take<V>(kBlock * kFiltered * kChunkRows);
+  carry_ = layout.take<V>(segment_capacity_ * kFiltered * carried());
   partial_carry_ = layout.take<V>(segment_capacity_ * kPartialMaps * carried());
   partial_rows_ = layout.take<V>(kChunkRows * kPartialMaps * pitch());
   column_ = layout.take<V>(carried() + kChunkRows);
+  mask_column_ = layout.take<V>(kNormalized ? carried() + kChunkRows : 0);
+  seen_reciprocals_ = layout.take<V>(kNormalized ? kChunkRows : 0);
   gradient_rows_ = layout.take<V>(kImages * segment_capacity_);
   map_rows_ = layout.take<V>(request_.map != nullptr ? kChunkRows * segment_capacity_ : 0);
   map_gradient_rows_ =
       layout.take<V>(request_.map_gradient.data != nullptr ? kChunkRows * segment_capacity_ : 0);
+  mask_rows_ = layout.take<V>(has_mask(problem_) ? kChunkRows * segment_capacity_ : 0);
   value_mask_ = layout.take<Mask>(segment_capacity_);
   owned_mask_ = layout.take<Mask>(segment_capacity_);
   natural_a_ = layout.take<T>(kLanes * segment_capacity_);
   natural_b_ = layout.take<T>(kLanes * segment_capacity_);
   scratch_a_ = layout.take<T>(kLanes * segment_capacity_);
   scratch_b_ = layout.take<T>(kLanes * segment_capacity_);
+  mask_scratch_ = layout.take<T>(has_mask(problem_) ? kLanes * segment_capacity_ : 0);
   workspace_bytes_ = layout.bytes();
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-FilterTaps<T> StripKernel<Arch, T, Filter, kImages>::lay_out_taps(WorkspaceLayout& layout,
-                                                                  const Window& window,
-                                                                  int radius) {
-  const int size = 2 * radius + 1;
-  double* exact = layout.take<double>(size);
-  T* taps = layout.take<T>(size);
-  T* mirrored = layout.take<T>(size);
-  const int own_radius = window.size / 2 < radius ? window.size / 2 : radius;
-  if (exact != nullptr) {
-    fit_taps(window, radius, exact);
-    if constexpr (sizeof(T) == 4) {
-      round_taps_to_float(exact, size, taps);
-    }
-    for (int k = 0; k < size; ++k) {
-      if constexpr (sizeof(T) == 8) {
-        taps[k] = exact[k];
-      }
-      mirrored[size - 1 - k] = taps[k];
-    }
-  }
-  return {taps, mirrored, radius, radius - own_radius, radius + own_radius + 1, is_uniform(window)};
-}
-
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::run(const Task& task) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::run(const Task& task) {
   begin_strip(task);
   // Chunks to run before the first owned one, so that its rows find their predecessors carried.
   const int64_t reach = kImages > 0 ? 4 * radius_y() : 2 * radius_y();
@@ -261,7 +275,7 @@ void StripKernel<Arch, T, Filter, kImages>::run(const Task& task) {
       store_map(chunk);
     }
     if constexpr (kImages > 0) {
-      if (chunk >= first_gradient_chunk) {
+      if (chunk >= first_gradient_chunk && wants_gradient(request_)) {
         finish_gradient(chunk);
       }
     }
@@ -271,8 +285,8 @@ void StripKernel<Arch, T, Filter, kImages>::run(const Task& task) {
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_strip(const Task& task) {
   const int64_t channels = problem_.sizes[FUSED_SSIM_AXIS_CHANNEL];
   const int64_t batch = task.plane / channels;
   const int64_t channel = task.plane % channels;
@@ -282,6 +296,10 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   grad1_ = plane_of(request_.grad1, batch, channel);
   grad2_ = plane_of(request_.grad2, batch, channel);
   map_gradient_ = plane_of(request_.map_gradient, batch, channel);
+  mask_ = plane_of(problem_.mask, batch, channel);
+  if (kImages > 0 && wants_gradient(request_)) {
+    gradient_factors_ = gradient_factors(problem_, request_, task.plane);
+  }
   const DoubledStabilizers<T> doubled = doubled_stabilizers<T>(problem_, batch, 1.0);
   doubled_stabilizers_ = {V(doubled.c1), V(doubled.c2)};
   data_begin_ = task.column_begin - halo();
@@ -291,7 +309,7 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   segment_ = Rows::length(data_end_ - data_begin_, radius_x());
   choose_shift();
   build_masks();
-  for (int64_t i = 0; i < segment_ * kMoments * carried(); ++i) {
+  for (int64_t i = 0; i < segment_ * kFiltered * carried(); ++i) {
     carry_[i] = V(T(0));
   }
   for (int64_t i = 0; i < segment_ * kPartialMaps * carried(); ++i) {
@@ -299,54 +317,36 @@ void StripKernel<Arch, T, Filter, kImages>::begin_strip(const Task& task) {
   }
 }
 
-// The mean of s and d over a grid of samples of the strip. The extremes are left out, for they may
-// be outliers, and so is what is not finite: it must spoil its own windows alone.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::choose_shift() {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::choose_shift() {
   constexpr int kAxisSamples = 6;
-  constexpr int kSamples = kAxisSamples * kAxisSamples;
-  constexpr int kOutliers = 2;  // left out at either end
-  T s[kSamples];
-  T d[kSamples];
-  int count = 0;
-  const auto insert = [](T* sorted, int size, T value) {
-    for (; size > 0 && sorted[size - 1] > value; --size) {
-      sorted[size] = sorted[size - 1];
-    }
-    sorted[size] = value;
-  };
+  static_assert(kAxisSamples * kAxisSamples <= ShiftSamples<T>::kMost, "");
+  ShiftSamples<T> samples;
   const int64_t columns = task_.column_end - task_.column_begin;
   for (int i = 0; i < kAxisSamples; ++i) {
     const int64_t row = (2 * i + 1) * height_ / (2 * kAxisSamples);
     for (int k = 0; k < kAxisSamples; ++k) {
       const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kAxisSamples);
-      const T x = *loader_.row(img1_, row, column, 1, scratch_a_);
-      const T y = *loader_.row(img2_, row, column, 1, scratch_b_);
-      if (x > -kLargest && x < kLargest && y > -kLargest && y < kLargest) {
-        insert(s, count, x + y);
-        insert(d, count, x - y);
-        ++count;
+      if (!kNormalized || *mask_row(row, column, 1) > T(0)) {
+        samples.add(*loader_.row(img1_, row, column, 1, scratch_a_),
+                    *loader_.row(img2_, row, column, 1, scratch_b_));
       }
     }
   }
-  const int trim = count > 4 * kOutliers ? kOutliers : 0;
-  shift_s_ = 0;
-  shift_d_ = 0;
-  for (int i = trim; i < count - trim; ++i) {
-    shift_s_ += s[i] / T(count - 2 * trim);
-    shift_d_ += d[i] / T(count - 2 * trim);
-  }
+  shift_s_ = samples.shift_s();
+  shift_d_ = samples.shift_d();
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-typename StripKernel<Arch, T, Filter, kImages>::Columns
-StripKernel<Arch, T, Filter, kImages>::value_columns(int64_t begin, int64_t end) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+typename StripKernel<Arch, T, Filter, kImages, kNormalized>::Columns
+StripKernel<Arch, T, Filter, kImages, kNormalized>::value_columns(int64_t begin,
+                                                                  int64_t end) const {
   const int64_t limit = width_ - crop_x_;
   return {begin < crop_x_ ? crop_x_ : begin, end > limit ? limit : end};
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::build_masks() {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::build_masks() {
   const Columns valued = value_columns(data_begin_, data_end_);
   for (int64_t j = 0; j < segment_; ++j) {
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -361,112 +361,10 @@ void StripKernel<Arch, T, Filter, kImages>::build_masks() {
 
 // ---- 2. to 4. filter, evaluate, filter the partials along y -------------------------------------
 
-// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
-template <class Arch, class T, template <class> class Filter, int kImages>
-template <bool kAreMoments, class Window>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::filter_column(
-    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
-  constexpr bool kIsFixed = Filter<V>::kIsFixed;
-  constexpr int kGroup = kAreMoments ? Window::kGroup : kChunkRows;
-  if constexpr (!kIsFixed) {
-    for (int k = 0; k < carried(); ++k) {
-      column_[k] = carry[k];
-    }
-    for (int k = 0; k < kChunkRows; ++k) {
-      column_[carried() + k] = fresh[k];
-    }
-    for (int k = 0; k < carried(); ++k) {
-      carry[k] = column_[k + kChunkRows];
-    }
-  }
-  const auto input = [&](int k) __attribute__((always_inline)) {
-    if constexpr (kIsFixed) {
-      return k < 2 * kFixedRadius ? carry[k] : fresh[k - 2 * kFixedRadius];
-    } else {
-      return column_[k];
-    }
-  };
-  unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
-    constexpr int kFirst = decltype(group)::value * kGroup;
-    V reference(T(0));
-    if constexpr (kAreMoments) {
-      reference = window.template reference<kGroup>(
-          [&](int k) __attribute__((always_inline)) { return input(kFirst + k); });
-    }
-    V filtered[kGroup];
-    window.template apply<kGroup>(
-        [&](int k) __attribute__((always_inline)) {
-          const V value = input(kFirst + k);
-          if (Window::kLoadsInOrder && k >= kChunkRows) {
-            carry[k - kChunkRows] = value;
-          }
-          return kAreMoments ? value - reference : value;
-        },
-        filtered);
-    unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kI = decltype(i)::value;
-      out[kFirst + kI] = kAreMoments ? filtered[kI] + reference : filtered[kI];
-    });
-  });
-  if constexpr (kIsFixed && !Window::kLoadsInOrder) {
-    carry_rows(carry, fresh);
-  }
-}
-
-// The last rows of a column, for the next chunk.
-template <class Arch, class T, template <class> class Filter, int kImages>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::carry_rows(V* carry,
-                                                                         const V* fresh) const {
-  for (int k = 0; k < carried(); ++k) {
-    const int from = k + kChunkRows;
-    carry[k] = from < carried() ? carry[from] : fresh[from - carried()];
-  }
-}
-
-// H: the four moments of kCount columns from j on, for the chunk's 8 rows, into the tile.
-template <class Arch, class T, template <class> class Filter, int kImages>
-template <int kCount>
-void StripKernel<Arch, T, Filter, kImages>::filter_block(int64_t chunk, int64_t j) {
-  const Filter<V> filter = filter_x_;
-  filter.visit([&](const auto& window) __attribute__((always_inline)) {
-    constexpr int kShared = std::decay_t<decltype(window)>::kGroup;
-    constexpr int kGroup = kCount < kShared ? kCount : kShared;
-    const V* rows = ring_chunk(chunk);
-    for (int row = 0; row < kChunkRows; ++row) {
-      for (int image = 0; image < 2; ++image) {
-        unroll<0, kCount / kGroup>([&](auto group) __attribute__((always_inline)) {
-          constexpr int kFirst = decltype(group)::value * kGroup;
-          const V* from = rows + (2 * row + image) * pitch() + j + kFirst;
-          const V reference = window.template reference<kGroup>(
-              [&](int k) __attribute__((always_inline)) { return from[k]; });
-          const V reference2 = reference * reference;
-          V* to = tile_ + (kFirst * kMoments + image) * kChunkRows + row;
-          V out[kGroup];
-          window.template apply<kGroup>(
-              [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
-          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
-          });
-          window.template apply<kGroup>(
-              [&](int k) __attribute__((always_inline)) {
-                const V value = from[k];
-                return multiply_add(value, value, -reference2);
-              },
-              out);
-          to += 2 * kChunkRows;
-          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
-          });
-        });
-      }
-    }
-  });
-}
-
 // The pixels of a column of vectors: their values and, unfiltered, their partial derivatives.
-template <class Arch, class T, template <class> class Filter, int kImages>
-template <int kStatistic>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <int kStatistic, bool kMasked>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_pixels(
     int64_t j, const Moments8& moments, const ValueRows& rows, Partials8& partials,
     DoubleLanes* sum) const {
   const V shift_s(shift_s_);
@@ -476,6 +374,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
   const Mask has_value = value_mask_[j];
   const bool keep_map = request_.map != nullptr;
   const bool weighted = request_.map_gradient.data != nullptr;
+  const V base(T(masked_statistic_base(request_)));
   V column_sum(T(0));
   for (int row = 0; row < kChunkRows; ++row) {
     if (row < rows.begin || row >= rows.end) {
@@ -485,16 +384,26 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
       continue;
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
-    const PixelStatistic<kImages, V> pixel =
-        pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled);
-    const V value = pixel.value();
-    column_sum = column_sum + keep(value, owned);
+    const SsimTerms<V> terms = kNormalized ? ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d,
+                                                        m.mean_s2, m.mean_d2, doubled)
+                                           : ssim_terms(m, shift_s, shift_d, doubled);
+    PixelStatistic<kImages, V> pixel =
+        pixel_statistic<kStatistic, kImages>(m, terms, doubled, problem_.statistic);
+    if constexpr (kMasked) {
+      const V mask = mask_rows_[row * segment_ + j];
+      const V seen = kNormalized ? seen_reciprocals_[row] : V(T(1));
+      mask_pixel(mask * seen, seen * (weighted ? map_gradient_rows_[row * segment_ + j] : mask),
+                 &pixel);
+      column_sum = column_sum + keep(mask * (pixel.value() - base), owned);
+    } else {
+      column_sum = column_sum + keep(pixel.value(), owned);
+    }
     if (keep_map) {
-      map_rows_[row * segment_ + j] = value;
+      map_rows_[row * segment_ + j] = pixel.value();
     }
     unroll<0, kPartialMaps>([&](auto map) __attribute__((always_inline)) {
       V partial = pixel.partials[decltype(map)::value];
-      if (weighted) {
+      if (!kMasked && weighted) {
         partial = partial * map_gradient_rows_[row * segment_ + j];
       }
       partials[decltype(map)::value][row] = keep(partial, has_value);
@@ -504,36 +413,48 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages>::evaluate_pixels(
 }
 
 // V, value, partials, V of one column of vectors.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* tile,
-                                                            const ValueRows& rows,
-                                                            DoubleLanes* sum) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t j, const V* tile,
+                                                                         const ValueRows& rows,
+                                                                         DoubleLanes* sum) {
   const Filter<V> filter = filter_y_;
+  V* carry = carry_ + j * kFiltered * carried();
+  if constexpr (kNormalized) {
+    begin_masked_column(carry + kMoments * carried(), tile + kMoments * kChunkRows);
+  }
   Moments8 moments;
+  References references;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
-      filter_column<true>(window, carry_ + (j * kMoments + map) * carried(),
-                          tile + map * kChunkRows, moments[map]);
+      filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map],
+                          references[kNormalized ? map : 0]);
     });
   });
+  if constexpr (kNormalized) {
+    means_and_variances(references, moments);
+  }
   Partials8 partials;
-  switch (problem_.statistic) {
-    case FUSED_SSIM_STATISTIC_CONTRAST:
-      evaluate_apart<FUSED_SSIM_STATISTIC_CONTRAST>(j, moments, rows, partials, sum);
-      break;
-    case FUSED_SSIM_STATISTIC_LUMINANCE:
-      evaluate_apart<FUSED_SSIM_STATISTIC_LUMINANCE>(j, moments, rows, partials, sum);
-      break;
-    default:
-      evaluate_pixels<FUSED_SSIM_STATISTIC_SSIM>(j, moments, rows, partials, sum);
-      break;
+  if (kNormalized || has_mask(problem_)) {
+    evaluate_apart<kAnyStatistic, true>(j, moments, rows, partials, sum);
+  } else if constexpr (!kNormalized) {
+    switch (problem_.statistic) {
+      case FUSED_SSIM_STATISTIC_CONTRAST:
+        evaluate_apart<FUSED_SSIM_STATISTIC_CONTRAST, false>(j, moments, rows, partials, sum);
+        break;
+      case FUSED_SSIM_STATISTIC_LUMINANCE:
+        evaluate_apart<FUSED_SSIM_STATISTIC_LUMINANCE, false>(j, moments, rows, partials, sum);
+        break;
+      default:
+        evaluate_pixels<FUSED_SSIM_STATISTIC_SSIM, false>(j, moments, rows, partials, sum);
+        break;
+    }
   }
   const Filter<V> adjoint = filter.adjoint();
   adjoint.visit([&](const auto& window) __attribute__((always_inline)) {
     for_each_map<Filter<V>, kPartialMaps>([&](int map) __attribute__((always_inline)) {
       V filtered[kChunkRows];
       filter_column<false>(window, partial_carry_ + (j * kPartialMaps + map) * carried(),
-                           partials[map], filtered);
+                           partials[map], filtered, nullptr);
       V* to = partial_rows_ + map * pitch() + radius_x() + j;
       unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
         to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];
@@ -542,9 +463,9 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_column(int64_t j, const V* 
   });
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-typename StripKernel<Arch, T, Filter, kImages>::ValueRows
-StripKernel<Arch, T, Filter, kImages>::value_rows(int64_t chunk) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+typename StripKernel<Arch, T, Filter, kImages, kNormalized>::ValueRows
+StripKernel<Arch, T, Filter, kImages, kNormalized>::value_rows(int64_t chunk) const {
   const auto clamp = [](int64_t row) {
     return static_cast<int>(row < 0 ? 0 : row > kChunkRows ? kChunkRows : row);
   };
@@ -552,14 +473,18 @@ StripKernel<Arch, T, Filter, kImages>::value_rows(int64_t chunk) const {
   return {first_row, clamp(crop_y_ - first_row), clamp(height_ - crop_y_ - first_row)};
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, ChunkSums* sums) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_chunk(int64_t chunk,
+                                                                        ChunkSums* sums) {
   const ValueRows rows = value_rows(chunk);
   if (kImages == 0 && rows.begin >= rows.end && chunk >= 0) {
     return;  // past the last value, and no partial to let go through
   }
   if (kImages > 0 && request_.map_gradient.data != nullptr) {
-    stage_map_gradient(rows.first_row);
+    stage_value_rows(rows, /*of_mask=*/false, map_gradient_rows_);
+  }
+  if (has_mask(problem_)) {
+    stage_value_rows(rows, /*of_mask=*/true, mask_rows_);
   }
   DoubleLanes sum = {};
   int64_t j = 0;
@@ -567,7 +492,7 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, ChunkS
     prefetch_rows(chunk + 1, j);
     filter_block<kBlock>(chunk, j);
     for (int i = 0; i < kBlock; ++i) {
-      evaluate_column(j + i, tile_ + i * kMoments * kChunkRows, rows, &sum);
+      evaluate_column(j + i, tile_ + i * kFiltered * kChunkRows, rows, &sum);
     }
   }
   for (; j < segment_; ++j) {
@@ -580,18 +505,18 @@ void StripKernel<Arch, T, Filter, kImages>::evaluate_chunk(int64_t chunk, ChunkS
 }
 
 // A warm-up chunk whose values nobody needs: only its rows are carried on.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::carry_chunk(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::carry_chunk(int64_t chunk) {
   const auto carry_column = [&](int64_t j, const V* tile) {
-    for (int map = 0; map < kMoments; ++map) {
-      carry_rows(carry_ + (j * kMoments + map) * carried(), tile + map * kChunkRows);
+    for (int map = 0; map < kFiltered; ++map) {
+      carry_rows(carry_ + (j * kFiltered + map) * carried(), tile + map * kChunkRows);
     }
   };
   int64_t j = 0;
   for (; j + kBlock <= segment_; j += kBlock) {
     filter_block<kBlock>(chunk, j);
     for (int i = 0; i < kBlock; ++i) {
-      carry_column(j + i, tile_ + i * kMoments * kChunkRows);
+      carry_column(j + i, tile_ + i * kFiltered * kChunkRows);
     }
   }
   for (; j < segment_; ++j) {
@@ -602,5 +527,6 @@ void StripKernel<Arch, T, Filter, kImages>::carry_chunk(int64_t chunk) {
 
 }  // namespace fused_ssim::cpu
 
+#include "cpu/strip_moments.h"
 #include "cpu/strip_outputs.h"
 #include "cpu/strip_stage.h"

@@ -6,8 +6,8 @@
 
 namespace fused_ssim::cpu {
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::store_map(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_map(int64_t chunk) {
   const ValueRows rows = value_rows(chunk);
   const Columns columns = value_columns(task_.column_begin, task_.column_end);
   const int64_t map_width = map_size(problem_, kWidth);
@@ -21,10 +21,10 @@ void StripKernel<Arch, T, Filter, kImages>::store_map(int64_t chunk) {
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, const V* s_row,
-                                                          const V* d_row, int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::combine_block(const V* partial_row,
+                                                                       const V* s_row, int64_t j) {
   const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
@@ -41,19 +41,25 @@ void StripKernel<Arch, T, Filter, kImages>::combine_block(const V* partial_row, 
   // A quarter of the gradient: the store multiplies by four (see core/formula.h).
   unroll<0, kCount>([&](auto i) __attribute__((always_inline)) {
     constexpr int kI = decltype(i)::value;
-    const V s = s_row[radius_x() + j + kI];
-    const V d = d_row[radius_x() + j + kI];
-    const V by_d = d * filtered[2][kI];
-    const V by_s = s * filtered[1][kI];
-    gradient_rows_[j + kI] = filtered[0][kI] + (by_s + by_d);
+    const V* staged = s_row + radius_x() + j + kI;
+    const V by_d = staged[pitch()] * filtered[2][kI];
+    const V by_s = staged[0] * filtered[1][kI];
+    const auto store = [&](int image, V gradient) __attribute__((always_inline)) {
+      if constexpr (kNormalized) {
+        const V mask = staged[2 * pitch()];
+        gradient = select_positive(mask, mask * gradient, V(T(0)));
+      }
+      gradient_rows_[image * segment_ + j + kI] = gradient;
+    };
+    store(0, filtered[0][kI] + (by_s + by_d));
     if constexpr (kImages == 2) {
-      gradient_rows_[segment_ + j + kI] = filtered[3][kI] + (by_s - by_d);
+      store(1, filtered[3][kI] + (by_s - by_d));
     }
   });
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::finish_gradient(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::finish_gradient(int64_t chunk) {
   for (int i = 0; i < kChunkRows; ++i) {
     const int64_t row = chunk * kChunkRows + i;
     if (row >= height_) {
@@ -68,14 +74,13 @@ void StripKernel<Arch, T, Filter, kImages>::finish_gradient(int64_t chunk) {
     const int64_t staged_chunk =
         staged >= 0 ? staged / kChunkRows : -((kChunkRows - 1 - staged) / kChunkRows);
     const int64_t staged_row = staged - staged_chunk * kChunkRows;
-    const V* s_row = ring_chunk(staged_chunk) + 2 * staged_row * pitch();
-    const V* d_row = s_row + pitch();
+    const V* s_row = ring_chunk(staged_chunk) + kStaged * staged_row * pitch();
     int64_t j = 0;
     for (; j + kBlock <= segment_; j += kBlock) {
-      combine_block<kBlock>(partial_row, s_row, d_row, j);
+      combine_block<kBlock>(partial_row, s_row, j);
     }
     for (; j < segment_; ++j) {
-      combine_block<1>(partial_row, s_row, d_row, j);
+      combine_block<1>(partial_row, s_row, j);
     }
     store_gradient_row(row, gradient_rows_, grad1_, T(1));
     if constexpr (kImages == 2) {
@@ -85,9 +90,14 @@ void StripKernel<Arch, T, Filter, kImages>::finish_gradient(int64_t chunk) {
 }
 
 // `sign`: that of the derivative of x - y by the image.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::store_gradient_row(int64_t row, const V* gradient,
-                                                               const Plane& plane, T sign) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_gradient_row(int64_t row,
+                                                                            const V* gradient,
+                                                                            const Plane& plane,
+                                                                            T sign) {
+  if (plane.data == nullptr) {
+    return;
+  }
   Rows::to_natural(gradient, segment_, natural_a_);
   const int64_t begin = task_.column_begin;
   const int64_t count = task_.column_end - begin;
@@ -106,17 +116,12 @@ void StripKernel<Arch, T, Filter, kImages>::store_gradient_row(int64_t row, cons
     const T* x = loader_.row(img1_, row, own.begin, pixels, scratch_a_);
     const T* y = loader_.row(img2_, row, own.begin, pixels, scratch_b_);
     T* to = natural_a_ + (own.begin - data_begin_);
-    if (request_.map_gradient.data == nullptr) {
-      for (int64_t i = 0; i < pixels; ++i) {
-        to[i] += difference_gradient(x[i] - y[i], l1, l2);
-      }
-    } else {
-      const T* weights =
-          loader_.row(map_gradient_, row - crop_y_, own.begin - crop_x_, pixels, natural_b_);
-      for (int64_t i = 0; i < pixels; ++i) {
-        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
-      }
-    }
+    const T* mask = has_mask(problem_) ? mask_row(row, own.begin, pixels) : nullptr;
+    const T* weights =
+        request_.map_gradient.data == nullptr
+            ? mask
+            : loader_.row(map_gradient_, row - crop_y_, own.begin - crop_x_, pixels, natural_b_);
+    Differences<Arch, T>::add_gradient(x, y, weights, mask, pixels, l1, l2, to);
   }
   Loader<Arch, T>::store_row(plane, row, begin, count, values);
 }

@@ -5,30 +5,53 @@
 
 namespace fused_ssim::cpu {
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::stage_chunk(int64_t chunk, ChunkSums* sums) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_chunk(int64_t chunk,
+                                                                     ChunkSums* sums) {
   V* rows = ring_chunk(chunk);
   const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
   for (int i = 0; i < kChunkRows; ++i) {
-    stage_row(first_row + i, rows + 2 * i * pitch(), rows + (2 * i + 1) * pitch(), sums);
+    stage_row(first_row + i, rows + kStaged * i * pitch(), sums);
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* d_row,
-                                                      ChunkSums* sums) {
-  const V shift_s(shift_s_);
-  const V shift_d(shift_d_);
+// s, d and, where windows are weighed, the mask. Beyond the image pixels are 0, and seen.
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, V* staged,
+                                                                   ChunkSums* sums) {
+  const V outside[] = {V(-shift_s_), V(-shift_d_), V(T(1))};
   if (row < 0 || row >= height_) {
-    for (int64_t j = 0; j < segment_ + 2 * radius_x(); ++j) {
-      s_row[j] = -shift_s;
-      d_row[j] = -shift_d;
+    for (int part = 0; part < kStaged; ++part) {
+      for (int64_t j = 0; j < segment_ + 2 * radius_x(); ++j) {
+        staged[part * pitch() + j] = outside[part];
+      }
     }
     return;
   }
   const int64_t columns = data_end_ - data_begin_;
   const T* x = loader_.row(img1_, row, data_begin_, columns, scratch_a_);
   const T* y = loader_.row(img2_, row, data_begin_, columns, scratch_b_);
+  if constexpr (kNormalized) {
+    stage_masked_pixels(x, y, mask_row(row, data_begin_, columns), columns);
+  } else {
+    stage_pixels(x, y, columns);
+  }
+  const T* const parts[] = {natural_a_, natural_b_, mask_scratch_};
+  for (int part = 0; part < kStaged; ++part) {
+    V* to = staged + part * pitch();
+    Rows::from_natural(parts[part], segment_, to + radius_x());
+    Rows::fill_halo(to, segment_, radius_x(), outside[part]);
+  }
+  if (row >= crop_y_ && row < height_ - crop_y_) {
+    add_differences(row, x, y, sums);
+  }
+}
+
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_pixels(const T* x, const T* y,
+                                                                      int64_t columns) {
+  const V shift_s(shift_s_);
+  const V shift_d(shift_d_);
   int64_t c = 0;
   for (; c + kLanes <= columns; c += kLanes) {
     const V a = V::load_unaligned(x + c);
@@ -44,53 +67,49 @@ void StripKernel<Arch, T, Filter, kImages>::stage_row(int64_t row, V* s_row, V* 
     natural_a_[c] = -shift_s_;
     natural_b_[c] = -shift_d_;
   }
-  Rows::from_natural(natural_a_, segment_, s_row + radius_x());
-  Rows::from_natural(natural_b_, segment_, d_row + radius_x());
-  Rows::fill_halo(s_row, segment_, radius_x(), -shift_s);
-  Rows::fill_halo(d_row, segment_, radius_x(), -shift_d);
-  if (row >= crop_y_ && row < height_ - crop_y_) {
-    add_differences(x, y, sums);
+}
+
+// A masked pixel is 0, whatever stands there.
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_masked_pixels(const T* x, const T* y,
+                                                                             const T* mask,
+                                                                             int64_t columns) {
+  for (int64_t c = 0; c < columns; ++c) {
+    natural_a_[c] = select_positive(mask[c], (x[c] + y[c]) - shift_s_, T(0));
+    natural_b_[c] = select_positive(mask[c], (x[c] - y[c]) - shift_d_, T(0));
+  }
+  for (int64_t c = columns; c < kLanes * segment_; ++c) {
+    natural_a_[c] = -shift_s_;
+    natural_b_[c] = -shift_d_;
+    mask_scratch_[c] = T(1);
   }
 }
 
 // |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::add_differences(const T* x, const T* y,
-                                                            ChunkSums* sums) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t row, const T* x,
+                                                                         const T* y,
+                                                                         ChunkSums* sums) const {
+  const bool wants_squares = request_.l2_weight != 0.0 || request_.mse != nullptr;
+  if (request_.l1_weight == 0.0 && !wants_squares) {
+    return;
+  }
   const Columns owned = value_columns(task_.column_begin, task_.column_end);
-  // In double from the start: float32 partial sums of a constant image drift.
-  const auto sum_of = [&](auto magnitude) __attribute__((always_inline)) {
-    DoubleLanes sum = {};
-    int64_t i = owned.begin - data_begin_;
-    for (; i + kLanes <= owned.end - data_begin_; i += kLanes) {
-      const V difference = V::load_unaligned(x + i) - V::load_unaligned(y + i);
-      sum += __builtin_convertvector(magnitude(difference).v, DoubleLanes);
-    }
-    double total = 0.0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      total += sum[lane];
-    }
-    for (; i < owned.end - data_begin_; ++i) {
-      total += magnitude(V(x[i] - y[i])).lane(0);
-    }
-    return total;
-  };
-  if (request_.l1_weight != 0.0) {
-    sums->absolute += sum_of([](V difference) __attribute__((always_inline)) {
-      return V(
-          typename V::Native(difference.v < typename V::Native{} ? -difference.v : difference.v));
-    });
+  const int64_t count = owned.end - owned.begin;
+  if (count <= 0) {
+    return;
   }
-  if (request_.l2_weight != 0.0 || request_.mse != nullptr) {
-    sums->squares +=
-        sum_of([](V difference) __attribute__((always_inline)) { return difference * difference; });
-  }
+  const T* mask = has_mask(problem_) ? mask_row(row, owned.begin, count) : nullptr;
+  const int64_t first = owned.begin - data_begin_;
+  Differences<Arch, T>::add_sums(x + first, y + first, mask, count, request_.l1_weight != 0.0,
+                                 wants_squares, sums);
 }
 
 // Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
 // the wait.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t j) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t chunk,
+                                                                       int64_t j) const {
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
   const int64_t block = j / kBlock;
@@ -102,23 +121,26 @@ void StripKernel<Arch, T, Filter, kImages>::prefetch_rows(int64_t chunk, int64_t
   }
 }
 
-// d(loss)/d(map) of the chunk's value rows, zero where there is no value.
-template <class Arch, class T, template <class> class Filter, int kImages>
-void StripKernel<Arch, T, Filter, kImages>::stage_map_gradient(int64_t first_row) {
+// The weights of the chunk's pixels, zero where there is no value: the mask, or d(loss)/d(map).
+template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_value_rows(const ValueRows& rows,
+                                                                          bool of_mask, V* to) {
   const Columns columns = value_columns(data_begin_, data_end_);
-  for (int i = 0; i < kChunkRows; ++i) {
-    const int64_t map_row = first_row + i - crop_y_;
+  for (int i = rows.begin; i < rows.end; ++i) {
     for (int64_t c = 0; c < kLanes * segment_; ++c) {
       natural_a_[c] = T(0);
     }
-    if (map_row >= 0 && map_row < map_size(problem_, kHeight) && columns.begin < columns.end) {
-      const T* values = loader_.row(map_gradient_, map_row, columns.begin - crop_x_,
-                                    columns.end - columns.begin, scratch_a_);
+    if (columns.begin < columns.end) {
+      const int64_t row = rows.first_row + i;
+      const int64_t count = columns.end - columns.begin;
+      const T* values = of_mask ? mask_row(row, columns.begin, count)
+                                : loader_.row(map_gradient_, row - crop_y_, columns.begin - crop_x_,
+                                              count, scratch_a_);
       for (int64_t c = columns.begin; c < columns.end; ++c) {
         natural_a_[c - data_begin_] = values[c - columns.begin];
       }
     }
-    Rows::from_natural(natural_a_, segment_, map_gradient_rows_ + i * segment_);
+    Rows::from_natural(natural_a_, segment_, to + i * segment_);
   }
 }
 

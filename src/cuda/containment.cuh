@@ -52,8 +52,7 @@ class Containment {
         (to2 == nullptr || is_number(to2, p.grad2))) {
       return;
     }
-    const float s = sum_at(y, x);
-    const float d = difference_at(y, x);
+    const Pixel own = pixel_at(y, x);
     float first = 0.0f;
     float second = 0.0f;
     for_window([&](int dy, int dx, float tap) {
@@ -65,27 +64,31 @@ class Containment {
       if constexpr (Traits::kWeighted) {
         tap *= weight_at(y + dy, x + dx);
       }
-      const float by_s = (s - at.mean_s) * pixel.partials[1];
-      const float by_d = (d - at.mean_d) * pixel.partials[2];
+      const float by_s = (own.s - at.mean_s) * pixel.partials[1];
+      const float by_d = (own.d - at.mean_d) * pixel.partials[2];
       first = fmaf(tap, pixel.partials[0] + (by_s + by_d), first);
       second = fmaf(tap, pixel.partials[3] + (by_s - by_d), second);
     });
     float l1 = 0.0f;
     if (p.l1 && has_value(y, x)) {
-      l1 = difference_gradient(d, p.gradient_l1, 0.0f);
+      l1 = difference_gradient(own.d, p.gradient_l1, 0.0f);
       if constexpr (Traits::kWeighted) {
         l1 *= weight_at(y, x);
       }
     }
     if (to1 != nullptr) {
-      store_element(to1, fmaf(first, p.gradient_scale, l1), p.grad1.dtype);
+      store_element(to1, fmaf(first, p.gradient_scale, l1), dtype_of_element(p.grad1));
     }
     if (to2 != nullptr) {
-      store_element(to2, fmaf(second, p.gradient_scale, -l1), p.grad2.dtype);
+      store_element(to2, fmaf(second, p.gradient_scale, -l1), dtype_of_element(p.grad2));
     }
   }
 
  private:
+  struct Pixel {
+    float s;
+    float d;
+  };
   struct WindowMoments {
     float mean_s;
     float mean_d;
@@ -96,26 +99,31 @@ class Containment {
   __device__ bool has_value(int y, int x) const {
     return y >= p.value_top && y < p.value_bottom && x >= p.value_left && x < p.value_right;
   }
+  // Known where the loader knows it: then nothing is asked of the type below.
+  template <class Byte>
+  static __device__ DType dtype_of_element(const ByteImage<Byte>& image) {
+    return elements_of(Traits::kLoader) == Elements::kFloat ? DType::kFloat32 : image.dtype;
+  }
   static __device__ bool is_number(const char* element, const OutputImage& image) {
     InputImage as_input;
-    as_input.dtype = image.dtype;
+    as_input.dtype = dtype_of_element(image);
     return isfinite(load_element<float>(element, as_input));
   }
   __device__ float weight_at(int y, int x) const {
     return *reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
                                            (x - p.value_left) * p.map_gradient.column);
   }
-  __device__ float pixel_at(const char* of_plane, const InputImage& image, int y, int x) const {
+  __device__ float load_at(const char* of_plane, const InputImage& image, int y, int x) const {
     const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
-    return inside ? kPixelScale *
-                        load_element<float>(of_plane + y * image.row + x * image.column, image)
-                  : 0.0f;
+    const char* element = of_plane + y * image.row + x * image.column;
+    return inside
+               ? kPixelScale * load_element_of<float, elements_of(Traits::kLoader)>(element, image)
+               : 0.0f;
   }
-  __device__ float sum_at(int y, int x) const {
-    return pixel_at(plane1, p.img1, y, x) + pixel_at(plane2, p.img2, y, x);
-  }
-  __device__ float difference_at(int y, int x) const {
-    return pixel_at(plane1, p.img1, y, x) - pixel_at(plane2, p.img2, y, x);
+  __device__ Pixel pixel_at(int y, int x) const {
+    const float first = load_at(plane1, p.img1, y, x);
+    const float second = load_at(plane2, p.img2, y, x);
+    return {first + second, first - second};
   }
 
   // Calls body(dy, dx, tap) for the taps that are not zero.
@@ -135,16 +143,26 @@ class Containment {
   }
   __device__ WindowMoments window_at(int y, int x) const {
     WindowMoments at = {};
-    for_window([&](int dy, int dx, float tap) {
-      at.mean_s = fmaf(tap, sum_at(y + dy, x + dx), at.mean_s);
-      at.mean_d = fmaf(tap, difference_at(y + dy, x + dx), at.mean_d);
-    });
-    for_window([&](int dy, int dx, float tap) {
-      const float s = sum_at(y + dy, x + dx) - at.mean_s;
-      const float d = difference_at(y + dy, x + dx) - at.mean_d;
-      at.var_s = fmaf(tap, s * s, at.var_s);
-      at.var_d = fmaf(tap, d * d, at.var_d);
-    });
+    float mean_s = 0.0f;
+    float mean_d = 0.0f;
+    // The means first, then the variances; one loop, since this code stands in many kernels.
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+      for_window([&](int dy, int dx, float tap) {
+        const Pixel pixel = pixel_at(y + dy, x + dx);
+        const float s = pixel.s - at.mean_s;
+        const float d = pixel.d - at.mean_d;
+        if (pass == 1) {
+          at.var_s = fmaf(tap, s * s, at.var_s);
+          at.var_d = fmaf(tap, d * d, at.var_d);
+        } else {
+          mean_s = fmaf(tap, s, mean_s);
+          mean_d = fmaf(tap, d, mean_d);
+        }
+      });
+      at.mean_s = mean_s;
+      at.mean_d = mean_d;
+    }
     return at;
   }
   // With the means as the shift.

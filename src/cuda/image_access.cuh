@@ -411,7 +411,7 @@ __device__ __forceinline__ float4 load_quad(const char* row, const InputImage& i
         }
       }
     };
-    if (image.dtype == DType::kFloat32) {
+    if (elements_of(kLoader) == Elements::kFloat || image.dtype == DType::kFloat32) {
       load_as(std::integral_constant<Elements, Elements::kFloat>{});
     } else if (image.dtype == DType::kUInt8) {
       load_as(std::integral_constant<Elements, Elements::kByte>{});

@@ -12,16 +12,27 @@ namespace fused_ssim::cuda {
 constexpr int entry_index(StripKind kind, StripLoader loader) {
   return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);
 }
+template <template <StripKind, StripLoader, class> class Make, StripKind kKind, StripLoader kLoader,
+          class Window>
+constexpr auto entry_of() {
+  using Made = Make<kKind, kLoader, Window>;
+  if constexpr (Window::kIsGiven || has_standard_instance(kKind, kLoader)) {
+    return Made::entry();
+  } else {
+    return decltype(Made::entry()){};
+  }
+}
 template <Schedule kSchedule, template <StripKind, StripLoader, class> class Make, class Window,
           int... kIndex>
 constexpr auto make_entries(std::integer_sequence<int, kIndex...>) {
   return std::array{
-      Make<static_cast<StripKind>(kIndex / kStripLoaders),
-           serving_loader(kSchedule, static_cast<StripKind>(kIndex / kStripLoaders),
-                          static_cast<StripLoader>(kIndex % kStripLoaders), Window::kIsGiven),
-           Window>::entry()...};
+      entry_of<Make, static_cast<StripKind>(kIndex / kStripLoaders),
+               serving_loader(kSchedule, static_cast<StripKind>(kIndex / kStripLoaders),
+                              static_cast<StripLoader>(kIndex % kStripLoaders), Window::kIsGiven),
+               Window>()...};
 }
-// What Make<kind, loader, Window>::entry() returns, at entry_index(kind, loader).
+// What Make<kind, loader, Window>::entry() returns, at entry_index(kind, loader); empty where there is
+// no such instance.
 template <Schedule kSchedule, template <StripKind, StripLoader, class> class Make, class Window>
 constexpr auto make_entries() {
   return make_entries<kSchedule, Make, Window>(

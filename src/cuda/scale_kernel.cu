@@ -1,7 +1,7 @@
 // The backward pass: the unit gradient times one number per value.
 //
 //   flat     where both images are dense in the same order and the elements of a value lie
-//            together: 16-byte accesses, two in flight a thread. Reads and writes one image, whose
+//            together: 16-byte accesses, three in flight a thread. Reads and writes one image, whose
 //            unit gradient is often still in L2.
 //   strided  any other layout: one element a thread.
 //
@@ -67,6 +67,7 @@ __device__ __forceinline__ typename ElementTraits<T>::Accumulator factor_of(cons
 template <class T>
 __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ ScaleParams p) {
   constexpr int kVector = 16 / sizeof(T);
+  constexpr int kInFlight = 3;
   struct alignas(16) Vector {
     T element[kVector];
   };
@@ -105,17 +106,25 @@ __global__ void __launch_bounds__(kThreads) scale_flat(const __grid_constant__ S
     }
     to[i] = v;
   };
-  for (int64_t i = thread; i < vectors; i += 2 * step) {
-    // Loaded before the number is looked at: both are under way at once.
-    const Vector first = from[i];
-    const bool has_second = i + step < vectors;
-    const Vector second = has_second ? from[i + step] : first;
+  for (int64_t i = thread; i < vectors; i += kInFlight * step) {
+    // One is loaded before the number is looked at, so that both are under way at once; the others only
+    // behind it, since loads in vain are what takes time where there is nothing to multiply.
+    Vector loaded[kInFlight];
+    loaded[0] = from[i];
     if (p.one_value_in_place && factor == 1) {
       return;
     }
-    multiply(first, i);
-    if (has_second) {
-      multiply(second, i + step);
+#pragma unroll
+    for (int k = 1; k < kInFlight; ++k) {
+      if (i + k * step < vectors) {
+        loaded[k] = from[i + k * step];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kInFlight; ++k) {
+      if (i + k * step < vectors) {
+        multiply(loaded[k], i + k * step);
+      }
     }
   }
   const int64_t rest = vectors * kVector + thread;

@@ -82,7 +82,10 @@ __device__ __forceinline__ T warp_max(T value) {
 // The means over the warp, each without its smallest and its largest sample: one outlier, a firefly
 // of a renderer, must not take the shift away from all others. Samples that are not finite do not
 // count: a NaN in the image must not spread to the windows that don't see it.
-template <class T>
+//
+// kMidway: halfway from there to the middle of the smallest and the largest of the others, for a map,
+// whose largest error is that of the pixels farthest from the shift.
+template <bool kMidway = false, class T>
 __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   constexpr unsigned kAll = 0xffffffffu;
   const T value[2] = {samples.x, samples.y};
@@ -112,10 +115,19 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
       sum[i] += __shfl_xor_sync(kAll, sum[i], distance);
     }
   }
-  const Shift<T> means = {kept[0] != 0u ? sum[0] * reciprocal(T(__popc(kept[0]))) : T(0),
-                          kept[1] != 0u ? sum[1] * reciprocal(T(__popc(kept[1]))) : T(0)};
-  const bool finite = isfinite(means.x) && isfinite(means.y);
-  return {finite ? means.x : T(0), finite ? means.y : T(0)};
+  T means[2] = {kept[0] != 0u ? sum[0] * reciprocal(T(__popc(kept[0]))) : T(0),
+                kept[1] != 0u ? sum[1] * reciprocal(T(__popc(kept[1]))) : T(0)};
+  if constexpr (kMidway) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool is_kept = (kept[i] >> lane_index() & 1u) != 0u;
+      const T low = warp_min(is_kept ? value[i] : T(INFINITY));
+      const T high = warp_max(is_kept ? value[i] : -T(INFINITY));
+      means[i] = T(0.5) * means[i] + T(0.25) * (low + high);
+    }
+  }
+  const bool finite = isfinite(means[0]) && isfinite(means[1]);
+  return {finite ? means[0] : T(0), finite ? means[1] : T(0)};
 }
 
 }  // namespace fused_ssim::cuda

@@ -137,8 +137,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool march = strips && has_march(device.architecture);
-  const bool given =
-      !is_standard(problem.windows[kHeight]) || !is_standard(problem.windows[kWidth]);
+  const bool standard =
+      is_standard(problem.windows[kHeight]) && is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
   given_taps(problem.windows[kWidth], p.row_taps);
   if (!strips) {
@@ -149,7 +149,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const Schedule schedule = !strips ? Schedule::kTile : march ? Schedule::kMarch : Schedule::kStrip;
   const auto serving = [&](bool boxes) {
     const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
-    return serving_loader(schedule, kind, wanted, given);
+    return serving_loader(schedule, kind, wanted, !standard);
   };
   const bool has_boxes = loads_boxes(device.architecture);
   StripLoader loader = serving(has_boxes);
@@ -165,6 +165,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       loader = serving(false);
     }
   }
+  const bool given = !standard || !has_standard_instance(kind, loader);
   const bool boxes = is_of_boxes(loader) && has_boxes;
   // Bytes in boxes are not divided: then all is in units of theirs.
   const bool bytes = loader == StripLoader::kByteBoxes;

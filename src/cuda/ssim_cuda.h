@@ -30,7 +30,13 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
 
 cudaError_t scale(const ScaleRequest& request, cudaStream_t stream);
 
-// The architectures in this library, for messages and build_info: "sm_75 sm_80 ... compute_90".
+// MS-SSIM's own kernels. Of a FactorsRequest at most kMaxScales scales.
+inline constexpr int kMaxScales = 32;
+cudaError_t halve(const HalveRequest& request, cudaStream_t stream);
+cudaError_t accumulate(const AccumulateRequest& request, cudaStream_t stream);
+cudaError_t factors(const FactorsRequest& request, cudaStream_t stream);
+
+// The architectures in this library, for messages and build_info: "sm_75 sm_80 ... compute_120".
 const char* architectures();
 
 }  // namespace fused_ssim::cuda

@@ -20,10 +20,10 @@
 //           the partials along the row, combines them with s and d of 10 rows above, loaded once
 //           more, stores the gradient.
 //
-// A warp filters the rows of its own 32 columns, so between the row and the column phase it waits
-// for nobody. The gradient's row phase reads partials of the warp to the right: one block barrier
-// before it, one after, before moments take the place of partials. Without a gradient one barrier
-// remains, before pixels that other warps have made s and d.
+// A warp filters the rows of its own 32 columns, so without a gradient it waits for nobody between
+// the row and the column phase, and a chunk has one block barrier, before pixels that other warps
+// have made s and d. A gradient's chunk has three: its row phase reads partials of the warp to the
+// right, and moments take the place of partials.
 //
 // Rows in shared memory are an odd number of quads (16 bytes) apart, and eight lanes in turn have
 // the eight rows of a chunk: lanes that read quads of different rows (row phase) and lanes that
@@ -370,7 +370,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     copy_chunk<Traits>(p, piece, 0, staged);
   }
   if (leads) {
-    const Shift<float> means = trimmed_means(samples);
+    const Shift<float> means = trimmed_means<Traits::kMap>(samples);
     if (threadIdx.x == 0) {
       const PixelShift shift = PixelShift::of(means.x, means.y);
       piece.shift_x = shift.x;

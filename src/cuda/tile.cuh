@@ -210,13 +210,16 @@ __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* p
                                                int right, const float (&value)[4],
                                                const StripParams& p) {
   char* first = plane + y * image.row + x * image.column;
-  if constexpr (Traits::kLoader != StripLoader::kAnyWords) {
+  if constexpr (Traits::kLoader != StripLoader::kAnyWords &&
+                Traits::kLoader != StripLoader::kWords) {
     store_quad<Traits::kLoader>(first, value, image.dtype);
   } else {
+    const DType dtype =
+        elements_of(Traits::kLoader) == Elements::kFloat ? DType::kFloat32 : image.dtype;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (x + i < right) {
-        store_element(first + i * image.column, value[i], image.dtype);
+        store_element(first + i * image.column, value[i], dtype);
       }
     }
   }

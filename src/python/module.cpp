@@ -151,15 +151,11 @@ void* allocate_in_python(void* context, int64_t bytes) {
   return pointer_to(allocate(bytes).cast<std::uintptr_t>());
 }
 
-void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
-         const std::array<std::optional<std::vector<double>>, 3>& windows, double c1, double c2,
-         int32_t padding, int32_t statistic, int32_t uint8_divisor, std::uintptr_t stabilizers,
-         const GivenImage& mask, int32_t mask_mode, std::uintptr_t mask_sums, int32_t reduction,
-         bool gradient_of_sum, double statistic_weight, double l1_weight, double l2_weight,
-         double offset, std::uintptr_t value, std::uintptr_t mse, std::uintptr_t map,
-         const GivenImage& grad1, const GivenImage& grad2, const GivenImage& map_gradient,
-         int32_t threads, std::optional<std::uintptr_t> stream,
-         const std::optional<py::function>& allocate) {
+using Windows = std::array<std::optional<std::vector<double>>, 3>;
+
+// It points into `windows`.
+FusedSsimProblem problem_of(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
+                            const Windows& windows, int32_t padding, const GivenImage& mask) {
   FusedSsimProblem problem = fused_ssim_problem(1, 1, 1, 1, image_of(img1), image_of(img2));
   std::copy(sizes.begin(), sizes.end(), problem.sizes);
   for (std::size_t axis = 0; axis < windows.size(); ++axis) {
@@ -167,13 +163,25 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
     problem.windows[axis].taps = filtered ? windows[axis]->data() : nullptr;
     problem.windows[axis].size = filtered ? static_cast<int32_t>(windows[axis]->size()) : 1;
   }
+  problem.padding = padding;
+  problem.mask = image_of(mask);
+  return problem;
+}
+
+void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
+         const Windows& windows, double c1, double c2, int32_t padding, int32_t statistic,
+         int32_t uint8_divisor, std::uintptr_t stabilizers, const GivenImage& mask,
+         int32_t mask_mode, std::uintptr_t mask_sums, int32_t reduction, bool gradient_of_sum,
+         double statistic_weight, double l1_weight, double l2_weight, double offset,
+         std::uintptr_t value, std::uintptr_t mse, std::uintptr_t map, const GivenImage& grad1,
+         const GivenImage& grad2, const GivenImage& map_gradient, int32_t threads,
+         std::optional<std::uintptr_t> stream, const std::optional<py::function>& allocate) {
+  FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
   problem.c1 = c1;
   problem.c2 = c2;
-  problem.padding = padding;
   problem.statistic = statistic;
   problem.uint8_divisor = uint8_divisor;
   problem.stabilizers = pointer_to(stabilizers);
-  problem.mask = image_of(mask);
   problem.mask_mode = mask_mode;
   problem.mask_sums = pointer_to(mask_sums);
   FusedSsimRequest request = fused_ssim_request();
@@ -205,6 +213,18 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
                             const_cast<py::function*>(&*allocate),
                             static_cast<CUstream_st*>(pointer_to(*stream)));
   raise_unless_ok(status, cuda_kernels.last_error);
+}
+
+void mask_sums(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
+               std::uintptr_t sums, const GivenImage& mask, const Windows& windows, int32_t padding,
+               int32_t reduction) {
+  const FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
+  FusedSsimStatus status = FUSED_SSIM_OK;
+  {
+    const py::gil_scoped_release no_gil;
+    status = fused_ssim_cpu_mask_sums(&problem, reduction, pointer_to(sums));
+  }
+  raise_unless_ok(status, fused_ssim_last_error);
 }
 
 void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
@@ -261,6 +281,12 @@ PYBIND11_MODULE(_C, module) {
       arg("offset") = 0.0, arg("value") = 0, arg("mse") = 0, arg("map") = 0,
       arg("grad1") = py::none(), arg("grad2") = py::none(), arg("map_gradient") = py::none(),
       arg("threads") = 0, arg("stream") = py::none(), arg("allocate") = py::none());
+  module.def(
+      "mask_sums", &mask_sums,
+      "The sums of a mask on the CPU that run() takes for `reduction`, in the value's dtype.",
+      arg("sizes"), arg("img1"), arg("img2"), arg("sums"), py::kw_only(), arg("mask"),
+      arg("windows"), arg("padding") = int{FUSED_SSIM_SAME},
+      arg("reduction") = int{FUSED_SSIM_MEAN});
   module.def("scale", &scale, "Computes what FusedSsimScaleRequest describes.", arg("sizes"),
              arg("gradient"), arg("out"), arg("upstream"), py::kw_only(),
              arg("reduction") = int{FUSED_SSIM_MEAN}, arg("factor") = 1.0,

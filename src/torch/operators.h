@@ -4,6 +4,7 @@
 //
 // Operators<Backend> serves every device; a backend supplies
 //   static void run(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
+//   static void mask_sums(const FusedSsimProblem&, int32_t reduction, void* sums);
 //   static void scale(const FusedSsimScaleRequest&, const Tensor& on_device);
 #pragma once
 
@@ -165,7 +166,7 @@ inline void check_window_sizes(const std::vector<int64_t>& window_sizes) {
   }
 }
 
-// The arguments that all operators share: the first and the last of each schema in library.cpp.
+// The arguments that all operators share: the first and the last of each schema in schemas.h.
 struct TensorProblem {
   explicit TensorProblem(Stack* stack)
       : img1(stack->next<Tensor>()),
@@ -291,6 +292,18 @@ inline Tensor new_value(const TensorProblem& given, int32_t reduction) {
   return new_empty(given.img1, given.problem.sizes, rank, given.accumulation());
 }
 
+// The sums that means under a mask are divided by. They live as long as the result.
+template <class Backend>
+std::optional<Tensor> set_mask_sums(TensorProblem* given, int32_t reduction) {
+  if (!given->mask.has_value() || reduction == FUSED_SSIM_SUM) {
+    return std::nullopt;
+  }
+  Tensor sums = new_value(*given, reduction);
+  Backend::mask_sums(given->problem, reduction, sums.mutable_data_ptr());
+  given->problem.mask_sums = sums.const_data_ptr();
+  return sums;
+}
+
 // Memory in the layout of the image.
 inline Tensor new_like(const Tensor& image) {
   if (!image.is_contiguous()) {
@@ -333,6 +346,7 @@ struct Operators {
     request.l2_weight = stack.next<double>();
     given.complete(&stack);
     request.reduction = narrow(reduction, "reduction");
+    const auto mask_sums = set_mask_sums<Backend>(&given, request.reduction);
     Tensor value = new_value(given, request.reduction);
     request.value = value.mutable_data_ptr();
     Tensor gradient1 = new_gradient(given.img1, wants1, &request.grad1);
@@ -359,6 +373,7 @@ struct Operators {
     given.complete(&stack);
     FusedSsimRequest request = fused_ssim_request();
     request.reduction = FUSED_SSIM_CHANNEL;
+    const auto mask_sums = set_mask_sums<Backend>(&given, request.reduction);
     Tensor value = new_value(given, request.reduction);
     Tensor mse = new_value(given, request.reduction);
     request.value = value.mutable_data_ptr();

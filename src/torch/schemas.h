@@ -18,7 +18,8 @@ namespace fused_ssim {
 inline constexpr const char* kOperatorSchemas[] = {
     // value: [] (reduction 0: mean, 1: sum), [B] (2: image) or [B, C] (3: channel) of
     //   offset + mean or sum of
-    //   (statistic_weight * S + l1_weight * |img1 - img2| + l2_weight * (img1 - img2)^2)
+    //   (statistic_weight * S + l1_weight * |img1 - img2| + l2_weight * (img1 - img2)^2),
+    //   with a mask weighted by it
     // gradient1, gradient2: d(value)/d(image) where wanted, else empty; of float16 images
     //   d(sum of the same)/d(image), whose mean would underflow.
     "ssim(" FUSED_SSIM_PROBLEM_SCHEMA
@@ -39,6 +40,21 @@ inline constexpr const char* kOperatorSchemas[] = {
     "bool valid) -> Tensor",
     "scale_gradient_(Tensor(a!) gradient, Tensor upstream, int reduction, int[] window_sizes, "
     "bool valid) -> ()",
+    // value: [B, C], the product over scales of mean contrast (at the coarsest, of the mean of
+    //   `statistic`) to the power of its exponent.
+    // derivatives: [scales, B, C] where a gradient is wanted, d(value)/d(sum of the scale's map).
+    // gradient1, coarser1: d(sum of a scale's map)/d(its image) where wanted, of the finest scale and,
+    //   one behind the other, of the coarser ones; gradient2 and coarser2 likewise.
+    "ms_ssim(" FUSED_SSIM_PROBLEM_SCHEMA
+    ", float[] exponents, int negative, int odd_sizes, bool wants_gradient1, "
+    "bool wants_gradient2, " FUSED_SSIM_RARE_SCHEMA
+    ") -> (Tensor value, Tensor derivatives, Tensor gradient1, Tensor coarser1, "
+    "Tensor gradient2, Tensor coarser2)",
+    // The gradient of one image, of what `ms_ssim` gave; `coarser` is overwritten in the second.
+    "ms_ssim_backward(Tensor gradient, Tensor coarser, Tensor upstream, Tensor derivatives, "
+    "int odd_sizes) -> Tensor",
+    "ms_ssim_backward_(Tensor(a!) gradient, Tensor(b!) coarser, Tensor upstream, "
+    "Tensor derivatives, int odd_sizes) -> ()",
 };
 
 #undef FUSED_SSIM_PROBLEM_SCHEMA

@@ -478,9 +478,14 @@ void test_bad_problems() {
       p.windows[axis].size = 2 * static_cast<int32_t>(p.sizes[2 + axis]) + 1;
     });
   }
-  refuse("depth", [](auto& p) { p.sizes[FUSED_SSIM_AXIS_DEPTH] = 2; }, FUSED_SSIM_NOT_SERVED);
-  refuse("depth", [&](auto& p) { p.windows[0] = {taps, 3}; }, FUSED_SSIM_NOT_SERVED);
-  refuse("mask", [](auto& p) { p.mask = p.img1; }, FUSED_SSIM_NOT_SERVED);
+  refuse("expected mask_sums for a mean", [](auto& p) { p.mask = p.img1; });
+  refuse(
+      "mask for volumes",
+      [&](auto& p) {
+        p.windows[0] = {taps, 3};
+        p.mask = p.img1;
+      },
+      FUSED_SSIM_NOT_SERVED);
 
   FusedSsimProblem problem = images.problem();
   expect_refused(fused_ssim_map_sizes(&problem, nullptr), "null pointer");
@@ -490,6 +495,70 @@ void test_bad_problems() {
   expect_ok(fused_ssim_reduction(problem.sizes, 0, nullptr, nullptr), "nothing asked");
   problem.sizes[0] = 0;
   expect_refused(fused_ssim_reduction(problem.sizes, 0, nullptr, nullptr), "at least one pixel");
+}
+
+// A mask of bools that all planes share, and its sums; results are compared in tests/test_masks.py.
+void test_masks() {
+  const Images images;
+  std::vector<uint8_t> mask(kPixels);
+  for (std::size_t i = 0; i < mask.size(); ++i) {
+    mask[i] = i % 3 == 0 ? 0 : static_cast<uint8_t>(i % 7 + 1);
+  }
+  FusedSsimProblem problem = images.problem();
+  problem.padding = FUSED_SSIM_VALID;
+  problem.mask = fused_ssim_planar(mask.data(), 0, 0, kWidth);
+  problem.mask.strides[FUSED_SSIM_AXIS_DEPTH] = 0;
+  problem.mask.dtype = FUSED_SSIM_UINT8;
+  float inside = 0;
+  for (int64_t i = 0; i < kPixels; ++i) {
+    const int64_t row = i / kWidth;
+    const int64_t column = i % kWidth;
+    inside += mask[i] != 0 && row >= 5 && row < kHeight - 5 && column >= 5 && column < kWidth - 5;
+  }
+  const int32_t counts[] = {1, 1, kBatch, kBatch * kChannels};
+  for (int32_t reduction = FUSED_SSIM_MEAN; reduction <= FUSED_SSIM_CHANNEL; ++reduction) {
+    std::vector<float> sums(kBatch * kChannels);
+    expect_ok(fused_ssim_cpu_mask_sums(&problem, reduction, sums.data()), "mask sums");
+    for (int32_t i = 0; i < counts[reduction]; ++i) {
+      const float planes = static_cast<float>(kBatch * kChannels / counts[reduction]);
+      EXPECT(sums[i] == planes * inside, std::to_string(sums[i]));
+    }
+  }
+  float sums = 0;
+  float values[2] = {};
+  expect_ok(fused_ssim_cpu_mask_sums(&problem, FUSED_SSIM_MEAN, &sums), "mask sums");
+  for (int32_t mode = FUSED_SSIM_MASK_WEIGHTED; mode <= FUSED_SSIM_MASK_NORMALIZED; ++mode) {
+    FusedSsimRequest request = fused_ssim_request();
+    request.value = &values[mode];
+    problem.mask_mode = mode;
+    problem.mask_sums = &sums;
+    expect_ok(fused_ssim_cpu_run(&problem, &request, 1), "a mean under a mask");
+    // A sum, and the gradient of a map, divide by nothing.
+    problem.mask_sums = nullptr;
+    float sum = 0;
+    std::vector<float> grad;
+    request.value = &sum;
+    request.reduction = FUSED_SSIM_SUM;
+    request.grad1 = output_like(grad);
+    expect_ok(fused_ssim_cpu_run(&problem, &request, 1), "a sum under a mask");
+    const double mean = sum / (kBatch * kChannels * static_cast<double>(inside));
+    EXPECT(std::fabs(values[mode] - mean) < 1e-6, std::to_string(mean));
+    request.value = nullptr;
+    request.reduction = FUSED_SSIM_MEAN;
+    expect_refused(fused_ssim_cpu_run(&problem, &request, 1), "mask_sums");
+    request.map_gradient = fused_ssim_planar(images.x.data(), 0, 0, kWidth);
+    expect_ok(fused_ssim_cpu_run(&problem, &request, 1), "the gradient of a map under a mask");
+  }
+  EXPECT(values[0] > 0 && values[1] > 0 && values[0] != values[1], "two modes");
+
+  expect_refused(fused_ssim_cpu_mask_sums(&problem, FUSED_SSIM_MEAN, nullptr), "the place");
+  expect_refused(fused_ssim_cpu_mask_sums(&problem, 4, &sums), "reduction");
+  expect_refused(
+      fused_ssim_cpu_mask_sums(&problem, FUSED_SSIM_MEAN, reinterpret_cast<char*>(&sums) + 2),
+      "mask_sums at a multiple");
+  problem.mask.data = nullptr;
+  expect_refused(fused_ssim_cpu_mask_sums(&problem, FUSED_SSIM_MEAN, &sums), "the mask");
+  expect_refused(fused_ssim_cpu_mask_sums(nullptr, FUSED_SSIM_MEAN, &sums), "FusedSsimProblem");
 }
 
 void test_bad_requests() {
@@ -658,6 +727,7 @@ int main() {
   test_strides();
   test_scale();
   test_bad_problems();
+  test_masks();
   test_bad_requests();
   test_bad_multiplications();
   test_larger_structures();

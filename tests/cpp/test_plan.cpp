@@ -8,7 +8,56 @@
 using namespace fused_ssim;
 using namespace fused_ssim::cpu;
 
+namespace {
+
+void test_volumes() {
+  std::vector<double> taps(kDefaultWindowSize);
+  gaussian_taps(kDefaultWindowSize, kDefaultSigma, taps.data());
+  for (const int64_t depth : {1, 8, 9, 100}) {
+    for (const int64_t height : {1, 8, 9, 250}) {
+      for (const int64_t width : {1, 100, 1000, 40000}) {
+        for (const int threads : {1, 2, 5, 64}) {
+          Problem problem = fused_ssim_problem(1, 2, height, width, Image(), Image());
+          problem.sizes[FUSED_SSIM_AXIS_DEPTH] = depth;
+          for (Window& window : problem.windows) {
+            window = {taps.data(), kDefaultWindowSize};
+          }
+          const Plan plan(problem, threads);
+          const std::string name = std::to_string(depth) + " x " + std::to_string(height) + " x " +
+                                   std::to_string(width) + ", threads " + std::to_string(threads);
+          std::vector<ChunkSums> slots(static_cast<std::size_t>(plan.slots()));
+          std::vector<int> owners(slots.size(), 0);
+          int64_t voxels = 0;
+          for (int64_t i = 0; i < plan.tasks(); ++i) {
+            const Task task = plan.task(i, slots.data());
+            const int64_t rows = task.row_end - task.row_begin;
+            EXPECT(rows > 0 && rows <= plan.strip_size() && task.row_begin % kChunkRows == 0, name);
+            EXPECT(rows * width <= kMaxTileColumns || rows <= kChunkRows, name);
+            for (int64_t chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+              for (int64_t group = 0; group * kChunkRows < rows; ++group) {
+                ++owners[static_cast<std::size_t>(task.sums + group * task.slots_per_group + chunk -
+                                                  slots.data())];
+              }
+              for (int64_t z = chunk * kChunkRows; z < (chunk + 1) * kChunkRows; ++z) {
+                voxels += z >= 0 && z < depth ? rows * width : 0;
+              }
+            }
+          }
+          EXPECT(voxels == 2 * depth * height * width, name);
+          for (const int count : owners) {
+            EXPECT(count == 1, name);
+          }
+          EXPECT(plan.slots() == Plan(problem, 1).slots(), name);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
 int main() {
+  test_volumes();
   for (const int64_t height : {1, 7, 8, 9, 95, 96, 97, 191, 192, 1080}) {
     for (const int64_t width : {int64_t{1}, int64_t{100}, kMaxStripColumns - 1, kMaxStripColumns,
                                 kMaxStripColumns + 1, 3 * kMaxStripColumns + 7}) {

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 import fused_ssim
-from fused_ssim import FusedSSIMMap, _windows, l1_ssim_loss, ssim, ssim_and_mse
+from fused_ssim import FusedSSIMMap, _windows, l1_ssim_loss, ms_ssim, ssim, ssim_and_mse
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FILE = sys.argv[1]
@@ -39,7 +39,9 @@ def uint8(image: torch.Tensor) -> torch.Tensor:
 
 
 X, Y = pair()
+LARGE_X, LARGE_Y = pair(shape=(1, 2, 163, 170))
 U, V = uint8(X), uint8(Y)
+VOLUMES = pair(shape=(2, 1, 13, 17, 12))
 CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     "fused_ssim": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y)),
     "fused_ssim valid": ((X, Y), lambda x, y: fused_ssim.fused_ssim(x, y, "valid")),
@@ -57,6 +59,21 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
         lambda x, y: ssim(x, y, data_range=2.0, window_size=7, sigma=1.1, k1=0.02, k2=0.05),
     ),
     "unbiased": ((X, Y), lambda x, y: ssim(x, y, unbiased=True)),
+    "ms_ssim": ((LARGE_X, LARGE_Y), lambda x, y: ms_ssim(x, y)),
+    "ms_ssim options": (
+        (X, Y),
+        lambda x, y: ms_ssim(
+            x,
+            y,
+            window_size=5,
+            sigma=1.1,
+            weights=(0.2, 0.3, 0.5),
+            padding="same",
+            reduction="channel",
+            negative="smooth",
+            odd_sizes="crop",
+        ),
+    ),
     "uniform": ((X, Y), lambda x, y: ssim(x, y, window="uniform", window_size=7)),
     "l1_ssim_loss": ((X, Y), lambda x, y: l1_ssim_loss(x, y)),
     "l1_ssim_loss 0.7 valid": ((X, Y), lambda x, y: l1_ssim_loss(x, y, 0.7, "valid")),
@@ -71,7 +88,41 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     ),
     "uint8 target": ((X, V), lambda x, y: l1_ssim_loss(x, y)),
     "uint8 and float64": ((U, Y.double()), lambda x, y: ssim(x, y, reduction="none")),
+    "signals": (
+        (X[:, :, 5], Y[:, :, 5]),
+        lambda x, y: ssim(x, y, padding="valid", reduction="none", spatial_dims=1),
+    ),
+    "signals, loss": ((X[..., 3], Y[..., 3]), lambda x, y: l1_ssim_loss(x, y, spatial_dims=1)),
+    "volumes": (VOLUMES, lambda x, y: fused_ssim.fused_ssim3d(x, y)),
+    "volumes, valid": (VOLUMES, lambda x, y: fused_ssim.fused_ssim3d(x, y, "valid")),
+    "volumes, options": (
+        VOLUMES,
+        lambda x, y: ssim(
+            x, y, window="uniform", window_size=5, unbiased=True, reduction="image", spatial_dims=3
+        ),
+    ),
+    "volumes, map": (VOLUMES, lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "same", True, 3)),
+    "volumes, loss": (VOLUMES, lambda x, y: l1_ssim_loss(x, y, 0.3, spatial_dims=3)),
+    "volumes, ms_ssim": (
+        VOLUMES,
+        lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.4, 0.6), spatial_dims=3),
+    ),
     "two of uint8": ((U, V), lambda x, y: fused_ssim.fused_ssim(x, y)),
+    "mask": ((X, Y), lambda x, y: ssim(x, y, mask=y.detach()[0, 0] > 0.4)),
+    "mask normalized": (
+        (X, Y),
+        lambda x, y: ssim(
+            x, y, mask=y.detach(), mask_mode="normalized", padding="valid", reduction="image"
+        ),
+    ),
+    "mask and float16": (
+        pair(torch.float16),
+        lambda x, y: ssim(x, y, mask=y.detach()[:, :1] > 0.4, padding="valid", reduction="channel"),
+    ),
+    "mask of a loss": (
+        (X, Y),
+        lambda x, y: l1_ssim_loss(x, y, mask=y.detach() > 0.4, mask_mode="normalized"),
+    ),
     "two of uint8, 255": ((U, V), lambda x, y: ssim(x, y, data_range=255)),
     "ssim_and_mse": (
         (X, Y),
@@ -98,6 +149,9 @@ def results() -> dict[str, torch.Tensor]:
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
+if DEVICE != "cpu":  # the header computes volumes and masks on the CPU alone
+    CASES = {n: case for n, case in CASES.items() if not n.startswith(("volumes", "mask"))}
+
 ERRORS: dict[str, Callable[[], object]] = {
     "rank": lambda: ssim(X[0], Y),
     "rank of the second": lambda: ssim(X, Y[0]),
@@ -118,6 +172,8 @@ ERRORS: dict[str, Callable[[], object]] = {
     "component": lambda: ssim(X, Y, component="structure"),
     "unbiased": lambda: ssim(X, Y, window_size=1, unbiased=True),
     "small image": lambda: ssim(X[..., :10], Y[..., :10], padding="valid"),
+    "small volume": lambda: fused_ssim.fused_ssim3d(X[:, :, None], Y[:, :, None], "valid"),
+    "small for three scales": lambda: ms_ssim(X, Y, weights=(0.5, 0.5, 0.5)),
     "sigma": lambda: ssim(X, Y, sigma=0.0),
     "data_range": lambda: ssim(X, Y, data_range=-1.0),
     "data_range nan": lambda: ssim(X, Y, data_range=float("nan")),
@@ -125,6 +181,9 @@ ERRORS: dict[str, Callable[[], object]] = {
     "k2": lambda: ssim(X, Y, k2=-0.03),
     "stabilizer": lambda: ssim(X, Y, data_range=1e-17),
     "large stabilizer": lambda: ssim(X, Y, data_range=123456789.0e16),
+    "mask of three axes": lambda: ssim(X, Y, mask=X[0] > 0.4),
+    "mask of integers": lambda: ssim(X, Y, mask=U),
+    "mask_mode": lambda: ssim(X, Y, mask=X > 0.4, mask_mode="plain"),
     "weight": lambda: l1_ssim_loss(X, Y, 1.5),
     "names of the loss": lambda: l1_ssim_loss(X, Y[0]),
     "C1": lambda: FusedSSIMMap.apply(0.0, 9e-4, X, Y),

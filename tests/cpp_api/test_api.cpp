@@ -22,6 +22,7 @@
 
 namespace {
 
+using fused_ssim::MSSSIMOptions;
 using fused_ssim::SSIMOptions;
 using Pair = std::pair<at::Tensor, at::Tensor>;
 using Function = std::function<at::Tensor(const at::Tensor&, const at::Tensor&)>;
@@ -82,7 +83,7 @@ Function ssim_with(const std::function<void(SSIMOptions&)>& change) {
 void test_values(const Reference& reference) {
   namespace fs = fused_ssim;
   const Function mean = [](auto& x, auto& y) { return fs::fused_ssim(x, y); };
-  const std::map<std::string, Function> cases = {
+  std::map<std::string, Function> cases = {
       {"fused_ssim", mean},
       {"fused_ssim valid", [](auto& x, auto& y) { return fs::fused_ssim(x, y, "valid"); }},
       {"float16", mean},
@@ -107,6 +108,19 @@ void test_values(const Reference& reference) {
          o.k1 = 0.02;
          o.k2 = 0.05;
        })},
+      {"ms_ssim", [](auto& x, auto& y) { return fs::ms_ssim(x, y); }},
+      {"ms_ssim options",
+       [](auto& x, auto& y) {
+         MSSSIMOptions options;
+         options.window_size = 5;
+         options.sigma = 1.1;
+         options.weights = {0.2, 0.3, 0.5};
+         options.padding = "same";
+         options.reduction = "channel";
+         options.negative = "smooth";
+         options.odd_sizes = "crop";
+         return fs::ms_ssim(x, y, options);
+       }},
       {"unbiased", ssim_with([](auto& o) { o.unbiased = true; })},
       {"uniform", ssim_with([](auto& o) {
          o.window = "uniform";
@@ -126,6 +140,34 @@ void test_values(const Reference& reference) {
          o.taps = {0.5, 0.3, 0.2};
          o.padding = "valid";
        })},
+      {"signals", ssim_with([](auto& o) {
+         o.padding = "valid";
+         o.reduction = "none";
+         o.layout = "BCW";
+       })},
+      {"signals, loss",
+       [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y, 0.2, "same", true, "BCW"); }},
+      {"volumes", [](auto& x, auto& y) { return fs::fused_ssim3d(x, y); }},
+      {"volumes, valid", [](auto& x, auto& y) { return fs::fused_ssim3d(x, y, "valid"); }},
+      {"volumes, options", ssim_with([](auto& o) {
+         o.window = "uniform";
+         o.window_size = 5;
+         o.unbiased = true;
+         o.reduction = "image";
+         o.layout = "BCDHW";
+       })},
+      {"volumes, map",
+       [](auto& x, auto& y) { return fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); }},
+      {"volumes, loss",
+       [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y, 0.3, "same", true, "BCDHW"); }},
+      {"volumes, ms_ssim",
+       [](auto& x, auto& y) {
+         MSSSIMOptions options;
+         options.window_size = 3;
+         options.weights = {0.4, 0.6};
+         options.layout = "BCDHW";
+         return fs::ms_ssim(x, y, options);
+       }},
       {"long window", ssim_with([](auto& o) {
          o.window_size = 35;
          o.sigma = 4.0;
@@ -134,6 +176,31 @@ void test_values(const Reference& reference) {
       {"uint8 target", [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y); }},
       {"uint8 and float64", ssim_with([](auto& o) { o.reduction = "none"; })},
       {"two of uint8", mean},
+      {"mask",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) { o.mask = y.detach()[0][0] > 0.4; }));
+       }},
+      {"mask normalized",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) {
+                           o.mask = y.detach();
+                           o.mask_mode = "normalized";
+                           o.padding = "valid";
+                           o.reduction = "image";
+                         }));
+       }},
+      {"mask and float16",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) {
+                           o.mask = y.detach().narrow(1, 0, 1) > 0.4;
+                           o.padding = "valid";
+                           o.reduction = "channel";
+                         }));
+       }},
+      {"mask of a loss",
+       [](auto& x, auto& y) {
+         return fs::l1_ssim_loss(x, y, 0.2, "same", true, "BCHW", y.detach() > 0.4, "normalized");
+       }},
       {"two of uint8, 255", ssim_with([](auto& o) { o.data_range = 255; })},
       {"ssim_and_mse",
        [](auto& x, auto& y) {
@@ -142,6 +209,10 @@ void test_values(const Reference& reference) {
          return at::stack({value, mse});
        }},
   };
+  for (auto it = cases.begin(); it != cases.end();) {
+    const bool on_cpu_alone = it->first.rfind("volumes", 0) == 0 || it->first.rfind("mask", 0) == 0;
+    it = on_cpu_alone && !reference.device().is_cpu() ? cases.erase(it) : std::next(it);
+  }
   EXPECT(cases.size() == reference.cases(), "the cases of make_reference.py");
   for (const auto& [name, function] : cases) {
     const auto x = leaf(reference.tensor(name + "/img1"));
@@ -230,6 +301,13 @@ void test_errors(const Reference& reference) {
          };
          fs::ssim(narrow(x), narrow(y), with([](auto& o) { o.padding = "valid"; }));
        }},
+      {"small volume", [&] { fs::fused_ssim3d(x.unsqueeze(2), y.unsqueeze(2), "valid"); }},
+      {"small for three scales",
+       [&] {
+         MSSSIMOptions options;
+         options.weights = {0.5, 0.5, 0.5};
+         fs::ms_ssim(x, y, options);
+       }},
       {"sigma", changed([](auto& o) { o.sigma = 0.0; })},
       {"data_range", changed([](auto& o) { o.data_range = -1.0; })},
       {"data_range nan", changed([](auto& o) { o.data_range = std::nan(""); })},
@@ -237,6 +315,12 @@ void test_errors(const Reference& reference) {
       {"k2", changed([](auto& o) { o.k2 = -0.03; })},
       {"stabilizer", changed([](auto& o) { o.data_range = 1e-17; })},
       {"large stabilizer", changed([](auto& o) { o.data_range = 123456789.0e16; })},
+      {"mask of three axes", changed([&](auto& o) { o.mask = x[0] > 0.4; })},
+      {"mask of integers", changed([&](auto& o) { o.mask = (255 * x).round().to(at::kByte); })},
+      {"mask_mode", changed([&](auto& o) {
+         o.mask = x > 0.4;
+         o.mask_mode = "plain";
+       })},
       {"weight", [&] { fs::l1_ssim_loss(x, y, 1.5); }},
       {"names of the loss", [&] { fs::l1_ssim_loss(x, y[0]); }},
       {"C1", [&] { fs::FusedSSIMMap::apply(0.0, 9e-4, x, y); }},
@@ -267,8 +351,6 @@ void test_errors(const Reference& reference) {
     expect_said(changed([&](auto& o) { o.padding = padding; }), "NotImplementedError",
                 "Python's fused_ssim computes it");
   }
-  expect_said([&] { fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); },
-              "NotImplementedError", "Python's fused_ssim computes it");
   expect_said(
       [&] { second_derivative([](auto& a, auto& b) { return fs::fused_ssim(a, b); }, x, y); },
       "RuntimeError", "expected a first derivative only");
@@ -418,6 +500,20 @@ void test_layouts(const Reference& reference) {
                                            : image;
     return changed.contiguous();
   };
+  const auto rows = [](const at::Tensor& image) { return image.flatten(2); };
+  const auto signal = fused_ssim::fused_ssim(rows(x), rows(y), "same", true, "BCW");
+  const auto last = [](const at::Tensor& image) { return image.movedim(1, -1); };
+  EXPECT(at::allclose(fused_ssim::fused_ssim(last(rows(x)), last(rows(y)), "same", true, "BWC"),
+                      signal),
+         "BWC");
+  if (reference.device().is_cpu()) {
+    const auto a = reference.tensor("volumes/img1");
+    const auto b = reference.tensor("volumes/img2");
+    const auto of_last =
+        fused_ssim::ssim_map(last(a), last(b), with([](auto& o) { o.layout = "BDHWC"; }));
+    const auto of_first = fused_ssim::ssim_map(a, b, with([](auto& o) { o.layout = "BCDHW"; }));
+    EXPECT(at::allclose(of_last, last(of_first)), "BDHWC");
+  }
   for (const std::string layout : {"BCHW", "BHWC", "CHW", "HWC"}) {
     const auto a = leaf(to(x, layout));
     const auto b = to(y, layout);

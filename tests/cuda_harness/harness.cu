@@ -1200,6 +1200,116 @@ void test_scale() {
   }
 }
 
+void test_pyramid(const Shape& s, int32_t dtype, int32_t accumulation, Layout layout, int odd,
+                  bool volume) {
+  const auto lead = [&](int64_t size) { return odd == FUSED_SSIM_ODD_PAD ? size % 2 : 0; };
+  const auto halved = [&](int64_t size) { return (size + lead(size)) / 2; };
+  const Shape h = {s.batch, volume ? halved(s.channels) : s.channels, halved(s.height),
+                   halved(s.width)};
+  const double weight = volume ? 0.125 : 0.25;
+  std::vector<double> a, b;
+  fill(Content::kNoise, s, 7, &a, &b);
+  DeviceImage image(s, dtype, layout), half1(h, accumulation), half2(h, accumulation);
+  image.upload(a, 255, accumulation == kFloat64);
+  // body(pixel, its cell, whether there is such a cell)
+  const auto each = [&](const auto& body) {
+    for (int64_t i = 0; i < s.pixels(); ++i) {
+      const int64_t x = i % s.width, y = i / s.width % s.height;
+      const int64_t plane = i / s.width / s.height;
+      const int64_t cx = (x + lead(s.width)) / 2, cy = (y + lead(s.height)) / 2;
+      int64_t cell_plane = plane;
+      if (volume) {
+        const int64_t z = (plane % s.channels + lead(s.channels)) / 2;
+        cell_plane = z < h.channels ? plane / s.channels * h.channels + z : -1;
+      }
+      body(i, (cell_plane * h.height + cy) * h.width + cx,
+           cell_plane >= 0 && cy < h.height && cx < h.width);
+    }
+  };
+  const auto as_volume = [&](std::initializer_list<int64_t*> of_axes) {
+    for (int64_t* axes : of_axes) {
+      if (volume) std::swap(axes[FUSED_SSIM_AXIS_DEPTH], axes[FUSED_SSIM_AXIS_CHANNEL]);
+    }
+  };
+  const std::string name = std::string("pyramid: ") + text_of(s) + " " + name_of_dtype(dtype) +
+                           " " + name_of(layout) + (odd == FUSED_SSIM_ODD_PAD ? " pad" : " crop") +
+                           (volume ? " volume" : "");
+  const double limit = accumulation == kFloat64 ? 1e-14 : 4e-7;
+
+  fs::HalveRequest r = {};
+  r.sizes[0] = s.batch, r.sizes[1] = s.channels, r.sizes[2] = 1;
+  r.sizes[3] = s.height, r.sizes[4] = s.width;
+  r.spatial_dims = volume ? 3 : 2;
+  r.odd_sizes = odd, r.uint8_divisor = 255, r.dtype = accumulation;
+  r.images[0] = r.images[1] = image.image();
+  r.halves[0] = half1.first(), r.halves[1] = half2.first();
+  as_volume({r.sizes, r.images[0].strides, r.images[1].strides});
+  check(fs::cuda::halve(r, nullptr), "halve");
+  check(cudaDeviceSynchronize(), "halve");
+  std::vector<double> expected(h.pixels());
+  each([&](int64_t i, int64_t cell, bool there) {
+    if (there) expected[cell] += weight * a[i];
+  });
+  bool clean = true;
+  for (const DeviceImage* half : {&half1, &half2}) {
+    const auto found = half->download(&clean);
+    double worst = 0;
+    for (size_t i = 0; i < found.size(); ++i) {
+      if (const double e = std::fabs(found[i] - expected[i]); !(e <= worst)) worst = e;
+    }
+    expect(worst <= limit && clean, name + ": " + std::to_string(worst));
+  }
+
+  if (dtype == kUInt8) return;
+  for (const bool in_place : {false, true}) {
+    DeviceImage unit(s, dtype, layout), out(s, dtype, layout), up({1, 1, 1, 16}, accumulation);
+    DeviceImage derivatives({1, 1, 1, 16}, kFloat64);
+    unit.upload(a);
+    std::vector<double> upstream(16), slopes(16);
+    for (int i = 0; i < 16; ++i) upstream[i] = 1 + 0.25 * i, slopes[i] = 2 - 0.125 * i;
+    up.upload(upstream), derivatives.upload(slopes);
+    fs::AccumulateRequest g = {};
+    std::copy_n(r.sizes, FUSED_SSIM_AXES, g.sizes);
+    g.spatial_dims = r.spatial_dims, g.odd_sizes = odd, g.factor = 0.5;
+    g.unit = unit.image(), g.out = in_place ? g.unit : out.image();
+    as_volume({g.unit.strides, g.out.strides});
+    g.upstream = up.first();
+    g.derivatives = reinterpret_cast<const double*>(derivatives.first());
+    g.coarser = half1.first();
+    check(fs::cuda::accumulate(g, nullptr), "accumulate");
+    check(cudaDeviceSynchronize(), "accumulate");
+    const auto found = (in_place ? unit : out).download(&clean);
+    double worst = 0;
+    each([&](int64_t i, int64_t cell, bool there) {
+      const int64_t plane = i / s.width / s.height / (volume ? s.channels : 1);
+      const double want =
+          0.5 * upstream[plane] * slopes[plane] * a[i] + (there ? weight * expected[cell] : 0.0);
+      const double e = std::fabs(found[i] - want) / (std::fabs(want) + 1e-3);
+      if (!(e <= worst)) worst = e;
+    });
+    const double bound = dtype == kFloat64 ? 1e-13 : dtype == kFloat32 ? 1e-6 : 8e-3;
+    expect(worst <= bound && clean,
+           name + " back" + (in_place ? " in place" : "") + ": " + std::to_string(worst));
+  }
+}
+
+// Halving and the way back, of images and of volumes: the channels as the depth.
+void test_pyramid() {
+  for (const Shape& s : std::vector<Shape>{{2, 2, 19, 23}, {1, 4, 20, 24}, {1, 3, 2, 1300}}) {
+    for (const int32_t dtype : {kUInt8, kFloat16, kBFloat16, kFloat32, kFloat64}) {
+      const int32_t accumulation = dtype == kFloat64 ? kFloat64 : kFloat32;
+      for (int layout = 0; layout < static_cast<int>(Layout::kCount); ++layout) {
+        for (const int odd : {FUSED_SSIM_ODD_PAD, FUSED_SSIM_ODD_CROP}) {
+          for (const bool volume : {false, true}) {
+            if (static_cast<Layout>(layout) == Layout::kExpanded) continue;
+            test_pyramid(s, dtype, accumulation, static_cast<Layout>(layout), odd, volume);
+          }
+        }
+      }
+    }
+  }
+}
+
 void test_special() {
   const Window seven = {"7", gaussian(7, 1.5)}, thirteen = {"13", gaussian(13, 2.0)};
   test_large_sums();
@@ -1209,6 +1319,7 @@ void test_special() {
     test_determinism(window, {kBFloat16, kUInt8});
   }
   test_scale();
+  test_pyramid();
   progress("special");
 }
 

@@ -10,6 +10,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <iomanip>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,12 +27,18 @@ using Choices = std::array<std::string_view, count>;
 // In the order of the enumerations in kernels.h.
 inline constexpr Choices<3> kComponents = {"ssim", "contrast", "luminance"};
 inline constexpr Choices<2> kPaddings = {"same", "valid"};
+inline constexpr Choices<2> kMaskModes = {"weighted", "normalized"};
 // Likewise; "none" is the map, an operator of its own.
 inline constexpr Choices<5> kReductions = {"mean", "sum", "image", "channel", "none"};
 // Behind kPaddings: what only Python does, which extends images before it filters them.
 inline constexpr Choices<4> kAllPaddings = {"same", "valid", "reflect", "replicate"};
 inline constexpr Choices<2> kWindows = {"gaussian", "uniform"};
-inline constexpr Choices<4> kLayouts = {"BCHW", "BHWC", "CHW", "HWC"};
+inline constexpr Choices<2> kNegatives = {"relu", "smooth"};
+inline constexpr Choices<2> kOddSizes = {"pad", "crop"};
+// There is no map of several scales.
+inline constexpr Choices<4> kScaleReductions = {"mean", "sum", "image", "channel"};
+inline constexpr Choices<8> kLayouts = {"BCHW",  "BHWC",  "CHW", "HWC",
+                                        "BCDHW", "BDHWC", "BCW", "BWC"};
 
 // The index of `value` among the choices.
 template <std::size_t count>
@@ -91,6 +98,18 @@ inline void check_weight(const char* name, double value) {
                     number(value), "; 0 is L1 alone, 1 is SSIM alone");
 }
 
+inline void check_exponents(const std::vector<double>& weights) {
+  std::string list;
+  bool good = true;
+  for (const double weight : weights) {
+    list += (list.empty() ? "" : ", ") + number(weight);
+    good = good && weight >= 0 && std::isfinite(weight);
+  }
+  TORCH_CHECK_VALUE(good,
+                    "weights: expected at least one number, each finite and not negative, got [",
+                    list, "]; pass the exponents of the scales, the finest first");
+}
+
 // (k * data_range)^2, which must be neither 0 nor infinite, in float32 too.
 inline double checked_square(const char* name, double k, double data_range) {
   const double c = (k * data_range) * (k * data_range);
@@ -134,7 +153,28 @@ inline std::string dtype_remedy(at::ScalarType dtype) {
   }
 }
 
-inline void check_image(const char* name, const at::Tensor& image, bool takes_uint8) {
+// Of signals, images and volumes.
+struct Sides {
+  const char* shape;
+  const char* sides;
+};
+inline constexpr Sides kSides[] = {{"[B, C, W]", "width"},
+                                   {"[B, C, H, W]", "height and width"},
+                                   {"[B, C, D, H, W]", "depth and height and width"}};
+inline const Sides& sides_of(int64_t spatial_dims) { return kSides[spatial_dims - 1]; }
+
+inline std::string rank_remedy(int64_t rank, int64_t spatial_dims) {
+  if (rank == spatial_dims + 1) {
+    return "add a batch dimension with .unsqueeze(0)";
+  }
+  return rank == 5   ? "volumes go to fused_ssim3d, or to functions with layout \"BCDHW\""
+         : rank == 4 ? "images have the layout \"BCHW\""
+         : rank == 3 ? "signals have the layout \"BCW\""
+                     : "bring it to that layout with .reshape() or .unsqueeze()";
+}
+
+inline void check_image(const char* name, const at::Tensor& image, int64_t spatial_dims,
+                        bool takes_uint8) {
   check_dense(name, image);
   if (!image.is_cpu() && !image.is_cuda()) {
     C10_THROW_ERROR(NotImplementedError,
@@ -146,11 +186,9 @@ inline void check_image(const char* name, const at::Tensor& image, bool takes_ui
                    ": expected dtype bfloat16, float16, float32, float64",
                    takes_uint8 ? ", uint8" : "", ", got ", dtype_of(image), "; ",
                    dtype_remedy(dtype));
-  TORCH_CHECK_VALUE(image.dim() == 4, name, ": expected shape [B, C, H, W], got ", shape_of(image),
-                    "; ",
-                    image.dim() == 3   ? "add a batch dimension with .unsqueeze(0)"
-                    : image.dim() == 5 ? "volumes are computed by Python's fused_ssim alone"
-                                       : "bring it to that layout with .reshape() or .unsqueeze()");
+  TORCH_CHECK_VALUE(image.dim() == spatial_dims + 2, name, ": expected shape ",
+                    sides_of(spatial_dims).shape, ", got ", shape_of(image), "; ",
+                    rank_remedy(image.dim(), spatial_dims));
   TORCH_CHECK_VALUE(image.numel() > 0, name, ": expected at least one pixel, got ", shape_of(image),
                     "; check how it was cropped");
 }
@@ -159,9 +197,9 @@ using Names = std::array<const char*, 2>;
 inline constexpr Names kImageNames = {"img1", "img2"};
 
 inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const Names& names,
-                         bool take_uint8) {
-  check_image(names[0], img1, take_uint8);
-  check_image(names[1], img2, take_uint8);
+                         int64_t spatial_dims, bool take_uint8) {
+  check_image(names[0], img1, spatial_dims, take_uint8);
+  check_image(names[1], img2, spatial_dims, take_uint8);
   TORCH_CHECK_VALUE(img1.sizes() == img2.sizes(), names[0], " and ", names[1],
                     ": expected one shape, got ", shape_of(img1), " and ", shape_of(img2),
                     "; nothing is broadcast, use .expand_as()");
@@ -178,11 +216,57 @@ inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const N
                    " and ", dtype_of(img2), "; convert one with .to(other.dtype)");
 }
 
+// A mask for an image: of its spatial sizes alone, or of its rank with 1 for B or C or both.
+inline void check_mask(const at::Tensor& mask, const at::Tensor& image) {
+  check_dense("mask", mask);
+  TORCH_CHECK_TYPE(mask.scalar_type() == at::kBool || is_floating(mask.scalar_type()),
+                   "mask: expected bool or a floating-point dtype with weights in [0, 1], got ",
+                   dtype_of(mask), "; convert it with .bool()");
+  TORCH_CHECK_VALUE(!mask.requires_grad(),
+                    "mask: expected a constant, got a tensor that requires a gradient; use "
+                    ".detach()");
+  TORCH_CHECK_VALUE(mask.device() == image.device(),
+                    "mask: expected a tensor on the images' device ", image.device(), ", got ",
+                    mask.device(), "; move it with .to(img1.device)");
+  const at::IntArrayRef shape = mask.sizes();
+  const at::IntArrayRef sizes = image.sizes();
+  const bool fits =
+      shape == sizes.slice(2) ||
+      (shape.size() == sizes.size() && shape.slice(2) == sizes.slice(2) &&
+       (shape[0] == 1 || shape[0] == sizes[0]) && (shape[1] == 1 || shape[1] == sizes[1]));
+  std::string spatial;
+  for (const int64_t size : sizes.slice(2)) {
+    spatial += text(spatial.empty() ? "" : ", ", size);
+  }
+  TORCH_CHECK_VALUE(fits, "mask: expected [", spatial, "] or ", shape_of(image),
+                    " with 1 in place of ", sizes[0], " or ", sizes[1], ", got ", shape_of(mask),
+                    "; a mask for each image of a batch has the shape [", sizes[0], ", 1, ",
+                    spatial, "], use .unsqueeze(1)");
+}
+
+inline int64_t least_side(const at::Tensor& image) {
+  const at::IntArrayRef sizes = image.sizes().slice(2);
+  return *std::min_element(sizes.begin(), sizes.end());
+}
+
 inline void check_window_fits(const at::Tensor& image, int64_t window_size, bool valid) {
-  TORCH_CHECK_VALUE(
-      !valid || (image.size(2) >= window_size && image.size(3) >= window_size),
-      "padding=\"valid\": expected height and width of at least window_size=", window_size,
-      ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
+  TORCH_CHECK_VALUE(!valid || least_side(image) >= window_size, "padding=\"valid\": expected ",
+                    sides_of(image.dim() - 2).sides, " of at least window_size=", window_size,
+                    ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
+}
+
+// Whether the window can be applied at the coarsest of so many scales; odd sizes are padded, or
+// cropped.
+inline void check_scales_fit(const at::Tensor& image, int64_t window_size, bool valid,
+                             std::size_t scales, bool pads) {
+  // No image has 2^62 pixels along a side.
+  const int64_t halvings = INT64_C(1) << std::min<std::size_t>(scales - 1, 50);
+  const int64_t coarsest = valid ? window_size : 1;
+  const int64_t least = pads ? (coarsest - 1) * halvings + 1 : coarsest * halvings;
+  TORCH_CHECK_VALUE(least_side(image) >= least, "ms_ssim, padding=\"", kPaddings[valid ? 1 : 0],
+                    "\": expected ", sides_of(image.dim() - 2).sides, " of at least ", least,
+                    " for ", scales, " scales, got ", shape_of(image),
+                    "; use fewer weights or a smaller window");
 }
 
 }  // namespace fused_ssim::detail

@@ -36,7 +36,7 @@ Result call(const std::tuple<Arguments...>& arguments) {
   return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
 }
 
-// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/library.cpp.
+// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/schemas.h.
 inline auto problem(const Images& images, const Definition& d) {
   return std::tuple<const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, at::IntArrayRef,
                     double, double, bool, int64_t, int64_t>(images.img1, images.img2, d.taps,
@@ -44,11 +44,11 @@ inline auto problem(const Images& images, const Definition& d) {
                                                             d.statistic, d.uint8_divisor);
 }
 
-// FUSED_SSIM_RARE_SCHEMA: no stabilizers of single images and no mask.
-inline auto nothing_rare() {
+// FUSED_SSIM_RARE_SCHEMA: no stabilizers of single images.
+inline auto rare(const MaskOption& mask) {
   static const std::optional<at::Tensor> none;
   using Optional = const std::optional<at::Tensor>&;
-  return std::tuple<Optional, Optional, int64_t>(none, none, FUSED_SSIM_MASK_WEIGHTED);
+  return std::tuple<Optional, Optional, int64_t>(none, mask.weights, mask.mode);
 }
 
 // What is reduced: ssim * S + l1 * |img1 - img2|, and what is added to the result.
@@ -68,26 +68,66 @@ inline constexpr char kSsimMapBackward[] = "fused_ssim::ssim_map_backward";
 inline constexpr char kScaleGradient[] = "fused_ssim::scale_gradient";
 inline constexpr char kScaleGradientInPlace[] = "fused_ssim::scale_gradient_";
 
+inline constexpr char kMsSsim[] = "fused_ssim::ms_ssim";
+inline constexpr char kMsSsimBackward[] = "fused_ssim::ms_ssim_backward";
+inline constexpr char kMsSsimBackwardInPlace[] = "fused_ssim::ms_ssim_backward_";
+
 inline ThreeTensors call_ssim(const Images& images, const Definition& d, int64_t reduction,
                               const Weights& weights, bool wants1, bool wants2) {
   return call<kSsim, ThreeTensors>(std::tuple_cat(
       problem(images, d),
       std::tuple(reduction, weights.ssim, weights.l1, weights.offset, wants1, wants2, kNoL2),
-      nothing_rare()));
+      rare(images.mask)));
 }
 
 inline TwoTensors call_ssim_and_mse(const Images& images, const Definition& d) {
-  return call<kSsimAndMse, TwoTensors>(std::tuple_cat(problem(images, d), nothing_rare()));
+  return call<kSsimAndMse, TwoTensors>(std::tuple_cat(problem(images, d), rare({})));
 }
 
 inline at::Tensor call_ssim_map(const Images& images, const Definition& d) {
-  return call<kSsimMap, at::Tensor>(std::tuple_cat(problem(images, d), nothing_rare()));
+  return call<kSsimMap, at::Tensor>(std::tuple_cat(problem(images, d), rare(images.mask)));
 }
 
 inline TwoTensors call_ssim_map_backward(const at::Tensor& map_gradient, const Images& images,
                                          const Definition& d, bool wants1, bool wants2) {
   return call<kSsimMapBackward, TwoTensors>(std::tuple_cat(
-      std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2), nothing_rare()));
+      std::tie(map_gradient), problem(images, d), std::tuple(wants1, wants2), rare(images.mask)));
+}
+
+// What the operator gives of an image that wants a gradient.
+struct SavedScales {
+  at::Tensor gradient;
+  at::Tensor coarser;
+};
+
+// value, derivatives, gradient1, coarser1, gradient2, coarser2
+using SixTensors =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+inline SixTensors call_ms_ssim(const Images& images, const Definition& d, const Scales& scales,
+                               bool wants1, bool wants2) {
+  return call<kMsSsim, SixTensors>(
+      std::tuple_cat(problem(images, d),
+                     std::tuple<at::ArrayRef<double>, int64_t, int64_t, bool, bool>(
+                         scales.exponents, scales.negative, scales.odd_sizes, wants1, wants2),
+                     rare({})));
+}
+
+inline auto backward_arguments(const SavedScales& saved, const at::Tensor& upstream,
+                               const at::Tensor& derivatives, int64_t odd_sizes) {
+  return std::tuple<const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                    int64_t>(saved.gradient, saved.coarser, upstream, derivatives, odd_sizes);
+}
+
+inline at::Tensor call_ms_ssim_backward(const SavedScales& saved, const at::Tensor& upstream,
+                                        const at::Tensor& derivatives, int64_t odd_sizes) {
+  return call<kMsSsimBackward, at::Tensor>(
+      backward_arguments(saved, upstream, derivatives, odd_sizes));
+}
+
+inline void call_ms_ssim_backward_(const SavedScales& saved, const at::Tensor& upstream,
+                                   const at::Tensor& derivatives, int64_t odd_sizes) {
+  call<kMsSsimBackwardInPlace, void>(backward_arguments(saved, upstream, derivatives, odd_sizes));
 }
 
 inline auto scale_arguments(const at::Tensor& gradient, const at::Tensor& upstream,

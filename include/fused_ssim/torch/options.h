@@ -2,6 +2,8 @@
 /// The parameters of fused_ssim.h.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -37,8 +39,41 @@ struct SSIMOptions {
   bool unbiased = false;
   /// "ssim", or one of its factors: "contrast" (contrast times structure) or "luminance".
   std::string component = "ssim";
-  /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC".
-  /// Without a B the results have no axis of the batch either.
+  /// Weights of pixels, bool or floating-point in [0, 1] (not checked), without a gradient, on the
+  /// images' device: [H, W], or in the images' layout with 1 for B or C or both. Undefined: none.
+  at::Tensor mask = {};
+  /// "weighted": the plain map, averaged with the mask as weights; windows see masked pixels.
+  /// "normalized": pixels weigh in windows, too, so that masked ones influence nothing, not even as
+  /// NaN. Over a mask of zeros means are 1, sums 0; the map is 1 where the mask is 0.
+  std::string mask_mode = "weighted";
+  /// How the dimensions of both images (and of a map) are ordered: "BCHW", "BHWC", "CHW" or "HWC",
+  /// of volumes "BCDHW" or "BDHWC", of signals "BCW" or "BWC". Without a B the results have no axis
+  /// of the batch either.
+  std::string layout = "BCHW";
+};
+
+/// Which MS-SSIM, and of what. Fields that SSIMOptions has, too, mean the same.
+struct MSSSIMOptions {
+  double data_range = 1.0;
+  std::string window = "gaussian";
+  int64_t window_size = 11;
+  double sigma = 1.5;
+  std::vector<double> taps = {};
+  double k1 = 0.01;
+  double k2 = 0.03;
+  /// An exponent for each scale, the finest first; not negative. None stands for the five of Wang et
+  /// al. 2003.
+  std::vector<double> weights = {};
+  std::string padding = "valid";
+  /// "mean" or "sum" over everything ([]), "image" ([B]), or "channel", the product of each plane
+  /// ([B, C]).
+  std::string reduction = "mean";
+  /// What a mean m has for a factor, weight w: "relu" max(m, 0)^w, without a gradient where m <= 0;
+  /// "smooth", below t = 0.01, t^w / (1 + w (t - m) / t), which has a gradient everywhere.
+  std::string negative = "relu";
+  /// "pad" puts one zero in front of an odd side before pixels are averaged in twos, "crop" drops
+  /// the last pixel.
+  std::string odd_sizes = "pad";
   std::string layout = "BCHW";
 };
 

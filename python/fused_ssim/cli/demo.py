@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 import fused_ssim
+from fused_ssim.cli.by_torch import batch
 from fused_ssim.cli.distortions import DISTORTIONS, at_psnr
 from fused_ssim.cli.errors import CliError
 from fused_ssim.cli.heatmap import colourise, draw_legend, heat_map
-from fused_ssim.cli.images import from_pil, make_folder, read_image, save_image, to_pil
-from fused_ssim.cli.measure import Scores, Settings, check_settings, measure
+from fused_ssim.cli.images import Pixels, from_pil, make_folder, read_image, save_image, to_pil
+from fused_ssim.cli.measure import Scores, as_floats, check_settings, measure
 from fused_ssim.cli.parser import DEMO_PHOTOS
 from fused_ssim.cli.progress import progress
+from fused_ssim.cli.settings import Settings
 from fused_ssim.cli.sheet import Tile, contact_sheet
 from fused_ssim.cli.tables import psnr_text, ssim_text, text_table
 
@@ -34,18 +36,29 @@ class Sample:
     """A spoiled or fitted version of the photograph."""
 
     name: str
-    pixels: Tensor
+    pixels: Pixels
     scores: Scores
+
+    @property
+    def ssim(self) -> float:
+        """With the photograph."""
+        return self.scores.values["ssim"]
+
+    @property
+    def psnr_db(self) -> float:
+        """With the photograph."""
+        return self.scores.values["psnr"]
 
     def tile(self) -> Tile:
         """The sample as a captioned picture above its SSIM map."""
-        detail = f"SSIM {self.scores.ssim:.3f}  PSNR {self.scores.psnr_db:.1f} dB"
+        detail = f"SSIM {self.ssim:.3f}  PSNR {self.psnr_db:.1f} dB"
         return Tile(to_pil(self.pixels), to_pil(colourise(self.mean_map())), self.name, detail)
 
-    def mean_map(self) -> Tensor:
+    def mean_map(self) -> Pixels:
         """[H, W]: the SSIM map, its mean over the channels."""
         assert self.scores.ssim_map is not None  # _sample() asks for it
-        return self.scores.ssim_map.mean(dim=0)
+        mean: Pixels = self.scores.ssim_map.mean(axis=0)
+        return mean
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,13 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
         _sample(distortion.name, at_psnr(distortion, photo, TARGET_PSNR_DB), photo, settings)
         for distortion in DISTORTIONS
     ]
-    distorted.sort(key=lambda sample: sample.scores.ssim, reverse=True)
+    distorted.sort(key=lambda sample: sample.ssim, reverse=True)
     print(f"\nDistorted, each time as strongly as makes the PSNR {TARGET_PSNR_DB:g} dB:\n")
     _print_samples(distorted)
 
     print(f"\nFitting an image of noise to the photograph, {arguments.steps} steps of Adam:\n")
     sys.stdout.flush()  # before the progress bar, which goes to stderr
-    noise = torch.rand(photo.shape, generator=torch.Generator().manual_seed(arguments.seed))
+    noise = np.random.default_rng(arguments.seed).random(photo.shape, np.float32)
     start = time.perf_counter()
     stages = fit(noise, photo, arguments.steps, arguments.device, show=not arguments.no_progress)
     seconds = time.perf_counter() - start
@@ -81,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_photo(name: str, side: int) -> Tensor:
+def load_photo(name: str, side: int) -> Pixels:
     """A sample of scikit-image or an image file, as a square of `side` pixels."""
     if name in DEMO_PHOTOS:
         samples = importlib.import_module("skimage.data")
@@ -90,17 +103,16 @@ def load_photo(name: str, side: int) -> Tensor:
         picture = to_pil(read_image(Path(name)))
     else:
         raise CliError(f"{name}: neither a file nor one of {', '.join(DEMO_PHOTOS)}")
-    return from_pil(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
+    return as_floats(from_pil(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS)))
 
 
-def fit(start: Tensor, target: Tensor, steps: int, device: str, *, show: bool) -> dict[int, Tensor]:
+def fit(start: Pixels, target: Pixels, steps: int, device: str, *, show: bool) -> dict[int, Pixels]:
     """Maximise the SSIM of an image with `target`, from `start` on.
 
     Returns the image at some stages, by the number of steps done; the first is 0, the last `steps`.
     """
-    goal = target.unsqueeze(0).to(device)
-    # A copy: the optimiser works in place.
-    image = start.unsqueeze(0).to(device, copy=True).requires_grad_()
+    goal = batch(target, device)
+    image = batch(start, device).requires_grad_()
     optimiser = torch.optim.Adam([image], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     stages = {0: start}
@@ -115,7 +127,7 @@ def fit(start: Tensor, target: Tensor, steps: int, device: str, *, show: bool) -
         with torch.no_grad():
             image.clamp_(0.0, 1.0)
         if step in keep:
-            stages[step] = image.detach()[0].cpu().clone()
+            stages[step] = image.detach()[0].permute(1, 2, 0).cpu().numpy().copy()
         bar.set_postfix_str(f"SSIM {ssim.item():.4f}", refresh=False)
     return stages
 
@@ -124,20 +136,17 @@ def _stage_name(step: int) -> str:
     return f"{step} step{'s' if step > 1 else ''}" if step else "noise"
 
 
-def _sample(name: str, pixels: Tensor, photo: Tensor, settings: Settings) -> Sample:
+def _sample(name: str, pixels: Pixels, photo: Pixels, settings: Settings) -> Sample:
     return Sample(name, pixels, measure(pixels, photo, settings, with_map=True))
 
 
 def _print_samples(samples: Sequence[Sample]) -> None:
-    rows = [
-        (sample.name, ssim_text(sample.scores.ssim), psnr_text(sample.scores.psnr_db))
-        for sample in samples
-    ]
+    rows = [(sample.name, ssim_text(sample.ssim), psnr_text(sample.psnr_db)) for sample in samples]
     print(text_table(("image", "SSIM", "PSNR (dB)"), rows))
 
 
 def _write_pictures(
-    out: Path, photo: Tensor, distorted: Sequence[Sample], fitted: Sequence[Sample]
+    out: Path, photo: Pixels, distorted: Sequence[Sample], fitted: Sequence[Sample]
 ) -> None:
     target = to_pil(photo)
     save_image(target, out / "target.png")
@@ -145,7 +154,7 @@ def _write_pictures(
         save_image(to_pil(sample.pixels), out / f"distorted_{sample.name}.png")
     for name, sample in (("before", fitted[0]), ("after", fitted[-1])):
         save_image(to_pil(sample.pixels), out / f"{name}.png")
-        save_image(heat_map(sample.mean_map().unsqueeze(0)), out / f"ssim_map_{name}.png")
+        save_image(heat_map(sample.mean_map()[None]), out / f"ssim_map_{name}.png")
 
     photo_tile = Tile(target, draw_legend(target.height), "photograph", "the target")
     sections = [

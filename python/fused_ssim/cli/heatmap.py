@@ -1,4 +1,4 @@
-"""An SSIM map as a colour picture with a legend. Needs Pillow only.
+"""An SSIM map as a colour picture with a legend. Needs Pillow and numpy.
 
 Cold and dark is alike (SSIM 1), hot and bright is different, so that faults catch the eye.
 
@@ -14,12 +14,12 @@ Cold and dark is alike (SSIM 1), hot and bright is different, so that faults cat
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from fused_ssim.cli.images import to_pil
+from fused_ssim.cli.images import Pixels, to_pil
 
 # Nine stops, equally spaced in the scale, with even steps of perceived lightness (OKLCH
 # lightness 0.16 to 0.94, hue from blue over red to yellow), so that it also reads in gray.
@@ -33,25 +33,27 @@ _SMALLEST_LEGEND = 160  # pixels: a smaller map gets a taller picture
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 
-def colour_table(steps: int = 256) -> Tensor:
-    """[steps, 3] in 0..1, from alike (dark) to different (bright)."""
-    stops = torch.tensor([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _STOPS]) / 255.0
-    position = torch.linspace(0.0, len(_STOPS) - 1.0, steps)
-    left = position.floor().long().clamp(max=len(_STOPS) - 2)
-    return torch.lerp(stops[left], stops[left + 1], (position - left).unsqueeze(1))
+@lru_cache(maxsize=1)
+def colour_table(steps: int = 256) -> Pixels:
+    """[steps, 3], float32 in 0..1, from alike (dark) to different (bright)."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _STOPS]) / 255.0
+    position = np.linspace(0.0, len(_STOPS) - 1.0, steps)
+    channels = [np.interp(position, range(len(_STOPS)), stop) for stop in stops.T]
+    return np.stack(channels, axis=1).astype(np.float32)
 
 
-def colourise(ssim_map: Tensor, lowest: float = 0.0) -> Tensor:
-    """[H, W] SSIM values to [3, H, W]; `lowest` and everything below it is the hottest colour."""
+def colourise(ssim_map: Pixels, lowest: float = 0.0) -> Pixels:
+    """[H, W] SSIM values to [H, W, 3]; `lowest` and everything below it is the hottest colour."""
     table = colour_table()
-    difference = ((1.0 - ssim_map.float()) / (1.0 - lowest)).nan_to_num(1.0).clamp(0.0, 1.0)
-    index = (difference * (len(table) - 1)).round().long()
-    return table[index].permute(2, 0, 1)
+    difference = np.nan_to_num((1.0 - ssim_map) / (1.0 - lowest), nan=1.0)
+    index = np.rint(np.clip(difference, 0.0, 1.0) * (len(table) - 1)).astype(np.intp)
+    colours: Pixels = table[index]
+    return colours
 
 
-def heat_map(ssim_map: Tensor, lowest: float = 0.0) -> Image.Image:
+def heat_map(ssim_map: Pixels, lowest: float = 0.0) -> Image.Image:
     """The picture for a [C, H, W] map: the mean over the channels, and a legend on its right."""
-    values = ssim_map.float().mean(dim=0)
+    values = ssim_map.mean(axis=0)
     picture = to_pil(colourise(values, lowest))
     footer = f"mean {float(values.mean()):.4f}"
     legend = draw_legend(picture.height, lowest, footer)
@@ -77,7 +79,7 @@ def draw_legend(height: int, lowest: float = 0.0, footer: str = "") -> Image.Ima
     draw.text((gap, gap), "SSIM", _INK, font)
     draw.text((gap, height - gap), footer, _INK, font, anchor="ls")
 
-    scale = torch.linspace(1.0, lowest, bottom - top).unsqueeze(1).expand(-1, bar_width)
+    scale = np.repeat(np.linspace(1.0, lowest, bottom - top)[:, None], bar_width, axis=1)
     legend.paste(to_pil(colourise(scale, lowest)), (gap, top))
     draw.rectangle((gap - 1, top - 1, gap + bar_width, bottom), outline=_INK)
     for i, label in enumerate(labels):

@@ -1,38 +1,71 @@
-"""Image files to tensors and back. Needs Pillow and numpy.
+"""Image files to arrays and back. Needs Pillow and numpy.
 
-Tensors are [C, H, W], float32, in 0..1, with C = 1 (grayscale) or 3 (RGB).
+Arrays are [H, W, C] with C = 1 (grayscale) or 3 (RGB): uint8, where u stands for u / 255, or
+float32, where the data range is 1.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from fused_ssim.cli.errors import CliError, first_line
+from fused_ssim.cli.errors import CliError, first_line, note
+
+Pixels = npt.NDArray[Any]
 
 CHANNEL_NAMES = {1: ("gray",), 3: ("R", "G", "B")}
 
-_MAX_16_BIT = 65535.0
+_MAX_16_BIT, _MAX_12_BIT = 65535, 4095
+# Of these, what Pillow reads as 32-bit integers had 16 bits in the file.
+_FORMATS_OF_16_BITS = ("PNG", "PPM")
 
 
-def read_image(path: Path, background: str = "white") -> Tensor:
+@dataclass(frozen=True)
+class Reading:
+    """What numbers in files stand for."""
+
+    background: str = "white"
+    """Colour behind transparent pixels."""
+    data_range: float | None = None
+    """What white is in images of more than 8 bits; None: as the type of the file says."""
+
+
+@contextmanager
+def large_pictures(*, any_size: bool) -> Iterator[None]:
+    """Lets Pillow read large pictures without a warning, and of any size if that is asked for.
+
+    Measuring them is what a user asked for; only the hard limit against decompression bombs stays,
+    and ends in read_image()'s handler. Not in read_image() itself: threads share the filters.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        if any_size:
+            Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def read_image(path: Path, reading: Reading = Reading()) -> Pixels:
     """Read an image file; see `fused-ssim compare --help` for what is done to unusual ones."""
     if path.is_dir():
         raise CliError(f"{path} is a folder; an image file is needed here")
-    colour = parse_colour(background)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about large images. Measuring them is what a user asked for; only its
-            # hard limit against decompression bombs stays, and ends in the handler below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return from_pil(ImageOps.exif_transpose(image), colour)
+        with Image.open(path) as image:
+            image.load()
+            kind = image.format
+            ImageOps.exif_transpose(image, in_place=True)
+            return from_pil(image, reading, name=str(path), kind=kind)
     except FileNotFoundError:
         raise CliError(f"{path}: no such file") from None
     except PermissionError:
@@ -41,7 +74,9 @@ def read_image(path: Path, background: str = "white") -> Tensor:
         raise CliError(f"{path}: not an image that Pillow can read") from None
     except CliError as error:
         raise CliError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise CliError(f"{path}: {first_line(error)}; --any-size reads it all the same") from None
+    except (OSError, SyntaxError, ValueError) as error:
         # Pillow's decoders raise all of these on damaged files.
         raise CliError(f"{path}: unreadable image ({first_line(error)})") from None
 
@@ -54,56 +89,66 @@ def parse_colour(name: str) -> tuple[int, int, int]:
         raise CliError(f'unknown colour {name!r}; use a name such as "black" or #rrggbb') from None
 
 
-def from_pil(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Tensor:
-    """A Pillow image of any mode as a tensor."""
-    if image.mode == "F":
-        return _from_float(image)
-    if image.mode.startswith("I"):
-        return _from_integer(image)
+def from_pil(
+    image: Image.Image,
+    reading: Reading = Reading(),
+    *,
+    name: str = "image",
+    kind: str | None = None,
+) -> Pixels:
+    """A Pillow image of any mode, from a file of the format `kind`."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        wide = image.mode == "I" and kind not in _FORMATS_OF_16_BITS
+        return _from_numbers(image, reading.data_range, name, wide=wide)
 
     gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
+        background = parse_colour(reading.background)
         backdrop = Image.new("RGBA", image.size, (*background, 255))
         backdrop.alpha_composite(image.convert("RGBA"))
         image = backdrop
+        # On a gray background all three channels are equal, and "L" keeps their value.
         gray = gray and len(set(background)) == 1
-    # A gray image on a gray background has three equal channels, of which "L" keeps the value.
-    image = image.convert("RGB")
-    if gray:
-        image = image.getchannel("R")
-    return _tensor(image).div(255.0)
+    mode = "L" if gray else "RGB"
+    # Conversion to its own mode would be a copy.
+    return as_channels(np.asarray(image if image.mode == mode else image.convert(mode)))
 
 
-def _from_integer(image: Image.Image) -> Tensor:
-    # Mode "I" is 32 bits wide, but is also how 16-bit files in some formats arrive.
-    data = _tensor(image.convert("I"))
+def as_channels(values: Pixels) -> Pixels:
+    """[H, W] or [H, W, C] as [H, W, C]."""
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _from_numbers(image: Image.Image, data_range: float | None, name: str, *, wide: bool) -> Pixels:
+    """Pixels of 16 bits, of 32 (`wide`), or floating-point."""
+    data = np.asarray(image)
     low, high = float(data.min()), float(data.max())
-    if low < 0 or high > _MAX_16_BIT:
-        raise CliError(f"32-bit image with values from {low:g} to {high:g}; convert it to 16 bits")
-    return data.div(_MAX_16_BIT)
+    floating = image.mode == "F"
+    if data_range is None:
+        kind = "floating-point" if floating else "32-bit"
+        limit = 1 if floating else _MAX_16_BIT
+        # Written so that NaN is refused, too.
+        if (wide or floating) and not (floating and low >= 0.0 and high <= limit):
+            raise CliError(
+                f"{kind} image with values from {low:g} to {high:g}, which do not tell what white "
+                f"is; give it as --data-range{', or scale the image to 0..1' if floating else ''}"
+            )
+        if not floating and 0 < high <= _MAX_12_BIT:
+            note(
+                f"{name}: 16-bit image with values up to {high:g} is taken for a dark one; if it "
+                f"holds fewer bits, give what white is (--data-range {_MAX_12_BIT} for 12 bits)"
+            )
+        data_range = limit
+    elif not (low >= 0.0 and high <= data_range):
+        raise CliError(f"values from {low:g} to {high:g} are outside --data-range {data_range:g}")
+    return as_channels(data.astype(np.float32) / np.float32(data_range))
 
 
-def _from_float(image: Image.Image) -> Tensor:
-    data = _tensor(image)
-    low, high = float(data.min()), float(data.max())
-    if not (low >= 0.0 and high <= 1.0):  # written so that NaN is refused too
-        raise CliError(
-            f"floating-point image with values from {low:g} to {high:g}; scale it to 0..1"
-        )
-    return data
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    """The image's own numbers as [C, H, W] float32."""
-    values = torch.from_numpy(np.array(image, dtype=np.float32))
-    return values.unsqueeze(0) if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
-
-
-def to_pil(pixels: Tensor) -> Image.Image:
-    """A [C, H, W] tensor, clamped to 0..1, as an 8-bit Pillow image."""
-    data = pixels.detach().cpu().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
-    values = data[0] if data.shape[0] == 1 else data.permute(1, 2, 0)
-    return Image.fromarray(values.contiguous().numpy())
+def to_pil(pixels: Pixels) -> Image.Image:
+    """An [H, W, C] array, clamped to its range, as an 8-bit Pillow image."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -126,14 +171,24 @@ def make_folder(path: Path) -> None:
         raise CliError(f"cannot create the folder {path}: {error.strerror}") from None
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The files in a folder whose suffix is one of a format that Pillow reads, sorted by name."""
+def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The files in a folder whose suffix is one of a format that Pillow reads, sorted by name.
+
+    Hidden ones are left out: those with a leading dot, as macOS leaves beside every image.
+    """
     suffixes = {
         suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
     }
     try:
+        paths = [path.relative_to(folder) for path in folder.glob("**/*" if recursive else "*")]
+        visible = [path for path in paths if not any(part[0] == "." for part in path.parts)]
+        sub_folders = sum((folder / path).is_dir() for path in visible)
+        if sub_folders and not recursive:
+            note(f"{folder}: {sub_folders} sub-folder(s) not searched; --recursive does")
         return sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()
+            folder / path
+            for path in visible
+            if path.suffix.lower() in suffixes and (folder / path).is_file()
         )
     except OSError as error:
         raise CliError(f"cannot read the folder {folder}: {error.strerror}") from None

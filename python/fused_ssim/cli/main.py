@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fused_ssim.cli.errors import CliError
-from fused_ssim.cli.parser import PROGRAM, build_parser
+from fused_ssim.cli.errors import CliError, report
+from fused_ssim.cli.parser import build_parser
 
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for SIGINT
@@ -23,28 +23,31 @@ _OPTIONAL = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        # parse_args() would show the usage of the whole program.
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         code: int = arguments.run(arguments)
         # Flush here, where a closed pipe can still be caught.
         sys.stdout.flush()
         return code
     except CliError as error:
-        return _fail(str(error))
+        report(str(error))
+        return USER_ERROR
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _OPTIONAL:
             raise
         package, extra = _OPTIONAL[missing]
-        return _fail(f"this command needs {package}: pip install 'fused-ssim[{extra}]'")
+        report(
+            f"this command needs {package}: pip install {package} "
+            f"(all that it needs: the extra [{extra}] of fused-ssim)"
+        )
+        return USER_ERROR
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python flushes stdout once more at exit; give it a sink.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _fail(message: str) -> int:
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
-    return USER_ERROR

@@ -1,103 +1,250 @@
-"""SSIM and PSNR of a pair of images, with the errors that a user can cause in one line."""
+"""Metrics of a pair of images, with the errors that a user can cause in one line.
+
+On the CPU the kernels read NumPy's memory, without torch; what they lack (by_torch.py) imports it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
-import fused_ssim
-from fused_ssim._parameters import CroppedPadding, Reduction
+from fused_ssim import _C, _arrays
+from fused_ssim._parameters import Definition, Padding, definition_of
 from fused_ssim.cli.errors import CliError, first_line
+from fused_ssim.cli.images import CHANNEL_NAMES, Pixels
+from fused_ssim.cli.settings import Metric, Settings
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure."""
-
-    padding: CroppedPadding = "same"
-    window_size: int = 11
-    sigma: float = 1.5
-    device: str = "cpu"
+# Luma of ITU-R BT.601: weights of R, G and B in 0..1, and the value of black. Studio swing is black
+# at 16 and white at 235, of 255.
+_LUMA = {
+    "y": ((65.481 / 255, 128.553 / 255, 24.966 / 255), 16 / 255),
+    "y-full": ((0.299, 0.587, 0.114), 0.0),
+}
+_SSIM_WEIGHT = 0.2  # of l1_ssim_loss
+_NUMPY_BORDERS: dict[Padding, Literal["reflect", "edge"]] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured."""
+    """What was measured, by metric."""
 
-    ssim: float
-    per_channel: tuple[float, ...]
-    psnr_db: float
-    ssim_map: Tensor | None  # [C, H', W'] on the CPU, when asked for
+    values: dict[Metric, float]
+    per_channel: dict[Metric, tuple[float, ...]]
+    channel_names: tuple[str, ...]
+    ssim_map: Pixels | None
+    """[C, H', W'], when asked for."""
+
+    def without_map(self) -> Scores:
+        """The numbers alone."""
+        return replace(self, ssim_map=None)
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings, mask: Pixels | None = None) -> None:
     """Refuse settings that no image could be measured with, before any image is read."""
+    if _needs_torch(settings, mask):
+        from fused_ssim.cli import by_torch
+
+        by_torch.check_device(settings)
+    if "ms-ssim" in settings.metrics and mask is not None:
+        raise CliError("--mask does not go with --metric ms-ssim, whose scales have no mask")
+    # The kernels check the window; over one pixel there is always one without a border.
+    blank = np.zeros((1, 1, 1), np.uint8)
     try:
-        device = torch.device(settings.device)
-    except RuntimeError:
-        raise CliError(f"unknown device {settings.device!r}; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CliError(f"device {settings.device!r} is not available: torch sees no CUDA GPU")
-    try:
-        blank = torch.zeros(1, 1, 1, 1, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise CliError(
-            f"device {settings.device!r} is not available: {first_line(error)}"
-        ) from None
-    # One pixel has no whole window, but that says nothing against the settings.
-    _ssim(blank, blank, replace(settings, padding="same"), "mean")
-
-
-def measure(a: Tensor, b: Tensor, settings: Settings, *, with_map: bool = False) -> Scores:
-    """Compare two [C, H, W] images in 0..1; a single channel is compared with each of three."""
-    (height_a, width_a), (height_b, width_b) = a.shape[-2:], b.shape[-2:]
-    if (height_a, width_a) != (height_b, width_b):
-        raise CliError(
-            f"different sizes: {width_a}x{height_a} and {width_b}x{height_b} pixels; "
-            "scale or crop one of them"
-        )
-    if settings.padding == "valid" and min(height_a, width_a) < settings.window_size:
-        raise CliError(
-            f"{width_a}x{height_a} pixels is smaller than the window of {settings.window_size}; "
-            "use --padding same or a smaller --window-size"
-        )
-    channels = max(a.shape[0], b.shape[0])
-    batch_a, batch_b = (
-        image.expand(channels, -1, -1).unsqueeze(0).to(settings.device) for image in (a, b)
-    )
-
-    ssim_map = None
-    if with_map:
-        ssim_map = _ssim(batch_a, batch_b, settings, "none")[0].cpu()
-        per_channel = ssim_map.double().mean(dim=(-2, -1))
-    else:
-        per_channel = _ssim(batch_a, batch_b, settings, "channel")[0].double().cpu()
-    return Scores(
-        ssim=float(per_channel.mean()),
-        per_channel=tuple(per_channel.tolist()),
-        psnr_db=psnr_db(a, b),
-        ssim_map=ssim_map,
-    )
-
-
-def psnr_db(a: Tensor, b: Tensor) -> float:
-    """PSNR for a data range of 1; infinite for identical images."""
-    error = float((a - b).double().square().mean())
-    return -10.0 * math.log10(error) if error > 0.0 else math.inf
-
-
-def _ssim(a: Tensor, b: Tensor, settings: Settings, reduction: Reduction) -> Tensor:
-    try:
-        return fused_ssim.ssim(
-            a,
-            b,
-            window_size=settings.window_size,
-            sigma=settings.sigma,
-            padding=settings.padding,
-            reduction=reduction,
-        )
+        _arrays.ssim_and_mse(blank, blank, "HWC", definition=_definition(settings, "same"))
     except (ValueError, NotImplementedError) as error:
         raise CliError(first_line(error)) from None
+
+
+def measure(
+    a: Pixels,
+    b: Pixels,
+    settings: Settings,
+    *,
+    mask: Pixels | None = None,
+    with_map: bool = False,
+    threads: int = 0,
+) -> Scores:
+    """Compare two images; a single channel is compared with each of three.
+
+    Args:
+        a: [H, W, C], C = 1 or 3: uint8, or float32 in 0..1.
+        b: likewise.
+        mask: [H, W, 1], weights in 0..1.
+        with_map: whether the map is wanted, too.
+        threads: of the CPU; 0: all.
+    """
+    _check_same_size(a, b, "scale or crop one of them")
+    if mask is not None:
+        _check_same_size(a, mask, "the mask must have the images' size")
+    a, b = (_channels(_cropped(image, settings.crop_border), settings) for image in (a, b))
+    count = max(a.shape[2], b.shape[2])
+    a, b = (np.broadcast_to(image, (*image.shape[:2], count)) for image in (a, b))
+    _check_window_fits(a, settings)
+    names = CHANNEL_NAMES[count] if settings.channels in ("each", "rgb") else ("Y",)
+    try:
+        if _needs_torch(settings, mask):
+            from fused_ssim.cli import by_torch
+
+            weights = None if mask is None else _cropped(mask, settings.crop_border)
+            planes = by_torch.measure(a, b, weights, settings, with_map=with_map)
+        else:
+            planes = _by_kernels(a, b, settings, with_map=with_map, threads=threads)
+    except (ValueError, NotImplementedError) as error:
+        raise CliError(first_line(error)) from None
+    return _scores(planes, settings, names)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What kernels measure of each channel."""
+
+    ssim: Sequence[float]
+    mse: Sequence[float]
+    l1: Sequence[float] | None = None
+    ms_ssim: Sequence[float] | None = None
+    ssim_map: Pixels | None = None
+
+
+def _scores(planes: Planes, settings: Settings, names: tuple[str, ...]) -> Scores:
+    per_channel: dict[Metric, tuple[float, ...]] = {}
+    values: dict[Metric, float] = {}
+    for metric in settings.metrics:
+        if metric == "psnr":
+            per_channel[metric] = tuple(map(psnr_db, planes.mse))
+            # Of all channels' error together, not a mean of decibels.
+            values[metric] = psnr_db(_mean(planes.mse))
+            continue
+        if metric == "ssim":
+            numbers = planes.ssim
+        elif metric == "ms-ssim":
+            assert planes.ms_ssim is not None  # by_torch has it
+            numbers = planes.ms_ssim
+        else:
+            assert planes.l1 is not None  # both ways have it where the metric is asked for
+            numbers = [
+                (1 - _SSIM_WEIGHT) * l1 + _SSIM_WEIGHT * (1 - ssim)
+                for l1, ssim in zip(planes.l1, planes.ssim, strict=True)
+            ]
+        per_channel[metric] = tuple(numbers)
+        values[metric] = _mean(numbers)
+    return Scores(values, per_channel, names, planes.ssim_map)
+
+
+def psnr_db(mse: float) -> float:
+    """PSNR of a mean squared error for a data range of 1; infinite for none."""
+    return -10.0 * math.log10(mse) if mse > 0.0 else math.inf
+
+
+def _definition(settings: Settings, padding: Padding) -> Definition:
+    taps = _taps(settings.window, settings.window_size, settings.sigma)
+    # The images have been extended where the border is neither zeros nor cropped.
+    return definition_of((taps, taps), 0.01**2, 0.03**2, valid=padding != "same")
+
+
+@lru_cache(maxsize=8)
+def _taps(window: str | tuple[float, ...], size: int, sigma: float) -> tuple[float, ...]:
+    if not isinstance(window, str):
+        return window
+    gaussian = tuple(_C.gaussian_taps(size, sigma))  # checks the size of both
+    return gaussian if window == "gaussian" else (1.0 / size,) * size
+
+
+def _needs_torch(settings: Settings, mask: Pixels | None) -> bool:
+    return settings.device != "cpu" or mask is not None or "ms-ssim" in settings.metrics
+
+
+def _by_kernels(
+    a: Pixels, b: Pixels, settings: Settings, *, with_map: bool, threads: int
+) -> Planes:
+    padding = settings.ssim_padding
+    definition = _definition(settings, padding)
+    x, y = a, b
+    radius = settings.window_size // 2
+    if padding in _NUMPY_BORDERS:
+        widths = ((radius, radius), (radius, radius), (0, 0))
+        x, y = (np.pad(image, widths, mode=_NUMPY_BORDERS[padding]) for image in (a, b))
+    ssim, mse = (
+        [float(number) for number in numbers[0]]
+        for numbers in _arrays.ssim_and_mse(x, y, "HWC", definition=definition, threads=threads)
+    )
+    if padding == "valid" and "psnr" in settings.metrics:
+        # The pass saw the pixels with a whole window alone; PSNR is of all.
+        mse = _mean_of_channels(np.square(_differences(a, b), dtype=np.float32))
+    l1 = None
+    if "l1-ssim" in settings.metrics:
+        inner = slice(radius, -radius or None) if padding == "valid" else slice(None)
+        l1 = _mean_of_channels(_differences(a[inner, inner], b[inner, inner]))
+    ssim_map = None
+    if with_map:
+        ssim_map = _arrays.ssim_map(x, y, "HWC", definition=definition, threads=threads)
+    return Planes(ssim=ssim, mse=mse, l1=l1, ssim_map=ssim_map)
+
+
+def _differences(a: Pixels, b: Pixels) -> Pixels:
+    """[H, W, C]: |a - b|, float32 in 0..1."""
+    if a.dtype == b.dtype == np.uint8:
+        return as_floats(np.maximum(a, b) - np.minimum(a, b))
+    difference: Pixels = np.abs(as_floats(a) - as_floats(b))
+    return difference
+
+
+def _mean_of_channels(values: Pixels) -> list[float]:
+    return [float(mean) for mean in values.mean(axis=(0, 1), dtype=np.float64)]
+
+
+def as_floats(image: Pixels) -> Pixels:
+    """Pixels as float32 in 0..1."""
+    return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
+
+
+def _channels(image: Pixels, settings: Settings) -> Pixels:
+    """The channels that are measured."""
+    if settings.channels not in _LUMA:
+        return image
+    weights, black = _LUMA[settings.channels]
+    values = as_floats(image)
+    if image.shape[2] == 1:
+        values = np.repeat(values, 3, axis=2)
+    luma: Pixels = values @ np.asarray(weights, np.float32) + np.float32(black)
+    return luma[..., None]
+
+
+def _cropped(image: Pixels, border: int) -> Pixels:
+    height, width = image.shape[:2]
+    if 2 * border >= min(height, width):
+        raise CliError(
+            f"{width}x{height} pixels have nothing left within --crop-border {border}; "
+            "give a smaller one"
+        )
+    return image[border : height - border, border : width - border]
+
+
+def _check_same_size(a: Pixels, b: Pixels, remedy: str) -> None:
+    (height_a, width_a), (height_b, width_b) = a.shape[:2], b.shape[:2]
+    if (height_a, width_a) != (height_b, width_b):
+        raise CliError(
+            f"different sizes: {width_a}x{height_a} and {width_b}x{height_b} pixels; {remedy}"
+        )
+
+
+def _check_window_fits(image: Pixels, settings: Settings) -> None:
+    height, width = image.shape[:2]
+    size = settings.window_size
+    least = {"valid": size, "reflect": size // 2 + 1}.get(settings.ssim_padding, 1)
+    if min(height, width) < least:
+        raise CliError(
+            f"{width}x{height} pixels is smaller than the window of {size}; "
+            "use --padding same or a smaller --window-size"
+        )
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)

@@ -22,14 +22,21 @@ class Bar(Protocol[T_co]):
         """Show `text` at the end of the bar: at once, or when the bar is next drawn."""
 
 
-def progress(items: Iterable[T], title: str, unit: str, *, show: bool) -> Bar[T]:
-    """Iterate over `items` behind a bar; without a bar, tqdm is not needed."""
+def progress(
+    items: Iterable[T], title: str, unit: str, *, show: bool, total: int | None = None
+) -> Bar[T]:
+    """Iterate over `items` behind a bar; without a bar, tqdm is not needed.
+
+    `total` is how many there are, where `items` itself does not tell.
+    """
     if not show:
         return _NoBar(items)
     tqdm = importlib.import_module("tqdm")  # imported by name: it ships no types
     # Where the bar is not redrawn in place but appended to, as in a log, it is drawn seldom.
     interval = _REDRAW_S if sys.stderr.isatty() else _APPEND_S
-    bar = tqdm.tqdm(items, desc=title, unit=unit, dynamic_ncols=True, mininterval=interval)
+    bar = tqdm.tqdm(
+        items, desc=title, unit=unit, total=total, dynamic_ncols=True, mininterval=interval
+    )
     return cast("Bar[T]", bar)
 
 

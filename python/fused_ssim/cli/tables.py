@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fused_ssim.cli.settings import Metric
+
 
 def text_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], footer: Sequence[str] | None = None
@@ -21,6 +23,11 @@ def text_table(
         ).rstrip()
         for row in lines
     )
+
+
+def metric_text(metric: Metric, value: float) -> str:
+    """A metric's number with its decimals."""
+    return psnr_text(value) if metric == "psnr" else ssim_text(value)
 
 
 def ssim_text(value: float) -> str:

@@ -1,0 +1,132 @@
+"""MS-SSIM beside other libraries, on this machine's CPU or GPU, in one run.
+
+    pip install pytorch-msssim frame-analytics
+    python benchmarks/scales.py --threads 2
+    python benchmarks/scales.py --device cuda
+
+On a GPU both the kernels' own time (replays of a CUDA graph over images that L2 cannot hold) and what
+passes on the clock. Prints a table, and writes NAME.json to benchmarks/results/. The libraries take turns, so that a
+disturbance of the machine meets all of them; one that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from machine import commit, describe, file_name, recorded_command
+from peers import Library
+from report import format_table
+from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_times
+from workload import Size, make_images, make_step
+
+_OURS = "fused-ssim"
+_MODULES = {
+    _OURS: "fused_ssim",
+    "pytorch-msssim": "pytorch_msssim",
+    "frame-analytics": "frame_analytics",
+}
+_KINDS = ("inference", "training")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="a kind")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", help="file name (default: from the processor)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, print, write."""
+    arguments = parse_arguments()
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    libraries = _libraries()
+    results = {
+        kind: _times(libraries, kind, arguments.size, device, arguments.budget) for kind in _KINDS
+    }
+    columns = [(kind, clock) for kind in _KINDS for clock in results[kind]]
+
+    def cells(library: Library) -> list[str]:
+        row = [library.name, library.version]
+        for kind, clock in columns:
+            time, ours = (results[kind][clock][name].median_s for name in (library.name, _OURS))
+            row += [f"{time * 1e3:.3f} ms", f"{time / ours:.1f}x"]
+        return row
+
+    header = ["library", "version"]
+    for kind, clock in columns:
+        header += [f"{kind}, {clock}", "of ours"]
+    print(f"MS-SSIM, {arguments.size} float32\n{format_table(header, map(cells, libraries))}")
+
+    machine = describe(device)
+    name = arguments.name or file_name(machine, device.type, "scales")
+    path = arguments.out / f"{name}.json"
+    contents = {
+        "command": recorded_command("benchmarks/scales.py"),
+        "commit": commit(),
+        "machine": machine,
+        "size": str(arguments.size),
+        "versions": {library.name: library.version for library in libraries},
+        "times": {
+            f"{kind}, {clock}": {name: asdict(time) for name, time in results[kind][clock].items()}
+            for kind, clock in columns
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(contents, indent=1) + "\n")
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def _times(
+    libraries: list[Library], kind: str, size: Size, device: torch.device, budget_s: float
+) -> dict[str, dict[str, Timing]]:
+    """By clock and library."""
+    if device.type == "cpu":
+        images = make_images(size, 1, torch.float32, device, kind)
+        steps = {library.name: make_step(library, kind, images) for library in libraries}
+        return {"wall": cpu_times(steps, budget_s)}
+    image_bytes = 4 * size.values
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    images = make_images(size, 1 + cache // image_bytes, torch.float32, device, kind)
+    steps = {library.name: make_step(library, kind, images) for library in libraries}
+    kernels = {}
+    for name, step in steps.items():
+        kernels[name] = cuda_kernel_time(step, len(images), device)
+        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
+    return {"kernels": kernels, "wall": cuda_wall_times(steps, device)}
+
+
+def _libraries() -> list[Library]:
+    found = []
+    for name, module in _MODULES.items():
+        try:
+            function = partial(importlib.import_module(module).ms_ssim, data_range=1.0)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        found.append(Library(name, metadata.version(name), dict.fromkeys(_KINDS, function)))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

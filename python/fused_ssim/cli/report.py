@@ -1,0 +1,159 @@
+"""Results as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from fused_ssim.cli.errors import CliError
+from fused_ssim.cli.results import Pair, Results
+from fused_ssim.cli.settings import KEYS, Metric, Settings
+from fused_ssim.cli.tables import json_number, metric_text, text_table
+
+_TITLES: dict[Metric, str] = {
+    "ssim": "SSIM",
+    "ms-ssim": "MS-SSIM",
+    "psnr": "PSNR (dB)",
+    "l1-ssim": "L1+SSIM",
+}
+_CSV_CHANNELS = {
+    "each": ("R", "G", "B", "gray"),
+    "rgb": (),
+    "y": (),
+    "y-full": (),
+}
+
+
+def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> str:
+    """Of two files: a line for each fact, `more` at the end."""
+    names = pair.scores.channel_names
+    channels = f"{len(names)} channel{'s' if len(names) > 1 else ''}"
+    lines = [
+        ("A", str(pair.a)),
+        ("B", str(pair.b)),
+        ("size", f"{pair.width} x {pair.height}, {channels}"),
+        ("window", window_text(settings)),
+    ]
+    for metric in settings.metrics:
+        value = pair.scores.values[metric]
+        unit = ""
+        if metric == "psnr":
+            unit = " dB" if math.isfinite(value) else " (identical)"
+        lines.append((_TITLES[metric].split()[0], metric_text(metric, value) + unit))
+        if settings.channels == "each" and metric != "psnr":
+            numbers = zip(names, pair.scores.per_channel[metric], strict=True)
+            lines += [(f"  {name}", metric_text(metric, number)) for name, number in numbers]
+    return "\n".join(f"{label:<8}{text}" for label, text in [*lines, *more])
+
+
+def folders_text(results: Results, settings: Settings) -> str:
+    """Of two folders: a table with the means."""
+    header = ("image", *(_TITLES[metric] for metric in settings.metrics))
+    rows = [
+        (
+            pair.name,
+            *(metric_text(metric, pair.scores.values[metric]) for metric in settings.metrics),
+        )
+        for pair in results.pairs
+    ]
+    means = [metric_text(metric, results.mean(metric)) for metric in settings.metrics]
+    footer = (f"mean of {len(results.pairs)}", *means)
+    lines = [window_text(settings)]
+    if rows:
+        lines.append(text_table(header, rows, footer=footer))
+    if 0 < results.identical < len(results.pairs):
+        lines.append(f"the mean PSNR is without {results.identical} identical pair(s)")
+    return "\n".join(lines)
+
+
+def window_text(settings: Settings) -> str:
+    """The definition of SSIM in words."""
+    window = "" if settings.window == "gaussian" else "uniform, "
+    if not isinstance(settings.window, str):
+        window = "given, "
+    sigma = f", sigma {settings.sigma:g}" if settings.window == "gaussian" else ""
+    border = f", {settings.crop_border} pixels cropped" if settings.crop_border else ""
+    return f"{window}{settings.window_size} taps{sigma}, padding {settings.ssim_padding}{border}"
+
+
+def settings_json(settings: Settings, mask: Path | None) -> dict[str, object]:
+    """How the numbers came about."""
+    padding = settings.ssim_padding
+    return {**asdict(settings), "padding": padding, "mask": None if mask is None else str(mask)}
+
+
+def pair_json(pair: Pair, settings: Settings) -> dict[str, object]:
+    """The numbers of a pair; null stands for infinity."""
+    scores = pair.scores
+    numbers: dict[str, object] = {}
+    for metric in settings.metrics:
+        key = KEYS[metric]
+        numbers[key] = json_number(scores.values[metric])
+        if settings.channels == "each":
+            per_channel = zip(scores.channel_names, scores.per_channel[metric], strict=True)
+            numbers[f"{key}_per_channel"] = {name: json_number(v) for name, v in per_channel}
+    return {
+        "a": str(pair.a),
+        "b": str(pair.b),
+        "width": pair.width,
+        "height": pair.height,
+        **numbers,
+    }
+
+
+def folders_json(results: Results, settings: Settings) -> dict[str, object]:
+    """Pairs, means and failures."""
+    return {
+        "pairs": [pair_json(pair, settings) for pair in results.pairs],
+        "mean": {
+            "count": len(results.pairs),
+            "identical": results.identical,
+            **{KEYS[metric]: json_number(results.mean(metric)) for metric in settings.metrics},
+        },
+        "failed": [
+            {
+                "a": None if failure.a is None else str(failure.a),
+                "b": None if failure.b is None else str(failure.b),
+                "error": failure.reason,
+            }
+            for failure in results.failures
+        ],
+    }
+
+
+def write_csv(path: Path, results: Results, settings: Settings) -> None:
+    """A row for each pair and each failure."""
+    channels = _CSV_CHANNELS[settings.channels]
+    columns = ["name_a", "name_b", "width", "height"]
+    for metric in settings.metrics:
+        key = KEYS[metric]
+        columns += [key, *(f"{key}_{name.lower()}" for name in channels)]
+    rows: list[dict[str, object]] = []
+    for pair in results.pairs:
+        scores = pair.scores
+        row: dict[str, object] = {
+            "name_a": pair.name_a,
+            "name_b": pair.name_b,
+            "width": pair.width,
+            "height": pair.height,
+        }
+        for metric in settings.metrics:
+            key = KEYS[metric]
+            row[key] = scores.values[metric]
+            if channels:
+                numbers = zip(scores.channel_names, scores.per_channel[metric], strict=True)
+                row |= {f"{key}_{name.lower()}": number for name, number in numbers}
+        rows.append(row)
+    rows += [
+        {"name_a": failure.name_a, "name_b": failure.name_b, "error": failure.reason}
+        for failure in results.failures
+    ]
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*columns, "error"])
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,250 @@
+"""The metrics beside torchmetrics' own."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torchmetrics
+import torchmetrics.image as peer
+
+from fused_ssim import metrics as ours
+from images import noise_pair, pair
+from measure import leaf, max_error, relative_error, run_python
+
+SSIM = "StructuralSimilarityIndexMeasure"
+MS_SSIM = "MultiScaleStructuralSimilarityIndexMeasure"
+IMAGES = {
+    "noise": noise_pair(2, 2, 177, 181),
+    "photograph": tuple(image[..., :180, :190] for image in pair("photo_blur")),
+    "volume": noise_pair(1, 1, 12, 16, 19),
+}
+
+
+def check(name, images, **arguments):
+    """Values and gradients of `forward`, ours of float32 images and theirs in float64."""
+    results = []
+    for package, dtype in ((ours, torch.float32), (peer, torch.float64)):
+        metric = getattr(package, name)(**arguments)
+        x, y = (leaf(image.to(dtype, copy=True)) for image in images)
+        values = metric(x, y)
+        values = (values,) if torch.is_tensor(values) else values
+        gradients = torch.autograd.grad(sum(value.sum() for value in values), (x, y))
+        results.append((values, gradients, metric.compute()))
+    (values, gradients, total), (expected, expected_gradients, expected_total) = results
+    for found, wanted in zip(values, expected, strict=True):
+        assert max_error(found, wanted) <= (2e-5 if found.dim() > 1 else 1e-5)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(found, wanted) <= 1e-4
+    if torch.is_tensor(total):
+        assert max_error(total, expected_total) <= 1e-5
+
+
+def test_signatures_and_flags():
+    for name in (SSIM, MS_SSIM):
+        mine, theirs = getattr(ours, name), getattr(peer, name)
+        of_mine, of_theirs = (inspect.signature(kind).parameters for kind in (mine, theirs))
+        assert list(of_mine) == list(of_theirs)
+        assert [p.default for p in of_mine.values()] == [p.default for p in of_theirs.values()]
+        for flag in ("is_differentiable", "higher_is_better", "full_state_update"):
+            assert getattr(mine, flag) == getattr(theirs, flag)
+        assert mine.plot_lower_bound == theirs.plot_lower_bound
+        assert mine.plot_upper_bound == theirs.plot_upper_bound
+
+
+# The photograph's pixels are multiples of 1 / 255: at a bound that is one of them the derivative of
+# a clamp depends on how it was rounded.
+SHARED = [
+    {},
+    {"data_range": 1.0, "reduction": None},
+    {"data_range": (0.301, 0.701), "reduction": "none"},
+    {"reduction": "sum", "sigma": 1.0, "k1": 0.02, "k2": 0.05, "data_range": 2.0},
+    {"gaussian_kernel": False, "kernel_size": 7},
+]
+
+
+@pytest.mark.parametrize("arguments", SHARED)
+@pytest.mark.parametrize("images", IMAGES)
+def test_ssim(images, arguments):
+    check(SSIM, IMAGES[images], **arguments)
+
+
+@pytest.mark.parametrize("images", ["noise", "photograph"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *SHARED,
+        {"normalize": "simple"},
+        {"normalize": None, "data_range": 1.0},
+        {"betas": (0.3, 0.7), "data_range": 1.0},
+    ],
+)
+def test_ms_ssim(images, arguments):
+    check(MS_SSIM, IMAGES[images], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments"),
+    [
+        ("noise", {"sigma": (1.5, 0.8)}),
+        ("noise", {"gaussian_kernel": False, "kernel_size": [5, 9]}),
+        ("volume", {"sigma": [0.8, 1.0, 1.2]}),
+        ("noise", {"return_full_image": True}),
+        ("photograph", {"return_full_image": True, "data_range": 1.0}),
+        ("volume", {"return_contrast_sensitivity": True, "reduction": None}),
+    ],
+)
+def test_axes_and_what_is_returned(images, arguments):
+    check(SSIM, IMAGES[images], **arguments)
+
+
+BATCHES = [noise_pair(2, 3, 40, 50), noise_pair(1, 3, 30, 41), noise_pair(3, 1, 25, 25, seed=1)]
+
+
+@pytest.mark.parametrize("reduction", ["elementwise_mean", "sum", None])
+def test_batches_of_different_sizes(reduction):
+    mine, theirs = (
+        getattr(package, SSIM)(data_range=1.0, reduction=reduction) for package in (ours, peer)
+    )
+    for i, (x, y) in enumerate(BATCHES):
+        for metric, dtype in ((mine, torch.float32), (theirs, torch.float64)):
+            (metric.update if i % 2 else metric)(x.to(dtype), y.to(dtype))
+    assert max_error(mine.compute(), theirs.compute()) <= 1e-5
+    assert max_error(pickle.loads(pickle.dumps(mine)).compute(), theirs.compute()) <= 1e-5
+    mine.reset()
+    mine.update(*BATCHES[0])
+    theirs.reset()
+    theirs.update(*BATCHES[0])
+    assert max_error(mine.compute(), theirs.compute()) <= 1e-5
+
+
+@pytest.mark.parametrize("reduction", ["elementwise_mean", None])
+def test_states_keep_no_graph_and_do_not_grow(reduction):
+    metric = ours.StructuralSimilarityIndexMeasure(data_range=1.0, reduction=reduction)
+    x, y = (leaf(image.clone()) for image in BATCHES[0])
+    for _ in range(3):
+        assert metric(x, y).requires_grad
+    tensors = [metric._forward_cache]
+    for state in metric.metric_state.values():
+        tensors += state if isinstance(state, list) else [state]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    assert sum(tensor.numel() for tensor in tensors) == (3 if reduction else 2 + 6 + 1)
+
+
+@pytest.mark.parametrize("data_range", [1.0, (0.2, 0.8)])
+def test_ssim_and_psnr(data_range):
+    both = ours.StructuralSimilarityAndPeakSignalNoiseRatio(data_range)
+    apart = [
+        peer.StructuralSimilarityIndexMeasure(data_range=data_range),
+        peer.PeakSignalNoiseRatio(data_range=data_range),
+    ]
+    for x, y in BATCHES:
+        both.update(leaf(x.clone()), y)
+        for metric in apart:
+            metric.update(x.double(), y.double())
+    ssim, psnr = (metric.compute() for metric in apart)
+    found = both.compute()
+    assert max_error(found["ssim"], ssim) <= 1e-5
+    assert max_error(found["psnr"], psnr) <= 1e-4
+    both.reset()
+    assert both(x, x) == {"ssim": 1.0, "psnr": torch.inf}
+
+
+def test_collections():
+    metrics = torchmetrics.MetricCollection(
+        [
+            ours.MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0),
+            ours.StructuralSimilarityAndPeakSignalNoiseRatio(1.0),
+        ]
+    )
+    metrics(*IMAGES["noise"])
+    assert set(metrics.compute()) == {MS_SSIM, "ssim", "psnr"}
+
+
+def test_pixels_of_other_types():
+    levels = [(255 * image).round() for image in BATCHES[0]]
+    expected = peer.StructuralSimilarityIndexMeasure(data_range=255.0)(*levels)
+    bytes_ = [image.to(torch.uint8) for image in levels]
+    for images in (bytes_, [bytes_[0], levels[1]], [image.half() for image in levels]):
+        metric = ours.StructuralSimilarityIndexMeasure(data_range=255.0)
+        assert max_error(metric(*images), expected) <= 1e-5
+    found = ours.StructuralSimilarityIndexMeasure()(*bytes_)
+    assert max_error(found, peer.StructuralSimilarityIndexMeasure()(*levels)) <= 1e-5
+
+
+def test_every_rank_computes_the_same(tmp_path):
+    code = (
+        "import sys, torch, torch.distributed as dist\n"
+        "from fused_ssim import metrics\nfrom images import noise_pair\n"
+        "rank = int(sys.argv[1])\n"
+        "dist.init_process_group('gloo', init_method=sys.argv[2], rank=rank, world_size=2)\n"
+        "for metric in (metrics.StructuralSimilarityIndexMeasure(data_range=1.0),\n"
+        "               metrics.StructuralSimilarityIndexMeasure(data_range=1.0, reduction=None),\n"
+        "               metrics.StructuralSimilarityAndPeakSignalNoiseRatio(1.0)):\n"
+        "    for i in range(1 + rank):\n"
+        "        metric.update(*noise_pair(2 + i, 1, 20 + rank, 30, seed=rank + i))\n"
+        "    print(metric.compute())\n"
+        "dist.destroy_process_group()\n"
+    )
+    address = f"file://{tmp_path}/rendezvous"
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda rank: run_python(code, rank, address), ("0", "1"))
+    assert first == second
+    metric = ours.StructuralSimilarityIndexMeasure(data_range=1.0)
+    for rank in (0, 1):
+        for i in range(1 + rank):
+            metric.update(*noise_pair(2 + i, 1, 20 + rank, 30, seed=rank + i))
+    assert first.splitlines()[0] == str(metric.compute())
+
+
+REFUSED = [
+    (SSIM, {"reduction": "mean"}, None),
+    (SSIM, {"return_full_image": True, "return_contrast_sensitivity": True}, (1, 3, 20, 20)),
+    (SSIM, {"kernel_size": 8}, (1, 3, 20, 20)),
+    (SSIM, {"kernel_size": (11, 11, 11)}, (1, 3, 20, 20)),
+    (SSIM, {"sigma": 0.0}, (1, 3, 20, 20)),
+    (SSIM, {"sigma": (1.5, 1.5)}, (1, 1, 20, 20, 20)),
+    (SSIM, {}, (3, 20, 20)),
+    (MS_SSIM, {"kernel_size": (11,)}, None),
+    (MS_SSIM, {"kernel_size": 11.0}, None),
+    (MS_SSIM, {"betas": [0.5, 0.5]}, None),
+    (MS_SSIM, {"betas": (1, 0.5)}, None),
+    (MS_SSIM, {"normalize": "clip"}, None),
+    (MS_SSIM, {}, (1, 3, 175, 180)),
+    (MS_SSIM, {}, (1, 3, 180, 175)),
+    (MS_SSIM, {"kernel_size": 3, "betas": (0.1,) * 6}, (1, 3, 63, 80)),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "shape"), REFUSED)
+def test_what_torchmetrics_refuses_is_refused_alike(name, arguments, shape):
+    def use(package):
+        metric = getattr(package, name)(data_range=1.0, **arguments)
+        if shape is not None:
+            metric.update(torch.zeros(shape), torch.zeros(shape))
+
+    with pytest.raises(ValueError, match=r".+"):
+        use(peer)
+    with pytest.raises(ValueError, match=r"expected .*, got .*; "):
+        use(ours)
+
+
+def test_other_refusals():
+    x = torch.zeros(1, 1, 20, 20)
+    for package in (peer, ours):
+        with pytest.raises(RuntimeError, match="shape"):
+            package.StructuralSimilarityIndexMeasure().update(x, x[..., 1:])
+    with pytest.raises(ValueError, match="data_range: expected a number or a tuple, got None"):
+        ours.StructuralSimilarityAndPeakSignalNoiseRatio(None)
+
+
+def test_without_torchmetrics():
+    printed = run_python(
+        "import sys\nsys.modules['torchmetrics'] = None\n"
+        "try:\n    import fused_ssim.metrics\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    assert 'pip install "fused-ssim[metrics]"' in printed
