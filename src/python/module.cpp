@@ -12,6 +12,10 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #if defined(_WIN32)
@@ -28,6 +32,7 @@ namespace py = pybind11;
 namespace {
 
 using Strides = std::array<int64_t, FUSED_SSIM_AXES>;
+using Stream = std::optional<std::uintptr_t>;  // None: the CPU
 
 py::dict cpu_info() {
   const FusedSsimCpuInfo& info = *fused_ssim_cpu_info();
@@ -52,12 +57,26 @@ void raise_unless_ok(FusedSsimStatus status, const char* (*last_error)(void)) {
       throw py::value_error(message);
     case FUSED_SSIM_OUT_OF_MEMORY:
       throw std::bad_alloc();  // MemoryError
+    case FUSED_SSIM_NO_GPU_CODE:
+      throw std::runtime_error(std::string(message) +
+                               "; `python -m fused_ssim info` says what to do");
     case FUSED_SSIM_NOT_SERVED:
       PyErr_SetString(PyExc_NotImplementedError, message);
       throw py::error_already_set();
     default:
       throw std::runtime_error(message);
   }
+}
+
+// A function of the C interface without the interpreter's lock.
+template <class Work>
+void on_cpu(const Work& work) {
+  FusedSsimStatus status = FUSED_SSIM_OK;
+  {
+    const py::gil_scoped_release no_gil;
+    status = work();
+  }
+  raise_unless_ok(status, fused_ssim_last_error);
 }
 
 std::vector<double> gaussian_taps(int32_t size, double sigma) {
@@ -71,6 +90,9 @@ struct CudaKernels {
   decltype(&fused_ssim_cuda_last_error) last_error = nullptr;
   decltype(&fused_ssim_cuda_run_allocating) run = nullptr;
   decltype(&fused_ssim_cuda_scale) scale = nullptr;
+  decltype(&fused_ssim_cuda_halve) halve = nullptr;
+  decltype(&fused_ssim_cuda_accumulate) accumulate = nullptr;
+  decltype(&fused_ssim_cuda_factors) factors = nullptr;
 };
 CudaKernels cuda_kernels;
 
@@ -92,16 +114,20 @@ py::dict load_cuda_kernels(const std::string& path) {
     throw py::error_already_set();
   }
   CudaKernels found;
-  found.last_error =
-      reinterpret_cast<decltype(found.last_error)>(find("fused_ssim_cuda_last_error"));
-  found.run = reinterpret_cast<decltype(found.run)>(find("fused_ssim_cuda_run_allocating"));
-  found.scale = reinterpret_cast<decltype(found.scale)>(find("fused_ssim_cuda_scale"));
-  const auto info =
-      reinterpret_cast<decltype(&fused_ssim_cuda_info)>(find("fused_ssim_cuda_info"));
-  if (found.last_error == nullptr || found.run == nullptr || found.scale == nullptr ||
-      info == nullptr) {
-    throw py::value_error(path + " is no libfused_ssim_cuda_kernels of this version");
-  }
+  decltype(&fused_ssim_cuda_info) info = nullptr;
+  const auto set = [&](const char* name, auto* function) {
+    *function = reinterpret_cast<std::remove_pointer_t<decltype(function)>>(find(name));
+    if (*function == nullptr) {
+      throw py::value_error(path + " is no libfused_ssim_cuda_kernels of this version");
+    }
+  };
+  set("fused_ssim_cuda_info", &info);
+  set("fused_ssim_cuda_last_error", &found.last_error);
+  set("fused_ssim_cuda_run_allocating", &found.run);
+  set("fused_ssim_cuda_scale", &found.scale);
+  set("fused_ssim_cuda_halve", &found.halve);
+  set("fused_ssim_cuda_accumulate", &found.accumulate);
+  set("fused_ssim_cuda_factors", &found.factors);
   cuda_kernels = found;
   const FusedSsimCudaInfo& facts = *info();
   py::dict result;
@@ -175,7 +201,7 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
          double statistic_weight, double l1_weight, double l2_weight, double offset,
          std::uintptr_t value, std::uintptr_t mse, std::uintptr_t map, const GivenImage& grad1,
          const GivenImage& grad2, const GivenImage& map_gradient, int32_t threads,
-         std::optional<std::uintptr_t> stream, const std::optional<py::function>& allocate) {
+         const Stream& stream, const std::optional<py::function>& allocate) {
   FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
   problem.c1 = c1;
   problem.c2 = c2;
@@ -197,39 +223,73 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
   request.grad1 = image_of(grad1);
   request.grad2 = image_of(grad2);
   request.map_gradient = image_of(map_gradient);
-  FusedSsimStatus status = FUSED_SSIM_OK;
   if (!stream.has_value()) {
-    {
-      const py::gil_scoped_release no_gil;
-      status = fused_ssim_cpu_run(&problem, &request, threads);
-    }
-    return raise_unless_ok(status, fused_ssim_last_error);
+    return on_cpu([&] { return fused_ssim_cpu_run(&problem, &request, threads); });
   }
   if (cuda_kernels.run == nullptr || !allocate.has_value()) {
     throw py::value_error(
         "expected load_cuda_kernels() to have been called, and `allocate`, with a stream");
   }
-  status = cuda_kernels.run(&problem, &request, &allocate_in_python,
-                            const_cast<py::function*>(&*allocate),
-                            static_cast<CUstream_st*>(pointer_to(*stream)));
-  raise_unless_ok(status, cuda_kernels.last_error);
+  raise_unless_ok(cuda_kernels.run(&problem, &request, &allocate_in_python,
+                                   const_cast<py::function*>(&*allocate),
+                                   static_cast<CUstream_st*>(pointer_to(*stream))),
+                  cuda_kernels.last_error);
 }
 
 void mask_sums(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
                std::uintptr_t sums, const GivenImage& mask, const Windows& windows, int32_t padding,
                int32_t reduction) {
   const FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
-  FusedSsimStatus status = FUSED_SSIM_OK;
-  {
-    const py::gil_scoped_release no_gil;
-    status = fused_ssim_cpu_mask_sums(&problem, reduction, pointer_to(sums));
+  on_cpu([&] { return fused_ssim_cpu_mask_sums(&problem, reduction, pointer_to(sums)); });
+}
+
+template <class Request>
+void enqueue(const Request& request, std::uintptr_t stream,
+             FusedSsimStatus (*run)(const Request*, CUstream_st*)) {
+  if (run == nullptr) {
+    throw py::value_error("expected load_cuda_kernels() to have been called, with a stream");
   }
-  raise_unless_ok(status, fused_ssim_last_error);
+  raise_unless_ok(run(&request, static_cast<CUstream_st*>(pointer_to(stream))),
+                  cuda_kernels.last_error);
+}
+
+// run(&request, begin, end) of all rows, on at most `threads` threads.
+template <class Request>
+void run_rows(const Request& request, const Strides& row_sizes, int32_t threads,
+              FusedSsimStatus (*run)(const Request*, int64_t, int64_t)) {
+  constexpr int64_t kElementsPerThread = 1 << 18;  // far more work than to start a thread
+  on_cpu([&] {
+    // Refuses sizes that could not be multiplied.
+    if (const FusedSsimStatus status = run(&request, 0, 0); status != FUSED_SSIM_OK) {
+      return status;
+    }
+    int64_t rows = 1;
+    for (int axis = 0; axis < FUSED_SSIM_AXIS_COLUMN; ++axis) {
+      rows *= row_sizes[static_cast<std::size_t>(axis)];
+    }
+    const int64_t parts = std::clamp<int64_t>(
+        rows * row_sizes[FUSED_SSIM_AXIS_COLUMN] / kElementsPerThread, 1, std::max(threads, 1));
+    std::vector<std::thread> others;
+    others.reserve(static_cast<std::size_t>(parts - 1));
+    int64_t begin = 0;
+    try {
+      for (int64_t i = 1; i < parts; ++i, begin += rows / parts) {
+        others.emplace_back(run, &request, begin, begin + rows / parts);
+      }
+    } catch (const std::system_error&) {
+      // No more threads to be had: this one does the rest.
+    }
+    const FusedSsimStatus status = run(&request, begin, rows);
+    for (std::thread& other : others) {
+      other.join();
+    }
+    return status;
+  });
 }
 
 void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
-           std::uintptr_t upstream, int32_t reduction, double factor,
-           std::optional<std::uintptr_t> stream) {
+           std::uintptr_t upstream, int32_t reduction, double factor, int32_t threads,
+           const Stream& stream) {
   FusedSsimProblem like = fused_ssim_problem(1, 1, 1, 1, {}, {});
   std::copy(sizes.begin(), sizes.end(), like.sizes);
   FusedSsimScaleRequest request =
@@ -237,19 +297,81 @@ void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& o
   request.out = image_of(out);
   request.reduction = reduction;
   request.factor = factor;
-  if (!stream.has_value()) {
-    FusedSsimStatus status = FUSED_SSIM_OK;
-    {
-      const py::gil_scoped_release no_gil;
-      status = fused_ssim_cpu_scale(&request);
-    }
-    return raise_unless_ok(status, fused_ssim_last_error);
+  if (stream.has_value()) {
+    return enqueue(request, *stream, cuda_kernels.scale);
   }
-  if (cuda_kernels.scale == nullptr) {
-    throw py::value_error("expected load_cuda_kernels() to have been called, with a stream");
+  run_rows(request, sizes, threads, fused_ssim_cpu_scale_rows);
+}
+
+void halve(const Strides& sizes, const std::array<GivenImage, 2>& images,
+           const std::array<std::uintptr_t, 2>& halves, int32_t spatial_dims, int32_t odd_sizes,
+           int32_t uint8_divisor, int32_t dtype, int32_t threads, const Stream& stream) {
+  FusedSsimHalveRequest request = {};
+  request.struct_size = sizeof(request);
+  std::copy(sizes.begin(), sizes.end(), request.sizes);
+  request.spatial_dims = spatial_dims;
+  request.odd_sizes = odd_sizes;
+  request.uint8_divisor = uint8_divisor;
+  request.dtype = dtype;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    request.images[i] = image_of(images[i]);
+    request.halves[i] = pointer_to(halves[i]);
   }
-  raise_unless_ok(cuda_kernels.scale(&request, static_cast<CUstream_st*>(pointer_to(*stream))),
-                  cuda_kernels.last_error);
+  if (stream.has_value()) {
+    return enqueue(request, *stream, cuda_kernels.halve);
+  }
+  // Of both images, as many of each as the first has.
+  Strides row_sizes = sizes;
+  row_sizes[FUSED_SSIM_AXIS_BATCH] *= images[1].has_value() ? 2 : 1;
+  for (int axis = std::max(FUSED_SSIM_AXES - spatial_dims, int{FUSED_SSIM_AXIS_DEPTH});
+       axis < FUSED_SSIM_AXES; ++axis) {
+    int64_t& size = row_sizes[static_cast<std::size_t>(axis)];
+    size = fused_ssim_halved_size(size, odd_sizes);
+  }
+  run_rows(request, row_sizes, threads, fused_ssim_cpu_halve_rows);
+}
+
+void accumulate(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
+                std::uintptr_t upstream, std::uintptr_t derivatives, std::uintptr_t coarser,
+                int32_t spatial_dims, int32_t odd_sizes, int32_t threads, const Stream& stream) {
+  FusedSsimAccumulateRequest request = {};
+  request.struct_size = sizeof(request);
+  std::copy(sizes.begin(), sizes.end(), request.sizes);
+  request.spatial_dims = spatial_dims;
+  request.odd_sizes = odd_sizes;
+  request.unit = image_of(gradient);
+  request.out = image_of(out);
+  request.upstream = pointer_to(upstream);
+  request.derivatives = static_cast<const double*>(pointer_to(derivatives));
+  request.coarser = pointer_to(coarser);
+  request.factor = 1.0;
+  if (stream.has_value()) {
+    return enqueue(request, *stream, cuda_kernels.accumulate);
+  }
+  run_rows(request, sizes, threads, fused_ssim_cpu_accumulate_rows);
+}
+
+void factors(const std::vector<double>& exponents, const std::vector<double>& divisors,
+             int64_t planes, std::uintptr_t means, std::uintptr_t products,
+             std::uintptr_t derivatives, int32_t dtype, int32_t negative, const Stream& stream) {
+  if (divisors.size() != exponents.size()) {
+    throw py::value_error("expected a divisor for each exponent");
+  }
+  FusedSsimFactorsRequest request = {};
+  request.struct_size = sizeof(request);
+  request.scales = static_cast<int64_t>(exponents.size());
+  request.planes = planes;
+  request.dtype = dtype;
+  request.negative = negative;
+  request.exponents = exponents.data();
+  request.divisors = divisors.data();
+  request.means = pointer_to(means);
+  request.products = pointer_to(products);
+  request.derivatives = static_cast<double*>(pointer_to(derivatives));
+  if (stream.has_value()) {
+    return enqueue(request, *stream, cuda_kernels.factors);
+  }
+  on_cpu([&] { return fused_ssim_cpu_factors(&request); });
 }
 
 }  // namespace
@@ -260,9 +382,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("cpu_info", &cpu_info, "How the CPU kernels were built, and which of them run.");
   module.def("gaussian_taps", &gaussian_taps, arg("size"), arg("sigma"),
              "The taps of a Gaussian window, which sum to 1.");
-  module.def("load_cuda_kernels", &load_cuda_kernels, arg("path"),
-             "Loads libfused_ssim_cuda_kernels, which run() and scale() with a stream need, and tells "
-             "how it was built.");
+  module.def(
+      "load_cuda_kernels", &load_cuda_kernels, arg("path"),
+      "Loads libfused_ssim_cuda_kernels, which run() and scale() with a stream need, and tells "
+      "how it was built.");
   module.def("operator_schemas", &operator_schemas, "The schemas of torch.ops.fused_ssim.");
   module.def("reduction", &reduction,
              "How many values a reduction gives, and how many pixels each is the mean of.",
@@ -289,6 +412,17 @@ PYBIND11_MODULE(_C, module) {
       arg("reduction") = int{FUSED_SSIM_MEAN});
   module.def("scale", &scale, "Computes what FusedSsimScaleRequest describes.", arg("sizes"),
              arg("gradient"), arg("out"), arg("upstream"), py::kw_only(),
-             arg("reduction") = int{FUSED_SSIM_MEAN}, arg("factor") = 1.0,
+             arg("reduction") = int{FUSED_SSIM_MEAN}, arg("factor") = 1.0, arg("threads") = 1,
+             arg("stream") = py::none());
+  module.def("halve", &halve, "Computes what FusedSsimHalveRequest describes.", arg("sizes"),
+             arg("images"), arg("halves"), py::kw_only(), arg("spatial_dims"), arg("odd_sizes"),
+             arg("uint8_divisor"), arg("dtype"), arg("threads") = 1, arg("stream") = py::none());
+  module.def("accumulate", &accumulate, "Computes what FusedSsimAccumulateRequest describes.",
+             arg("sizes"), arg("gradient"), arg("out"), arg("upstream"), arg("derivatives"),
+             arg("coarser"), py::kw_only(), arg("spatial_dims"), arg("odd_sizes"),
+             arg("threads") = 1, arg("stream") = py::none());
+  module.def("factors", &factors, "Computes what FusedSsimFactorsRequest describes.",
+             arg("exponents"), arg("divisors"), arg("planes"), arg("means"), arg("products"),
+             arg("derivatives"), py::kw_only(), arg("dtype"), arg("negative"),
              arg("stream") = py::none());
 }
