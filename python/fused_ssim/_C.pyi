@@ -64,5 +64,43 @@ def scale(
     *,
     reduction: int = 0,
     factor: float = 1.0,
+    threads: int = 1,
+    stream: int | None = None,
+) -> None: ...
+def halve(
+    sizes: Sequence[int],
+    images: Sequence[_Image],
+    halves: Sequence[int],
+    *,
+    spatial_dims: int,
+    odd_sizes: int,
+    uint8_divisor: int,
+    dtype: int,
+    threads: int = 1,
+    stream: int | None = None,
+) -> None: ...
+def accumulate(
+    sizes: Sequence[int],
+    gradient: _Image,
+    out: _Image,
+    upstream: int,
+    derivatives: int,
+    coarser: int,
+    *,
+    spatial_dims: int,
+    odd_sizes: int,
+    threads: int = 1,
+    stream: int | None = None,
+) -> None: ...
+def factors(
+    exponents: Sequence[float],
+    divisors: Sequence[float],
+    planes: int,
+    means: int,
+    products: int,
+    derivatives: int,
+    *,
+    dtype: int,
+    negative: int,
     stream: int | None = None,
 ) -> None: ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -81,7 +80,7 @@ def reduced(
         value = _Reduced.apply(img1, img2, arguments)[0]
     else:
         with BelowAutograd():
-            value = _operators.ssim(img1, img2, *arguments)[0]
+            value = _operators.eager.ssim(img1, img2, *arguments)[0]
     return value
 
 
@@ -248,7 +247,7 @@ def _factor(
     if valid:
         for axis, size in enumerate(window_sizes[5 - mask.dim() :], 2):
             mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
-    axes = list(range({"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0), mask.dim()))
+    axes = list(range(_results.leading_axes(reduction), mask.dim()))
     sums = mask.sum(axes, dtype=upstream.dtype)
     pixels = mask.numel() / max(1, sums.numel())
     return upstream * (pixels / sums).where(sums > 0, 0.0)
@@ -269,7 +268,7 @@ class _Reduced(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wanted1, wanted2 = _wanted(arguments)
         with BelowAutograd():
-            value, gradient1, gradient2 = _operators.ssim(img1, img2, *arguments)
+            value, gradient1, gradient2 = _operators.eager.ssim(img1, img2, *arguments)
         # The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
         # empty output is left for gradients made with create_graph=True: it connects them to the
         # images, so that differentiating them is refused, and they don't pass for constants.
@@ -295,7 +294,7 @@ class _Scales(torch.autograd.Function):
         ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor]:
         with BelowAutograd():
-            value, derivatives, *gradients = _operators.ms_ssim(img1, img2, *arguments)
+            value, derivatives, *gradients = _operators.eager.ms_ssim(img1, img2, *arguments)
         saved = [
             gradient if wanted else None
             for wanted, gradient in zip(_wanted_of_scales(arguments), gradients, strict=True)
@@ -324,8 +323,8 @@ def _scaled_by(scale: Callable[..., Any]) -> Callable[..., Any]:
 
 # Operators on what was saved of an image: one that gives the gradient, and one that turns what was
 # saved into it.
-_SCALING = _scaled_by(_operators.scale_gradient), _scaled_by(_operators.scale_gradient_)
-_ACCUMULATION = _operators.ms_ssim_backward, _operators.ms_ssim_backward_
+_SCALING = tuple(map(_scaled_by, (_operators.scale_gradient, _operators.eager.scale_gradient_)))
+_ACCUMULATION = _operators.ms_ssim_backward, _operators.eager.ms_ssim_backward_
 
 
 def _times_upstream(
@@ -333,7 +332,7 @@ def _times_upstream(
     upstream: Tensor | None,
     saved: Sequence[tuple[Any, ...]],
     link: Tensor,
-    operators: tuple[Any, Any],
+    operators: tuple[Any, ...],
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients by both images, of what was saved of each, its own gradient first."""
@@ -368,7 +367,7 @@ def _times_upstream(
 
 def _register(
     op: Any,
-    save: Callable[[_Context, SimpleNamespace, Any], None],
+    save: Callable[[_Context, _results.Call, Any], None],
     backward: Callable[..., dict[str, Tensor | None]],
 ) -> None:
     """`save` is given the arguments, and `backward` returns gradients, by the schema's names."""
@@ -379,7 +378,7 @@ def _register(
         # They stay differentiable, for what is made of them (a gradient that is asked for with
         # create_graph=True) must refuse to be differentiated, not pass for a constant.
         ctx.set_materialize_grads(False)
-        save(ctx, _results.named(op, inputs), output)
+        save(ctx, _results.call_type(op)(*inputs), output)
 
     def by_position(ctx: _Context, *upstreams: Any) -> tuple[Tensor | None, ...]:
         gradients = backward(ctx, *upstreams)
@@ -388,7 +387,7 @@ def _register(
     register_autograd(_results.name_of(op), setup_context, by_position)
 
 
-def _save_ssim(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+def _save_ssim(ctx: _Context, call: _results.Call, output: Any) -> None:
     ctx.save_for_backward(*output[1:], call.mask)
     ctx.wanted = call.wants_gradient1, call.wants_gradient2
     ctx.scale = call.reduction, call.window_sizes, call.valid
@@ -424,7 +423,7 @@ def _by_image(
     return gradients
 
 
-def _save_scales(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+def _save_scales(ctx: _Context, call: _results.Call, output: Any) -> None:
     ctx.save_for_backward(*output[1:])
     ctx.wanted = call.wants_gradient1, call.wants_gradient2
     ctx.odd_sizes = call.odd_sizes
@@ -446,7 +445,7 @@ def _scales_backward(
 _MAP_ARGUMENTS = _results.argument_names(_operators.ssim_map)
 
 
-def _save_map(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+def _save_map(ctx: _Context, call: _results.Call, output: Any) -> None:
     ctx.save_for_backward(call.img1, call.img2)
     *ctx.definition, stabilizers, mask, mask_mode = (
         getattr(call, name) for name in _MAP_ARGUMENTS[2:]
@@ -471,7 +470,7 @@ def _refuse_second_derivative(ctx: _Context, *_: Any) -> dict[str, Tensor | None
     raise RuntimeError(_NO_SECOND_DERIVATIVE)
 
 
-def _save_nothing(ctx: _Context, call: SimpleNamespace, output: Any) -> None:
+def _save_nothing(ctx: _Context, call: _results.Call, output: Any) -> None:
     pass
 
 

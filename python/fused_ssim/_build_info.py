@@ -32,10 +32,14 @@ class BuildInfo:
 
     version: str
     compiler: str
-    torch_built: str
-    """The torch whose headers were used; any torch >= `torch_minimum` will do at run time."""
+    torch_built: str | None
+    """The torch whose headers libfused_ssim was built with; None where that is not in use. Any torch
+    >= `torch_minimum` will do at run time."""
     torch_minimum: str
     torch_running: str
+    operators: str
+    """Who registers the operators with torch: "libfused_ssim", or "Python, by addresses" beside a
+    torch older than 2.10 and where FUSED_SSIM_BY_ADDRESS=1 is in the environment."""
     cpu_levels_compiled: tuple[str, ...]
     """Instruction sets that the CPU kernels were compiled for."""
     cpu_levels_supported: tuple[str, ...]
@@ -63,10 +67,12 @@ class BuildInfo:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
+        built = "" if self.torch_built is None else f" (built against {self.torch_built})"
         rows = [
             ("fused_ssim", f"{self.version}, built with {self.compiler}"),
-            ("torch", f"{self.torch_running} (built against {self.torch_built})"),
+            ("torch", f"{self.torch_running}{built}"),
             ("torch needed", f"{self.torch_minimum} or newer"),
+            ("operators", self.operators),
             ("backends here", ", ".join(self.backends)),
             ("CPU level", f"{self.cpu_level} (compiled: {', '.join(self.cpu_levels_compiled)})"),
         ]
@@ -136,9 +142,10 @@ def assemble(situation: Situation) -> BuildInfo:
     return BuildInfo(
         version=_library.__version__,
         compiler=facts.compiler or "unknown",
-        torch_built=facts.torch_version or "unknown",
+        torch_built=facts.torch_version,
         torch_minimum=_operators.MINIMUM_TORCH,
         torch_running=situation.torch,
+        operators="Python, by addresses" if _operators.by_address else "libfused_ssim",
         cpu_levels_compiled=tuple(cpu["levels_compiled"].split()),
         cpu_levels_supported=tuple(cpu["levels_supported"].split()),
         cpu_level=situation.cpu_level,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from fused_ssim import _operators, _results
 from fused_ssim._torch_private import register_fake
 
 
-def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
+def _register(operator: Any, fake: Callable[[_results.Call], Any]) -> None:
     """`fake` is given the operator's arguments by the names of its schema."""
 
     def by_position(*arguments: Any) -> Any:
@@ -22,7 +21,7 @@ def _register(operator: Any, fake: Callable[[SimpleNamespace], Any]) -> None:
             raise ValueError(
                 f"fused_ssim: expected tensors on one device, got {sorted(map(str, devices))}"
             )
-        return fake(_results.named(operator, arguments))
+        return fake(_results.call_type(operator)(*arguments))
 
     register_fake(_results.name_of(operator), by_position)
 

@@ -7,6 +7,7 @@ only beside a torch that has CUDA. Nothing here touches a GPU.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch  # first: the libraries below need libtorch in the process
 
@@ -63,6 +64,11 @@ def _load_cuda_library() -> CudaLibrary:
         # torch names the file; what the loader said is behind that.
         return cuda_does_not_load(path, error.__cause__ or error)
     return CudaLibrary(True, "loaded")
+
+
+def eager(operator: Any) -> Any:
+    """The operator itself: its kernels are a step below the dispatcher."""
+    return operator
 
 
 build_facts: BuildFacts = _load_cpu_library()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+
+from fused_ssim._library import BuildFacts, CudaLibrary
 
 MINIMUM_TORCH = "2.1"
 _MINIMUM_TORCH_OF_LIBRARY = "2.10"
@@ -22,13 +27,11 @@ by_address = (
 )
 """Whether the operators are Python's, over the C interface, instead of libfused_ssim's."""
 
-if by_address:
-    from fused_ssim import _address_operators as _way
-else:
-    from fused_ssim import _library_operators as _way
-
-build_facts = _way.build_facts
-cuda_library = _way.cuda_library
+_way: Any = importlib.import_module(
+    "fused_ssim." + ("_address_operators" if by_address else "_library_operators")
+)
+build_facts: BuildFacts = _way.build_facts
+cuda_library: CudaLibrary = _way.cuda_library
 
 ssim = torch.ops.fused_ssim.ssim.default
 ssim_and_mse = torch.ops.fused_ssim.ssim_and_mse.default
@@ -39,3 +42,12 @@ scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
 ms_ssim = torch.ops.fused_ssim.ms_ssim.default
 ms_ssim_backward = torch.ops.fused_ssim.ms_ssim_backward.default
 ms_ssim_backward_ = torch.ops.fused_ssim.ms_ssim_backward_.default
+
+# What eager mode calls, which has checked the arguments: the dispatcher's way back into Python
+# costs more than small images do.
+eager = SimpleNamespace(
+    ssim=_way.eager(ssim),
+    scale_gradient_=_way.eager(scale_gradient_),
+    ms_ssim=_way.eager(ms_ssim),
+    ms_ssim_backward_=_way.eager(ms_ssim_backward_),
+)

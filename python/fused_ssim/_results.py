@@ -5,16 +5,20 @@ Each function takes the arguments of the operator of its name.
 
 from __future__ import annotations
 
+import collections
+import functools
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fused_ssim._parameters import ODD_SIZES, REDUCTIONS
 from fused_ssim._pixels import sum_dtype
+
+Call: TypeAlias = Any
+"""A named tuple of an operator's arguments."""
 
 
 def name_of(operator: Any) -> str:
@@ -27,64 +31,76 @@ def argument_names(operator: Any) -> tuple[str, ...]:
     return tuple(argument.name for argument in operator._schema.arguments)
 
 
-def named(operator: Any, arguments: Sequence[Any]) -> SimpleNamespace:
-    """Arguments by the names of the schema; tracers leave out those that have their defaults."""
-    values = {argument.name: argument.default_value for argument in operator._schema.arguments}
-    return SimpleNamespace(**values | dict(zip(values, arguments, strict=False)))
+@functools.cache
+def call_type(operator: Any) -> Any:
+    """The type of an operator's calls: names, order and defaults are those of its schema."""
+    arguments = operator._schema.arguments
+    defaults = [argument.default_value for argument in arguments if argument.has_default_value()]
+    return collections.namedtuple(name_of(operator), argument_names(operator), defaults=defaults)
+
+
+def leading_axes(reduction: int) -> int:
+    """How many axes of [B, C] the values of a reduction have."""
+    return {"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0)
+
+
+def value(call: Call, shape: Sequence[int]) -> Tensor:
+    """Memory in the dtype of values."""
+    result: Tensor = call.img1.new_empty(shape, dtype=sum_dtype(call.img1, call.img2))
+    return result
 
 
 def _gradient(image: Tensor, wanted: bool) -> Tensor:
     return torch.empty_like(image) if wanted else image.new_empty([0])
 
 
-def _value(call: SimpleNamespace, shape: Any) -> Tensor:
-    value: Tensor = call.img1.new_empty(shape, dtype=sum_dtype(call.img1, call.img2))
-    return value
-
-
-def ssim(call: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
-    leading = {"image": 1, "channel": 2}.get(REDUCTIONS[call.reduction], 0)
+def ssim(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        _value(call, call.img1.shape[:leading]),
+        value(call, call.img1.shape[: leading_axes(call.reduction)]),
         _gradient(call.img1, call.wants_gradient1),
         _gradient(call.img2, call.wants_gradient2),
     )
 
 
-def ssim_and_mse(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
+def ssim_and_mse(call: Call) -> tuple[Tensor, Tensor]:
     shape = call.img1.shape[:2]
-    return _value(call, shape), _value(call, shape)
+    return value(call, shape), value(call, shape)
 
 
-def map_shape(call: SimpleNamespace) -> list[int]:
-    spatial = call.img1.shape[2:]
-    sizes = call.window_sizes[-len(spatial) :] if call.valid else [1] * len(spatial)
+def map_shape(shape: Sequence[int], window_sizes: Sequence[int], valid: bool) -> list[int]:
+    """The map's shape of images of this one."""
+    spatial = shape[2:]
+    sizes = window_sizes[-len(spatial) :] if valid else [1] * len(spatial)
     cropped = [extent - size + 1 for extent, size in zip(spatial, sizes, strict=True)]
-    return [*call.img1.shape[:2], *cropped]
+    return [*shape[:2], *cropped]
 
 
-def ssim_map(call: SimpleNamespace) -> Tensor:
-    return _value(call, map_shape(call))
+def ssim_map(call: Call) -> Tensor:
+    return value(call, map_shape(call.img1.shape, call.window_sizes, call.valid))
 
 
-def ssim_map_backward(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
+def ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
     return _gradient(call.img1, call.wants_gradient1), _gradient(call.img2, call.wants_gradient2)
 
 
-def ms_ssim(call: SimpleNamespace) -> tuple[Tensor, ...]:
-    planes, spatial = call.img1.shape[:2], call.img1.shape[2:]
-    lead = 1 if ODD_SIZES[call.odd_sizes] == "pad" else 0
-    elements = 0
-    for _ in call.exponents[1:]:
-        spatial = [(size + lead) // 2 for size in spatial]
-        elements += math.prod((*planes, *spatial))
+def scale_shapes(shape: Sequence[int], scales: int, odd_sizes: int) -> list[list[int]]:
+    """The shapes of the images of all scales, the finest first."""
+    lead = 1 if ODD_SIZES[odd_sizes] == "pad" else 0
+    shapes = [list(shape)]
+    for _ in range(1, scales):
+        shapes.append([*shape[:2], *((size + lead) // 2 for size in shapes[-1][2:])])
+    return shapes
+
+
+def ms_ssim(call: Call) -> tuple[Tensor, ...]:
+    scales, planes = len(call.exponents), call.img1.shape[:2]
+    _, *coarser = scale_shapes(call.img1.shape, scales, call.odd_sizes)
+    elements = sum(map(math.prod, coarser))
     wants = call.wants_gradient1, call.wants_gradient2
-    derivatives = call.img1.new_empty(
-        [len(call.exponents) if any(wants) else 0, *planes], dtype=torch.float64
-    )
+    derivatives = call.img1.new_empty([scales if any(wants) else 0, *planes], dtype=torch.float64)
     gradients = [
         gradient
         for image, wanted in zip((call.img1, call.img2), wants, strict=True)
-        for gradient in (_gradient(image, wanted), _value(call, [elements if wanted else 0]))
+        for gradient in (_gradient(image, wanted), value(call, [elements if wanted else 0]))
     ]
-    return _value(call, planes), derivatives, *gradients
+    return value(call, planes), derivatives, *gradients

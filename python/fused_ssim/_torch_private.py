@@ -8,10 +8,13 @@ themselves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 # Operators without the dispatcher's way through Python hooks of autograd.
 BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
@@ -24,7 +27,15 @@ _functorch_level: Callable[[], Any] = getattr(_functorch, "maybe_current_level",
 _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
     _functorch, "is_legacy_batchedtensor", lambda tensor: False
 )
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", lambda: True)
+_PLAIN = frozenset({Tensor, Parameter, NoneType, tuple, list, bool, int, float})
 
+_cuda_stream: Callable[[int], int] = getattr(
+    torch._C,
+    "_cuda_getCurrentRawStream",
+    lambda index: torch.cuda.current_stream(index).cuda_stream,
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,6 +50,16 @@ def constant_for_compilers(function: _Function) -> _Function:
 def graph_is_kept() -> bool:
     """Whether the backward pass under way may be followed by another through the same graph."""
     return bool(_keep_graph())
+
+
+def sees_operators(arguments: Sequence[Any]) -> bool:
+    """Whether a subclass of Tensor, a mode or a tracer wants to see an operator with these."""
+    return _modes() > 0 or _is_tracing() or not _PLAIN.issuperset(map(type, arguments))
+
+
+def cuda_stream(index: int) -> int:
+    """The address of a device's current stream."""
+    return _cuda_stream(index)
 
 
 def is_transformed() -> bool:
@@ -56,8 +77,8 @@ def is_batched(tensor: torch.Tensor) -> bool:
 
 # ---- public in newer versions -------------------------------------------------------------------
 
-_definitions = torch.library.Library("fused_ssim", "FRAGMENT")  # kept: they live as long as it does
-
+Library: Any = torch.library.Library  # which has no types
+_definitions = Library("fused_ssim", "FRAGMENT")  # kept: they live as long as it does
 
 # Whether a compiler traces what is running.
 is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
@@ -96,7 +117,7 @@ def register_autograd(
         setup_context(ctx, arguments, output)
         return output
 
-    function = type(
+    function: Any = type(
         name,
         (torch.autograd.Function,),
         {"forward": staticmethod(forward), "backward": staticmethod(backward)},

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fused_ssim import _route, _scales, _validation, _windows, functional
 from fused_ssim._parameters import SCALE_WEIGHTS, Component
+from fused_ssim._torch_private import is_compiling
 from fused_ssim.compat import ArgumentError
 
 __all__ = ["MS_SSIM", "SSIM", "ms_ssim", "ssim"]
@@ -329,7 +330,7 @@ def _rows(win: Tensor | None, image: Tensor) -> list[_Taps]:
     if not isinstance(win, Tensor):
         raise TypeError(f"win: expected a torch.Tensor, got {type(win).__name__}; {_ADVICE}")
     _check_window_shape(list(win.shape), image)
-    if torch.compiler.is_compiling() or win.is_inference():
+    if is_compiling() or win.is_inference():
         return _read(win)
     known = _rows_read.get(win)
     if known is None or known[0] != win._version:
