@@ -3,7 +3,8 @@
 Every test that takes the `device` fixture runs on the CPU, and once more on the GPU where there is
 one. `--device cpu`, `--device cuda` or FUSED_SSIM_TEST_DEVICE asks for one of them alone; asking for
 a GPU that is not there is an error, not a row of skips. Tests that only make sense on a GPU carry
-the mark `gpu` and are skipped for want of one, the only reason for which this suite skips.
+the mark `gpu` and are skipped for want of one; those of torch.compile carry `compiles` and are
+skipped under a torch older than 2.4. This suite skips for no other reason.
 
 Every test that takes `way` runs as users have it ("default": kernels where there are some), and
 once more with all sent to the composite of torch operations. FUSED_SSIM_COMPOSITE=1 sends the
@@ -53,6 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU, and is skipped only for want of one")
     config.addinivalue_line(
+        "markers", "compiles: uses torch.compile(fullgraph=True), for which we need torch 2.4"
+    )
+    config.addinivalue_line(
         "markers", "reduced: a small set of numeric tests that reaches every kind of kernel"
     )
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
@@ -84,6 +88,12 @@ def pytest_runtest_call(item: pytest.Item):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if torch.__version__ < "2.4":
+        for item in items:
+            if item.get_closest_marker("compiles"):
+                item.add_marker(
+                    pytest.mark.skip(reason="torch.compile traces Python's operators from 2.4 on")
+                )
     if config.getoption("--device") == "cpu":
         unwanted = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=unwanted)

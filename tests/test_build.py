@@ -486,7 +486,7 @@ def test_the_cuda_library_is_left_alone_by_a_torch_without_cuda(copy):
 
 def test_an_old_torch_is_refused_with_the_remedy():
     done = run_python(
-        "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.9.1')\n"
+        "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.0.1')\n"
         "try:\n    import fused_ssim\nexcept ImportError as error:\n    print(error)"
     )
     assert "torch >= 2.1," in done.stdout

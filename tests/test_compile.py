@@ -10,6 +10,8 @@ from fused_ssim.compat import pytorch_msssim
 from images import noise_pair
 from measure import leaf, relative_error
 
+pytestmark = pytest.mark.compiles
+
 FUNCTIONS = {
     "fused_ssim": fused_ssim,
     "fused_ssim valid": lambda x, y: 1 - fused_ssim(x, y, padding="valid"),

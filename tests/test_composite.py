@@ -201,6 +201,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("function", COMPILED.values(), ids=COMPILED.keys())
 def test_another_size_is_no_new_program(device, composite, function):
     graphs = 0

@@ -374,6 +374,7 @@ def test_without_a_gradient(device, way, mode):
         assert not ssim(x, y, **form).requires_grad
 
 
+@pytest.mark.compiles
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_compiled(device, mode, dtype):

@@ -179,7 +179,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert package - libraries - headers - cmake == set(python_files(ROOT))
     assert "[cmake.prefix]\nfused_ssim = fused_ssim\n" in entry_points
     assert all(name.startswith(f"fused_ssim-{VERSION}.dist-info/") for name in set(names) - package)
-    assert "Requires-Dist: torch>=2.10\n" in metadata
+    assert "Requires-Dist: torch>=2.1\n" in metadata
     assert "License-Expression: MIT\n" in metadata
     assert f"fused_ssim-{VERSION}.dist-info/licenses/LICENSE" in names
 

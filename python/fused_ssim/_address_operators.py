@@ -84,16 +84,29 @@ def _gradient(tensor: Tensor) -> _Image | None:
     return _image(tensor) if tensor.numel() else None
 
 
+def _check_sizes(window_sizes: tuple[int, ...]) -> None:
+    if len(window_sizes) != 3 or not all(1 <= size < 1 << 31 for size in window_sizes):
+        raise ValueError(
+            f"fused_ssim: expected window_sizes of depth, height and width, got {window_sizes}"
+        )
+
+
 @functools.lru_cache(maxsize=256)
 def _windows(taps: tuple[float, ...], sizes: tuple[int, ...]) -> Any:
     """The taps of each axis, None where it is not filtered."""
-    depth, height, width = sizes
-    by_axis = axis_taps(Definition(taps, (depth, height, width), 0.0, 0.0, False, 0, 0))
-    if tuple(map(len, by_axis)) != sizes:
+    _check_sizes(sizes)
+    filtered = [size for size in sizes if size > 1]
+    if sum(filtered) != len(taps) and any(size != len(taps) for size in filtered):
         raise ValueError(
             f"fused_ssim: expected taps of every window, got {len(taps)} for windows of {sizes}"
         )
+    depth, height, width = sizes
+    by_axis = axis_taps(Definition(taps, (depth, height, width), 0.0, 0.0, False, 0, 0))
     return tuple(of_axis if len(of_axis) > 1 else None for of_axis in by_axis)
+
+
+def _windows_of(call: Call) -> Any:
+    return _windows(tuple(call.taps) or STANDARD_TAPS, tuple(call.window_sizes))
 
 
 def _geometry(call: Call) -> dict[str, Any]:
@@ -102,7 +115,7 @@ def _geometry(call: Call) -> dict[str, Any]:
         "sizes": _axes(call.img1.shape, 1),
         "img1": _image(call.img1),
         "img2": _image(call.img2),
-        "windows": _windows(tuple(call.taps) or STANDARD_TAPS, tuple(call.window_sizes)),
+        "windows": _windows_of(call),
         "padding": int(call.valid),
         "mask": None if call.mask is None else _image(call.mask),
     }
@@ -134,8 +147,6 @@ def _run(call: Call, **request: Any) -> None:
         request["allocate"] = allocate
     if call.stabilizers is not None:
         request["stabilizers"] = call.stabilizers.data_ptr()
-    if call.mask is not None:
-        request["mask_mode"] = call.mask_mode
     _on_device(
         _C.run,
         img1,
@@ -144,6 +155,7 @@ def _run(call: Call, **request: Any) -> None:
         c2=call.c2,
         statistic=request.pop("statistic", call.statistic),
         uint8_divisor=call.uint8_divisor,
+        mask_mode=call.mask_mode,
         threads=torch.get_num_threads(),
         **request,
     )
@@ -243,7 +255,7 @@ def _check_fits(
         or not tensor.is_contiguous()
     ):
         raise ValueError(
-            f"fused_ssim: expected {name} contiguous, of {elements} elements of {dtype} on "
+            f"fused_ssim: expected contiguous {name} of {elements} elements of {dtype} on "
             f"{device}, got shape {list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
         )
 
@@ -252,6 +264,8 @@ def _check_fits(
 def _reduction(
     shape: tuple[int, ...], reduction: int, window_sizes: tuple[int, ...], valid: bool
 ) -> tuple[int, int]:
+    _results.leading_axes(reduction)  # checks it
+    _check_sizes(window_sizes)
     return _C.reduction(_axes(_results.map_shape(shape, window_sizes, valid), 1), reduction)
 
 
@@ -295,6 +309,8 @@ def _split(coarser: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
 def _ms_ssim(call: Call) -> tuple[Tensor, ...]:
     if call.mask is not None:
         raise ValueError("fused_ssim: expected no mask with several scales, got one")
+    if not call.exponents:
+        raise ValueError("fused_ssim: expected an exponent for each scale, got none")
     results = _results.ms_ssim(call)
     product, derivatives, gradient1, coarser1, gradient2, coarser2 = results
     scales = len(call.exponents)
@@ -450,7 +466,8 @@ def _check(call: Call) -> None:
     if not hasattr(call, "img1"):
         return
     img1, img2 = call.img1, call.img2
-    _validation.check_images(img1, img2, spatial_dims=img1.dim() - 2)
+    _validation.check_images(img1, img2, spatial_dims=min(max(img1.dim() - 2, 1), 3))
+    _windows_of(call)
     if call.stabilizers is not None:
         dtype = sum_dtype(img1, img2)
         _check_fits("stabilizers", call.stabilizers, 2 * img1.shape[0], dtype, img1.device)

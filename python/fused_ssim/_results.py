@@ -41,7 +41,13 @@ def call_type(operator: Any) -> Any:
 
 def leading_axes(reduction: int) -> int:
     """How many axes of [B, C] the values of a reduction have."""
+    _check_index("reduction", reduction, REDUCTIONS)
     return {"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0)
+
+
+def _check_index(name: str, index: int, names: Sequence[str]) -> None:
+    if not 0 <= index < len(names):
+        raise ValueError(f"fused_ssim: expected {name} from 0 to {len(names) - 1}, got {index}")
 
 
 def value(call: Call, shape: Sequence[int]) -> Tensor:
@@ -85,6 +91,7 @@ def ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
 
 def scale_shapes(shape: Sequence[int], scales: int, odd_sizes: int) -> list[list[int]]:
     """The shapes of the images of all scales, the finest first."""
+    _check_index("odd_sizes", odd_sizes, ODD_SIZES)
     lead = 1 if ODD_SIZES[odd_sizes] == "pad" else 0
     shapes = [list(shape)]
     for _ in range(1, scales):

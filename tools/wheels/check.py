@@ -92,8 +92,8 @@ def check(wheels: sets.WheelSet, table: sets.Table, path: Path) -> Iterator[str]
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
         metadata = next(Path(folder).glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
-        if "\nRequires-Dist: torch>=2.10\n" not in metadata:
-            yield "expected Requires-Dist: torch>=2.10, any torch and any CUDA of torch"
+        if "\nRequires-Dist: torch>=2.1\n" not in metadata:
+            yield "expected Requires-Dist: torch>=2.1, any torch and any CUDA of torch"
         sizes = {i.filename: (i.compress_size, i.file_size) for i in archive.infolist()}
         yield from check_contents(wheels, Path(folder), sizes)
 
