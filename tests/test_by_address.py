@@ -5,17 +5,14 @@ Under such a torch, and with FUSED_SSIM_BY_ADDRESS=1, the whole suite goes this 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import fused_ssim as package
 from fused_ssim import _operators, fused_ssim3d, l1_ssim_loss, ms_ssim, ssim, ssim_and_mse
 from images import noise, noise_pair
-from installation import PACKAGE, run_python
+from measure import run_python
 
-TESTS = Path(__file__).parent
 SMALL = {"window_size": 3, "weights": (0.3, 0.5, 0.2)}
 
 
@@ -101,8 +98,7 @@ def test_the_same_bits_and_errors(tmp_path):
         run_python(
             f"import torch, test_by_address\ntorch.set_num_threads({threads})\n"
             f"test_by_address.save({str(path)!r})",
-            FUSED_SSIM_BY_ADDRESS=forced,
-            PYTHONPATH=f"{PACKAGE.parent}:{TESTS}",
+            env={"FUSED_SSIM_BY_ADDRESS": forced},
         )
         saved.append(torch.load(path))
     (_, expected, words), (by_address, found, same_words) = saved
@@ -122,10 +118,8 @@ def test_info_says_which_way():
     if torch.__version__ < "2.10":
         assert info.operators == "Python, by addresses"
         assert info.torch_built is None
-    done = run_python(
-        "import fused_ssim; print(fused_ssim.build_info())",
-        FUSED_SSIM_BY_ADDRESS="1",
-        PYTHONPATH=str(PACKAGE.parent),
+    text = run_python(
+        "import fused_ssim; print(fused_ssim.build_info())", env={"FUSED_SSIM_BY_ADDRESS": "1"}
     )
-    assert "\noperators      Python, by addresses\n" in done.stdout
-    assert "built against" not in done.stdout
+    assert "\noperators      Python, by addresses\n" in text
+    assert "built against" not in text
