@@ -8,9 +8,11 @@ themselves.
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +47,26 @@ def constant_for_compilers(function: _Function) -> _Function:
     # Functions take any attribute; their type does not say so.
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def beyond_old_compilers(function: _Function) -> _Function:
+    """A function that compilers leave to eager mode where they can't trace our operators.
+
+    Before torch 2.4 they would trace what is around the operators, and stop at many places.
+    """
+    if hasattr(torch.library, "register_fake"):
+        return function
+    disabled: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def outside(*arguments: Any, **named: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # its import takes a second
+            return function(*arguments, **named)
+        if not disabled:
+            disabled.append(torch._dynamo.disable(function))  # type: ignore[no-untyped-call]
+        return disabled[0](*arguments, **named)
+
+    return cast(_Function, outside)
 
 
 def graph_is_kept() -> bool:

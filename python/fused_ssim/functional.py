@@ -38,6 +38,7 @@ from fused_ssim._parameters import (
     Reduced,
     Reduction,
 )
+from fused_ssim._torch_private import beyond_old_compilers
 
 Window = str | Sequence[float] | Sequence[Sequence[float]] | Sequence[Tensor] | Tensor
 
@@ -45,6 +46,7 @@ allowed_padding: list[str] = list(PADDINGS)
 is_3D_supported = True  # noqa: N816 (the original's name)
 
 
+@beyond_old_compilers
 def fused_ssim(
     img1: Tensor, img2: Tensor, padding: CroppedPadding = "same", train: bool = True
 ) -> Tensor:
@@ -79,6 +81,7 @@ def fused_ssim(
     return _route.reduced(img1, img2, definition, "mean", train=train)
 
 
+@beyond_old_compilers
 def fused_ssim3d(
     img1: Tensor, img2: Tensor, padding: CroppedPadding = "same", train: bool = True
 ) -> Tensor:
@@ -108,6 +111,7 @@ class FusedSSIMMap:
     """The SSIM map under the name and signature of the original package."""
 
     @staticmethod
+    @beyond_old_compilers
     def apply(
         C1: float,  # noqa: N803 (the original's names)
         C2: float,  # noqa: N803
@@ -151,6 +155,7 @@ class FusedSSIMMap:
         return _route.mapped(img1, img2, definition, train=train)
 
 
+@beyond_old_compilers
 def ssim(
     img1: Tensor,
     img2: Tensor,
@@ -248,6 +253,7 @@ def ssim(
     return result[0] if unbatched and result.dim() else result
 
 
+@beyond_old_compilers
 def ssim_and_mse(
     img1: Tensor,
     img2: Tensor,
@@ -296,6 +302,7 @@ def ssim_and_mse(
     return _route.ssim_and_mse(x, y, checked_form.definition, stabilizers=stabilizers)
 
 
+@beyond_old_compilers
 def ms_ssim(
     img1: Tensor,
     img2: Tensor,
@@ -368,6 +375,7 @@ def ms_ssim(
     )
 
 
+@beyond_old_compilers
 def l1_ssim_loss(
     pred: Tensor,
     target: Tensor,
@@ -425,6 +433,7 @@ def l1_ssim_loss(
     )
 
 
+@beyond_old_compilers
 def fused_l1_ssim_loss(
     img1: Tensor,
     img2: Tensor,

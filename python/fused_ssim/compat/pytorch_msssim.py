@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fused_ssim import _route, _scales, _validation, _windows, functional
 from fused_ssim._parameters import SCALE_WEIGHTS, Component
-from fused_ssim._torch_private import is_compiling
+from fused_ssim._torch_private import beyond_old_compilers, is_compiling
 from fused_ssim.compat import ArgumentError
 
 __all__ = ["MS_SSIM", "SSIM", "ms_ssim", "ssim"]
@@ -30,6 +30,7 @@ _Constants = tuple[float, float] | list[float]
 _ADVICE = "the default is an odd number of taps for each channel, [channels, 1, 1, taps]"
 
 
+@beyond_old_compilers
 def ssim(
     X: Tensor,
     Y: Tensor,
@@ -74,6 +75,7 @@ def ssim(
     return means.mean() if size_average else means.mean(1)
 
 
+@beyond_old_compilers
 def ms_ssim(
     X: Tensor,
     Y: Tensor,
