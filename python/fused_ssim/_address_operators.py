@@ -6,7 +6,6 @@ kernels behind them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -71,17 +70,16 @@ def _load_cuda_kernels() -> tuple[CudaLibrary, _C.CudaInfo | None]:
 # ---- what the C interface takes -----------------------------------------------------------------
 
 
-def _axes(numbers: Sequence[int], missing: int) -> tuple[int, ...]:
-    """Those of [B, C, (D,) (H,) W], with `missing` for the axes that are not there."""
-    return (*numbers[:2], *(missing,) * (5 - len(numbers)), *numbers[2:])
-
-
 def _image(tensor: Tensor) -> _Image:
-    return tensor.data_ptr(), _axes(tensor.stride(), 0), _DTYPES[tensor.dtype]
+    return tensor.data_ptr(), tensor.stride(), _DTYPES[tensor.dtype]
 
 
-def _gradient(tensor: Tensor) -> _Image | None:
-    return _image(tensor) if tensor.numel() else None
+def _image_or_none(tensor: Tensor | None) -> _Image | None:
+    return None if tensor is None or tensor.numel() == 0 else _image(tensor)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _check_sizes(window_sizes: tuple[int, ...]) -> None:
@@ -109,32 +107,33 @@ def _windows_of(call: Call) -> Any:
     return _windows(tuple(call.taps) or STANDARD_TAPS, tuple(call.window_sizes))
 
 
-def _geometry(call: Call) -> dict[str, Any]:
-    """Images, windows and mask, as arguments of functions of `_C`."""
-    return {
-        "sizes": _axes(call.img1.shape, 1),
-        "img1": _image(call.img1),
-        "img2": _image(call.img2),
-        "windows": _windows_of(call),
-        "padding": int(call.valid),
-        "mask": None if call.mask is None else _image(call.mask),
-    }
-
-
-def _on_device(function: Callable[..., None], like: Tensor, **arguments: Any) -> None:
+def _on_device(function: Callable[..., None], like: Tensor, *arguments: Any) -> None:
     """Calls a function of `_C` on the device of `like`, and on its current stream."""
     if not like.is_cuda:
-        return function(**arguments)
+        return function(*arguments)
     index = like.get_device()
-    with (
-        contextlib.nullcontext()
-        if index == torch.cuda.current_device()
-        else torch.cuda.device(index)
-    ):
-        return function(**arguments, stream=cuda_stream(index))
+    if index == torch.cuda.current_device():
+        return function(*arguments, cuda_stream(index))
+    with torch.cuda.device(index):
+        return function(*arguments, cuda_stream(index))
 
 
-def _run(call: Call, **request: Any) -> None:
+def _run(
+    call: Call,
+    *,
+    statistic: int | None = None,
+    reduction: int = 0,
+    mask_sums: Tensor | None = None,
+    gradient_of_sum: bool = False,
+    weights: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0),
+    value: Tensor | None = None,
+    mse: Tensor | None = None,
+    map: Tensor | None = None,
+    grad1: _Image | None = None,
+    grad2: _Image | None = None,
+    map_gradient: Tensor | None = None,
+) -> None:
+    """`weights`: those of the statistic, of L1 and L2, and the offset."""
     img1 = call.img1
     # torch's allocator keeps the memory for the stream's later work when the tensors are gone.
     workspaces = []
@@ -143,21 +142,33 @@ def _run(call: Call, **request: Any) -> None:
         workspaces.append(torch.empty(size, dtype=torch.uint8, device=img1.device))
         return workspaces[-1].data_ptr()
 
-    if img1.is_cuda:
-        request["allocate"] = allocate
-    if call.stabilizers is not None:
-        request["stabilizers"] = call.stabilizers.data_ptr()
     _on_device(
         _C.run,
         img1,
-        **_geometry(call),
-        c1=call.c1,
-        c2=call.c2,
-        statistic=request.pop("statistic", call.statistic),
-        uint8_divisor=call.uint8_divisor,
-        mask_mode=call.mask_mode,
-        threads=torch.get_num_threads(),
-        **request,
+        img1.shape,
+        _image(img1),
+        _image(call.img2),
+        _windows_of(call),
+        call.c1,
+        call.c2,
+        call.valid,
+        call.statistic if statistic is None else statistic,
+        call.uint8_divisor,
+        _address(call.stabilizers),
+        _image_or_none(call.mask),
+        call.mask_mode,
+        _address(mask_sums),
+        reduction,
+        gradient_of_sum,
+        *weights,
+        _address(value),
+        _address(mse),
+        _address(map),
+        grad1,
+        grad2,
+        _image_or_none(map_gradient),
+        allocate,
+        torch.get_num_threads(),
     )
 
 
@@ -166,13 +177,18 @@ def _mask_sums(call: Call, reduction: int) -> Tensor | None:
     # On CUDA masks are refused by run() itself.
     if call.mask is None or reduction == _SUM or call.img1.is_cuda:
         return None
-    sums = _results.value(call, call.img1.shape[: _results.leading_axes(reduction)])
-    _C.mask_sums(**_geometry(call), sums=sums.data_ptr(), reduction=reduction)
+    sums = _results.reduced(call, reduction)
+    _C.mask_sums(
+        call.img1.shape,
+        _image(call.img1),
+        _image(call.img2),
+        sums.data_ptr(),
+        mask=_image(call.mask),
+        windows=_windows_of(call),
+        padding=call.valid,
+        reduction=reduction,
+    )
     return sums
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 # ---- the operators ------------------------------------------------------------------------------
@@ -181,27 +197,29 @@ def _address(tensor: Tensor | None) -> int:
 def _ssim(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     value, gradient1, gradient2 = results = _results.ssim(call)
     sums = _mask_sums(call, call.reduction)
-    request = {
-        "reduction": call.reduction,
-        "statistic_weight": call.statistic_weight,
-        "l1_weight": call.l1_weight,
-        "l2_weight": call.l2_weight,
-        "offset": call.offset,
-        "mask_sums": _address(sums),
-    }
-    grad1, grad2 = _gradient(gradient1), _gradient(gradient2)
+    weights = call.statistic_weight, call.l1_weight, call.l2_weight, call.offset
+    grad1, grad2 = _image_or_none(gradient1), _image_or_none(gradient2)
     of_sum1, of_sum2 = _is_of_sum(call.img1), _is_of_sum(call.img2)
     if grad1 is not None and grad2 is not None and of_sum1 != of_sum2:
         # Two passes: one gradient is that of the mean, the other that of the sum.
-        _run(call, grad2=grad2, gradient_of_sum=of_sum2, **request)
+        _run(
+            call,
+            reduction=call.reduction,
+            mask_sums=sums,
+            gradient_of_sum=of_sum2,
+            weights=weights,
+            grad2=grad2,
+        )
         grad2 = None
     _run(
         call,
-        value=value.data_ptr(),
+        reduction=call.reduction,
+        mask_sums=sums,
         gradient_of_sum=of_sum2 if grad1 is None else of_sum1,
+        weights=weights,
+        value=value,
         grad1=grad1,
         grad2=grad2,
-        **request,
     )
     return results
 
@@ -214,59 +232,50 @@ def _is_of_sum(image: Tensor) -> bool:
 def _ssim_and_mse(call: Call) -> tuple[Tensor, Tensor]:
     value, mse = _results.ssim_and_mse(call)
     sums = _mask_sums(call, _CHANNEL)
-    _run(
-        call,
-        value=value.data_ptr(),
-        mse=mse.data_ptr(),
-        reduction=_CHANNEL,
-        mask_sums=_address(sums),
-    )
+    _run(call, value=value, mse=mse, reduction=_CHANNEL, mask_sums=sums)
     return value, mse
 
 
 def _ssim_map(call: Call) -> Tensor:
     result = _results.ssim_map(call)
-    _run(call, map=result.data_ptr())
+    _run(call, map=result)
     return result
 
 
 def _ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
     gradient1, gradient2 = _results.ssim_map_backward(call)
-    upstream = call.map_gradient
-    shape = _results.map_shape(call.img1.shape, call.window_sizes, call.valid)
-    if list(upstream.shape) != shape or upstream.device != call.img1.device:
-        raise ValueError(
-            f"fused_ssim: expected map_gradient of shape {shape} on {call.img1.device}, got "
-            f"{list(upstream.shape)} on {upstream.device}"
-        )
     if call.wants_gradient1 or call.wants_gradient2:
-        grad1, grad2 = _gradient(gradient1), _gradient(gradient2)
-        _run(call, map_gradient=_image(upstream), grad1=grad1, grad2=grad2)
+        _run(
+            call,
+            map_gradient=call.map_gradient,
+            grad1=_image_or_none(gradient1),
+            grad2=_image_or_none(gradient2),
+        )
     return gradient1, gradient2
 
 
+def _divisor(call: Call) -> int:
+    """How many pixels each value is the mean of, whose gradient this is."""
+    _check_sizes(tuple(call.window_sizes))
+    shape = _results.map_shape(call.gradient.shape, call.window_sizes, call.valid)
+    return _C.reduction(shape, call.reduction)[1]
+
+
 def _check_fits(
-    name: str, tensor: Tensor, elements: int, dtype: torch.dtype, device: torch.device
+    name: str, tensor: Tensor, elements: int, image: Tensor, dtype: torch.dtype | None = None
 ) -> None:
+    """A tensor beside an image, and in the dtype of its sums where no other is given."""
+    dtype = sum_dtype(image, image) if dtype is None else dtype
     if (
         tensor.numel() != elements
         or tensor.dtype != dtype
-        or tensor.device != device
+        or tensor.device != image.device
         or not tensor.is_contiguous()
     ):
         raise ValueError(
             f"fused_ssim: expected contiguous {name} of {elements} elements of {dtype} on "
-            f"{device}, got shape {list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+            f"{image.device}, got shape {list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
         )
-
-
-@functools.lru_cache(maxsize=256)
-def _reduction(
-    shape: tuple[int, ...], reduction: int, window_sizes: tuple[int, ...], valid: bool
-) -> tuple[int, int]:
-    _results.leading_axes(reduction)  # checks it
-    _check_sizes(window_sizes)
-    return _C.reduction(_axes(_results.map_shape(shape, window_sizes, valid), 1), reduction)
 
 
 def _scale_gradient(call: Call) -> Tensor:
@@ -279,19 +288,19 @@ def _scale_into(call: Call, result: Tensor) -> None:
     gradient, upstream = call.gradient, call.upstream
     if gradient.numel() == 0:
         return
-    shape = gradient.shape
-    values, divisor = _reduction(shape, call.reduction, tuple(call.window_sizes), call.valid)
-    _check_fits("upstream", upstream, values, sum_dtype(gradient, gradient), gradient.device)
+    shape, image = gradient.shape, _image(gradient)
+    axes = _results.leading_axes(call.reduction)
+    _check_fits("upstream", upstream, math.prod(shape[:axes]) if axes else 1, gradient)
     _on_device(
         _C.scale,
         gradient,
-        sizes=_axes(shape, 1),
-        gradient=_image(gradient),
-        out=_image(result),
-        upstream=upstream.data_ptr(),
-        reduction=call.reduction,
-        factor=1.0 / divisor if _is_of_sum(gradient) else 1.0,
-        threads=torch.get_num_threads(),
+        shape,
+        image,
+        image if result is gradient else _image(result),
+        upstream.data_ptr(),
+        call.reduction,
+        1.0 / _divisor(call) if _is_of_sum(gradient) else 1.0,
+        torch.get_num_threads(),
     )
 
 
@@ -324,13 +333,13 @@ def _ms_ssim(call: Call) -> tuple[Tensor, ...]:
     pixels = []
     for scale, shape in enumerate(shapes):
         coarsest = scale + 1 == scales
-        grad1, grad2 = (_gradient(of_image[scale]) for of_image in units)
+        grad1, grad2 = (_image_or_none(of_image[scale]) for of_image in units)
         _run(
             call,
             statistic=call.statistic if coarsest else STATISTICS.index("contrast"),
             reduction=_CHANNEL,
             gradient_of_sum=True,
-            value=means[scale].data_ptr(),
+            value=means[scale],
             grad1=grad1,
             grad2=grad2,
         )
@@ -338,7 +347,18 @@ def _ms_ssim(call: Call) -> tuple[Tensor, ...]:
         pixels.append(float(math.prod(cropped[2:])))
         if not coarsest:
             call = _halved(call, shapes[scale + 1])
-    _enqueue_factors(call, pixels, means, product, derivatives)
+    _on_device(
+        _C.factors,
+        call.img1,
+        list(call.exponents),
+        pixels,
+        product.numel(),
+        means.data_ptr(),
+        product.data_ptr(),
+        derivatives.data_ptr() if derivatives.numel() else 0,
+        _DTYPES[means.dtype],
+        call.negative,
+    )
     return results
 
 
@@ -348,33 +368,16 @@ def _halved(call: Call, shape: Sequence[int]) -> Call:
     _on_device(
         _C.halve,
         call.img1,
-        sizes=_axes(call.img1.shape, 1),
-        images=(_image(call.img1), _image(call.img2)),
-        halves=[half.data_ptr() for half in halves],
-        spatial_dims=len(shape) - 2,
-        odd_sizes=call.odd_sizes,
-        uint8_divisor=call.uint8_divisor,
-        dtype=_DTYPES[halves.dtype],
-        threads=torch.get_num_threads(),
+        call.img1.shape,
+        (_image(call.img1), _image(call.img2)),
+        [half.data_ptr() for half in halves],
+        len(shape) - 2,
+        call.odd_sizes,
+        call.uint8_divisor,
+        _DTYPES[halves.dtype],
+        torch.get_num_threads(),
     )
     return call._replace(img1=halves[0], img2=halves[1])
-
-
-def _enqueue_factors(
-    call: Call, pixels: list[float], means: Tensor, product: Tensor, derivatives: Tensor
-) -> None:
-    _on_device(
-        _C.factors,
-        call.img1,
-        exponents=list(call.exponents),
-        divisors=pixels,
-        planes=product.numel(),
-        means=means.data_ptr(),
-        products=product.data_ptr(),
-        derivatives=derivatives.data_ptr() if derivatives.numel() else 0,
-        dtype=_DTYPES[means.dtype],
-        negative=call.negative,
-    )
 
 
 def _ms_ssim_backward(call: Call) -> Tensor:
@@ -388,47 +391,83 @@ def _accumulate_into(call: Call, result: Tensor, coarser_result: Tensor) -> None
     gradient = call.gradient
     if gradient.numel() == 0:
         return
-    device, dtype = gradient.device, sum_dtype(gradient, gradient)
     planes = math.prod(gradient.shape[:2])
-    scales = call.derivatives.numel() // planes
+    scales = max(1, call.derivatives.numel() // planes)
     shapes = _results.scale_shapes(gradient.shape, scales, call.odd_sizes)
-    _check_fits("upstream", call.upstream, planes, dtype, device)
-    _check_fits("derivatives", call.derivatives, max(1, scales) * planes, torch.float64, device)
-    _check_fits("coarser", call.coarser, sum(map(math.prod, shapes[1:])), dtype, device)
+    _check_fits("upstream", call.upstream, planes, gradient)
+    _check_fits("coarser", call.coarser, sum(map(math.prod, shapes[1:])), gradient)
+    _check_fits("derivatives", call.derivatives, scales * planes, gradient, torch.float64)
+    derivatives = call.derivatives.view(scales, planes)
     units = [gradient, *_split(call.coarser, shapes[1:])]
     results = [result, *_split(coarser_result, shapes[1:])]
     coarser = 0
     for scale in reversed(range(scales)):
-        unit, out = units[scale], results[scale]
         _on_device(
             _C.accumulate,
             gradient,
-            sizes=_axes(shapes[scale], 1),
-            gradient=_image(unit),
-            out=_image(out),
-            upstream=call.upstream.data_ptr(),
-            derivatives=call.derivatives[scale].data_ptr(),
-            coarser=coarser,
-            spatial_dims=gradient.dim() - 2,
-            odd_sizes=call.odd_sizes,
-            threads=torch.get_num_threads(),
+            shapes[scale],
+            _image(units[scale]),
+            _image(results[scale]),
+            call.upstream.data_ptr(),
+            derivatives[scale].data_ptr(),
+            coarser,
+            gradient.dim() - 2,
+            call.odd_sizes,
+            torch.get_num_threads(),
         )
-        coarser = out.data_ptr()
+        coarser = results[scale].data_ptr()
+
+
+# ---- checks of calls that come from elsewhere ---------------------------------------------------
+
+
+def _check_images(call: Call) -> None:
+    img1, img2 = call.img1, call.img2
+    _validation.check_images(img1, img2, spatial_dims=min(max(img1.dim() - 2, 1), 3))
+    _windows_of(call)
+    if call.stabilizers is not None:
+        dtype = sum_dtype(img1, img2)
+        _check_fits("stabilizers", call.stabilizers, 2 * img1.shape[0], img1, dtype)
+    if call.mask is not None:
+        _check_shape("mask", call.mask, img1.shape, img1.device)
+
+
+def _check_shape(name: str, tensor: Tensor, shape: Sequence[int], device: torch.device) -> None:
+    if list(tensor.shape) != list(shape) or tensor.device != device:
+        raise ValueError(
+            f"fused_ssim: expected {name} of shape {list(shape)} on {device}, got "
+            f"{list(tensor.shape)} on {tensor.device}"
+        )
+
+
+def _check_map_gradient(call: Call) -> None:
+    _check_images(call)
+    shape = _results.map_shape(call.img1.shape, call.window_sizes, call.valid)
+    _check_shape("map_gradient", call.map_gradient, shape, call.img1.device)
 
 
 # ---- registration -------------------------------------------------------------------------------
 
-_OPERATORS: dict[str, Callable[[Call], Any]] = {
-    "ssim": _ssim,
-    "ssim_and_mse": _ssim_and_mse,
-    "ssim_map": _ssim_map,
-    "ssim_map_backward": _ssim_map_backward,
-    "scale_gradient": _scale_gradient,
-    "scale_gradient_": lambda call: _scale_into(call, call.gradient),
-    "ms_ssim": _ms_ssim,
-    "ms_ssim_backward": _ms_ssim_backward,
-    "ms_ssim_backward_": lambda call: _accumulate_into(call, call.gradient, call.coarser),
+
+def _nothing_more(call: Call) -> None:
+    """What computes it has all checks."""
+
+
+_OPERATORS: dict[str, tuple[Callable[[Call], object], Callable[[Call], Any]]] = {
+    "ssim": (_check_images, _ssim),
+    "ssim_and_mse": (_check_images, _ssim_and_mse),
+    "ssim_map": (_check_images, _ssim_map),
+    "ssim_map_backward": (_check_map_gradient, _ssim_map_backward),
+    "scale_gradient": (_divisor, _scale_gradient),
+    "scale_gradient_": (_divisor, lambda call: _scale_into(call, call.gradient)),
+    "ms_ssim": (_check_images, _ms_ssim),
+    "ms_ssim_backward": (_nothing_more, _ms_ssim_backward),
+    "ms_ssim_backward_": (
+        _nothing_more,
+        lambda call: _accumulate_into(call, call.gradient, call.coarser),
+    ),
 }
+"""What checks a call, which eager mode has done before, and what computes it."""
 
 
 def eager(operator: Any) -> Callable[..., Any]:
@@ -436,12 +475,13 @@ def eager(operator: Any) -> Callable[..., Any]:
 
     It takes checked arguments, below autograd.
     """
-    call, compute = _results.call_type(operator), _OPERATORS[_results.name_of(operator)]
+    call_type = _results.call_type(operator)
+    _, compute = _OPERATORS[_results.name_of(operator)]
 
     def directly(*arguments: Any) -> Any:
         if sees_operators(arguments):
             return operator(*arguments)
-        return compute(call(*arguments))
+        return compute(call_type(*arguments))
 
     return directly
 
@@ -450,32 +490,15 @@ def _register(library: Any, schema: str, devices: list[str]) -> None:
     name = schema.partition("(")[0]
     library.define(schema)
     operator = getattr(torch.ops.fused_ssim, name).default
-    compute = _OPERATORS[name]
+    check, compute = _OPERATORS[name]
 
     def by_position(*arguments: Any) -> Any:
         call = _results.call_type(operator)(*arguments)
-        _check(call)
+        check(call)
         return compute(call)
 
     for device in devices:
         library.impl(name, by_position, device)
-
-
-def _check(call: Call) -> None:
-    """What public functions check before, for all other callers."""
-    if not hasattr(call, "img1"):
-        return
-    img1, img2 = call.img1, call.img2
-    _validation.check_images(img1, img2, spatial_dims=min(max(img1.dim() - 2, 1), 3))
-    _windows_of(call)
-    if call.stabilizers is not None:
-        dtype = sum_dtype(img1, img2)
-        _check_fits("stabilizers", call.stabilizers, 2 * img1.shape[0], dtype, img1.device)
-    if call.mask is not None and (call.mask.shape != img1.shape or call.mask.device != img1.device):
-        raise ValueError(
-            f"fused_ssim: expected mask of shape {list(img1.shape)} on {img1.device}, got "
-            f"{list(call.mask.shape)} on {call.mask.device}"
-        )
 
 
 cuda_library, _cuda_info = _load_cuda_kernels()

@@ -57,20 +57,26 @@ def value(call: Call, shape: Sequence[int]) -> Tensor:
 
 
 def _gradient(image: Tensor, wanted: bool) -> Tensor:
-    return torch.empty_like(image) if wanted else image.new_empty([0])
+    return torch.empty_like(image) if wanted else image.new_empty(0)
+
+
+def reduced(call: Call, reduction: int) -> Tensor:
+    """Memory for the values of a reduction."""
+    axes = leading_axes(reduction)
+    return value(call, call.img1.shape[:axes] if axes else ())
 
 
 def ssim(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        value(call, call.img1.shape[: leading_axes(call.reduction)]),
+        reduced(call, call.reduction),
         _gradient(call.img1, call.wants_gradient1),
         _gradient(call.img2, call.wants_gradient2),
     )
 
 
 def ssim_and_mse(call: Call) -> tuple[Tensor, Tensor]:
-    shape = call.img1.shape[:2]
-    return value(call, shape), value(call, shape)
+    channel = REDUCTIONS.index("channel")
+    return reduced(call, channel), reduced(call, channel)
 
 
 def map_shape(shape: Sequence[int], window_sizes: Sequence[int], valid: bool) -> list[int]:

@@ -29,9 +29,44 @@
 
 namespace py = pybind11;
 
+// Numbers of the axes of a tensor [B, C, (D,) (H,) W]; `missing` stands for those that it lacks.
+template <int64_t missing>
+struct Axes {
+  std::array<int64_t, FUSED_SSIM_AXES> numbers = {};
+};
+using Sizes = Axes<1>;
+
+template <int64_t missing>
+struct py::detail::type_caster<Axes<missing>> {
+  PYBIND11_TYPE_CASTER(Axes<missing>, const_name("collections.abc.Sequence[int]"));
+
+  // A few times faster than the casters of containers, which small images feel.
+  bool load(py::handle source, bool) {
+    const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(source.ptr(), ""));
+    if (!items) {
+      PyErr_Clear();
+      return false;
+    }
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
+    if (count < 3 || count > FUSED_SSIM_AXES) {
+      return false;
+    }
+    value.numbers.fill(missing);
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      const Py_ssize_t axis = i < 2 ? i : i + FUSED_SSIM_AXES - count;
+      value.numbers[static_cast<std::size_t>(axis)] =
+          PyLong_AsLongLong(PySequence_Fast_GET_ITEM(items.ptr(), i));
+    }
+    if (PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      return false;
+    }
+    return true;
+  }
+};
+
 namespace {
 
-using Strides = std::array<int64_t, FUSED_SSIM_AXES>;
 using Stream = std::optional<std::uintptr_t>;  // None: the CPU
 
 py::dict cpu_info() {
@@ -136,10 +171,10 @@ py::dict load_cuda_kernels(const std::string& path) {
   return result;
 }
 
-py::tuple reduction(const Strides& map_sizes, int32_t reduction) {
+py::tuple reduction(const Sizes& map_sizes, int32_t reduction) {
   int64_t values = 0;
   int64_t divisor = 0;
-  raise_unless_ok(fused_ssim_reduction(map_sizes.data(), reduction, &values, &divisor),
+  raise_unless_ok(fused_ssim_reduction(map_sizes.numbers.data(), reduction, &values, &divisor),
                   fused_ssim_last_error);
   return py::make_tuple(values, divisor);
 }
@@ -156,14 +191,14 @@ py::tuple operator_schemas() {
 void* pointer_to(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // An image as (address, strides, dtype); None for none.
-using GivenImage = std::optional<std::tuple<std::uintptr_t, Strides, int32_t>>;
+using GivenImage = std::optional<std::tuple<std::uintptr_t, Axes<0>, int32_t>>;
 
 FusedSsimImage image_of(const GivenImage& given) {
   FusedSsimImage image = {};
   if (given.has_value()) {
     const auto& [address, strides, dtype] = *given;
     image.data = pointer_to(address);
-    std::copy(strides.begin(), strides.end(), image.strides);
+    std::copy(strides.numbers.begin(), strides.numbers.end(), image.strides);
     image.dtype = dtype;
   }
   return image;
@@ -180,10 +215,10 @@ void* allocate_in_python(void* context, int64_t bytes) {
 using Windows = std::array<std::optional<std::vector<double>>, 3>;
 
 // It points into `windows`.
-FusedSsimProblem problem_of(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
+FusedSsimProblem problem_of(const Sizes& sizes, const GivenImage& img1, const GivenImage& img2,
                             const Windows& windows, int32_t padding, const GivenImage& mask) {
   FusedSsimProblem problem = fused_ssim_problem(1, 1, 1, 1, image_of(img1), image_of(img2));
-  std::copy(sizes.begin(), sizes.end(), problem.sizes);
+  std::copy(sizes.numbers.begin(), sizes.numbers.end(), problem.sizes);
   for (std::size_t axis = 0; axis < windows.size(); ++axis) {
     const bool filtered = windows[axis].has_value();
     problem.windows[axis].taps = filtered ? windows[axis]->data() : nullptr;
@@ -194,14 +229,14 @@ FusedSsimProblem problem_of(const Strides& sizes, const GivenImage& img1, const 
   return problem;
 }
 
-void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
-         const Windows& windows, double c1, double c2, int32_t padding, int32_t statistic,
-         int32_t uint8_divisor, std::uintptr_t stabilizers, const GivenImage& mask,
-         int32_t mask_mode, std::uintptr_t mask_sums, int32_t reduction, bool gradient_of_sum,
-         double statistic_weight, double l1_weight, double l2_weight, double offset,
-         std::uintptr_t value, std::uintptr_t mse, std::uintptr_t map, const GivenImage& grad1,
-         const GivenImage& grad2, const GivenImage& map_gradient, int32_t threads,
-         const Stream& stream, const std::optional<py::function>& allocate) {
+void run(const Sizes& sizes, const GivenImage& img1, const GivenImage& img2, const Windows& windows,
+         double c1, double c2, int32_t padding, int32_t statistic, int32_t uint8_divisor,
+         std::uintptr_t stabilizers, const GivenImage& mask, int32_t mask_mode,
+         std::uintptr_t mask_sums, int32_t reduction, bool gradient_of_sum, double statistic_weight,
+         double l1_weight, double l2_weight, double offset, std::uintptr_t value,
+         std::uintptr_t mse, std::uintptr_t map, const GivenImage& grad1, const GivenImage& grad2,
+         const GivenImage& map_gradient, const std::optional<py::function>& allocate,
+         int32_t threads, const Stream& stream) {
   FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
   problem.c1 = c1;
   problem.c2 = c2;
@@ -236,7 +271,7 @@ void run(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
                   cuda_kernels.last_error);
 }
 
-void mask_sums(const Strides& sizes, const GivenImage& img1, const GivenImage& img2,
+void mask_sums(const Sizes& sizes, const GivenImage& img1, const GivenImage& img2,
                std::uintptr_t sums, const GivenImage& mask, const Windows& windows, int32_t padding,
                int32_t reduction) {
   const FusedSsimProblem problem = problem_of(sizes, img1, img2, windows, padding, mask);
@@ -255,7 +290,7 @@ void enqueue(const Request& request, std::uintptr_t stream,
 
 // run(&request, begin, end) of all rows, on at most `threads` threads.
 template <class Request>
-void run_rows(const Request& request, const Strides& row_sizes, int32_t threads,
+void run_rows(const Request& request, const Sizes& row_sizes, int32_t threads,
               FusedSsimStatus (*run)(const Request*, int64_t, int64_t)) {
   constexpr int64_t kElementsPerThread = 1 << 18;  // far more work than to start a thread
   on_cpu([&] {
@@ -265,10 +300,11 @@ void run_rows(const Request& request, const Strides& row_sizes, int32_t threads,
     }
     int64_t rows = 1;
     for (int axis = 0; axis < FUSED_SSIM_AXIS_COLUMN; ++axis) {
-      rows *= row_sizes[static_cast<std::size_t>(axis)];
+      rows *= row_sizes.numbers[static_cast<std::size_t>(axis)];
     }
-    const int64_t parts = std::clamp<int64_t>(
-        rows * row_sizes[FUSED_SSIM_AXIS_COLUMN] / kElementsPerThread, 1, std::max(threads, 1));
+    const int64_t parts =
+        std::clamp<int64_t>(rows * row_sizes.numbers[FUSED_SSIM_AXIS_COLUMN] / kElementsPerThread,
+                            1, std::max(threads, 1));
     std::vector<std::thread> others;
     others.reserve(static_cast<std::size_t>(parts - 1));
     int64_t begin = 0;
@@ -287,11 +323,11 @@ void run_rows(const Request& request, const Strides& row_sizes, int32_t threads,
   });
 }
 
-void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
+void scale(const Sizes& sizes, const GivenImage& gradient, const GivenImage& out,
            std::uintptr_t upstream, int32_t reduction, double factor, int32_t threads,
            const Stream& stream) {
   FusedSsimProblem like = fused_ssim_problem(1, 1, 1, 1, {}, {});
-  std::copy(sizes.begin(), sizes.end(), like.sizes);
+  std::copy(sizes.numbers.begin(), sizes.numbers.end(), like.sizes);
   FusedSsimScaleRequest request =
       fused_ssim_scale_request(&like, image_of(gradient), pointer_to(upstream));
   request.out = image_of(out);
@@ -303,12 +339,12 @@ void scale(const Strides& sizes, const GivenImage& gradient, const GivenImage& o
   run_rows(request, sizes, threads, fused_ssim_cpu_scale_rows);
 }
 
-void halve(const Strides& sizes, const std::array<GivenImage, 2>& images,
+void halve(const Sizes& sizes, const std::array<GivenImage, 2>& images,
            const std::array<std::uintptr_t, 2>& halves, int32_t spatial_dims, int32_t odd_sizes,
            int32_t uint8_divisor, int32_t dtype, int32_t threads, const Stream& stream) {
   FusedSsimHalveRequest request = {};
   request.struct_size = sizeof(request);
-  std::copy(sizes.begin(), sizes.end(), request.sizes);
+  std::copy(sizes.numbers.begin(), sizes.numbers.end(), request.sizes);
   request.spatial_dims = spatial_dims;
   request.odd_sizes = odd_sizes;
   request.uint8_divisor = uint8_divisor;
@@ -321,22 +357,22 @@ void halve(const Strides& sizes, const std::array<GivenImage, 2>& images,
     return enqueue(request, *stream, cuda_kernels.halve);
   }
   // Of both images, as many of each as the first has.
-  Strides row_sizes = sizes;
-  row_sizes[FUSED_SSIM_AXIS_BATCH] *= images[1].has_value() ? 2 : 1;
+  Sizes row_sizes = sizes;
+  row_sizes.numbers[FUSED_SSIM_AXIS_BATCH] *= images[1].has_value() ? 2 : 1;
   for (int axis = std::max(FUSED_SSIM_AXES - spatial_dims, int{FUSED_SSIM_AXIS_DEPTH});
        axis < FUSED_SSIM_AXES; ++axis) {
-    int64_t& size = row_sizes[static_cast<std::size_t>(axis)];
+    int64_t& size = row_sizes.numbers[static_cast<std::size_t>(axis)];
     size = fused_ssim_halved_size(size, odd_sizes);
   }
   run_rows(request, row_sizes, threads, fused_ssim_cpu_halve_rows);
 }
 
-void accumulate(const Strides& sizes, const GivenImage& gradient, const GivenImage& out,
+void accumulate(const Sizes& sizes, const GivenImage& gradient, const GivenImage& out,
                 std::uintptr_t upstream, std::uintptr_t derivatives, std::uintptr_t coarser,
                 int32_t spatial_dims, int32_t odd_sizes, int32_t threads, const Stream& stream) {
   FusedSsimAccumulateRequest request = {};
   request.struct_size = sizeof(request);
-  std::copy(sizes.begin(), sizes.end(), request.sizes);
+  std::copy(sizes.numbers.begin(), sizes.numbers.end(), request.sizes);
   request.spatial_dims = spatial_dims;
   request.odd_sizes = odd_sizes;
   request.unit = image_of(gradient);
@@ -393,9 +429,10 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "run", &run,
       "Computes what FusedSsimProblem and FusedSsimRequest of fused_ssim/kernels.h describe; "
-      "images are (address, strides in elements, dtype), windows are taps or None. With a stream "
-      "on the current CUDA device, else on `threads` threads of the CPU (0: all).",
-      arg("sizes"), arg("img1"), arg("img2"), py::kw_only(), arg("windows"), arg("c1"), arg("c2"),
+      "sizes and strides are of [B, C, (D,) (H,) W], images (address, strides in elements, dtype), "
+      "windows taps or None. With a stream on the current CUDA device, else on `threads` threads "
+      "of the CPU (0: all).",
+      arg("sizes"), arg("img1"), arg("img2"), arg("windows"), arg("c1"), arg("c2"),
       arg("padding") = int{FUSED_SSIM_SAME}, arg("statistic") = int{FUSED_SSIM_STATISTIC_SSIM},
       arg("uint8_divisor") = 255, arg("stabilizers") = 0, arg("mask") = py::none(),
       arg("mask_mode") = int{FUSED_SSIM_MASK_WEIGHTED}, arg("mask_sums") = 0,
@@ -403,7 +440,7 @@ PYBIND11_MODULE(_C, module) {
       arg("statistic_weight") = 1.0, arg("l1_weight") = 0.0, arg("l2_weight") = 0.0,
       arg("offset") = 0.0, arg("value") = 0, arg("mse") = 0, arg("map") = 0,
       arg("grad1") = py::none(), arg("grad2") = py::none(), arg("map_gradient") = py::none(),
-      arg("threads") = 0, arg("stream") = py::none(), arg("allocate") = py::none());
+      arg("allocate") = py::none(), arg("threads") = 0, arg("stream") = py::none());
   module.def(
       "mask_sums", &mask_sums,
       "The sums of a mask on the CPU that run() takes for `reduction`, in the value's dtype.",
@@ -411,18 +448,16 @@ PYBIND11_MODULE(_C, module) {
       arg("windows"), arg("padding") = int{FUSED_SSIM_SAME},
       arg("reduction") = int{FUSED_SSIM_MEAN});
   module.def("scale", &scale, "Computes what FusedSsimScaleRequest describes.", arg("sizes"),
-             arg("gradient"), arg("out"), arg("upstream"), py::kw_only(),
-             arg("reduction") = int{FUSED_SSIM_MEAN}, arg("factor") = 1.0, arg("threads") = 1,
-             arg("stream") = py::none());
+             arg("gradient"), arg("out"), arg("upstream"), arg("reduction") = int{FUSED_SSIM_MEAN},
+             arg("factor") = 1.0, arg("threads") = 1, arg("stream") = py::none());
   module.def("halve", &halve, "Computes what FusedSsimHalveRequest describes.", arg("sizes"),
-             arg("images"), arg("halves"), py::kw_only(), arg("spatial_dims"), arg("odd_sizes"),
+             arg("images"), arg("halves"), arg("spatial_dims"), arg("odd_sizes"),
              arg("uint8_divisor"), arg("dtype"), arg("threads") = 1, arg("stream") = py::none());
   module.def("accumulate", &accumulate, "Computes what FusedSsimAccumulateRequest describes.",
              arg("sizes"), arg("gradient"), arg("out"), arg("upstream"), arg("derivatives"),
-             arg("coarser"), py::kw_only(), arg("spatial_dims"), arg("odd_sizes"),
-             arg("threads") = 1, arg("stream") = py::none());
+             arg("coarser"), arg("spatial_dims"), arg("odd_sizes"), arg("threads") = 1,
+             arg("stream") = py::none());
   module.def("factors", &factors, "Computes what FusedSsimFactorsRequest describes.",
              arg("exponents"), arg("divisors"), arg("planes"), arg("means"), arg("products"),
-             arg("derivatives"), py::kw_only(), arg("dtype"), arg("negative"),
-             arg("stream") = py::none());
+             arg("derivatives"), arg("dtype"), arg("negative"), arg("stream") = py::none());
 }
