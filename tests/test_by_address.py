@@ -11,7 +11,7 @@ import torch
 import fused_ssim as package
 from fused_ssim import _operators, fused_ssim3d, l1_ssim_loss, ms_ssim, ssim, ssim_and_mse
 from images import noise, noise_pair
-from measure import run_python
+from measure import relative_error, run_python
 
 SMALL = {"window_size": 3, "weights": (0.3, 0.5, 0.2)}
 
@@ -111,6 +111,19 @@ def test_the_same_bits_and_errors(tmp_path):
             assert ours.stride() == reference.stride(), name
             assert torch.equal(ours, reference), name
     assert same_words == words
+
+
+def test_compiled_together_with_others():
+    # Older compilers leave our functions to eager mode.
+    def function(x, y):
+        return l1_ssim_loss((x * 0.7).sigmoid(), y).sqrt() + ms_ssim(x, y, **SMALL)
+
+    torch._dynamo.reset()
+    x, y = images(2, 3, 41, 38)
+    compiled = torch.compile(function, backend="aot_eager")
+    for ours, reference in zip(step(compiled, x, y), step(function, x, y), strict=True):
+        assert relative_error(ours, reference) <= 1e-6
+    torch._dynamo.reset()
 
 
 def test_info_says_which_way():
