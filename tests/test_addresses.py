@@ -118,6 +118,56 @@ def test_scale():
     numpy.testing.assert_allclose(gradient, expected, rtol=1e-15)
 
 
+def test_axes_may_be_left_out():
+    x, y = arrays(2, 3, 21, 34)
+    values = numpy.zeros((2, 6), "float32")
+
+    def strided(array):
+        address, strides, dtype = described(array)
+        return address, [*strides[:2], *strides[3:]], dtype
+
+    run(x, y, reduction=3, value=values[0].ctypes.data)
+    form = {"windows": STANDARD, **STABILIZERS, "reduction": 3}
+    _C.run(x.shape, strided(x), strided(y), **form, value=values[1].ctypes.data)
+    assert (values[0] == values[1]).all()
+    for sizes_of in ([2, 3], [1, 1, 2, 3, 21, 34], "abcd", [2, 3, 21, "34"]):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            _C.run(sizes_of, described(x), described(y), **form)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_scales(threads):
+    x, y = arrays(1, 2, 1024, 1030)
+    halves = numpy.zeros((2, 1, 2, 512, 515), "float32")
+    addresses = [half.ctypes.data for half in halves]
+    form = {"spatial_dims": 2, "odd_sizes": 0, "threads": threads}
+    images = described(x), described(y)
+    _C.halve(sizes(x), images, addresses, **form, uint8_divisor=255, dtype=3)
+    for image, half in zip((x, y), halves, strict=True):
+        means = image.reshape(1, 2, 512, 2, 515, 2).mean((3, 5))
+        numpy.testing.assert_allclose(half, means, rtol=1e-6)
+    upstream = numpy.array([2.0, -3.0], "float32")
+    derivatives = numpy.array([0.5, 0.25])
+    result = numpy.zeros_like(x)
+    places = (array.ctypes.data for array in (upstream, derivatives, halves[1]))
+    _C.accumulate(sizes(x), described(x), described(result), *places, **form)
+    shares = halves[1].repeat(2, -1).repeat(2, -2) / 4
+    expected = x * (upstream * derivatives).reshape(1, 2, 1, 1) + shares
+    numpy.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    _C.scale(sizes(x), described(x), described(result), upstream[:1].ctypes.data, threads=threads)
+    assert (result == 2 * x).all()
+
+
+def test_factors():
+    means = numpy.array([[0.25, 0.5, -0.5], [0.5, 1.0, 0.5]])
+    products, derivatives = numpy.zeros(3), numpy.zeros((2, 3))
+    places = (array.ctypes.data for array in (means, products, derivatives))
+    _C.factors([0.5, 2.0], [1.0, 10.0], 3, *places, dtype=4, negative=0)
+    numpy.testing.assert_allclose(products, [0.125, 0.5**0.5, 0.0])
+    by_mean = [[0.25, 0.5**0.5, 0.0], [0.05, 0.2 * 0.5**0.5, 0.0]]
+    numpy.testing.assert_allclose(derivatives, by_mean)
+
+
 def test_bad_arguments_are_errors_of_python():
     x, y = arrays(1, 1, 8, 8)
     value = numpy.zeros(1, "float32")
@@ -137,6 +187,12 @@ def test_bad_arguments_are_errors_of_python():
         _C.gaussian_taps(11, 0.0)
     with pytest.raises(ValueError, match="load_cuda_kernels"):
         run(x, y, value=value.ctypes.data, stream=0)
+    with pytest.raises(ValueError, match="load_cuda_kernels"):
+        _C.scale(sizes(x), described(x), described(x), value.ctypes.data, stream=0)
+    with pytest.raises(ValueError, match="odd_sizes"):
+        _C.halve(sizes(x), [described(x), None], [0, 0], 2, 7, 255, 3)
+    with pytest.raises(ValueError, match="a divisor for each exponent"):
+        _C.factors([0.5], [], 1, 0, 0, 0, dtype=3, negative=0)
     with pytest.raises(ValueError, match=r"expected mask_sums .* fused_ssim_cpu_mask_sums\(\)"):
         run(x, y, value=value.ctypes.data, mask=described(x))
     with pytest.raises(ValueError, match="got a null pointer for the mask"):
