@@ -172,10 +172,11 @@ def matrix(arguments: argparse.Namespace) -> int:
             if arguments.python:
                 python = Path(arguments.python).absolute()
             else:
-                requirement = f"fused-ssim[test] @ {wheels[0].as_uri()}"
-                python = new_environment(
-                    environment, [f"torch=={version}", "pytest-xdist", requirement]
-                )
+                requirements = [f"torch=={version}", "pytest-xdist"]
+                if re.match(r"2\.[0-3]\.", version):  # built for NumPy 1
+                    requirements.append("numpy<2")
+                requirements.append(f"fused-ssim[test] @ {wheels[0].as_uri()}")
+                python = new_environment(environment, requirements)
             for wheel in wheels:
                 row = test(python, wheel, arguments, work)
                 if not row["torch"].startswith(version):
@@ -215,8 +216,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     ]
     for row in sorted(rows, key=order):
         lines.append(
-            f"| {row['version']} | {row['python']} | {row['toolkit'] or 'none'} | {row['against']} "
-            f"| {row['torch']} | {row['torch_cuda'] or 'none'} "
+            f"| {row['version']} | {row['python']} | {row['toolkit'] or 'none'} "
+            f"| {row['against'] or '(by addresses)'} | {row['torch']} | {row['torch_cuda'] or 'none'} "
             f"| {', '.join(row['gpus']) or 'CPU' if row['device'] == 'cuda' else 'CPU'} "
             f"| {row['suite']} | {row['passed']} | {row['failed']} | {row['commit']} | {row['date']} "
             f"| {row.get('note', '')} |"
