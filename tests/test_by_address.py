@@ -49,6 +49,9 @@ def results():
     found["two types"] = step(ssim, x, y.detach().half().requires_grad_())
     found["bytes"] = step(ssim, x, (255 * y.detach()).to(torch.uint8))
     found["layout"] = step(ssim, x.to(memory_format=torch.channels_last), y[:1].expand_as(x))
+    negated = torch.complex(y.detach(), -x.detach()).conj().imag
+    assert negated.is_neg()
+    found["negative bit"] = step(ssim, negated.requires_grad_(), y)
     found["ranges"] = step(lambda a, b: ssim(a, b, data_range=torch.tensor([1.0, 2.0])), x, y)
     found["means"] = list(ssim_and_mse(x.detach(), y.detach()))
     found["volume"] = step(fused_ssim3d, *images(1, 2, 13, 14, 15))

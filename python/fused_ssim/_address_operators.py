@@ -257,6 +257,8 @@ def _ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
 def _divisor(call: Call) -> int:
     """How many pixels each value is the mean of, whose gradient this is."""
     _check_sizes(tuple(call.window_sizes))
+    if call.gradient.numel() == 0:
+        return 1
     shape = _results.map_shape(call.gradient.shape, call.window_sizes, call.valid)
     return _C.reduction(shape, call.reduction)[1]
 
@@ -477,9 +479,10 @@ def eager(operator: Any) -> Callable[..., Any]:
     """
     call_type = _results.call_type(operator)
     _, compute = _OPERATORS[_results.name_of(operator)]
+    tensors = sum(str(argument.type) == "Tensor" for argument in operator._schema.arguments)
 
     def directly(*arguments: Any) -> Any:
-        if sees_operators(arguments):
+        if sees_operators(arguments, arguments[:tensors]):
             return operator(*arguments)
         return compute(call_type(*arguments))
 
