@@ -482,8 +482,11 @@ def eager(operator: Any) -> Callable[..., Any]:
     tensors = sum(str(argument.type) == "Tensor" for argument in operator._schema.arguments)
 
     def directly(*arguments: Any) -> Any:
-        if sees_operators(arguments, arguments[:tensors]):
+        if sees_operators(arguments):
             return operator(*arguments)
+        for tensor in arguments[:tensors]:
+            if tensor.is_neg():  # the dispatcher resolves that
+                return operator(*arguments)
         return compute(call_type(*arguments))
 
     return directly

@@ -39,20 +39,24 @@ def call_type(operator: Any) -> Any:
     return collections.namedtuple(name_of(operator), argument_names(operator), defaults=defaults)
 
 
+_LEADING_AXES = [{"image": 1, "channel": 2}.get(name, 0) for name in REDUCTIONS]
+
+
 def leading_axes(reduction: int) -> int:
     """How many axes of [B, C] the values of a reduction have."""
-    _check_index("reduction", reduction, REDUCTIONS)
-    return {"image": 1, "channel": 2}.get(REDUCTIONS[reduction], 0)
+    if not 0 <= reduction < len(REDUCTIONS):
+        _refuse_index("reduction", reduction, REDUCTIONS)
+    return _LEADING_AXES[reduction]
 
 
-def _check_index(name: str, index: int, names: Sequence[str]) -> None:
-    if not 0 <= index < len(names):
-        raise ValueError(f"fused_ssim: expected {name} from 0 to {len(names) - 1}, got {index}")
+def _refuse_index(name: str, index: int, names: Sequence[str]) -> None:
+    raise ValueError(f"fused_ssim: expected {name} from 0 to {len(names) - 1}, got {index}")
 
 
 def value(call: Call, shape: Sequence[int]) -> Tensor:
     """Memory in the dtype of values."""
-    result: Tensor = call.img1.new_empty(shape, dtype=sum_dtype(call.img1, call.img2))
+    # A size by its name is taken faster.
+    result: Tensor = call.img1.new_empty(size=shape, dtype=sum_dtype(call.img1, call.img2))
     return result
 
 
@@ -97,7 +101,8 @@ def ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
 
 def scale_shapes(shape: Sequence[int], scales: int, odd_sizes: int) -> list[list[int]]:
     """The shapes of the images of all scales, the finest first."""
-    _check_index("odd_sizes", odd_sizes, ODD_SIZES)
+    if not 0 <= odd_sizes < len(ODD_SIZES):
+        _refuse_index("odd_sizes", odd_sizes, ODD_SIZES)
     lead = 1 if ODD_SIZES[odd_sizes] == "pad" else 0
     shapes = [list(shape)]
     for _ in range(1, scales):

@@ -74,15 +74,9 @@ def graph_is_kept() -> bool:
     return bool(_keep_graph())
 
 
-def sees_operators(arguments: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
-    """Whether a subclass of Tensor, a mode or a tracer wants to see an operator with these, or
-    memory holds the negatives of what the tensor has, which the dispatcher resolves."""
-    return (
-        _modes() > 0
-        or _is_tracing()
-        or not _PLAIN.issuperset(map(type, arguments))
-        or True in map(Tensor.is_neg, tensors)
-    )
+def sees_operators(arguments: Sequence[Any]) -> bool:
+    """Whether a subclass of Tensor, a mode or a tracer wants to see an operator with these."""
+    return _modes() > 0 or _is_tracing() or not _PLAIN.issuperset(map(type, arguments))
 
 
 def cuda_stream(index: int) -> int:
