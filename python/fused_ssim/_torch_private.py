@@ -25,7 +25,12 @@ _keep_graph: Callable[[], bool] = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
 )
 _functorch = getattr(torch._C, "_functorch", None)
-_functorch_level: Callable[[], Any] = getattr(_functorch, "maybe_current_level", lambda: None)
+# torch 2.1 has the second name alone.
+_functorch_level: Callable[[], Any] = getattr(
+    _functorch,
+    "maybe_current_level",
+    getattr(_functorch, "peek_interpreter_stack", lambda: None),
+)
 _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
     _functorch, "is_legacy_batchedtensor", lambda tensor: False
 )
