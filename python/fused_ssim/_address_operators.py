@@ -256,6 +256,7 @@ def _ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
 
 def _divisor(call: Call) -> int:
     """How many pixels each value is the mean of, whose gradient this is."""
+    _results.leading_axes(call.reduction)  # refuses numbers that stand for none
     _check_sizes(tuple(call.window_sizes))
     if call.gradient.numel() == 0:
         return 1
