@@ -221,7 +221,7 @@ cudaError_t run_as(const Problem& problem, const Request& request, const DeviceF
         sums.offset = i == 0 ? request.offset : 0.0;
       }
       p.carried[i] = begins ? nullptr : carried;
-      const cudaError_t error = next_counter_slot(stream, &sums.counter_slot);
+      const cudaError_t error = next_counter_slots(stream, 1, &sums.counter_slot);
       if (error != cudaSuccess) {
         return error;
       }
