@@ -162,8 +162,14 @@ def test_what_we_refuse():
         ours(x.astype(complex), y, data_range=1)
     with pytest.raises(ValueError, match="one to three axes"):
         ours(numpy.ones((8,) * 4), numpy.ones((8,) * 4), data_range=1)
-    with pytest.raises(ValueError, match="positive number"):
+    with pytest.raises(ValueError, match="square between"):
         ours(x, y, data_range=0.0)
+    with pytest.raises(ValueError, match="square between"):
+        ours(x, y, data_range=1e200)
+    with pytest.raises(ValueError, match="odd and positive"):
+        ours(x, y, data_range=1, win_size=-3, use_sample_covariance=False)
+    with pytest.raises(TypeError, match="masked"):
+        ours(numpy.ma.masked_array(x, x > 0.5), y, data_range=1)
     with pytest.raises(IndexError, match="-1 is the last"):
         ours(x, y, data_range=1, channel_axis=2)
 

@@ -4,8 +4,8 @@
 
 Signature, defaults, warnings, exceptions and what is returned are those of scikit-image 0.26. Other
 than there, values of uint8 arrays are computed without a copy to float, on all threads; maps and
-gradients are computed in float64 whatever the arrays' type; arguments that do not exist are refused;
-K1 and K2 must be positive; there are at most three axes beside that of the channels, and at most
+gradients are computed in float64 whatever the arrays' type, means of uint8 and float32 arrays in float32;
+masked arrays and arguments that do not exist are refused; K1 and K2 must be positive; there are at most three axes beside that of the channels, and at most
 1023 taps.
 """
 
@@ -69,6 +69,7 @@ def structural_similarity(
         `full` a tuple (mean, gradient), (mean, map) or (mean, gradient, map).
 
     Raises:
+        TypeError: a masked array.
         ValueError: other shapes, a window that is even or larger than the arrays, floats without
             a data_range, constants that are not positive.
 
@@ -77,6 +78,11 @@ def structural_similarity(
         >>> structural_similarity(photo, render, channel_axis=-1, gaussian_weights=True,
         ...                       sigma=1.5, use_sample_covariance=False)  # the standard SSIM
     """
+    if isinstance(im1, numpy.ma.MaskedArray) or isinstance(im2, numpy.ma.MaskedArray):
+        raise TypeError(
+            "expected plain arrays, got a masked one, whose mask would be ignored; "
+            "`fused_ssim.ssim(mask=...)` weighs pixels"
+        )
     im1, im2 = numpy.asarray(im1), numpy.asarray(im2)
     if im1.shape != im2.shape:
         raise ValueError(
@@ -129,7 +135,8 @@ def _working_dtype(image: _Array) -> Any:
     """What scikit-image computes in."""
     if image.dtype.kind not in "buif":
         raise ValueError(
-            f"im1: expected a real dtype, got {image.dtype}; compare real and imaginary parts apart"
+            f"im1: expected a real dtype, got {image.dtype}; convert it, or compare real and imaginary "
+            "parts apart"
         )
     is_single = image.dtype.kind == "f" and image.dtype.itemsize <= 4
     return numpy.dtype("float32" if is_single else "float64")
@@ -173,8 +180,8 @@ def _window(
             f"got {image.shape}; pass an odd win_size of at most {min(sizes)}, and channel_axis if the "
             "array has channels"
         )
-    if win_size % 2 != 1:
-        raise ValueError(f"Window size must be odd, got {win_size}; use {win_size + 1}")
+    if win_size % 2 != 1 or win_size < 1:
+        raise ValueError(f"Window size must be odd and positive, got {win_size}; 7 is usual")
     if not gaussian_weights:
         taps = (1 / win_size,) * win_size
     elif radius == 0:
@@ -220,11 +227,11 @@ def _warn(message: str) -> None:
 def _square(name: str, k: float, data_range: float) -> float:
     if k < 0:
         raise ValueError(f"{name} must be positive, got {k}; 0.01 and 0.03 are usual")
-    square = (k * float(data_range)) ** 2
-    if not 0 < square < math.inf:
+    square = (k * float(data_range)) * (k * float(data_range))
+    if not 1e-37 < square < 1e37:
         raise ValueError(
-            f"{name} * data_range: expected a positive number, got {k} * {data_range}; the kernels "
-            "divide by numbers made of it"
+            f"{name} * data_range: expected a square between 1e-37 and 1e37, got {square} from "
+            f"{name}={k} and data_range={data_range}; scale the arrays and data_range"
         )
     return square
 
