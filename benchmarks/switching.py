@@ -9,22 +9,19 @@ so that a disturbance of the machine meets both.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytorch_msssim
 import skimage.metrics
 import torch
 import torchmetrics.image
-from machine import commit, describe, file_name, recorded_command
 from report import format_table
+from script import parse, parser, record
 from timing import cpu_times
 
 from fused_ssim import metrics
@@ -44,7 +41,7 @@ def _pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
     def step(function: Callable[..., torch.Tensor]) -> None:
         image = x.detach().requires_grad_()
-        (1 - function(image, y, data_range=1)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.grad(1 - function(image, y, data_range=1), image)
 
     def epoch(metric: Any) -> Any:
         metric.reset()
@@ -90,16 +87,7 @@ def _pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="a pair")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from the processor)")
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    arguments = parse(parser(__doc__, 10.0))
     times = {
         name: cpu_times(
             {"theirs": lambda _, f=theirs: f(), "ours": lambda _, f=ours: f()}, arguments.budget
@@ -113,24 +101,19 @@ def main() -> int:
 
     header = ["call", "theirs", "ours", "ratio"]
     print(f"{'x'.join(map(str, _SHAPE))}\n{format_table(header, map(cells, times))}")
-    machine = describe(torch.device("cpu"))
-    name = arguments.name or file_name(machine, "cpu", "switching")
-    contents = {
-        "command": recorded_command("benchmarks/switching.py"),
-        "commit": commit(),
-        "machine": machine,
-        "versions": {
+    record(
+        arguments,
+        "switching",
+        torch.device("cpu"),
+        versions={
             package: metadata.version(package)
             for package in ("fused-ssim", "pytorch-msssim", "torchmetrics", "scikit-image")
         },
-        "times": {
+        times={
             name: {of: asdict(timing) for of, timing in both.items()}
             for name, both in times.items()
         },
-    }
-    path = arguments.out / f"{name}.json"
-    path.write_text(json.dumps(contents, indent=1) + "\n")
-    print(f"\nwritten: {path}")
+    )
     return 0
 
 

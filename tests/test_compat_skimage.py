@@ -111,6 +111,22 @@ def test_pictures(name, arguments):
     check(x, y, channel_axis=-1, **arguments)
 
 
+@pytest.mark.parametrize("data_range", [1, 10, 100, 200])
+@pytest.mark.parametrize("win_size", [3, 5, 7])
+def test_bytes_of_a_small_range(win_size, data_range):
+    x = numpy.where(numpy.arange(61) > 30, 255, 0) * numpy.ones((50, 1), int)
+    y = numpy.clip(x + numpy.random.default_rng(0).integers(-1, 2, x.shape), 0, 255)
+    check(x.astype("uint8"), y.astype("uint8"), win_size=win_size, data_range=data_range)
+
+
+def test_a_large_offset():
+    x, y = arrays("float64", 24, 31)
+    x, y = x + 1e6, y + 1e6
+    expected = ours(x, y, data_range=1)
+    for form in ({"full": True}, {"gradient": True}, {"gradient": True, "full": True}):
+        assert abs(ours(x, y, data_range=1, **form)[0] - expected) <= 1e-9
+
+
 def test_layouts():
     x, y = arrays("float32", 40, 62)
     check(x[::2, ::-2], y.T.copy().T[::2, ::-2], data_range=1)
@@ -162,8 +178,14 @@ def test_what_we_refuse():
         ours(x.astype(complex), y, data_range=1)
     with pytest.raises(ValueError, match="one to three axes"):
         ours(numpy.ones((8,) * 4), numpy.ones((8,) * 4), data_range=1)
-    with pytest.raises(ValueError, match="positive number"):
+    with pytest.raises(ValueError, match="square between"):
         ours(x, y, data_range=0.0)
+    with pytest.raises(ValueError, match="square between"):
+        ours(x, y, data_range=1e200)
+    with pytest.raises(ValueError, match="odd and positive"):
+        ours(x, y, data_range=1, win_size=-3, use_sample_covariance=False)
+    with pytest.raises(TypeError, match="masked"):
+        ours(numpy.ma.masked_array(x, x > 0.5), y, data_range=1)
     with pytest.raises(IndexError, match="-1 is the last"):
         ours(x, y, data_range=1, channel_axis=2)
 

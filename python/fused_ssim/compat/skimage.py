@@ -3,10 +3,10 @@
 >>> from fused_ssim.compat.skimage import structural_similarity
 
 Signature, defaults, warnings, exceptions and what is returned are those of scikit-image 0.26. Other
-than there, values of uint8 arrays are computed without a copy to float, on all threads; maps and
-gradients are computed in float64 whatever the arrays' type; arguments that do not exist are refused;
-K1 and K2 must be positive; there are at most three axes beside that of the channels, and at most
-1023 taps.
+than there, means of uint8 arrays are computed without a copy to float, on all threads; means of
+uint8 and float32 arrays have float32 sums, maps and gradients are float64 whatever the arrays' type;
+masked arrays and arguments that do not exist are refused; K1 and K2 must be positive; there are at
+most three axes beside that of the channels, and at most 1023 taps.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ __all__ = ["structural_similarity"]
 _Array = NDArray[Any]
 _TRUNCATE = 3.5
 """A Gaussian reaches this many standard deviations: 11 taps at 1.5."""
+_LEAST_RANGE_OF_BYTES = 128.0
+"""Of a smaller data range float32 sums of bytes do not resolve C2."""
 _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -48,11 +50,11 @@ def structural_similarity(
 
     Args:
         im1, im2: arrays of one shape and any real dtype.
-        win_size: the side of the uniform window, odd; 7 if None. Beside Gaussian weights it is only what
-            is cropped from each side of the map, (win_size - 1) / 2, and what the sample covariance
-            counts.
-        gradient: whether to return the gradient with respect to im2, too, by the formula of Avanaki 2009,
-            which leaves the sample covariance out.
+        win_size: the side of the uniform window, odd; 7 if None. Beside Gaussian weights it is only
+            what is cropped from each side of the map, (win_size - 1) / 2, and what the sample
+            covariance counts.
+        gradient: whether to return the gradient with respect to im2, too, by the formula of Avanaki
+            2009, which knows no sample covariance.
         data_range: the largest pixel less the smallest; None for what the integer dtype can hold.
         channel_axis: the axis of channels, which are averaged; None if there is none.
         gaussian_weights: a Gaussian window instead of the uniform one.
@@ -62,13 +64,14 @@ def structural_similarity(
         K1, K2: constants of the formula.
 
     Shape:
-        im1, im2: one to three axes and one of channels; the gradient and the map have the same shape.
+        im1, im2: one to three axes and one of channels; gradient and map have the same shape.
 
     Returns:
-        The mean over the pixels whose window lies in the arrays, as a NumPy number; with `gradient` or
-        `full` a tuple (mean, gradient), (mean, map) or (mean, gradient, map).
+        The mean over the pixels whose window lies in the arrays, as a NumPy number; with `gradient`
+        or `full` a tuple (mean, gradient), (mean, map) or (mean, gradient, map).
 
     Raises:
+        TypeError: a masked array.
         ValueError: other shapes, a window that is even or larger than the arrays, floats without
             a data_range, constants that are not positive.
 
@@ -77,6 +80,11 @@ def structural_similarity(
         >>> structural_similarity(photo, render, channel_axis=-1, gaussian_weights=True,
         ...                       sigma=1.5, use_sample_covariance=False)  # the standard SSIM
     """
+    if isinstance(im1, numpy.ma.MaskedArray) or isinstance(im2, numpy.ma.MaskedArray):
+        raise TypeError(
+            "expected plain arrays, got a masked one, whose mask would be ignored; "
+            "`fused_ssim.ssim(mask=...)` weighs pixels"
+        )
     im1, im2 = numpy.asarray(im1), numpy.asarray(im2)
     if im1.shape != im2.shape:
         raise ValueError(
@@ -94,11 +102,10 @@ def structural_similarity(
     )
     spatial = len(axes) - ("C" in axes)
     definition = definition_of([window.taps] * spatial, c1, c2, valid=True, uint8_divisor=1)
-    if not (im1.dtype == numpy.uint8 and im2.dtype == numpy.uint8):
+    are_bytes = im1.dtype == numpy.uint8 and im2.dtype == numpy.uint8
+    if not are_bytes or data_range < _LEAST_RANGE_OF_BYTES:
         im1, im2 = (image.astype(working, copy=False) for image in (im1, im2))
-    if gradient:
-        values, by_im2 = _map_and_gradient(im1, im2, axes, window, c1, c2)
-    elif full or window.crop != len(window.taps) // 2:
+    if gradient or full or window.crop != len(window.taps) // 2:
         values = _map(im1, im2, axes, definition)
     else:
         means, _ = _arrays.ssim_and_mse(im1, im2, axes, definition=definition)
@@ -110,7 +117,7 @@ def structural_similarity(
     others = tuple(i for i, axis in enumerate(axes) if axis != "C")
     result = [_mean(values[inner].mean(axis=others), working, "C" in axes)]
     if gradient:
-        result.append(by_im2.astype(working))
+        result.append(_gradient(im1, im2, values, axes, window, c1, c2).astype(working))
     if full:
         result.append(values.astype(working))
     return tuple(result) if len(result) > 1 else result[0]
@@ -122,14 +129,15 @@ class _Window(NamedTuple):
     crop: int
     """Pixels at each side of an axis that do not count in the mean."""
     correction: float
-    """Of C2, for sample covariance; also what the gradient's variances are divided by."""
+    """Of C2: (N - 1) / N of a window of N pixels for sample covariance, else 1."""
 
 
 def _working_dtype(image: _Array) -> Any:
     """What scikit-image computes in."""
     if image.dtype.kind not in "buif":
         raise ValueError(
-            f"im1: expected a real dtype, got {image.dtype}; compare real and imaginary parts apart"
+            f"im1: expected a real dtype, got {image.dtype}; convert it, or compare real and "
+            "imaginary parts apart"
         )
     is_single = image.dtype.kind == "f" and image.dtype.itemsize <= 4
     return numpy.dtype("float32" if is_single else "float64")
@@ -170,11 +178,11 @@ def _window(
     if min(sizes) < win_size:
         raise ValueError(
             f"win_size exceeds image extent: expected at least {win_size} pixels along each axis, "
-            f"got {image.shape}; pass an odd win_size of at most {min(sizes)}, and channel_axis if the "
-            "array has channels"
+            f"got {image.shape}; pass an odd win_size of at most {min(sizes)}, and channel_axis if "
+            "the array has channels"
         )
-    if win_size % 2 != 1:
-        raise ValueError(f"Window size must be odd, got {win_size}; use {win_size + 1}")
+    if win_size % 2 != 1 or win_size < 1:
+        raise ValueError(f"Window size must be odd and positive, got {win_size}; 7 is usual")
     if not gaussian_weights:
         taps = (1 / win_size,) * win_size
     elif radius == 0:
@@ -196,8 +204,8 @@ def _window(
 def _range_of_dtype(im1: _Array, im2: _Array) -> float:
     if "f" in (im1.dtype.kind, im2.dtype.kind):
         raise ValueError(
-            "Since image dtype is floating point, you must specify the data_range parameter: expected "
-            "a number, got None; it is 1 for pixels from 0 to 1"
+            "Since image dtype is floating point, you must specify the data_range parameter: "
+            "expected a number, got None; it is 1 for pixels from 0 to 1"
         )
     if im1.dtype != im2.dtype:
         _warn("Inputs have mismatched dtypes. Setting data_range based on im1.dtype.")
@@ -220,11 +228,11 @@ def _warn(message: str) -> None:
 def _square(name: str, k: float, data_range: float) -> float:
     if k < 0:
         raise ValueError(f"{name} must be positive, got {k}; 0.01 and 0.03 are usual")
-    square = (k * float(data_range)) ** 2
-    if not 0 < square < math.inf:
+    square = (k * float(data_range)) * (k * float(data_range))
+    if not 1e-37 < square < 1e37:
         raise ValueError(
-            f"{name} * data_range: expected a positive number, got {k} * {data_range}; the kernels "
-            "divide by numbers made of it"
+            f"{name} * data_range: expected a square between 1e-37 and 1e37, got {square} from "
+            f"{name}={k} and data_range={data_range}; scale the arrays and data_range"
         )
     return square
 
@@ -253,35 +261,45 @@ def _map(im1: _Array, im2: _Array, axes: str, definition: Definition) -> _Array:
     return values
 
 
-def _map_and_gradient(
-    im1: _Array, im2: _Array, axes: str, window: _Window, c1: float, c2: float
-) -> tuple[_Array, _Array]:
-    """The map, and the gradient by im2 in Avanaki's form (Optical Review 16, 2009, equations 7 and 8).
+def _gradient(
+    im1: _Array,
+    im2: _Array,
+    values: _Array,
+    axes: str,
+    window: _Window,
+    c1: float,
+    c2: float,
+) -> _Array:
+    """The gradient by im2 in Avanaki's form (Optical Review 16, 2009, equations 7 and 8).
 
-    It is that of the mean over all pixels, of whose variances the sample covariance is not part.
+    It is that of the mean of `values`, the map, over all pixels; the formula knows no sample
+    covariance, although the contrast that goes into it may have it.
     """
+    others = tuple(i for i, axis in enumerate(axes) if axis != "C")
     x, y = (image.astype(numpy.float64, copy=False) for image in (im1, im2))
 
     def filtered(image: _Array) -> _Array:
         return _filtered(image, axes, window.taps)
 
-    mean_x, mean_y = filtered(x), filtered(y)
-    covariance = filtered(x * y) - mean_x * mean_y
-    variances = filtered(x * x) - mean_x**2 + (filtered(y * y) - mean_y**2)
-    # c2 is divided by the correction that multiplies the covariances: their ratios are the same.
+    # Variances of what is left of the mean of a plane keep their digits.
+    shift_x, shift_y = (image.mean(axis=others, keepdims=True) for image in (x, y))
+    near_x, near_y = x - shift_x, y - shift_y
+    mean_x, mean_y = filtered(near_x), filtered(near_y)
+    covariance = filtered(near_x * near_y) - mean_x * mean_y
+    variances = filtered(near_x**2) - mean_x**2 + filtered(near_y**2) - mean_y**2
+    mean_x, mean_y = mean_x + shift_x, mean_y + shift_y
     luminance, luminance_scale = 2 * mean_x * mean_y + c1, mean_x**2 + mean_y**2 + c1
-    contrast, contrast_scale = 2 * covariance + c2, variances + c2
-    values = luminance * contrast / (luminance_scale * contrast_scale)
-    # Those that carry the correction, as the formula has them.
-    contrast, contrast_scale = contrast / window.correction, contrast_scale / window.correction
+    contrast, contrast_scale = (
+        (moment + c2) / window.correction for moment in (2 * covariance, variances)
+    )
     scale = luminance_scale * contrast_scale
     by_im2 = filtered(luminance / scale) * x - filtered(values / contrast_scale) * y
     by_im2 += filtered(
         (mean_x * (contrast - luminance) - mean_y * (contrast_scale - luminance_scale) * values)
         / scale
     )
-    pixels = math.prod(s for s, axis in zip(x.shape, axes, strict=True) if axis != "C")
-    return values, by_im2 * (2 / pixels)
+    by_im2 *= 2 / math.prod(x.shape[i] for i in others)
+    return by_im2
 
 
 def _filtered(image: _Array, axes: str, taps: tuple[float, ...]) -> _Array:
