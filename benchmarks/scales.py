@@ -11,19 +11,16 @@ disturbance of the machine meets all of them; one that is not installed is left 
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, recorded_command
 from peers import Library
 from report import format_table
+from script import parse, parser, record
 from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_times
 from workload import Size, make_images, make_step
 
@@ -36,29 +33,16 @@ _MODULES = {
 _KINDS = ("inference", "training")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="a kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from the processor)")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Measure, print, write."""
-    arguments = parse_arguments()
+    options = parser(__doc__, 30.0)
+    options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    options.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
+    arguments = parse(options)
     device = torch.device(arguments.device)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     libraries = _libraries()
     results = {
         kind: _times(libraries, kind, arguments.size, device, arguments.budget) for kind in _KINDS
@@ -77,23 +61,17 @@ def main() -> int:
         header += [f"{kind}, {clock}", "of ours"]
     print(f"MS-SSIM, {arguments.size} float32\n{format_table(header, map(cells, libraries))}")
 
-    machine = describe(device)
-    name = arguments.name or file_name(machine, device.type, "scales")
-    path = arguments.out / f"{name}.json"
-    contents = {
-        "command": recorded_command("benchmarks/scales.py"),
-        "commit": commit(),
-        "machine": machine,
-        "size": str(arguments.size),
-        "versions": {library.name: library.version for library in libraries},
-        "times": {
+    record(
+        arguments,
+        "scales",
+        device,
+        size=str(arguments.size),
+        versions={library.name: library.version for library in libraries},
+        times={
             f"{kind}, {clock}": {name: asdict(time) for name, time in results[kind][clock].items()}
             for kind, clock in columns
         },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(contents, indent=1) + "\n")
-    print(f"\nwritten: {path}")
+    )
     return 0
 
 

@@ -11,18 +11,15 @@ installed is left out.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, recorded_command
 from peers import Library, Loss
 from report import format_table
+from script import parse, parser, record
 from timing import Timing, cpu_times
 from torch import Tensor
 from workload import make_step
@@ -35,23 +32,9 @@ _ssim = partial(fused_ssim3d, padding="valid")
 _SHAPES = ((1, 1, 64, 64, 64), (1, 1, 64, 128, 128))
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--budget", type=float, default=20.0, metavar="SECONDS", help="a kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from the processor)")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Measure, print, write."""
-    arguments = parse_arguments()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    arguments = parse(parser(__doc__, 20.0))
     libraries = _libraries()
     results = {}
     for shape in _SHAPES:
@@ -61,24 +44,19 @@ def main() -> int:
         rows = [_cells(library, times) for library in libraries]
         print(f"{size} float32\n{format_table(header, rows)}\n")
 
-    machine = describe(torch.device("cpu"))
-    path = arguments.out / f"{arguments.name or file_name(machine, 'cpu', 'volumes')}.json"
-    contents = {
-        "command": recorded_command("benchmarks/volumes.py"),
-        "commit": commit(),
-        "machine": machine,
-        "versions": {library.name: library.version for library in libraries},
-        "times": {
+    record(
+        arguments,
+        "volumes",
+        torch.device("cpu"),
+        versions={library.name: library.version for library in libraries},
+        times={
             size: {
                 kind: {name: asdict(time) for name, time in of_kind.items()}
                 for kind, of_kind in times.items()
             }
             for size, times in results.items()
         },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(contents, indent=1) + "\n")
-    print(f"written: {path}")
+    )
     return 0
 
 
