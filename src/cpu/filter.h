@@ -34,7 +34,8 @@ struct FilterTaps {
 
 // A window in a workspace as 2 radius + 1 taps.
 template <class V, class T = typename V::Scalar>
-FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window, int radius) {
+FUSED_SSIM_INLINE FilterTaps<T> lay_out_taps(WorkspaceLayout& layout, const Window& window,
+                                             int radius) {
   const int size = 2 * radius + 1;
   double* exact = layout.take<double>(size);
   T* taps = layout.take<T>(size);

@@ -478,9 +478,14 @@ void test_bad_problems() {
       p.windows[axis].size = 2 * static_cast<int32_t>(p.sizes[2 + axis]) + 1;
     });
   }
-  refuse("depth", [](auto& p) { p.sizes[FUSED_SSIM_AXIS_DEPTH] = 2; }, FUSED_SSIM_NOT_SERVED);
-  refuse("depth", [&](auto& p) { p.windows[0] = {taps, 3}; }, FUSED_SSIM_NOT_SERVED);
   refuse("mask", [](auto& p) { p.mask = p.img1; }, FUSED_SSIM_NOT_SERVED);
+  refuse(
+      "mask for volumes",
+      [&](auto& p) {
+        p.windows[0] = {taps, 3};
+        p.mask = p.img1;
+      },
+      FUSED_SSIM_NOT_SERVED);
 
   FusedSsimProblem problem = images.problem();
   expect_refused(fused_ssim_map_sizes(&problem, nullptr), "null pointer");
