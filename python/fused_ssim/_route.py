@@ -124,7 +124,6 @@ def kernels_serve(
         return True
     return (
         img1.is_cuda
-        and img1.dim() < 5
         and stabilizers is None
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS

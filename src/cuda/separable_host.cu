@@ -58,7 +58,7 @@ void plan_slices(const Problem& problem, int maps, int64_t slab_bytes, Separable
   plan->pitch = round_up(image_size(problem, kWidth), kSeparableVector<T>);
   const int64_t slice_maps = kSeparableMaps * image_size(problem, kHeight) * plan->pitch;
   for (int64_t parts = 1;; ++parts) {
-    plan->slices = equal_part(slices, ceil_divide(slices, parts), kOutputs);
+    plan->slices = std::min(slices, round_up(ceil_divide(slices, parts), kOutputs));
     const int64_t alive =
         plan->slices < slices ? plan->slices + 2 * radius(problem, kDepth) : slices;
     plan->ring_slices = maps == 0 ? 0 : std::max(kOutputs, round_up(alive, plan->slices));
@@ -388,7 +388,6 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   // Of those that have a value, the slices [first, first + count) of a volume.
   const auto run_moments = [&](int64_t volume, int64_t first, int64_t count) {
     set_taps(problem, plan.moments, /*mirrored=*/false, &p);
-    p.layout = plan.moments;
     v.first_slice = front + first;
     v.slice_count = count;
     cudaError_t error = launch_depth_moments(p, device, stream);

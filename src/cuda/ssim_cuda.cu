@@ -338,8 +338,8 @@ cudaError_t current_device(DeviceFacts* facts) {
 }
 
 const char* not_served(const Problem& problem, const Request& request) {
-  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX) {
-    return "expected less than 2^31 channels for the CUDA kernels, got more";
+  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX || image_size(problem, kDepth) > INT_MAX) {
+    return "expected less than 2^31 channels and slices for the CUDA kernels, got more";
   }
   if (problem.stabilizers != nullptr) {
     return "expected one C1 and C2 for the CUDA kernels, got some for each image";
