@@ -4,9 +4,9 @@
     python benchmarks/volumes.py --threads 2
 
 Prints a table for each size, and writes NAME.json to benchmarks/results/. All take whole windows
-alone (padding "valid"), as pytorch-msssim does. "torch operations" is this package's composite. They
-take turns, so that a disturbance of the machine meets all of them; a library that is not installed is
-left out.
+alone (padding "valid"), as pytorch-msssim does. "torch operations" is this package's composite.
+They take turns, so that a disturbance of the machine meets all of them; a library that is not
+installed is left out.
 """
 
 from __future__ import annotations

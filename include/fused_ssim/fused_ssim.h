@@ -18,8 +18,8 @@
 /// Images are [B, C, H, W], of any strides (channels_last, permuted, expanded), which are read as
 /// they are. Where the functions take a `layout`, images may come as "BCHW" (the default), "BHWC",
 /// "CHW" or "HWC", volumes as "BCDHW" or "BDHWC", and signals as "BCW" or "BWC": the layout is what
-/// Python calls spatial_dims. float16, bfloat16 and float32 may mix; so may uint8 with any of them and with
-/// float64. A uint8 pixel u stands for u / 255. Each gradient has its image's dtype.
+/// Python calls spatial_dims. float16, bfloat16 and float32 may mix; so may uint8 with any of them
+/// and with float64. A uint8 pixel u stands for u / 255. Each gradient has its image's dtype.
 ///
 /// Errors are c10::Error: c10::ValueError and c10::TypeError for bad arguments (what was expected,
 /// what came, what to do), c10::NotImplementedError for what Python alone computes and for a device

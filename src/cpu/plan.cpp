@@ -92,8 +92,8 @@ void Plan::cut_image(const Problem& problem, int threads) {
                                std::max<int64_t>(1, chunks_ / kMinBandChunks));
 }
 
-// Of all ways to have a task for each thread the one whose tasks take the least time in a row: a tile
-// and a band repeat some two radii of their neighbours' rows and slices.
+// Of all ways to have a task for each thread the one whose tasks take the least time in a row: a
+// tile and a band repeat some two radii of their neighbours' rows and slices.
 void Plan::cut_volume(const Problem& problem, int threads) {
   extent_ = image_size(problem, kHeight);
   groups_ = ceil_divide(extent_, kChunkRows);

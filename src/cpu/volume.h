@@ -15,9 +15,9 @@
 //                          |--- values ---|
 //                                       |-- staged ---|          (chunk g, radius r)
 //
-// Traffic per voxel (float32): 8 B read, 4 B written for each gradient or map. The rest is meant for
-// the L2 and L3 caches, some 500 B for each column of a tile: 2 (2r + 8) floats of staged slices, 32 of moments,
-// 3 (2r + 8) of partials. About 132 multiply-adds for the value and 231 with the gradient.
+// Traffic per voxel (float32): 8 B read, 4 B written for each gradient or map. The rest is meant
+// for the L2 and L3 caches, some 500 B for each column of a tile: 2 (2r + 8) floats of staged
+// slices, 32 of moments, 3 (2r + 8) of partials. About 132 multiply-adds for the value and 231 with the gradient.
 #pragma once
 
 #include <cstdint>
@@ -404,7 +404,7 @@ void VolumeKernel<Arch, T>::filter_inputs(const AxisFilter<V>& axis, int64_t ste
   });
 }
 
-// Along x: a row that has room for the halo before and behind it, which is `fill` outside the image.
+// Along x: a row that has room for the halo before and behind it, which is `fill` outside of it.
 template <class Arch, class T>
 template <typename VolumeKernel<Arch, T>::Form kForm>
 void VolumeKernel<Arch, T>::filter_along(const AxisFilter<V>& axis, V* row, V fill, V* out) const {

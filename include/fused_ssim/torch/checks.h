@@ -226,7 +226,8 @@ inline void check_window_fits(const at::Tensor& image, int64_t window_size, bool
                     ", got ", shape_of(image), "; use padding=\"same\" or a smaller window");
 }
 
-// Whether the window can be applied at the coarsest of so many scales; odd sizes are padded or cropped.
+// Whether the window can be applied at the coarsest of so many scales; odd sizes are padded, or
+// cropped.
 inline void check_scales_fit(const at::Tensor& image, int64_t window_size, bool valid,
                              std::size_t scales, bool pads) {
   // No image has 2^62 pixels along a side.
