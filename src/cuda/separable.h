@@ -119,7 +119,8 @@ struct SeparableRange {
 // for that in a ring.
 template <class T>
 struct SeparableVolume {
-  // [slice_count, kSeparableMaps, image.rows, pitch]: s, d, s^2, d^2 filtered along depth; null: images
+  // [slice_count, kSeparableMaps, image.rows, pitch]: s, d, s^2, d^2 filtered along depth; of
+  // images null
   T* maps = nullptr;
   int64_t pitch = 0;
   T* ring = nullptr;  // [ring_slices] of partials_plane each, value slice i at i % ring_slices

@@ -48,8 +48,8 @@ void lay_out_partials(const Problem& problem, int maps, SeparablePlan* plan) {
       ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan->partials_block;
 }
 
-// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once. The ring
-// holds a slab and the slices before it that gradients still need, in whole slabs.
+// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once. The
+// ring holds a slab and the slices before it that gradients still need, in whole slabs.
 template <class T>
 void plan_slices(const Problem& problem, int maps, int64_t slab_bytes, SeparablePlan* plan) {
   constexpr int64_t kOutputs = kSeparableOutputs<T>;
@@ -230,8 +230,8 @@ class SumOutputs {
     }
   }
 
-  // Of `count` values from `first` on, or of a part of one: the first part `begins`, and all but the
-  // last carry their sums on.
+  // Of `count` values from `first` on, or of a part of one: the first part `begins`, and all but
+  // the last carry their sums on.
   template <class T>
   cudaError_t set(int64_t first, int64_t count, bool begins, bool carries, cudaStream_t stream,
                   SeparableParams<T>* p) const {

@@ -1,17 +1,17 @@
-// The filters along depth of the separable schedule (separable.cu), for volumes. Around its two passes,
-// which see slices as planes:
+// The filters along depth of the separable schedule (separable.cu), for volumes. Around its two
+// passes, which see slices as planes:
 //
 //   depth      pixels of slices z - r .. z + r  ->  s, d, s^2, d^2 of slice z, in memory
-//   moments    these maps along rows and columns: sums, map, partial derivatives, which go to a ring
+//   moments    these along rows and columns: sums, map, partial derivatives, which go to a ring
 //   depth      partial derivatives of slices z - r .. z + r  ->  those of slice z
 //   gradient   these along rows and columns
 //
 // A slab of slices at a time, so that what lies between the launches is mostly in the L2 cache. A
 // thread computes 8 slices (float64: 4) of a pixel, whose inputs stay in registers.
 //
-// Global memory per voxel of accumulation type T, beside images and gradients: 4 T of maps, and with
-// a gradient twice 3 T (4 T for both) of partial derivatives, each written once and read once or, along
-// depth, 1 + 2 r / 8 times.
+// Global memory per voxel of accumulation type T, beside images and gradients: 4 T of maps, and
+// with a gradient twice 3 T (4 T for both) of partial derivatives. Each is written once and read
+// once, or along depth 1 + 2 r / 8 times, from the L1 and L2 caches where they hold it.
 #include <algorithm>
 
 #include "cuda/launches.h"
