@@ -42,7 +42,8 @@ class AxisFilter {
   using T = typename V::Scalar;
 
   AxisFilter() = default;
-  AxisFilter(WindowKind kind, const FilterTaps<T>& window) : kind_(kind), any_(window) {
+  FUSED_SSIM_INLINE AxisFilter(WindowKind kind, const FilterTaps<T>& window)
+      : kind_(kind), any_(window) {
     if (kind == WindowKind::kFixed) {
       fixed_ = FixedFilter<V>(window);
     } else if (kHasShort) {
@@ -50,7 +51,7 @@ class AxisFilter {
     }
   }
 
-  AxisFilter adjoint() const {
+  FUSED_SSIM_INLINE AxisFilter adjoint() const {
     AxisFilter result = *this;
     result.any_ = any_.adjoint();
     return result;
