@@ -74,8 +74,9 @@ bool strips_serve(const Problem& problem, const Request& request, const DeviceFa
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
                               !wants_gradient(request) && request.l1_weight == 0.0 &&
                               has_march(device.architecture);
-  return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
-         is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
+  return !accumulates_in_double(problem) && !is_volume(problem) &&
+         is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]) &&
+         image_size(problem, kHeight) <= kMaxStripExtent &&
          image_size(problem, kWidth) <= kMaxStripExtent &&
          (request.mse == nullptr || mse_with_value) && request.l2_weight == 0.0;
 }
@@ -352,11 +353,8 @@ cudaError_t current_device(DeviceFacts* facts) {
 }
 
 const char* not_served(const Problem& problem, const Request& request) {
-  if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
-    return "expected 2D images for the CUDA kernels, got a depth, or a window along it";
-  }
-  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX) {
-    return "expected less than 2^31 channels for the CUDA kernels, got more";
+  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX || image_size(problem, kDepth) > INT_MAX) {
+    return "expected less than 2^31 channels and slices for the CUDA kernels, got more";
   }
   if (problem.stabilizers != nullptr) {
     return "expected one C1 and C2 for the CUDA kernels, got some for each image";
