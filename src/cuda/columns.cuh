@@ -2,6 +2,8 @@
 // moments values and partial derivatives, and filters these likewise.
 #pragma once
 
+#include <type_traits>
+
 #include "core/pointwise.h"
 #include "cuda/filters.cuh"
 
@@ -40,7 +42,7 @@ __device__ __forceinline__ float4 partials_of(const Pixel<Traits>& pixel, float 
 // The filters of one column: their state stays in registers while a strip is marched down.
 template <class Traits>
 struct ColumnState {
-  ColumnFilter moments[4];
+  std::conditional_t<Traits::kMap, PairColumnFilter, ColumnFilter> moments[4];
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
   // kContains: no number where a window or a weight that has an effect was none.
   float probe = 0.0f;

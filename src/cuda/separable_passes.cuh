@@ -44,8 +44,9 @@ __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, con
                                                 int64_t top, int64_t bottom, int64_t left,
                                                 int64_t right) {
   const SamplePoint at = sample_point(top, bottom, left, right);
-  return trimmed_means(Samples<T>{load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
-                                  load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)});
+  const Samples<T> samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+                              load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
+  return p.map != nullptr ? trimmed_means</*kMidway=*/true>(samples) : trimmed_means(samples);
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
 // window with the zeros around it.
