@@ -20,8 +20,8 @@ from importlib import metadata
 import torch
 from peers import Library
 from report import format_table
-from script import parse, parser, record
-from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_times
+from script import add_device, chosen_device, parse, parser, record
+from timing import Timing, sets_of_images, times_by_clock
 from workload import Size, make_images, make_step
 
 _OURS = "fused-ssim"
@@ -36,13 +36,10 @@ _KINDS = ("inference", "training")
 def main() -> int:
     """Measure, print, write."""
     options = parser(__doc__, 30.0)
-    options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add_device(options)
     options.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
     arguments = parse(options)
-    device = torch.device(arguments.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)
+    device = chosen_device(arguments)
     libraries = _libraries()
     results = {
         kind: _times(libraries, kind, arguments.size, device, arguments.budget) for kind in _KINDS
@@ -79,19 +76,10 @@ def _times(
     libraries: list[Library], kind: str, size: Size, device: torch.device, budget_s: float
 ) -> dict[str, dict[str, Timing]]:
     """By clock and library."""
-    if device.type == "cpu":
-        images = make_images(size, 1, torch.float32, device, kind)
-        steps = {library.name: make_step(library, kind, images) for library in libraries}
-        return {"wall": cpu_times(steps, budget_s)}
-    image_bytes = 4 * size.values
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    images = make_images(size, 1 + cache // image_bytes, torch.float32, device, kind)
+    distinct = sets_of_images(4 * size.values, device)
+    images = make_images(size, distinct, torch.float32, device, kind)
     steps = {library.name: make_step(library, kind, images) for library in libraries}
-    kernels = {}
-    for name, step in steps.items():
-        kernels[name] = cuda_kernel_time(step, len(images), device)
-        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
-    return {"kernels": kernels, "wall": cuda_wall_times(steps, device)}
+    return times_by_clock(steps, distinct, device, budget_s)
 
 
 def _libraries() -> list[Library]:

@@ -23,6 +23,20 @@ def parser(description: str | None, budget_s: float) -> argparse.ArgumentParser:
     return result
 
 
+def add_device(options: argparse.ArgumentParser) -> None:
+    """The option that chosen_device() reads."""
+    options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def chosen_device(arguments: argparse.Namespace) -> torch.device:
+    """The device of the command line, which becomes the current one."""
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device
+
+
 def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments; sets the number of threads."""
     arguments = options.parse_args()

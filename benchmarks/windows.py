@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from peers import Library, Loss
 from report import format_table
-from script import parse, parser, record
+from script import add_device, chosen_device, parse, parser, record
 from timing import Timing, cpu_times, cuda_kernel_time
 from workload import Size, make_images, make_step
 
@@ -32,11 +32,11 @@ _CUDA_IMAGES = 8
 def main() -> int:
     """Measure, print, write."""
     options = parser(__doc__, 30.0)
-    options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add_device(options)
     options.add_argument("--masks", action="store_true", help="masks instead of windows")
     options.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
     arguments = parse(options)
-    device = torch.device(arguments.device)
+    device = chosen_device(arguments)
     forms = _masks(arguments.size, device) if arguments.masks else _windows()
     first = "none" if arguments.masks else _FAST
     results = {
