@@ -50,7 +50,8 @@ struct ColumnFilter {
   }
 };
 
-// The same for maps, which show the error of each single window, in pairs (filtered_in_pairs()).
+// The same in pairs (filtered_in_pairs()), for means of a map, which shows the error of each single
+// window: that of a mean counts twice in a variance.
 struct PairColumnFilter {
   float last[10] = {};  // values, the oldest first
 
