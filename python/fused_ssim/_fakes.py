@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +40,9 @@ def _ssim_and_mse(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
 
 def _ssim_map(call: SimpleNamespace) -> Tensor:
     spatial = call.img1.shape[2:]
-    sizes = call.window_sizes[-len(spatial) :] if call.valid else [1] * len(spatial)
+    sizes: Sequence[int] = [1] * len(spatial)
+    if call.valid:
+        sizes = _operators.sizes_along_axes(call.window_sizes, call.img1)
     cropped = [extent - size + 1 for extent, size in zip(spatial, sizes, strict=True)]
     return _value(call, [*call.img1.shape[:2], *cropped])
 

@@ -19,6 +19,7 @@ import torch  # first: the libraries below need libtorch in the process
 from fused_ssim import _C
 
 _MINIMUM_TORCH = "2.10"
+_STANDARD_SIZE = 11  # where no window is given
 
 if torch.__version__ < _MINIMUM_TORCH:  # a TorchVersion: compares as versions, not as strings
     raise ImportError(
@@ -112,6 +113,12 @@ scale_gradient_ = torch.ops.fused_ssim.scale_gradient_.default
 ms_ssim = torch.ops.fused_ssim.ms_ssim.default
 ms_ssim_backward = torch.ops.fused_ssim.ms_ssim_backward.default
 ms_ssim_backward_ = torch.ops.fused_ssim.ms_ssim_backward_.default
+
+
+def sizes_along_axes(window_sizes: Sequence[int], image: torch.Tensor) -> Sequence[int]:
+    """Of an operator's window_sizes, those of the image's spatial axes."""
+    axes = image.dim() - 2
+    return window_sizes[-axes:] if window_sizes else [_STANDARD_SIZE] * axes
 
 
 def argument_names(operator: Any) -> tuple[str, ...]:
