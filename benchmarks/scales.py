@@ -11,20 +11,17 @@ disturbance of the machine meets all of them; one that is not installed is left 
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, recorded_command
 from peers import Library
 from report import format_table
-from timing import Timing, cpu_times, cuda_kernel_time, cuda_wall_times
+from script import add_device, chosen_device, parse, parser, record
+from timing import Timing, sets_of_images, times_by_clock
 from workload import Size, make_images, make_step
 
 _OURS = "fused-ssim"
@@ -36,29 +33,13 @@ _MODULES = {
 _KINDS = ("inference", "training")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="a kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from the processor)")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Measure, print, write."""
-    arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    options = parser(__doc__, 30.0)
+    add_device(options)
+    options.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
+    arguments = parse(options)
+    device = chosen_device(arguments)
     libraries = _libraries()
     results = {
         kind: _times(libraries, kind, arguments.size, device, arguments.budget) for kind in _KINDS
@@ -77,23 +58,17 @@ def main() -> int:
         header += [f"{kind}, {clock}", "of ours"]
     print(f"MS-SSIM, {arguments.size} float32\n{format_table(header, map(cells, libraries))}")
 
-    machine = describe(device)
-    name = arguments.name or file_name(machine, device.type, "scales")
-    path = arguments.out / f"{name}.json"
-    contents = {
-        "command": recorded_command("benchmarks/scales.py"),
-        "commit": commit(),
-        "machine": machine,
-        "size": str(arguments.size),
-        "versions": {library.name: library.version for library in libraries},
-        "times": {
+    record(
+        arguments,
+        "scales",
+        device,
+        size=str(arguments.size),
+        versions={library.name: library.version for library in libraries},
+        times={
             f"{kind}, {clock}": {name: asdict(time) for name, time in results[kind][clock].items()}
             for kind, clock in columns
         },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(contents, indent=1) + "\n")
-    print(f"\nwritten: {path}")
+    )
     return 0
 
 
@@ -101,19 +76,10 @@ def _times(
     libraries: list[Library], kind: str, size: Size, device: torch.device, budget_s: float
 ) -> dict[str, dict[str, Timing]]:
     """By clock and library."""
-    if device.type == "cpu":
-        images = make_images(size, 1, torch.float32, device, kind)
-        steps = {library.name: make_step(library, kind, images) for library in libraries}
-        return {"wall": cpu_times(steps, budget_s)}
-    image_bytes = 4 * size.values
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    images = make_images(size, 1 + cache // image_bytes, torch.float32, device, kind)
+    distinct = sets_of_images(4 * size.values, device)
+    images = make_images(size, distinct, torch.float32, device, kind)
     steps = {library.name: make_step(library, kind, images) for library in libraries}
-    kernels = {}
-    for name, step in steps.items():
-        kernels[name] = cuda_kernel_time(step, len(images), device)
-        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
-    return {"kernels": kernels, "wall": cuda_wall_times(steps, device)}
+    return times_by_clock(steps, distinct, device, budget_s)
 
 
 def _libraries() -> list[Library]:

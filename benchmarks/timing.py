@@ -128,6 +128,26 @@ def cuda_wall_times(steps: Mapping[str, Step], device: torch.device) -> dict[str
     return {name: _timing(values, "wall clock") for name, values in samples.items()}
 
 
+def sets_of_images(bytes_of_one: int, device: torch.device) -> int:
+    """How many images, taken in turn, the L2 cache cannot hold; one on the CPU."""
+    if device.type == "cpu":
+        return 1
+    return 1 + torch.cuda.get_device_properties(device).L2_cache_size // bytes_of_one
+
+
+def times_by_clock(
+    steps: Mapping[str, Step], distinct: int, device: torch.device, budget_s: float
+) -> dict[str, dict[str, Timing]]:
+    """By clock and name: what passes on the wall's, and on a GPU the kernels' own time as well."""
+    if device.type == "cpu":
+        return {"wall": cpu_times(steps, budget_s)}
+    kernels = {}
+    for name, step in steps.items():
+        kernels[name] = cuda_kernel_time(step, distinct, device)
+        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
+    return {"kernels": kernels, "wall": cuda_wall_times(steps, device)}
+
+
 def cuda_seconds(action: Callable[[], object]) -> float:
     """What passes on the current stream between two events around the action."""
     begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

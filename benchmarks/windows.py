@@ -10,17 +10,14 @@ disturbance of the machine meets all of them.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, recorded_command
 from peers import Library, Loss
 from report import format_table
+from script import add_device, chosen_device, parse, parser, record
 from timing import Timing, cpu_times, cuda_kernel_time
 from workload import Size, make_images, make_step
 
@@ -32,27 +29,14 @@ _KINDS = ("inference", "training")
 _CUDA_IMAGES = 8
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--masks", action="store_true", help="masks instead of windows")
-    parser.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--budget", type=float, default=30.0, metavar="SECONDS", help="CPU, a kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from device and processor)")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Measure, print, write."""
-    arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    options = parser(__doc__, 30.0)
+    add_device(options)
+    options.add_argument("--masks", action="store_true", help="masks instead of windows")
+    options.add_argument("--size", type=Size.parse, default=Size(1, 3, 1080, 1920))
+    arguments = parse(options)
+    device = chosen_device(arguments)
     forms = _masks(arguments.size, device) if arguments.masks else _windows()
     first = "none" if arguments.masks else _FAST
     results = {
@@ -70,22 +54,17 @@ def main() -> int:
     header = [what, "", "inference", f"of {first}", "training", f"of {first}"]
     print(f"{arguments.size} float32\n{format_table(header, map(cells, forms))}")
 
-    machine = describe(device)
-    name = arguments.name or file_name(machine, device.type, what)
-    path = arguments.out / f"{name}.json"
-    contents = {
-        "command": recorded_command("benchmarks/windows.py"),
-        "commit": commit(),
-        "machine": machine,
-        "size": str(arguments.size),
-        "times": {
+    record(
+        arguments,
+        "windows",
+        device,
+        subject=what,
+        size=str(arguments.size),
+        times={
             kind: {form: asdict(time) for form, time in times.items()}
             for kind, times in results.items()
         },
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(contents, indent=1) + "\n")
-    print(f"\nwritten: {path}")
+    )
     return 0
 
 

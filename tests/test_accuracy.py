@@ -138,24 +138,42 @@ def test_loss(device, name, padding):
         assert relative_error(gradient, truth) <= GRADIENT_BOUND
 
 
-@pytest.mark.parametrize("change", ["noise", "blur", "darker", "posterised"])
-@pytest.mark.parametrize(
+CHANGES = {
+    "noise": lambda x: (x + 0.05 * gaussian(*x.shape, seed=1).to(x.device)).clamp(0, 1),
+    "blur": blurred,
+    "darker": lambda x: 0.6 * x,
+    "posterised": lambda x: (x * 15).round() / 15,
+}
+each_change = pytest.mark.parametrize("change", CHANGES)
+each_photograph = pytest.mark.parametrize(
     "name", ["astronaut", "camera", "chelsea", "coffee", "hubble_deep_field", "retina", "rocket"]
 )
+
+
+@each_change
+@each_photograph
 def test_map_of_whole_photographs(device, name, change):
     # Black skies, white shirts and everything between in one picture: no one shift suits it all.
     x = photograph(name)[..., :512, :640]
-    y = {
-        "noise": lambda: (x + 0.05 * gaussian(*x.shape, seed=1)).clamp(0, 1),
-        "blur": lambda: blurred(x),
-        "darker": lambda: 0.6 * x,
-        "posterised": lambda: (x * 15).round() / 15,
-    }[change]()
+    y = CHANGES[change](x)
     expected = oracle.ssim_map(x, y)
     error = max_error(ssim(x.to(device), y.to(device), reduction="none"), expected)
     assert error <= MAP_BOUND["photograph"]
     assert error <= max_error(oracle.plain_float32_map(x, y), expected)
     assert max_error(fused_ssim(x.to(device), y.to(device)), expected.mean()) <= MEAN_BOUND
+
+
+@pytest.mark.gpu
+@each_change
+@each_photograph
+def test_map_of_large_photographs(name, change):
+    # Of more than 3 million pixels: other kernels serve them.
+    x = photograph(name)[..., :512, :640].repeat(1, 1, 3, 4).cuda()
+    y = CHANGES[change](x)
+    bytes1, bytes2 = ((255 * image).round().byte() for image in (x, y))
+    for a, b, truth in ((x, y, (x, y)), (bytes1, bytes2, (bytes1 / 255, bytes2 / 255))):
+        expected = oracle.ssim_map(*truth)
+        assert max_error(ssim(a, b, reduction="none"), expected) <= MAP_BOUND["photograph"]
 
 
 # The comparisons above must be able to fail: small mistakes in the definition, each far larger than

@@ -20,6 +20,8 @@ FUNCTIONS = {
     "image": lambda x, y: ssim(x, y, reduction="image").square().sum(),
     "channel": lambda x, y: ssim(x, y, reduction="channel", window_size=7).exp().sum(),
     "sum": lambda x, y: ssim(x, y, reduction="sum", data_range=2.0, sigma=2.0),
+    "masked": lambda x, y: ssim(x, y, mask=y.detach() > 0.3, mask_mode="normalized"),
+    "masked map": lambda x, y: ssim(x, y, reduction="none", mask=y.detach() > 0.3).mean(),
     "loss": l1_ssim_loss,
     "loss valid": lambda x, y: l1_ssim_loss(x, y, 0.4, "valid"),
     "between others": lambda x, y: fused_ssim((x * 0.7).sigmoid(), y.relu()) + (x - y).abs().mean(),
@@ -69,7 +71,9 @@ def test_full_graph(device, function):
     check(compiled, function, x.detach(), y)
 
 
-@pytest.mark.parametrize("name", ["fused_ssim", "map", "loss", "ms_ssim", "between others"])
+@pytest.mark.parametrize(
+    "name", ["fused_ssim", "map", "masked map", "loss", "ms_ssim", "between others"]
+)
 def test_inductor(device, name):
     compiled = torch.compile(FUNCTIONS[name], fullgraph=True)
     check(compiled, FUNCTIONS[name], *images(device))

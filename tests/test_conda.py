@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from installation import DEPENDENCIES, ROOT, environment, project_version, run_python
+from installation import DEPENDENCIES, QUICK_BUILD, ROOT, environment, project_version, run_python
 from test_wheel import Environment
 
 LIBRARIES = {"libfused_ssim.so", "libfused_ssim_kernels.so"}
-# The kernels of one instruction set are enough, and quickly compiled.
-CMAKE_ARGS = "-DFUSED_SSIM_COMPILER_HAS_AVX2=OFF -DFUSED_SSIM_COMPILER_HAS_AVX512=OFF"
 
 
 class Prefix(Environment):
@@ -42,7 +40,7 @@ class Prefix(Environment):
                 PREFIX=str(self.folder),
                 SRC_DIR=str(self.source),
                 PYTHON=self.python,
-                CMAKE_ARGS=CMAKE_ARGS,
+                **QUICK_BUILD,
                 CPU_COUNT="2",
                 cuda_compiler_version="None",
                 # As conda's builds set them.

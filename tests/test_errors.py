@@ -412,6 +412,14 @@ def test_positive_numbers(device, entry, name, value):
 
 
 @each_with_definition
+@pytest.mark.parametrize("name", ["data_range", "k1", "k2"])
+@pytest.mark.parametrize("value", [1e-200, 1e200])
+def test_squares_are_numbers(device, entry, name, value):
+    x = image(device)
+    raises(ValueError, lambda: entry(x, x, **{name: value}), name, str(value), "square between")
+
+
+@each_with_definition
 @pytest.mark.parametrize("name", ["sigma", "data_range", "k1", "k2"])
 @pytest.mark.parametrize("value", ["1.5", None, [1.5], 1 + 2j, True], ids=str)
 def test_numbers_are_numbers(device, entry, name, value):

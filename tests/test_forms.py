@@ -58,8 +58,9 @@ def check_gradients(found, truth, bound):
 @each_padding
 def test_against_the_oracle(device, way, form, dims, padding):
     x, y = images(device, *SHAPES[dims])
-    # Of five pixels in a row some variances are the small difference of two large squares.
-    bound = 2e-5 if form is FORMS["an axis alone"] else 5e-6
+    # Of few pixels in a row some variances are the small difference of two large squares.
+    few = form is FORMS["an axis alone"] or (dims == 1 and form is FORMS["sample covariance"])
+    bound = 2e-5 if few else 5e-6
     form = definition(form, dims, padding, x.shape[0])
     expected = oracle.ssim_map(x.detach(), y.detach(), **form)
     values = ssim(x, y, reduction="none", **form)

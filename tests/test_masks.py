@@ -268,7 +268,9 @@ def test_any_strides(device, mode):
         form = {"mask_mode": mode, "reduction": reduction}
         expected = ssim(x, y, mask=mask, **form)
         for given in stored.values():
-            assert torch.equal(ssim(x, y, mask=given, **form), expected)
+            found = ssim(x, y, mask=given, **form)
+            # On CUDA torch operations compute it, which add up in an order that strides decide.
+            assert max_error(found, expected) <= (1e-6 if device == "cuda" else 0.0)
     interleaved = [leaf(i.detach().to(memory_format=torch.channels_last)) for i in (x, y)]
     check(*interleaved, mask=mask, mask_mode=mode)
 

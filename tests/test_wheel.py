@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from installation import DEPENDENCIES, ROOT, VERSION, environment, run_python
+from installation import DEPENDENCIES, QUICK_BUILD, ROOT, VERSION, environment, run_python
 from library_rules import CPU_LIBRARIES
 from test_build import check_libraries
 
-VARIABLES = {"FUSED_SSIM_CUDA": "OFF"}
+VARIABLES = {"FUSED_SSIM_CUDA": "OFF", **QUICK_BUILD}
 
 
 def run(*command: str | Path, cwd: Path) -> str:

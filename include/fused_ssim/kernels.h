@@ -448,7 +448,8 @@ FUSED_SSIM_API const FusedSsimCudaInfo* fused_ssim_cuda_info(void);
 /// Bytes of device memory that fused_ssim_cuda_run() needs as scratch: a few kilobytes, and where a
 /// gradient is wanted of float64 images, or with a window of more than 11 taps or not symmetric,
 /// three or four maps of the accumulation type, of as many pixels as keep the GPU busy (some 100 MB
-/// on an H200), as a rule at most 256 MB. FUSED_SSIM_NOT_SERVED where it would not run.
+/// on an H200). Of volumes it is four maps, with a gradient 12 to 20, of as many slices, but at least
+/// 8. As a rule at most 256 MB. FUSED_SSIM_NOT_SERVED where it would not run.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_workspace_bytes(const FusedSsimProblem* problem,
                                                                const FusedSsimRequest* request,
                                                                int64_t* bytes);

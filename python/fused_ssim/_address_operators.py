@@ -104,7 +104,8 @@ def _windows(taps: tuple[float, ...], sizes: tuple[int, ...]) -> Any:
 
 
 def _windows_of(call: Call) -> Any:
-    return _windows(tuple(call.taps) or STANDARD_TAPS, tuple(call.window_sizes))
+    sizes = _results.window_sizes(call.window_sizes, call.img1.dim())
+    return _windows(tuple(call.taps) or STANDARD_TAPS, tuple(sizes))
 
 
 def _on_device(function: Callable[..., None], like: Tensor, *arguments: Any) -> None:
@@ -257,7 +258,7 @@ def _ssim_map_backward(call: Call) -> tuple[Tensor, Tensor]:
 def _divisor(call: Call) -> int:
     """How many pixels each value is the mean of, whose gradient this is."""
     _results.leading_axes(call.reduction)  # refuses numbers that stand for none
-    _check_sizes(tuple(call.window_sizes))
+    _check_sizes(tuple(_results.window_sizes(call.window_sizes, call.gradient.dim())))
     if call.gradient.numel() == 0:
         return 1
     shape = _results.map_shape(call.gradient.shape, call.window_sizes, call.valid)

@@ -27,7 +27,8 @@ from fused_ssim._torch_private import (
 from fused_ssim._windows import STANDARD_TAPS
 
 _NO_L2 = 0.0
-_NO_TAPS: tuple[float, ...] = ()  # operators know the standard window
+# Operators know the standard window, whose lists would take them microseconds.
+_STANDARD_WINDOW: tuple[Any, ...] = ((), ())
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
 _NO_GRADIENT = (
@@ -89,7 +90,7 @@ def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
     if compiling:
         # By name: the compiler of torch 2.11 can't iterate over a constant NamedTuple.
         return d.taps, d.window_sizes, d.c1, d.c2, d.valid, d.statistic, d.uint8_divisor
-    return (_NO_TAPS, *d[1:]) if d.taps is STANDARD_TAPS else d
+    return (*_STANDARD_WINDOW, *d[2:]) if d.taps is STANDARD_TAPS else d
 
 
 def _mask_arguments(
@@ -245,7 +246,9 @@ def _factor(
     if mask is None or gradient.dtype != torch.float16 or REDUCTIONS[reduction] == "sum":
         return upstream
     if valid:
-        for axis, size in enumerate(window_sizes[5 - mask.dim() :], 2):
+        for axis, size in enumerate(
+            _results.window_sizes(window_sizes, mask.dim())[5 - mask.dim() :], 2
+        ):
             mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
     axes = list(range(_results.leading_axes(reduction), mask.dim()))
     sums = mask.sum(axes, dtype=upstream.dtype)
@@ -314,16 +317,24 @@ class _Scales(torch.autograd.Function):
         )
 
 
-def _scaled_by(scale: Callable[..., Any]) -> Callable[..., Any]:
-    def scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Any:
-        return scale(gradient, _factor(upstream, gradient, mask, *arguments), *arguments)
-
+def _scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
+    factor = _factor(upstream, gradient, mask, *arguments)
+    scaled: Tensor = _operators.scale_gradient(gradient, factor, *arguments)
     return scaled
+
+
+def _scale_(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> None:
+    # The operator knows that nothing is to be done where the incoming number is 1, but on a small
+    # image its call takes a while; and on the CPU the number is at hand.
+    is_number = upstream.is_cpu and upstream.dim() == 0 and gradient.dtype != torch.float16
+    if not (is_number and upstream.item() == 1.0):
+        factor = _factor(upstream, gradient, mask, *arguments)
+        _operators.eager.scale_gradient_(gradient, factor, *arguments)
 
 
 # Operators on what was saved of an image: one that gives the gradient, and one that turns what was
 # saved into it.
-_SCALING = tuple(map(_scaled_by, (_operators.scale_gradient, _operators.eager.scale_gradient_)))
+_SCALING = _scaled, _scale_
 _ACCUMULATION = _operators.ms_ssim_backward, _operators.eager.ms_ssim_backward_
 
 

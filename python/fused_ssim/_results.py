@@ -83,10 +83,20 @@ def ssim_and_mse(call: Call) -> tuple[Tensor, Tensor]:
     return reduced(call, channel), reduced(call, channel)
 
 
-def map_shape(shape: Sequence[int], window_sizes: Sequence[int], valid: bool) -> list[int]:
+_STANDARD_SIZE = 11
+
+
+def window_sizes(given: Sequence[int], rank: int) -> Sequence[int]:
+    """Taps along D, H and W; none are those of the standard window along all axes of the images."""
+    return given or [1] * (5 - rank) + [_STANDARD_SIZE] * (rank - 2)
+
+
+def map_shape(shape: Sequence[int], given_sizes: Sequence[int], valid: bool) -> list[int]:
     """The map's shape of images of this one."""
     spatial = shape[2:]
-    sizes = window_sizes[-len(spatial) :] if valid else [1] * len(spatial)
+    sizes = [1] * len(spatial)
+    if valid:
+        sizes = [*window_sizes(given_sizes, len(shape))[-len(spatial) :]]
     cropped = [extent - size + 1 for extent, size in zip(spatial, sizes, strict=True)]
     return [*shape[:2], *cropped]
 

@@ -124,7 +124,6 @@ def kernels_serve(
         return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
-        and img1.dim() == 4
         and stabilizers is None
         and mask is None
         and torch.version.cuda is not None

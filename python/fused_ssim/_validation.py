@@ -174,7 +174,7 @@ def scale_weights(values: Any) -> tuple[float, ...]:
 
 def square(name: str, k: float, data_range: float) -> float:
     """(k * data_range)^2, which must be neither 0 nor infinite, in float32 too."""
-    c = (k * data_range) ** 2
+    c = (k * data_range) * (k * data_range)  # a power would overflow with an error of its own
     if not 1e-37 < c < 1e37:
         raise ValueError(
             f"{name} * data_range: expected a square between 1e-37 and 1e37, got {c} from "

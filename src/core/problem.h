@@ -51,6 +51,10 @@ constexpr int64_t plane_pixels(const int64_t* sizes) {
   return sizes[FUSED_SSIM_AXIS_DEPTH] * sizes[FUSED_SSIM_AXIS_ROW] * sizes[FUSED_SSIM_AXIS_COLUMN];
 }
 
+// Whether slices are filtered together, or there are several.
+constexpr bool is_volume(const Problem& problem) {
+  return problem.sizes[FUSED_SSIM_AXIS_DEPTH] != 1 || problem.windows[kDepth].size != 1;
+}
 constexpr int radius(const Problem& problem, SpatialAxis axis) {
   return problem.windows[axis].size / 2;
 }

@@ -58,10 +58,6 @@ int filter_radius(const Problem& problem, SpatialAxis axis);
 
 // The side of the window that the kernel of whole numbers is for.
 inline constexpr int kUniformSize = 7;
-// Whether slices are filtered together, or there are several.
-constexpr bool is_volume(const Problem& problem) {
-  return image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1;
-}
 // Which kernel computes a problem; there is no other place where this is decided.
 enum class Schedule {
   kStrips,

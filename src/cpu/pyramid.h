@@ -35,12 +35,6 @@ struct PyramidKernel {
   // Columns at a time: their buffers stay in the first cache, on the stack.
   static constexpr int64_t kColumns = 1024;
 
-  static Plane plane_at(const Image& image, int64_t plane, int64_t channels, int64_t depth) {
-    Plane result = plane_of(image, plane / channels, plane % channels);
-    result.data += depth * image.strides[FUSED_SSIM_AXIS_DEPTH] * size_of(image.dtype);
-    return result;
-  }
-
   template <class T>
   static void halve(const HalveRequest& request, int64_t begin, int64_t end) {
     const HalvedAxes axes = halved_axes(request);
@@ -67,7 +61,7 @@ struct PyramidKernel {
         sums[0] = T(0);
         bool empty = true;
         for (int64_t d = depths.begin; d < depths.end; ++d) {
-          const Plane from = plane_at(image, plane, channels, d);
+          const Plane from = plane_of(image, plane / channels, plane % channels, d);
           for (int64_t r = own.begin; r < own.end; ++r) {
             const T* pixels = loader.row(from, r, first, last - first, scratch);
             add_row(pixels, last - first, empty, sums + zeros);
@@ -110,8 +104,8 @@ struct PyramidKernel {
       const int64_t plane = i / axes.row.size / axes.depth.size;
       const T scale = static_cast<T>(static_cast<const T*>(request.upstream)[plane] *
                                      (request.factor * request.derivatives[plane]));
-      const Plane unit = plane_at(request.unit, plane, channels, depth);
-      const Plane out = plane_at(request.out, plane, channels, depth);
+      const Plane unit = plane_of(request.unit, plane / channels, plane % channels, depth);
+      const Plane out = plane_of(request.out, plane / channels, plane % channels, depth);
       const int64_t cell_row = cell_of_pixel(axes.row, row);
       const int64_t cell_depth = cell_of_pixel(axes.depth, depth);
       const T* coarser = nullptr;

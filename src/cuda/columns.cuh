@@ -2,6 +2,8 @@
 // moments values and partial derivatives, and filters these likewise.
 #pragma once
 
+#include <type_traits>
+
 #include "core/pointwise.h"
 #include "cuda/filters.cuh"
 
@@ -40,7 +42,8 @@ __device__ __forceinline__ float4 partials_of(const Pixel<Traits>& pixel, float 
 // The filters of one column: their state stays in registers while a strip is marched down.
 template <class Traits>
 struct ColumnState {
-  ColumnFilter moments[4];
+  std::conditional_t<Traits::kMap, PairColumnFilter, ColumnFilter> means[2];
+  ColumnFilter squares[2];
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
   // kContains: no number where a window or a weight that has an effect was none.
   float probe = 0.0f;
@@ -50,8 +53,8 @@ template <class Traits>
 __device__ __forceinline__ Moments<float> push_moments(const typename Traits::Window& window,
                                                        const float4& maps,
                                                        ColumnState<Traits>& state) {
-  return {state.moments[0].push(window, maps.x), state.moments[1].push(window, maps.y),
-          state.moments[2].push(window, maps.z), state.moments[3].push(window, maps.w)};
+  return {state.means[0].push(window, maps.x), state.means[1].push(window, maps.y),
+          state.squares[0].push(window, maps.z), state.squares[1].push(window, maps.w)};
 }
 
 // The row-filtered maps of a row above or below the image, where pixels are zero.

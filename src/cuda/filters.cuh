@@ -50,6 +50,23 @@ struct ColumnFilter {
   }
 };
 
+// The same in pairs (filtered_in_pairs()), for means of a map, which shows the error of each single
+// window: that of a mean counts twice in a variance.
+struct PairColumnFilter {
+  float last[10] = {};  // values, the oldest first
+
+  template <class Window>
+  __device__ __forceinline__ float push(const Window& window, float v) {
+    const float out = filtered_in_pairs(window, [&](int k) { return k < 10 ? last[k] : v; });
+#pragma unroll
+    for (int k = 0; k < 9; ++k) {
+      last[k] = last[k + 1];
+    }
+    last[9] = v;
+    return out;
+  }
+};
+
 inline constexpr int kCell = 4;  // floats
 
 // Where the maps of a chunk lie, in floats.

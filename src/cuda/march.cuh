@@ -140,7 +140,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
   if (Traits::row_thread() % (Traits::kShiftsLate ? 32 : Traits::kColumns) == 0) {
-    piece_shift[Traits::row_thread() / 32] = PieceShift::of(window, shift);
+    piece_shift[Traits::row_thread() / 32] = PieceShift::of<Traits::kMap>(window, shift);
   }
   double l1 = 0.0;
   const auto store = [&](float* slot) {
@@ -299,7 +299,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   const int thread = Traits::row_thread();
   const int warp = thread / 32;
   if (thread % 32 == 0) {
-    piece_shift[warp] = PieceShift::of(window, shift);
+    piece_shift[warp] = PieceShift::of<Traits::kMap>(window, shift);
     valued[warp] = ValuedPixels::of(p, piece, first_y);
   }
   __syncwarp();

@@ -30,9 +30,7 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps (H200, both gradients of 1x3x1080x1920: 2 rows 78.9 us, 4 81.6, 8 82.8).
-  static constexpr int kRowsAtOnce = kKind == StripKind::kValue          ? 8
-                                     : kKind == StripKind::kTwoGradients ? 2
-                                                                         : 4;
+  static constexpr int kRowsAtOnce = !kGradient ? 8 : kKind == StripKind::kTwoGradients ? 2 : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_march(__CUDA_ARCH__ / 10);
 #else
@@ -247,9 +245,9 @@ struct PieceShift {
   PixelShift pixels;
   MeanShift means;
 
-  template <class Window>
+  template <bool kPairs, class Window>
   static __device__ __forceinline__ PieceShift of(const Window& window, const PixelShift& shift) {
-    return {shift, MeanShift::of(window, shift)};
+    return {shift, MeanShift::of</*kCentred=*/false, kPairs>(window, shift)};
   }
 };
 

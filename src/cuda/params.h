@@ -68,9 +68,11 @@ struct ReductionPlan {
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
   unsigned counter_slot = 0;
-  // Where there is one value: blocks add multiples of 1 / fixed_point to one word instead of
-  // leaving partials. 0: they leave partials.
+  // Where each block works for one value: the blocks of a value add multiples of 1 / fixed_point to
+  // one word, that of the counter slot of the value, instead of leaving partials. 0: they leave
+  // partials.
   double fixed_point = 0.0;
+  unsigned blocks_per_value = 0;
 
   // Set by share_among(): equal parts of `shared_units`.
   Divisor sharing_blocks;
@@ -87,11 +89,13 @@ struct ReductionPlan {
 
 // Counters of finished blocks live in device memory, start at zero and return to it, so that no
 // launch has to clear them. A launch takes the next slot of a pool: the lower half serves eager
-// launches, the upper half those captured in graphs, which keep their slot as long as they live.
+// launches, the upper half those captured in graphs, which keep their slot as long as they live. A
+// launch with several values that are counted takes a slot for each.
 inline constexpr unsigned kCounterSlots = 32768;
 // Bits of such a counter where blocks add their sums, too (ReductionPlan::fixed_point).
 inline constexpr int kCountBits = 11;
 inline constexpr int kMaxCountedBlocks = (1 << kCountBits) - 1;
+inline constexpr int kMaxCountedValues = 64;
 // The largest magnitude of such a sum, times fixed_point. A block may take as much of it as all
 // others.
 inline constexpr double kLargestFixedSum = static_cast<double>(int64_t{1} << (62 - 2 * kCountBits));

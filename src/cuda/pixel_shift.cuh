@@ -48,12 +48,12 @@ struct PixelShift {
 
 // What the filters make of the shifts of s and d. With their rounding: where little of a window
 // lies in the image, what they make of the shifted zeros beyond it must cancel. Centred filters
-// (tiles) round a constant once.
+// (tiles) round a constant once; with kPairs those down columns are PairColumnFilter.
 struct MeanShift {
   float s;
   float d;
 
-  template <bool kCentred = false, class Window>
+  template <bool kCentred, bool kPairs, class Window>
   static __device__ __forceinline__ MeanShift of(const Window& window, const PixelShift& shift) {
     const float shift_s = shift.x + shift.y;
     const float shift_d = shift.x - shift.y;
@@ -61,7 +61,7 @@ struct MeanShift {
       return {static_cast<float>(Window::kGain) * shift_s,
               static_cast<float>(Window::kGain) * shift_d};
     }
-    return {filtered_constant(window, shift_s), filtered_constant(window, shift_d)};
+    return {filtered_constant<kPairs>(window, shift_s), filtered_constant<kPairs>(window, shift_d)};
   }
 };
 

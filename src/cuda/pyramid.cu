@@ -53,7 +53,7 @@ struct Segments {
   __device__ static int64_t step() { return int64_t{gridDim.x} * kWarps; }
 };
 
-// A row of an axis-by-axis index, the last axis of which is not the columns but the rows.
+// Where a row lies, of the rows of all slices of all planes numbered through.
 struct RowPlace {
   int64_t plane;
   int64_t depth;

@@ -155,7 +155,7 @@ struct WarpSums {
   }
 };
 
-// When all warps of a block have left their sums, one of them adds these to that of the launch. The
+// When all warps of a block have left their sums, one of them adds these to that of the value. The
 // word counts blocks in its lowest kCountBits bits; its highest hold the sum. So one atomic
 // operation tells the last block all that it has to know. The bits between count the blocks whose
 // sum is too large, or no number: those leave it as a partial.
@@ -166,9 +166,9 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
   const bool has_sum = lane_index() < kWarps;
   const long long of_warp = has_sum ? shared->fine[lane_index()] : 0ll;
   const long long fine = warp_sum(of_warp);
-  const bool fits =
-      !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
-      fabs(static_cast<double>(fine)) * grid_blocks() <= Sums::kFine * kLargestFixedSum;
+  const unsigned blocks = plan.blocks_per_value;
+  const bool fits = !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
+                    fabs(static_cast<double>(fine)) * blocks <= Sums::kFine * kLargestFixedSum;
   double sum = 0.0;
   if (__builtin_expect(!fits, false)) {
     sum = warp_sum(of_warp == Sums::kNoInteger
@@ -179,27 +179,29 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
     return;
   }
   constexpr unsigned kCount = (1u << kCountBits) - 1;
-  unsigned long long* word = &finished_blocks[plan.counter_slot];
+  const unsigned value = plan.values == 1 ? 0u : blockIdx.x / blocks;
+  unsigned long long* word = &finished_blocks[plan.counter_slot + value];
+  double* large_sums = plan.partials + value * blocks;
   unsigned long long part = 1ull;
   if (__builtin_expect(fits, true)) {
     const long long rounded = (fine + (1 << (Sums::kFineBits - 1))) >> Sums::kFineBits;
     part |= static_cast<unsigned long long>(rounded) << 2 * kCountBits;
   } else {
     const unsigned long long before = atomicAdd(word, 1ull << kCountBits);
-    plan.partials[before >> kCountBits & kCount] = sum;
+    large_sums[before >> kCountBits & kCount] = sum;
     __threadfence();
   }
   const unsigned long long all = atomicAdd(word, part) + part;
-  if ((all & kCount) == grid_blocks()) {
+  if ((all & kCount) == blocks) {
     *word = 0;
     double whole =
         static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits) / plan.fixed_point;
     const auto large = static_cast<unsigned>(all >> kCountBits) & kCount;
     if (large != 0) {
       __threadfence();
-      whole += sum_of_large(plan.partials, large);
+      whole += sum_of_large(large_sums, large);
     }
-    write_value<T>(plan, 0, whole);
+    write_value<T>(plan, value, whole);
   }
 }
 

@@ -37,7 +37,7 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
 // Of one row of sums.
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device);
 
-// The next free counter slot for a launch on `stream`.
-cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot);
+// The next free counter slots for a launch on `stream`, one behind the other.
+cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* first);
 
 }  // namespace fused_ssim::cuda

@@ -52,8 +52,8 @@ struct SeparableLayout {
 };
 
 template <class T>
-constexpr SeparableLayout separable_layout(int columns, int inputs, int window_columns,
-                                           int window_rows) {
+constexpr SeparableLayout separable_layout(int columns, int inputs, bool has_sums,
+                                           int window_columns, int window_rows) {
   constexpr int kVector = kSeparableVector<T>;
   const auto whole = [](int n, int multiple) { return (n + multiple - 1) / multiple * multiple; };
   SeparableLayout layout;
@@ -71,24 +71,26 @@ constexpr SeparableLayout separable_layout(int columns, int inputs, int window_c
   const int elements = layout.row_taps + layout.column_taps +
                        inputs * kSeparableChunkRows<T> * layout.staged_pitch +
                        kSeparableMaps * layout.ring_rows * layout.ring_pitch;
-  const int sums = inputs == kSeparableImages ? 2 * kSeparableThreads : 0;
+  const int sums = has_sums ? 2 * kSeparableThreads : 0;
   layout.shared_bytes = elements * static_cast<int>(sizeof(T)) + sums * 8;
   return layout;
 }
 
-// The widest strip that fits; none (0 columns) where no strip does.
+// The widest strip that fits; none (0 columns) where no strip does. `window_slices`: 0 of images.
 template <class T>
-constexpr SeparableLayout choose_separable_layout(int inputs, int window_columns, int window_rows,
+constexpr SeparableLayout choose_separable_layout(int inputs, bool has_sums, int window_slices,
+                                                  int window_columns, int window_rows,
                                                   int64_t width, int shared_per_block) {
   const int64_t vectors = ceil_divide(window_columns, kSeparableVector<T>) +
-                          ceil_divide(window_rows, kSeparableVector<T>);
+                          ceil_divide(window_rows, kSeparableVector<T>) +
+                          ceil_divide(window_slices, kSeparableVector<T>);
   if (16 * vectors > kSeparableTapBytes) {
     return {};
   }
   for (int columns = kSeparableColumns; columns >= kSeparableLeastColumns; columns /= 2) {
     const bool wider_than_needed = columns > kSeparableLeastColumns && columns / 2 >= width;
     const SeparableLayout layout =
-        separable_layout<T>(columns, inputs, window_columns, window_rows);
+        separable_layout<T>(columns, inputs, has_sums, window_columns, window_rows);
     if (!wider_than_needed && layout.shared_bytes <= shared_per_block - kSeparableStaticShared) {
       return layout;
     }
@@ -97,13 +99,12 @@ constexpr SeparableLayout choose_separable_layout(int inputs, int window_columns
 }
 // A window that python/fused_ssim/_route.py sends here, on the GPU with least shared memory (7.5).
 inline constexpr int kSeparableEverywhere = 65;
-static_assert(choose_separable_layout<float>(kSeparableMaps, kSeparableEverywhere,
-                                             kSeparableEverywhere, 1 << 20, 64 * 1024)
-                          .columns > 0 &&
-                  choose_separable_layout<double>(kSeparableMaps, kSeparableEverywhere,
-                                                  kSeparableEverywhere, 1 << 20, 64 * 1024)
-                          .columns > 0,
-              "as that file says");
+template <class T>
+inline constexpr bool kFitsEverywhere =
+    choose_separable_layout<T>(kSeparableMaps, true, kSeparableEverywhere, kSeparableEverywhere,
+                               kSeparableEverywhere, 1 << 20, 64 * 1024)
+        .columns > 0;
+static_assert(kFitsEverywhere<float> && kFitsEverywhere<double>, "as that file says");
 
 // Rows and columns of an image.
 struct SeparableRange {
@@ -111,6 +112,26 @@ struct SeparableRange {
   int64_t left = 0;
   int64_t rows = 0;
   int64_t columns = 0;
+};
+
+// Of a volume slices take the place of planes: "plane" and "channel" count them, from the volume's
+// first. They are filtered along depth beforehand, and so are their partial derivatives, which wait
+// for that in a ring.
+template <class T>
+struct SeparableVolume {
+  // [slice_count, kSeparableMaps, image.rows, pitch]: s, d, s^2, d^2 filtered along depth; of
+  // images null
+  T* maps = nullptr;
+  int64_t pitch = 0;
+  T* ring = nullptr;  // [ring_slices] of partials_plane each, value slice i at i % ring_slices
+  int64_t ring_slices = 1;
+  int64_t slices = 1;
+  int64_t value_front = 0;  // the first slice that has a value
+  int64_t value_slices = 1;
+  int64_t first_slice = 0;  // of this launch
+  int64_t slice_count = 0;
+  int window = 1;
+  int taps = 0;  // where they begin in SeparableParams::taps
 };
 
 template <class T>
@@ -155,7 +176,8 @@ struct SeparableParams {
   // follow. Then the launch's value is a double, for the next.
   const double* carried[2] = {};
   bool carries = false;
-  T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, then down columns
+  SeparableVolume<T> volume;
+  T taps[kSeparableTapBytes / sizeof(T)] = {};  // along rows, down columns, of a volume along depth
 };
 static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<double>) <= 4096,
               "kernel parameters");
@@ -169,6 +191,15 @@ cudaError_t launch_separable_moments(const SeparableParams<T>& params, int image
 template <class T>
 cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int images, int blocks,
                                       const DeviceFacts& device, cudaStream_t stream);
+
+// The slices [first_slice, first_slice + slice_count) of a volume, filtered along depth: into
+// volume.maps from pixels, and into p.partials from the ring.
+template <class T>
+cudaError_t launch_depth_moments(const SeparableParams<T>& params, const DeviceFacts& device,
+                                 cudaStream_t stream);
+template <class T>
+cudaError_t launch_depth_partials(const SeparableParams<T>& params, const DeviceFacts& device,
+                                  cudaStream_t stream);
 
 // Whether there is room for a strip of the problem's windows.
 bool separable_serves(const Problem& problem, const Request& request, const DeviceFacts& device);

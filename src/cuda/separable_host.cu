@@ -22,6 +22,10 @@ struct SeparablePlan {
   int64_t partials_rows = 0;
   int partials_block = 0;  // strides in elements
   int64_t partials_plane = 0;
+  // Of volumes, whose slabs are of slices.
+  int64_t slices = 0;
+  int64_t ring_slices = 0;
+  int64_t pitch = 0;
   int64_t scratch_bytes = 0;
 };
 
@@ -38,30 +42,64 @@ int64_t equal_part(int64_t whole, int64_t most, int64_t unit) {
   return std::min(whole, round_up(ceil_divide(whole, parts), unit));
 }
 
+void lay_out_partials(const Problem& problem, int maps, SeparablePlan* plan) {
+  plan->partials_block = static_cast<int>(plan->partials_rows * maps * kPartialColumns);
+  plan->partials_plane =
+      ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan->partials_block;
+}
+
+// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once. The
+// ring holds a slab and the slices before it that gradients still need, in whole slabs.
+template <class T>
+void plan_slices(const Problem& problem, int maps, int64_t slab_bytes, SeparablePlan* plan) {
+  constexpr int64_t kOutputs = kSeparableOutputs<T>;
+  const int64_t slices = map_size(problem, kDepth);
+  lay_out_partials(problem, maps, plan);
+  plan->pitch = round_up(image_size(problem, kWidth), kSeparableVector<T>);
+  const int64_t slice_maps = kSeparableMaps * image_size(problem, kHeight) * plan->pitch;
+  for (int64_t parts = 1;; ++parts) {
+    plan->slices = std::min(slices, round_up(ceil_divide(slices, parts), kOutputs));
+    const int64_t alive =
+        plan->slices < slices ? plan->slices + 2 * radius(problem, kDepth) : slices;
+    plan->ring_slices = maps == 0 ? 0 : std::max(kOutputs, round_up(alive, plan->slices));
+    const int64_t elements =
+        plan->slices * slice_maps +
+        (maps == 0 ? 0 : (plan->ring_slices + plan->slices) * plan->partials_plane);
+    plan->scratch_bytes = elements * static_cast<int64_t>(sizeof(T));
+    if (plan->scratch_bytes <= slab_bytes || plan->slices <= kOutputs) {
+      return;
+    }
+  }
+}
+
 template <class T>
 SeparablePlan plan_separable(const Problem& problem, const Request& request,
                              const DeviceFacts& device) {
   constexpr int64_t kChunkRows = kSeparableChunkRows<T>;
   const int window_columns = problem.windows[kWidth].size;
   const int window_rows = problem.windows[kHeight].size;
-  const auto layout = [&](int inputs) {
-    return choose_separable_layout<T>(inputs, window_columns, window_rows,
-                                      image_size(problem, kWidth), device.shared_per_block);
+  const bool volume = is_volume(problem);
+  const auto layout = [&](int inputs, bool has_sums) {
+    return choose_separable_layout<T>(inputs, has_sums, volume ? problem.windows[kDepth].size : 0,
+                                      window_columns, window_rows, image_size(problem, kWidth),
+                                      device.shared_per_block);
   };
   SeparablePlan plan;
   plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
   plan.planes = plane_count(problem.sizes);
   plan.rows = map_size(problem, kHeight);
-  plan.moments = layout(kSeparableImages);
+  plan.moments = layout(volume ? kSeparableMaps : kSeparableImages, /*has_sums=*/true);
   if (request.value != nullptr || request.mse != nullptr) {
     plan.planes_per_value = planes_per_value(request.reduction, problem.sizes);
   }
-  if (plan.images == 0) {
+  const int maps = partial_maps(plan.images);
+  if (plan.images > 0) {
+    plan.gradient = layout(maps, /*has_sums=*/false);
+  } else if (!volume) {
     return plan;
   }
-  const int maps = partial_maps(plan.images);
-  plan.gradient = layout(maps);
-  const int64_t pixel_bytes = maps * static_cast<int64_t>(sizeof(T));
+  const int64_t pixel_bytes =
+      (volume ? kSeparableMaps + 2 * maps : maps) * static_cast<int64_t>(sizeof(T));
   const int64_t row_bytes = round_up(map_size(problem, kWidth), kPartialColumns) * pixel_bytes;
   const int64_t units =
       int64_t{device.multiprocessors} * resident_blocks(device, plan.moments) * kSeparableSlabUnits;
@@ -69,6 +107,10 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
       kMaxSlabBytes, std::max<int64_t>(device.l2_bytes / 2,
                                        units * kChunkRows * plan.moments.columns * pixel_bytes));
   plan.partials_rows = round_up(plan.rows, kSeparableOutputs<T>);
+  if (volume) {
+    plan_slices<T>(problem, maps, slab_bytes, &plan);
+    return plan;
+  }
   const int64_t slab_planes = slab_bytes / (row_bytes * plan.partials_rows);
   if (slab_planes > 0) {
     plan.planes = slab_planes < plan.planes_per_value
@@ -81,9 +123,7 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
     plan.rows = equal_part(plan.rows, slab_bytes / row_bytes - again, kChunkRows);
     plan.partials_rows = std::min(plan.partials_rows, plan.rows + again);
   }
-  plan.partials_block = static_cast<int>(plan.partials_rows * maps * kPartialColumns);
-  plan.partials_plane =
-      ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan.partials_block;
+  lay_out_partials(problem, maps, &plan);
   plan.scratch_bytes = plan.planes * plan.partials_plane * static_cast<int64_t>(sizeof(T));
   return plan;
 }
@@ -101,13 +141,15 @@ bool loads_quads(const Image& image, const InputImage& bytes, const int64_t* siz
          (element == static_cast<int64_t>(sizeof(T)) || sizeof(T) == sizeof(float));
 }
 
-// The taps of both axes as `p` wants them; mirrored, for the gradient.
+// The taps of all axes as `p` wants them; mirrored, for the gradient.
 template <class T>
 void set_taps(const Problem& problem, const SeparableLayout& layout, bool mirrored,
               SeparableParams<T>* p) {
-  T* to = p->taps;
-  for (const SpatialAxis axis : {kWidth, kHeight}) {
+  const int offsets[kSpatialAxes] = {layout.row_taps + layout.column_taps, layout.row_taps, 0};
+  p->volume.taps = offsets[kDepth];
+  for (int axis = is_volume(problem) ? kDepth : kHeight; axis < kSpatialAxes; ++axis) {
     const Window& window = problem.windows[axis];
+    T* to = p->taps + offsets[axis];
     if constexpr (sizeof(T) == sizeof(float)) {
       round_taps_to_float(window.taps, window.size, to);
     } else {
@@ -116,7 +158,6 @@ void set_taps(const Problem& problem, const SeparableLayout& layout, bool mirror
     if (mirrored) {
       std::reverse(to, to + window.size);
     }
-    to += layout.row_taps;
   }
 }
 
@@ -140,31 +181,14 @@ int set_work(const Problem& problem, const DeviceFacts& device, const SeparableL
   return blocks;
 }
 
+// What is the same for all launches of a problem.
 template <class T>
-cudaError_t run_as(const Problem& problem, const Request& request, const DeviceFacts& device,
-                   void* workspace, cudaStream_t stream) {
-  const SeparablePlan plan = plan_separable<T>(problem, request, device);
-  const int64_t planes = plane_count(problem.sizes);
-  const int reach = radius(problem, kHeight);
+SeparableParams<T> common_params(const Problem& problem, const Request& request,
+                                 const SeparablePlan& plan) {
   SeparableParams<T> p;
-  p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
-  p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
-  p.quads1 = loads_quads<T>(problem.img1, p.img1, problem.sizes);
-  p.quads2 = loads_quads<T>(problem.img2, p.img2, problem.sizes);
-  p.grad1 = bytes_of<char>(request.grad1);
-  p.grad2 = bytes_of<char>(request.grad2);
-  if (plan.images == 1 && p.grad1.data == nullptr) {
-    // f is symmetric.
-    std::swap(p.img1, p.img2);
-    std::swap(p.quads1, p.quads2);
-    std::swap(p.grad1, p.grad2);
-  }
-  p.map_gradient = bytes_of<const char>(request.map_gradient);
-  p.map = static_cast<T*>(request.map);
   p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
   p.value = {crop(problem, kHeight), crop(problem, kWidth), map_size(problem, kHeight),
              map_size(problem, kWidth)};
-  p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
   p.stabilizers = doubled_stabilizers<T>(problem);
@@ -178,13 +202,100 @@ cudaError_t run_as(const Problem& problem, const Request& request, const DeviceF
   p.partials_rows = plan.partials_rows;
   p.partials_block = plan.partials_block;
   p.partials_plane = plan.partials_plane;
+  return p;
+}
+
+// f is symmetric: one gradient is that of the first image.
+template <class T>
+void put_gradient_first(const SeparablePlan& plan, SeparableParams<T>* p) {
+  if (plan.images == 1 && p->grad1.data == nullptr) {
+    std::swap(p->img1, p->img2);
+    std::swap(p->quads1, p->quads2);
+    std::swap(p->grad1, p->grad2);
+  }
+}
+
+// Where the sums of a launch of moments go: to values, or to the launches that follow.
+class SumOutputs {
+ public:
+  // Takes its part of the workspace.
+  SumOutputs(const Problem& problem, const Request& request, const DeviceFacts& device,
+             char** workspace)
+      : request_(request),
+        bytes_(partials_bytes(problem, request, device)),
+        divisor_(static_cast<double>(reduction_divisor(problem, request))) {
+    for (int i = 0; i < 2; ++i) {
+      partials_[i] = *workspace;
+      *workspace += values(i) != nullptr ? bytes_ : 0;
+    }
+  }
+
+  // Of `count` values from `first` on, or of a part of one: the first part `begins`, and all but
+  // the last carry their sums on.
+  template <class T>
+  cudaError_t set(int64_t first, int64_t count, bool begins, bool carries, cudaStream_t stream,
+                  SeparableParams<T>* p) const {
+    const int64_t units = p->sums[0].units_per_value;
+    p->carries = carries;
+    for (int i = 0; i < 2; ++i) {
+      p->carried[i] = nullptr;
+      if (values(i) == nullptr) {
+        continue;
+      }
+      // Fewer blocks work than there is room for.
+      auto* carried = reinterpret_cast<double*>(partials_[i] + bytes_) - 1;
+      ReductionPlan sums = p->sums[0];
+      sums.partials = reinterpret_cast<double*>(partials_[i]);
+      sums.values = count;
+      sums.units_per_value = units / count;
+      sums.total_units = units;
+      sums.value = carried;
+      sums.factor = 1.0;
+      sums.offset = 0.0;
+      if (!carries) {
+        sums.value = static_cast<T*>(values(i)) + first;
+        sums.factor = 1.0 / divisor_;
+        sums.offset = i == 0 ? request_.offset : 0.0;
+      }
+      p->carried[i] = begins ? nullptr : carried;
+      const cudaError_t error = next_counter_slots(stream, 1, &sums.counter_slot);
+      if (error != cudaSuccess) {
+        return error;
+      }
+      p->sums[i] = sums;
+      p->sums[0].units_per_value = sums.units_per_value;  // where there is no value
+    }
+    return cudaSuccess;
+  }
+
+ private:
+  void* values(int i) const { return i == 0 ? request_.value : request_.mse; }
+
+  const Request& request_;
+  int64_t bytes_;
+  double divisor_;
+  char* partials_[2];
+};
+
+template <class T>
+cudaError_t run_images(const Problem& problem, const Request& request, const DeviceFacts& device,
+                       void* workspace, cudaStream_t stream) {
+  const SeparablePlan plan = plan_separable<T>(problem, request, device);
+  const int64_t planes = plane_count(problem.sizes);
+  const int reach = radius(problem, kHeight);
+  SeparableParams<T> p = common_params<T>(problem, request, plan);
+  p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
+  p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
+  p.quads1 = loads_quads<T>(problem.img1, p.img1, problem.sizes);
+  p.quads2 = loads_quads<T>(problem.img2, p.img2, problem.sizes);
+  p.grad1 = bytes_of<char>(request.grad1);
+  p.grad2 = bytes_of<char>(request.grad2);
+  put_gradient_first(plan, &p);
+  p.map_gradient = bytes_of<const char>(request.map_gradient);
+  p.map = static_cast<T*>(request.map);
+  p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   char* free_bytes = static_cast<char*>(workspace);
-  const auto take_partials = [&](const void* value) {
-    char* partials = free_bytes;
-    free_bytes += value != nullptr ? partials_bytes(problem, request, device) : 0;
-    return partials;
-  };
-  char* const sum_partials[2] = {take_partials(request.value), take_partials(request.mse)};
+  const SumOutputs outputs(problem, request, device, &free_bytes);
   p.partials = reinterpret_cast<T*>(free_bytes);
 
   // Rows [top, top + rows) of those that have a value, of so many planes.
@@ -194,41 +305,14 @@ cudaError_t run_as(const Problem& problem, const Request& request, const DeviceF
     p.own = {p.value.top + top, p.value.left, rows, p.value.columns};
     p.partials_top = p.value.top + (plan.images == 0 ? 0 : top / p.partials_rows * p.partials_rows);
     const int blocks = set_work(problem, device, plan.moments, slab_planes, &p);
-    const int64_t units = p.sums[0].units_per_value;
     const int64_t first = p.first_plane % plan.planes_per_value;
-    const bool begins = first == 0 && top == 0;
-    p.carries = (first + slab_planes) % plan.planes_per_value != 0 || top + rows != p.value.rows;
-    for (int i = 0; i < 2; ++i) {
-      void* const values = i == 0 ? request.value : request.mse;
-      p.carried[i] = nullptr;
-      if (values == nullptr) {
-        continue;
-      }
-      // Fewer blocks work than there is room for.
-      auto* carried =
-          reinterpret_cast<double*>(sum_partials[i] + partials_bytes(problem, request, device)) - 1;
-      ReductionPlan sums = p.sums[0];
-      sums.partials = reinterpret_cast<double*>(sum_partials[i]);
-      sums.values = std::max<int64_t>(1, slab_planes / plan.planes_per_value);
-      sums.units_per_value = units / sums.values;
-      sums.total_units = units;
-      sums.value = carried;
-      sums.factor = 1.0;
-      sums.offset = 0.0;
-      if (!p.carries) {
-        sums.value = static_cast<T*>(values) + p.first_plane / plan.planes_per_value;
-        sums.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
-        sums.offset = i == 0 ? request.offset : 0.0;
-      }
-      p.carried[i] = begins ? nullptr : carried;
-      const cudaError_t error = next_counter_slot(stream, &sums.counter_slot);
-      if (error != cudaSuccess) {
-        return error;
-      }
-      p.sums[i] = sums;
-      p.sums[0].units_per_value = sums.units_per_value;  // where there is no value
-    }
-    return launch_separable_moments(p, plan.images, blocks, device, stream);
+    const bool carries =
+        (first + slab_planes) % plan.planes_per_value != 0 || top + rows != p.value.rows;
+    const cudaError_t error = outputs.set(p.first_plane / plan.planes_per_value,
+                                          std::max<int64_t>(1, slab_planes / plan.planes_per_value),
+                                          /*begins=*/first == 0 && top == 0, carries, stream, &p);
+    return error != cudaSuccess ? error
+                                : launch_separable_moments(p, plan.images, blocks, device, stream);
   };
   // Rows [top, bottom) of the image.
   const auto run_gradient = [&](int64_t slab_planes, int64_t top, int64_t bottom) {
@@ -261,6 +345,118 @@ cudaError_t run_as(const Problem& problem, const Request& request, const DeviceF
     }
   }
   return cudaSuccess;
+}
+
+// A volume's slices as planes. Slices of `image` before `front` have no memory.
+template <class Byte>
+ByteImage<Byte> slices_of(const Problem& problem, const Image& image, int64_t volume,
+                          int64_t front = 0) {
+  auto bytes = bytes_of<Byte>(image, problem.uint8_divisor);
+  if (bytes.data != nullptr) {
+    const int64_t channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+    bytes.data += volume / channels * bytes.batch + volume % channels * bytes.channel;
+    bytes.batch = 0;
+    bytes.channel = image.strides[FUSED_SSIM_AXIS_DEPTH] * size_of(image.dtype);
+    bytes.data -= front * bytes.channel;
+  }
+  return bytes;
+}
+
+template <class T>
+cudaError_t run_volumes(const Problem& problem, const Request& request, const DeviceFacts& device,
+                        void* workspace, cudaStream_t stream) {
+  const SeparablePlan plan = plan_separable<T>(problem, request, device);
+  const int64_t volumes = plane_count(problem.sizes);
+  const int64_t slices = image_size(problem, kDepth);
+  const int64_t front = crop(problem, kDepth);
+  const int64_t value_slices = map_size(problem, kDepth);
+  SeparableParams<T> p = common_params<T>(problem, request, plan);
+  p.channels = slices;
+  char* free_bytes = static_cast<char*>(workspace);
+  const SumOutputs outputs(problem, request, device, &free_bytes);
+  SeparableVolume<T>& v = p.volume;
+  v.maps = reinterpret_cast<T*>(free_bytes);
+  v.pitch = plan.pitch;
+  v.ring = v.maps + plan.slices * kSeparableMaps * p.image.rows * plan.pitch;
+  v.ring_slices = plan.ring_slices;
+  v.slices = slices;
+  v.value_front = front;
+  v.value_slices = value_slices;
+  v.window = problem.windows[kDepth].size;
+  T* const filtered = v.ring + plan.ring_slices * plan.partials_plane;
+
+  // Of those that have a value, the slices [first, first + count) of a volume.
+  const auto run_moments = [&](int64_t volume, int64_t first, int64_t count) {
+    set_taps(problem, plan.moments, /*mirrored=*/false, &p);
+    v.first_slice = front + first;
+    v.slice_count = count;
+    cudaError_t error = launch_depth_moments(p, device, stream);
+    p.first_plane = front + first;
+    p.partials = plan.images == 0 ? nullptr : v.ring + first % v.ring_slices * p.partials_plane;
+    p.source = p.image;
+    p.own = p.value;
+    p.partials_top = p.value.top;
+    const int blocks = set_work(problem, device, plan.moments, count, &p);
+    const int64_t in_value = volume % plan.planes_per_value;
+    if (error == cudaSuccess) {
+      error = outputs.set(
+          volume / plan.planes_per_value, 1,
+          /*begins=*/in_value == 0 && first == 0,
+          /*carries=*/in_value + 1 != plan.planes_per_value || first + count != value_slices,
+          stream, &p);
+    }
+    return error != cudaSuccess ? error
+                                : launch_separable_moments(p, plan.images, blocks, device, stream);
+  };
+  // The slices [first, first + count) of a volume.
+  const auto run_gradient = [&](int64_t first, int64_t count) {
+    set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
+    p.partials = filtered;
+    v.first_slice = first;
+    v.slice_count = count;
+    const cudaError_t error = launch_depth_partials(p, device, stream);
+    p.first_plane = first;
+    p.source = p.value;
+    p.own = p.image;
+    const int blocks = set_work(problem, device, plan.gradient, count, &p);
+    return error != cudaSuccess ? error
+                                : launch_separable_gradient(p, plan.images, blocks, device, stream);
+  };
+  for (int64_t volume = 0; volume < volumes; ++volume) {
+    p.img1 = slices_of<const char>(problem, problem.img1, volume);
+    p.img2 = slices_of<const char>(problem, problem.img2, volume);
+    p.grad1 = slices_of<char>(problem, request.grad1, volume);
+    p.grad2 = slices_of<char>(problem, request.grad2, volume);
+    put_gradient_first(plan, &p);
+    p.map_gradient = slices_of<const char>(problem, request.map_gradient, volume, front);
+    if (request.map != nullptr) {
+      p.map = static_cast<T*>(request.map) +
+              (volume * value_slices - front) * p.value.rows * p.value.columns;
+    }
+    int64_t done = 0;  // slices of gradients
+    for (int64_t first = 0; first < value_slices; first += plan.slices) {
+      const int64_t end = std::min(first + plan.slices, value_slices);
+      cudaError_t error = run_moments(volume, first, end - first);
+      const int64_t complete = plan.images == 0      ? 0
+                               : end == value_slices ? slices
+                                                     : front + end - radius(problem, kDepth);
+      for (; error == cudaSuccess && done < complete;
+           done = std::min(done + plan.slices, complete)) {
+        error = run_gradient(done, std::min(plan.slices, complete - done));
+      }
+      if (error != cudaSuccess) {
+        return error;
+      }
+    }
+  }
+  return cudaSuccess;
+}
+
+template <class T>
+cudaError_t run_as(const Problem& problem, const Request& request, const DeviceFacts& device,
+                   void* workspace, cudaStream_t stream) {
+  return is_volume(problem) ? run_volumes<T>(problem, request, device, workspace, stream)
+                            : run_images<T>(problem, request, device, workspace, stream);
 }
 
 }  // namespace

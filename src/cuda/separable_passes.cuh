@@ -26,6 +26,12 @@ __device__ __forceinline__ Byte* pixel_at(const ByteImage<Byte>& image, const Pi
          x * image.column;
 }
 
+template <class T>
+__device__ __forceinline__ bool slice_has_value(const SeparableParams<T>& p, const Piece& piece) {
+  const int64_t slice = piece.channel - p.volume.value_front;
+  return p.volume.maps == nullptr || (slice >= 0 && slice < p.volume.value_slices);
+}
+
 // The number of map_gradient for a pixel.
 template <class T>
 __device__ __forceinline__ const char* weight_at(const SeparableParams<T>& p, const Piece& piece,
@@ -38,8 +44,9 @@ __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, con
                                                 int64_t top, int64_t bottom, int64_t left,
                                                 int64_t right) {
   const SamplePoint at = sample_point(top, bottom, left, right);
-  return trimmed_means(Samples<T>{load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
-                                  load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)});
+  const Samples<T> samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+                              load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
+  return p.map != nullptr ? trimmed_means</*kMidway=*/true>(samples) : trimmed_means(samples);
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
 // window with the zeros around it.
@@ -57,28 +64,46 @@ __device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, con
   shift.y *= covered;
   return shift;
 }
+// Of all slices, from samples of four of them.
+template <class T>
+__device__ __forceinline__ Shift<T> volume_shift(const SeparableParams<T>& p) {
+  const int lane = lane_index();
+  Piece piece = {};
+  piece.channel = static_cast<int>(p.volume.slices * (2 * ((lane + lane / 8) % 4) + 1) / 8);
+  Shift<T> shift = range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
+  const T covered = min(T(1), T(p.volume.slices) / T(p.volume.window)) *
+                    min(T(1), T(p.image.rows) / T(p.window_rows)) *
+                    min(T(1), T(p.image.columns) / T(p.window_columns));
+  shift.x *= covered;
+  shift.y *= covered;
+  return shift;
+}
 // The partial derivatives in memory are those for this shift, whichever piece they come from.
 template <class T>
 __device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const Piece& piece) {
+  if (p.volume.maps != nullptr) {
+    return volume_shift(p);
+  }
   return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
 }
 
 // What the filters make of images that are `values` everywhere, rounding and all: where little of a
 // window lies in the image, what they make of the shifted zeros beyond it must cancel.
 template <class T>
-__device__ __forceinline__ void filter_constants(const SeparableParams<T>& p, T (&values)[2]) {
-  const auto filter_along = [&](const T* taps, int size) {
-    T sums[2] = {};
+__device__ __forceinline__ void filter_constants(const T* taps, int size, T (&values)[2]) {
+  T sums[2] = {};
 #pragma unroll 4
-    for (int k = 0; k < size; ++k) {
-      sums[0] = multiply_add(values[0], taps[k], sums[0]);
-      sums[1] = multiply_add(values[1], taps[k], sums[1]);
-    }
-    values[0] = sums[0];
-    values[1] = sums[1];
-  };
-  filter_along(p.taps, p.window_columns);
-  filter_along(p.taps + p.layout.row_taps, p.window_rows);
+  for (int k = 0; k < size; ++k) {
+    sums[0] = multiply_add(values[0], taps[k], sums[0]);
+    sums[1] = multiply_add(values[1], taps[k], sums[1]);
+  }
+  values[0] = sums[0];
+  values[1] = sums[1];
+}
+template <class T>
+__device__ __forceinline__ void filter_constants(const SeparableParams<T>& p, T (&values)[2]) {
+  filter_constants(p.taps, p.window_columns, values);
+  filter_constants(p.taps + p.layout.row_taps, p.window_rows, values);
 }
 
 // A thread's part of the rows to stage: one row, of which it copies and prepares every so many
@@ -356,6 +381,67 @@ struct MomentsPass {
   }
 };
 
+// The first pass over a volume: of a slice the maps that are filtered along depth already.
+template <class T, int kImages>
+struct VolumeMomentsPass : MomentsPass<T, kImages> {
+  static constexpr int kInputs = kSeparableMaps;
+  T outside[kSeparableMaps] = {};  // the maps beyond the slice
+
+  __device__ __forceinline__ void start() {
+    const auto& p = this->p;
+    this->shift = volume_shift(p);
+    const T s = this->shift.x + this->shift.y;
+    const T d = this->shift.x - this->shift.y;
+    T squares[2] = {s * s, d * d};
+    this->means[0] = s;
+    this->means[1] = d;
+    filter_constants(p.taps + p.volume.taps, p.volume.window, squares);
+    filter_constants(p.taps + p.volume.taps, p.volume.window, this->means);
+    outside[0] = -this->means[0];
+    outside[1] = -this->means[1];
+    outside[2] = squares[0];
+    outside[3] = squares[1];
+    filter_constants(p, this->means);
+  }
+
+  __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
+    const auto& p = this->p;
+    const int64_t map = p.image.rows * p.volume.pitch;
+    const T* row = p.volume.maps;
+    if (at.begin < at.end) {
+      row += (this->piece.channel - p.first_plane) * kSeparableMaps * map + at.y * p.volume.pitch +
+             at.left + at.begin;
+    }
+    at.template for_vectors<T>([&](int column, int count) {
+      const T* from = count > 0 ? row + (column - at.begin) : p.volume.maps;
+#pragma unroll
+      for (int m = 0; m < kSeparableMaps; ++m) {
+        copy_async<16>(staged + m * input_stride + column, from + m * map,
+                       count * static_cast<int>(sizeof(T)));
+      }
+    });
+  }
+  __device__ __forceinline__ void prepare(const SeparableRow& at, T* staged,
+                                          int input_stride) const {
+    at.template for_vectors<T>([&](int column, int count) {
+#pragma unroll
+      for (int i = 0; i < kSeparableVector<T>; ++i) {
+        if (i >= count) {
+#pragma unroll
+          for (int m = 0; m < kSeparableMaps; ++m) {
+            staged[m * input_stride + column + i] = outside[m];
+          }
+        }
+      }
+    });
+  }
+
+  __device__ __forceinline__ MapRow<T, kSeparableMaps> row(const T* staged,
+                                                           int input_stride) const {
+    return {staged, input_stride, {}};
+  }
+};
+
 // The second pass, of maps by_mean1, by_mean_s2, by_mean_d2 and for two images by_mean2.
 template <class T, int kImages>
 struct GradientPass {
@@ -412,7 +498,7 @@ struct GradientPass {
     const auto& b = pixels.b;
     T by_difference[kOutputs] = {};
     if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
-        x < p.value.left + p.value.columns) {
+        x < p.value.left + p.value.columns && slice_has_value(p, piece)) {
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
         if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {

@@ -47,7 +47,7 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   return plan;
 }
 
-// What makes the sum over all pixels an integer that fits beside two counts in 64 bits, with a bit
+// What makes the sum of a value's pixels an integer that fits beside two counts in 64 bits, with a bit
 // to spare (reduction.cuh); 0 where no such number is known.
 double fixed_point(const Problem& problem, const Request& request) {
   if (request.value == nullptr) {
@@ -57,7 +57,7 @@ double fixed_point(const Problem& problem, const Request& request) {
   // behind the sum takes a little longer.
   const double difference = 4.0 * std::max(1.0, std::sqrt(problem.c1) / 0.01);
   const double largest =
-      static_cast<double>(plane_count(problem.sizes)) *
+      static_cast<double>(planes_per_value(request.reduction, problem.sizes)) *
       static_cast<double>(map_plane_pixels(problem)) *
       (2.0 * std::abs(request.statistic_weight) + difference * std::abs(request.l1_weight));
   // Half of what fits: blocks don't have equal parts of it.
@@ -74,8 +74,9 @@ bool strips_serve(const Problem& problem, const Request& request, const DeviceFa
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
                               !wants_gradient(request) && request.l1_weight == 0.0 &&
                               has_march(device.architecture);
-  return !accumulates_in_double(problem) && is_short(problem.windows[kHeight]) &&
-         is_short(problem.windows[kWidth]) && image_size(problem, kHeight) <= kMaxStripExtent &&
+  return !accumulates_in_double(problem) && !is_volume(problem) &&
+         is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]) &&
+         image_size(problem, kHeight) <= kMaxStripExtent &&
          image_size(problem, kWidth) <= kMaxStripExtent &&
          (request.mse == nullptr || mse_with_value) && request.l2_weight == 0.0;
 }
@@ -237,17 +238,26 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction.offset +=
       request.statistic_weight *
       (static_cast<double>(pixels) / static_cast<double>(reduction_divisor(problem, request)));
-  error = next_counter_slot(stream, &p.reduction.counter_slot);
-  if (error != cudaSuccess) {
-    return error;
-  }
   int blocks =
       !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
       : march ? shares.blocks
               : strip_blocks(p.reduction.total_units, all_strips, capacity, device.multiprocessors,
                              choice.min_rows, gradient);
-  if (p.reduction.values == 1 && blocks <= kMaxCountedBlocks && !p.squares) {
+  // Blocks that work for one value each, where that leaves no more than one in eight of them idle.
+  const int64_t values = p.reduction.values;
+  const int64_t counted = blocks / values * values;
+  const bool is_counted = values <= kMaxCountedValues && 8 * (blocks - counted) <= blocks &&
+                          counted / values <= kMaxCountedBlocks && !p.squares;
+  if (is_counted) {
     p.reduction.fixed_point = fixed_point(problem, request);
+    if (p.reduction.fixed_point != 0.0) {
+      blocks = static_cast<int>(counted);
+    }
+  }
+  error = next_counter_slots(stream, is_counted ? static_cast<unsigned>(values) : 1u,
+                             &p.reduction.counter_slot);
+  if (error != cudaSuccess) {
+    return error;
   }
   // Where the channels of a pixel are neighbours, each row of memory holds them all: blocks that
   // work on them at the same time find it in L2.
@@ -262,6 +272,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int sharing = blocks / p.channels_together;
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
+  p.reduction.blocks_per_value = static_cast<unsigned>(blocks / values);
   if (march && blocks <= device.multiprocessors) {
     error = find_kernel(device, schedule, kind, loader, given, 0, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
@@ -281,7 +292,7 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
-cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
+cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* first) {
   static std::atomic<unsigned> eager{0};
   static std::atomic<unsigned> captured{0};
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -290,8 +301,12 @@ cudaError_t next_counter_slot(cudaStream_t stream, unsigned* slot) {
     return error;
   }
   const bool capturing = status != cudaStreamCaptureStatusNone;
-  const unsigned next = (capturing ? captured : eager).fetch_add(1, std::memory_order_relaxed);
-  *slot = next % kCounterSlots + (capturing ? kCounterSlots : 0u);
+  unsigned slot = 0;
+  do {
+    slot =
+        (capturing ? captured : eager).fetch_add(count, std::memory_order_relaxed) % kCounterSlots;
+  } while (slot + count > kCounterSlots);  // all in a row
+  *first = slot + (capturing ? kCounterSlots : 0u);
   return cudaSuccess;
 }
 
@@ -338,11 +353,8 @@ cudaError_t current_device(DeviceFacts* facts) {
 }
 
 const char* not_served(const Problem& problem, const Request& request) {
-  if (image_size(problem, kDepth) != 1 || problem.windows[kDepth].size != 1) {
-    return "expected 2D images for the CUDA kernels, got a depth, or a window along it";
-  }
-  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX) {
-    return "expected less than 2^31 channels for the CUDA kernels, got more";
+  if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX || image_size(problem, kDepth) > INT_MAX) {
+    return "expected less than 2^31 channels and slices for the CUDA kernels, got more";
   }
   if (problem.stabilizers != nullptr) {
     return "expected one C1 and C2 for the CUDA kernels, got some for each image";

@@ -160,10 +160,19 @@ inline void check_agree(const char* name, const Tensor& tensor, const Tensor& im
   }
 }
 
-inline void check_window_sizes(const std::vector<int64_t>& window_sizes) {
-  if (window_sizes.size() != 3) {
-    fail("expected window_sizes of depth, height and width, got ", window_sizes.size(), " numbers");
+// Taps along depth, height and width; where none are given, of the standard window along the axes that
+// an image of that rank has.
+inline std::array<int64_t, 3> spatial_window_sizes(const std::vector<int64_t>& given,
+                                                   int64_t rank) {
+  constexpr int64_t kStandard = 11;
+  if (given.empty()) {
+    return {rank > 4 ? kStandard : 1, rank > 3 ? kStandard : 1, kStandard};
   }
+  if (given.size() != 3) {
+    fail("expected window_sizes of depth, height and width, or none for the standard window, got ",
+         given.size(), " numbers");
+  }
+  return {given[0], given[1], given[2]};
 }
 
 // The arguments that all operators share: the first and the last of each schema in schemas.h.
@@ -172,7 +181,7 @@ struct TensorProblem {
       : img1(stack->next<Tensor>()),
         img2(stack->next<Tensor>()),
         taps(stack->next<std::vector<double>>()),
-        window_sizes(stack->next<std::vector<int64_t>>()) {
+        given_sizes(stack->next<std::vector<int64_t>>()) {
     problem.struct_size = sizeof(problem);
     problem.c1 = stack->next<double>();
     problem.c2 = stack->next<double>();
@@ -232,7 +241,7 @@ struct TensorProblem {
   Tensor img1;
   Tensor img2;
   std::vector<double> taps;
-  std::vector<int64_t> window_sizes;
+  std::vector<int64_t> given_sizes;
   int64_t statistic = 0;
   int64_t uint8_divisor = 0;
   std::optional<Tensor> stabilizers;
@@ -241,7 +250,7 @@ struct TensorProblem {
 
  private:
   void set_windows() {
-    check_window_sizes(window_sizes);
+    const std::array<int64_t, 3> window_sizes = spatial_window_sizes(given_sizes, img1.dim());
     // None for the standard window, or one for all filtered axes, or one for each of them in turn.
     const auto given = static_cast<int64_t>(taps.size());
     const bool shared = std::all_of(window_sizes.begin(), window_sizes.end(),
@@ -438,7 +447,7 @@ struct Operators {
     FusedSsimScaleRequest request = {};
     request.struct_size = sizeof(request);
     const auto reduction = stack->next<int64_t>();
-    const std::vector<int64_t> window_sizes = stack->next<std::vector<int64_t>>();
+    const auto given_sizes = stack->next<std::vector<int64_t>>();
     const bool valid = stack->next<bool>();
     request.reduction = narrow(reduction, "reduction");
     if (gradient.numel() == 0) {
@@ -446,7 +455,7 @@ struct Operators {
     }
     Sizes map_sizes = sizes_of(gradient);
     std::copy(map_sizes.begin(), map_sizes.end(), request.sizes);
-    check_window_sizes(window_sizes);
+    const auto window_sizes = spatial_window_sizes(given_sizes, gradient.dim());
     for (std::size_t axis = 0; valid && axis < 3; ++axis) {
       map_sizes[FUSED_SSIM_AXIS_DEPTH + axis] -= narrow(window_sizes[axis], "window") - int64_t{1};
     }

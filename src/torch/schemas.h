@@ -8,7 +8,8 @@ namespace fused_ssim {
 // Images [B, C, W], [B, C, H, W] or [B, C, D, H, W]. taps: of one window for all axes that are
 // filtered, or of each of these axes in turn; none for the standard window of 11 taps, since a list of
 // numbers takes a microsecond on its way. window_sizes: taps along depth, height and width, 1 where it
-// is not filtered. Numbers stand for what fused_ssim/kernels.h lists in its enumerations.
+// is not filtered; none for the standard window along all axes of the images. Numbers stand for what
+// fused_ssim/kernels.h lists in its enumerations.
 #define FUSED_SSIM_PROBLEM_SCHEMA                                                                \
   "Tensor img1, Tensor img2, float[] taps, int[] window_sizes, float c1, float c2, bool valid, " \
   "int statistic, int uint8_divisor"

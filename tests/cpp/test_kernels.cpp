@@ -47,7 +47,7 @@ void run(const LevelFunctions& functions, const Problem& problem, const Request&
   const Plan plan(problem, threads);
   const ChunkSums poison = {1e300, 1e300, 1e300};
   std::vector<ChunkSums> slots(static_cast<std::size_t>(plan.slots()), poison);
-  const int64_t bytes = functions.workspace_bytes(problem, request, plan.strip_columns());
+  const int64_t bytes = functions.workspace_bytes(problem, request, plan.strip_size());
   // 0xff bytes are NaN in every type: what the kernel reads before it writes shows.
   std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + kWorkspaceAlignment), 0xff);
   const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
@@ -55,7 +55,7 @@ void run(const LevelFunctions& functions, const Problem& problem, const Request&
       memory.data() + (kWorkspaceAlignment - address % kWorkspaceAlignment) % kWorkspaceAlignment;
   for (int64_t i = 0; i < plan.tasks(); ++i) {
     const Task task = plan.task(i, slots.data());
-    functions.run(problem, request, &task, 1, plan.strip_columns(), workspace);
+    functions.run(problem, request, &task, 1, plan.strip_size(), workspace);
   }
   reduce(problem, request, plan, slots.data());
 }

@@ -69,7 +69,11 @@ int main(void) {
   expect(strstr(fused_ssim_last_error(), "taps along the width") != NULL, "its message");
   problem.windows[2].size = 11;
   problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 2;
-  expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_NOT_SERVED, "volumes");
+  problem.mask = problem.img1;
+  problem.mask_sums = &value;
+  expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_NOT_SERVED, "masks of volumes");
+  problem.mask.data = NULL;
+  problem.mask_sums = NULL;
   problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 1;
 
 #ifdef WITH_CUDA_KERNELS
