@@ -11,6 +11,7 @@ so that identical images give exactly 1 and nothing exceeds it. Arguments have b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,10 +37,12 @@ def reduced(
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
+    by_kernels: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|.
 
-    Over nothing (a mask of zeros) a mean of S is 1, and all else 0.
+    Over nothing (a mask of zeros) a mean of S is 1, and all else 0. `by_kernels` gives the map of S
+    of two images, where the mask does not change it.
     """
     if not train:
         value = reduced(
@@ -53,18 +56,23 @@ def reduced(
             stabilizers=stabilizers,
             mask=mask,
             mask_mode=mask_mode,
+            by_kernels=by_kernels,
         )
         return without_gradient(value, img1, img2)
-    images = _read(img1, img2, definition, mask)
-    values = _statistic(images, definition, stabilizers, mask_mode)
-    weights = images.weights
+    if by_kernels is None:
+        images = _read(img1, img2, definition, mask)
+        values = _statistic(images, definition, stabilizers, mask_mode)
+    else:
+        values = by_kernels(img1, img2)
+    weights = _weights(img1, img2, definition, mask)
     # Weighted before it is reduced: see _plus. Reduced apart, so that the loss of identical images
     # is exactly 0.
     of_equal_images = 0.0 if reduction == "sum" else statistic_weight
     result = _reduce(statistic_weight * values, weights, reduction, of_equal_images)
     result = _plus(result, offset)
     if l1_weight != 0.0:
-        difference = _cropped(images.x - images.y, images.windows)
+        x, y = (numbers(i, definition.uint8_divisor, values.dtype) for i in (img1, img2))
+        difference = _of_values(x - y, definition)
         if weights is not None:
             difference = difference.where(weights > 0, 0.0)
         result = result + _reduce(l1_weight * difference.abs(), weights, reduction, 0.0)
@@ -79,15 +87,19 @@ def mapped(
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
+    by_kernels: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The map of S; 1 where the mask is 0.
+    """The map of S; 1 where the mask is 0. `by_kernels` is that of `reduced`.
 
     Shape:
         images: [B, C, *sizes]; the result [B, C, *map sizes].
     """
-    images = _read(img1, img2, definition, mask)
-    values = _statistic(images, definition, stabilizers, mask_mode)
-    weights = images.weights
+    if by_kernels is None:
+        images = _read(img1, img2, definition, mask)
+        values = _statistic(images, definition, stabilizers, mask_mode)
+    else:
+        values = by_kernels(img1, img2)
+    weights = _weights(img1, img2, definition, mask)
     return (values if weights is None else values.where(weights > 0, 1.0)).contiguous()
 
 
@@ -102,14 +114,29 @@ def ssim_and_mse(
     return without_gradient(values, img1, img2), without_gradient(mse, img1, img2)
 
 
+def _of_values(image: Tensor, definition: Definition) -> Tensor:
+    """The pixels that get a value."""
+    if not definition.valid:
+        return image
+    taps = axis_taps(definition)[5 - image.dim() :]
+    return _cropped(image, list(enumerate(taps, 2 - image.dim())))
+
+
+def _weights(
+    img1: Tensor, img2: Tensor, definition: Definition, mask: Tensor | None
+) -> Tensor | None:
+    """The mask of the pixels that get a value."""
+    if mask is None:
+        return None
+    return _of_values(mask.to(sum_dtype(img1, img2)).expand_as(img1), definition)
+
+
 class _Images(NamedTuple):
     """Pixels in the type of the sums, extended by what windows see beyond the border."""
 
     x: Tensor
     y: Tensor
     mask: Tensor | None
-    weights: Tensor | None
-    """The mask of the pixels that get a value."""
     shift_x: Tensor
     shift_y: Tensor
     windows: list[tuple[int, Taps]]
@@ -132,8 +159,7 @@ def _read(img1: Tensor, img2: Tensor, definition: Definition, mask: Tensor | Non
         margins = [margin for of_axis in reversed(taps) for margin in (len(of_axis) // 2,) * 2]
         x, y = functional.pad(x, margins), functional.pad(y, margins)
         mask = None if mask is None else functional.pad(mask, margins, value=1.0)
-    weights = None if mask is None else _cropped(mask, windows)
-    return _Images(x, y, mask, weights, shift_x, shift_y, windows)
+    return _Images(x, y, mask, shift_x, shift_y, windows)
 
 
 def _shift(image: Tensor, mask: Tensor | None) -> Tensor:
@@ -190,7 +216,7 @@ def _statistic(
     images: _Images, definition: Definition, stabilizers: Tensor | None, mask_mode: MaskMode
 ) -> Tensor:
     """The map of what `definition` names."""
-    x, y, mask, _, shift_x, shift_y, windows = images
+    x, y, mask, shift_x, shift_y, windows = images
     counts = None
     if mask is not None and mask_mode == "normalized":
         x, y = x.where(mask > 0, 0.0), y.where(mask > 0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def reduced(
             mask,
             mask_mode,
         )
-    _say_once(img1)
+    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.reduced(
         img1,
         img2,
@@ -68,6 +69,7 @@ def reduced(
         stabilizers=stabilizers,
         mask=mask,
         mask_mode=mask_mode,
+        by_kernels=by_kernels,
     )
 
 
@@ -94,10 +96,32 @@ def mapped(
         return _autograd.without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
-    _say_once(img1)
+    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.mapped(
-        img1, img2, definition, stabilizers=stabilizers, mask=mask, mask_mode=mask_mode
+        img1,
+        img2,
+        definition,
+        stabilizers=stabilizers,
+        mask=mask,
+        mask_mode=mask_mode,
+        by_kernels=by_kernels,
     )
+
+
+def _map_by_kernels(
+    img1: Tensor,
+    img2: Tensor,
+    definition: Definition,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
+    stabilizers: Tensor | None,
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The map by kernels, which then lack the mask alone, where that does not change it; else a word
+    about the composite."""
+    if mask_mode == "weighted" and kernels_serve(img1, img2, definition, None, stabilizers):
+        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, None, mask_mode)
+    _say_once(img1)
+    return None
 
 
 def ssim_and_mse(
