@@ -394,6 +394,34 @@ def test_compiled(device, mode, dtype):
             assert torch.equal(gradient, truth)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_weighted_masks_take_the_map_of_kernels(device, monkeypatch, dims, padding):
+    def fail(*arguments):
+        raise AssertionError("the map was computed by the composite")
+
+    monkeypatch.setattr(_route._composite, "_statistic", fail)
+    shape = (2, 3, 13, 12, 14)[: 2 + dims]
+    x, y = images(device, *shape)
+    for mask in (bools(*shape[2:]).to(device), floats(2, 1, *shape[2:]).to(device)):
+        form = {"mask": mask, "padding": padding}
+        for reduction in REDUCTIONS:
+            found = ssim(x, y, reduction=reduction, spatial_dims=dims, **form)
+            expected = oracle.ssim(x.detach(), y.detach(), reduction=reduction, **form)
+            bound = {"none": 5e-6, "sum": 1e-6 * x.numel()}.get(reduction, 1e-6)
+            assert max_error(found, expected) <= bound
+            upstream = noise(*expected.shape, seed=8).to(device) + 0.2
+            truth = oracle.gradients(
+                lambda a, b, r=reduction, f=form: oracle.ssim(a, b, reduction=r, **f),
+                x,
+                y,
+                upstream,
+            )
+            gradients = torch.autograd.grad(found, (x, y), upstream.to(found.dtype))
+            for gradient, by in zip(gradients, truth, strict=True):
+                assert relative_error(gradient, by) <= 2e-5
+
+
 def test_one_pass_for_the_cpu(monkeypatch):
     # No composite: kernels serve both modes, the loss too.
     def fail(*arguments, **options):
