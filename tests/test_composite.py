@@ -105,8 +105,11 @@ for value in ("1", "0", ""):
     assert run_python(code).split() == ["True", "False", "False"]
 
 
+NOT_FUSED = {"mask_mode": "normalized", "spatial_dims": 3}
+
+
 @pytest.mark.parametrize(
-    "call", [partial(ssim, spatial_dims=3), SSIM(spatial_dims=3)], ids=["function", "module"]
+    "call", [partial(ssim, **NOT_FUSED), SSIM(**NOT_FUSED)], ids=["function", "module"]
 )
 def test_says_once_that_it_is_not_fused(unforced, call):
     x, y = (image[..., None] for image in noise_pair(1, 1, 12, 13))
@@ -118,7 +121,7 @@ def test_says_once_that_it_is_not_fused(unforced, call):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         call(x, y, mask=mask)
-        l1_ssim_loss(x, y, mask=mask, spatial_dims=3)
+        l1_ssim_loss(x, y, mask=mask, **NOT_FUSED)
 
 
 def test_says_nothing_where_it_is_forced(composite, monkeypatch):
