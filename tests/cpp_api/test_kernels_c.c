@@ -90,10 +90,10 @@ int main(void) {
       expect(strlen(fused_ssim_cuda_last_error()) > 0, "CUDA: its message");
       printf("without a GPU: %s\n", fused_ssim_cuda_last_error());
     }
-    problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 2;
+    problem.mask = problem.img1;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_NOT_SERVED,
            "CUDA: what it does not serve");
-    problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 1;
+    memset(&problem.mask, 0, sizeof problem.mask);
     problem.windows[2].size = 4;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_INVALID_ARGUMENT,
            "CUDA: a bad argument");
