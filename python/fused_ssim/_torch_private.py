@@ -54,6 +54,14 @@ def constant_for_compilers(function: _Function) -> _Function:
     return function
 
 
+@constant_for_compilers
+def guards_scalars() -> bool:
+    """Whether compilers know guard_scalar(), as that of torch 2.5 does not."""
+    from torch._dynamo.trace_rules import manual_torch_name_rule_map
+
+    return "torch.fx.experimental.symbolic_shapes.guard_scalar" in manual_torch_name_rule_map
+
+
 def beyond_old_compilers(function: _Function) -> _Function:
     """A function that compilers leave to eager mode where they can't trace our operators.
 

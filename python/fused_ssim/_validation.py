@@ -25,7 +25,7 @@ from fused_ssim._parameters import (
     STATISTICS,
     WINDOWS,
 )
-from fused_ssim._torch_private import is_compiling
+from fused_ssim._torch_private import guards_scalars, is_compiling
 
 # Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
 MAX_WINDOW_SIZE = 1023
@@ -111,7 +111,7 @@ def check_flag(name: str, value: Any) -> None:
 
 def _constant(value: Any) -> Any:
     """A number, which a compiler might hold for variable: a program is compiled for each."""
-    if is_compiling():
+    if is_compiling() and guards_scalars():
         from torch.fx.experimental.symbolic_shapes import guard_scalar
 
         return guard_scalar(value)
