@@ -27,7 +27,8 @@ OUTPUTS = {"libfused_ssim", "fused-ssim"}
 def complaints(folder: Path, recipe: dict[str, Any], cuda: str) -> Iterator[str]:
     """What is wrong with one rendered package."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    project = tomllib.loads(text)["project"]
+    settings = tomllib.loads(text)
+    project = settings["project"]
     (version,) = re.findall(r'^version = "([^"]+)"$', text, re.MULTILINE)
     found = recipe["package"]["version"]
     if found != version:
@@ -56,7 +57,8 @@ def complaints(folder: Path, recipe: dict[str, Any], cuda: str) -> Iterator[str]
 
     needs = recipe["requirements"]
     torch = {"libfused_ssim": "libtorch", "fused-ssim": "pytorch"}[recipe["package"]["name"]]
-    (wanted,) = (line for line in project["dependencies"] if line.startswith("torch"))
+    # The torch that the libraries are built for: conda's packages do not go by address.
+    (wanted,) = (line for line in settings["build-system"]["requires"] if line.startswith("torch"))
     if wanted.replace("torch", f"{torch} ") not in needs["run"]:
         yield f"expected run requirement {wanted.replace('torch', f'{torch} ')}, got {needs['run']}"
     if torch == "libtorch":
