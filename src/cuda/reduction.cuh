@@ -159,14 +159,15 @@ struct WarpSums {
 // word counts blocks in its lowest kCountBits bits; its highest hold the sum. So one atomic
 // operation tells the last block all that it has to know. The bits between count the blocks whose
 // sum is too large, or no number: those leave it as a partial.
-template <class T, int kWarps>
+// kOneValue: of the launch, for kernels that have no register to spare.
+template <class T, bool kOneValue = false, int kWarps>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
                                            const WarpSums<kWarps>* shared) {
   using Sums = WarpSums<kWarps>;
   const bool has_sum = lane_index() < kWarps;
   const long long of_warp = has_sum ? shared->fine[lane_index()] : 0ll;
   const long long fine = warp_sum(of_warp);
-  const unsigned blocks = plan.blocks_per_value;
+  const unsigned blocks = kOneValue ? grid_blocks() : plan.blocks_per_value;
   const bool fits = !__any_sync(0xffffffffu, of_warp == Sums::kNoInteger) &&
                     fabs(static_cast<double>(fine)) * blocks <= Sums::kFine * kLargestFixedSum;
   double sum = 0.0;
@@ -179,7 +180,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
     return;
   }
   constexpr unsigned kCount = (1u << kCountBits) - 1;
-  const unsigned value = plan.values == 1 ? 0u : blockIdx.x / blocks;
+  const unsigned value = kOneValue || plan.values == 1 ? 0u : blockIdx.x / blocks;
   unsigned long long* word = &finished_blocks[plan.counter_slot + value];
   double* large_sums = plan.partials + value * blocks;
   unsigned long long part = 1ull;
@@ -206,13 +207,13 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
 }
 
 // The same by every thread of every block.
-template <class T, int kWarps>
+template <class T, bool kOneValue = false, int kWarps>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<kWarps>* shared,
                                            double thread_sum) {
   shared->leave(plan, thread_sum);
   __syncthreads();
   if (threadIdx.x < 32) {
-    add_to_sum<T>(plan, shared);
+    add_to_sum<T, kOneValue>(plan, shared);
   }
 }
 

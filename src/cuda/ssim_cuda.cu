@@ -246,7 +246,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   // Blocks that work for one value each, where that leaves no more than one in eight of them idle.
   const int64_t values = p.reduction.values;
   const int64_t counted = blocks / values * values;
-  const bool is_counted = values <= kMaxCountedValues && 8 * (blocks - counted) <= blocks &&
+  const bool is_counted = values <= (strips ? kMaxCountedValues : 1) &&
+                          8 * (blocks - counted) <= blocks &&
                           counted / values <= kMaxCountedBlocks && !p.squares;
   if (is_counted) {
     p.reduction.fixed_point = fixed_point(problem, request);

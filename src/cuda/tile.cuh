@@ -490,7 +490,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
   __syncthreads();
   // The last warp has least to do in what follows.
   if (is_summed && threadIdx.x / 32 == Traits::kThreads / 32 - 1) {
-    add_to_sum<float>(p.reduction, warp_sums);
+    add_to_sum<float, /*kOneValue=*/true>(p.reduction, warp_sums);
   }
 
   if constexpr (Traits::kGradient) {
