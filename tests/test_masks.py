@@ -40,6 +40,22 @@ def images(device, *shape, dtype=torch.float32):
     return tuple(leaf(i.to(device).to(dtype)) for i in noise_pair(*(shape or SHAPE)))
 
 
+def check_reductions(x, y, **form):
+    """Values and gradients of every reduction against the oracle."""
+    for reduction in REDUCTIONS:
+        found = ssim(x, y, reduction=reduction, **form)
+        expected = oracle.ssim(x.detach(), y.detach(), reduction=reduction, **form)
+        bound = {"none": 5e-6, "sum": 1e-6 * x.numel()}.get(reduction, 1e-6)
+        assert max_error(found, expected) <= bound
+        upstream = noise(*expected.shape, seed=8).to(x.device) + 0.2
+        truth = oracle.gradients(
+            lambda a, b, r=reduction: oracle.ssim(a, b, reduction=r, **form), x, y, upstream
+        )
+        gradients = torch.autograd.grad(found, (x, y), upstream.to(found.dtype))
+        for gradient, by in zip(gradients, truth, strict=True):
+            assert relative_error(gradient, by) <= 2e-5
+
+
 @each_mask
 @each_mode
 @pytest.mark.parametrize("padding", ["same", "valid", "reflect", "replicate"])
@@ -47,18 +63,7 @@ def test_against_the_oracle(device, way, mask, mode, padding):
     x, y = images(device)
     mask = mask.to(device)
     form = {"mask": mask, "mask_mode": mode, "padding": padding, "window_size": 7}
-    for reduction in REDUCTIONS:
-        found = ssim(x, y, reduction=reduction, **form)
-        expected = oracle.ssim(x.detach(), y.detach(), reduction=reduction, **form)
-        bound = {"none": 5e-6, "sum": 1e-6 * x.numel()}.get(reduction, 1e-6)
-        assert max_error(found, expected) <= bound
-        upstream = noise(*expected.shape, seed=8).to(device) + 0.2
-        truth = oracle.gradients(
-            lambda a, b, r=reduction: oracle.ssim(a, b, reduction=r, **form), x, y, upstream
-        )
-        gradients = torch.autograd.grad(found, (x, y), upstream.to(found.dtype))
-        for gradient, by in zip(gradients, truth, strict=True):
-            assert relative_error(gradient, by) <= 2e-5
+    check_reductions(x, y, **form)
 
 
 @each_mask
@@ -405,21 +410,7 @@ def test_weighted_masks_take_the_map_of_kernels(device, monkeypatch, dims, paddi
     x, y = images(device, *shape)
     for mask in (bools(*shape[2:]).to(device), floats(2, 1, *shape[2:]).to(device)):
         form = {"mask": mask, "padding": padding, "spatial_dims": dims}
-        for reduction in REDUCTIONS:
-            found = ssim(x, y, reduction=reduction, **form)
-            expected = oracle.ssim(x.detach(), y.detach(), reduction=reduction, **form)
-            bound = {"none": 5e-6, "sum": 1e-6 * x.numel()}.get(reduction, 1e-6)
-            assert max_error(found, expected) <= bound
-            upstream = noise(*expected.shape, seed=8).to(device) + 0.2
-            truth = oracle.gradients(
-                lambda a, b, r=reduction, f=form: oracle.ssim(a, b, reduction=r, **f),
-                x,
-                y,
-                upstream,
-            )
-            gradients = torch.autograd.grad(found, (x, y), upstream.to(found.dtype))
-            for gradient, by in zip(gradients, truth, strict=True):
-                assert relative_error(gradient, by) <= 2e-5
+        check_reductions(x, y, **form)
 
 
 def test_one_pass_for_the_cpu(monkeypatch):

@@ -19,8 +19,9 @@ ARROWS = {
     "cpu": {"core", "cpu"},
     "cuda": {"core", "cuda"},
     "c_api": {"core", "cpu", "cuda", "c_api"},
-    "torch": {"torch"},  # reaches the kernels through the public C interface
-    "python": {"torch"},  # the operators' schemas
+    "operators": set(),  # their schemas, which need no torch
+    "torch": {"operators", "torch"},  # reaches the kernels through the public C interface
+    "python": {"operators"},
 }
 # Folder of src/ -> public headers (include/fused_ssim) that it may include.
 PUBLIC_HEADERS = {

@@ -59,11 +59,7 @@ def reduced(
             by_kernels=by_kernels,
         )
         return without_gradient(value, img1, img2)
-    if by_kernels is None:
-        images = _read(img1, img2, definition, mask)
-        values = _statistic(images, definition, stabilizers, mask_mode)
-    else:
-        values = by_kernels(img1, img2)
+    values = (by_kernels or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     # Weighted before it is reduced: see _plus. Reduced apart, so that the loss of identical images
     # is exactly 0.
@@ -94,13 +90,21 @@ def mapped(
     Shape:
         images: [B, C, *sizes]; the result [B, C, *map sizes].
     """
-    if by_kernels is None:
-        images = _read(img1, img2, definition, mask)
-        values = _statistic(images, definition, stabilizers, mask_mode)
-    else:
-        values = by_kernels(img1, img2)
+    values = (by_kernels or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     return (values if weights is None else values.where(weights > 0, 1.0)).contiguous()
+
+
+def _map_of(
+    definition: Definition,
+    stabilizers: Tensor | None,
+    mask: Tensor | None,
+    mask_mode: MaskMode,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives the map of two images here."""
+    return lambda img1, img2: _statistic(
+        _read(img1, img2, definition, mask), definition, stabilizers, mask_mode
+    )
 
 
 def ssim_and_mse(

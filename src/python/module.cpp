@@ -25,7 +25,7 @@
 #endif
 
 #include "fused_ssim/kernels.h"
-#include "torch/schemas.h"
+#include "operators/schemas.h"
 
 namespace py = pybind11;
 

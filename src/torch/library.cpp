@@ -1,7 +1,7 @@
 // Declares torch.ops.fused_ssim.
 #include <torch/csrc/stable/library.h>
 
-#include "torch/schemas.h"
+#include "operators/schemas.h"
 
 STABLE_TORCH_LIBRARY(fused_ssim, library) {
   for (const char* schema : fused_ssim::kOperatorSchemas) {

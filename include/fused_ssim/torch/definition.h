@@ -22,7 +22,7 @@
 
 namespace fused_ssim::detail {
 
-// What src/torch/schemas.h explains. Autograd keeps it for the backward pass, in an IValue.
+// What src/operators/schemas.h explains. Autograd keeps it for the backward pass, in an IValue.
 struct Definition : torch::CustomClassHolder {
   std::vector<double> taps;  // along every axis that is filtered
   std::array<int64_t, 3> window_sizes = {};

@@ -36,7 +36,7 @@ Result call(const std::tuple<Arguments...>& arguments) {
   return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
 }
 
-// FUSED_SSIM_PROBLEM_SCHEMA of src/torch/schemas.h.
+// FUSED_SSIM_PROBLEM_SCHEMA of src/operators/schemas.h.
 inline auto problem(const Images& images, const Definition& d) {
   return std::tuple<const at::Tensor&, const at::Tensor&, at::ArrayRef<double>, at::IntArrayRef,
                     double, double, bool, int64_t, int64_t>(images.img1, images.img2, d.taps,
