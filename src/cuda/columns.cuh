@@ -6,6 +6,7 @@
 
 #include "core/pointwise.h"
 #include "cuda/filters.cuh"
+#include "cuda/mask.cuh"
 
 namespace fused_ssim::cuda {
 
@@ -74,6 +75,9 @@ struct ColumnJob {
   float* map;           // kMap: of the plane
   const char* weights;  // kWeighted: of the plane
   int map_column;       // in both
+  // kHasMask:
+  MaskPlane mask;
+  DoubledStabilizers<float> stabilizers;
 
   __device__ __forceinline__ void store(const StripParams& p, int row, float value) const {
     map[(row - p.value_top) * p.map_pitch + map_column] = value;
@@ -122,6 +126,20 @@ struct WeightStream {
   }
 };
 
+template <class Traits>
+using Weights =
+    std::conditional_t<Traits::kHasMask, MaskStream, WeightStream<Traits::kRowsAtOnce>>;
+template <class Traits>
+__device__ __forceinline__ void start_weights(const StripParams& p, const ColumnJob& job,
+                                              bool has_column, int first_row,
+                                              Weights<Traits>& weights) {
+  if constexpr (Traits::kHasMask) {
+    weights.start(p, job.mask, job.map_column + p.value_left, has_column, first_row);
+  } else if constexpr (Traits::kWeighted) {
+    weights.start(p, job, has_column, first_row);
+  }
+}
+
 // One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the
 // sum of the losses of its own rows. Unless masked, all rows are own ones and have values; else
 // bits of `value_rows` and `own_rows` say which do.
@@ -129,11 +147,14 @@ template <class Traits, bool kMasked>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
                                                     int first_row, bool own_column,
                                                     unsigned value_rows, unsigned own_rows,
-                                                    WeightStream<Traits::kRowsAtOnce>& weights,
-                                                    float* column, ColumnState<Traits>& state) {
-  static_assert(!Traits::kWeighted || !Traits::kRollMasked, "weights come kRowsAtOnce at a time");
+                                                    Weights<Traits>& weights, float* column,
+                                                    ColumnState<Traits>& state) {
+  static_assert(!(Traits::kWeighted || Traits::kHasMask) || !Traits::kRollMasked,
+                "weights come kRowsAtOnce at a time");
+  static_assert(!Traits::kHasMask || Traits::kRowsAtOnce % MaskStream::kAhead == 0, "whole rounds");
   const typename Traits::Window window(p);
-  const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+  const DoubledStabilizers<float> stabilizers =
+      Traits::kHasMask ? job.stabilizers : DoubledStabilizers<float>{p.twice_c1, p.twice_c2};
   float loss = 0.0f;
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
@@ -147,9 +168,15 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       const int r = first + i;
       float* place = places + i * Places::kRow;
       const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
-      const Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, job.shift_s, job.shift_d);
+      Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, job.shift_s, job.shift_d);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-      loss += is_own ? pixel.loss : 0.0f;
+      if constexpr (Traits::kHasMask) {
+        const float number = weights.take(p, i);
+        mask_pixel(number, number * job.mask.inverse, &pixel);
+        loss += is_own ? number * (pixel.loss - p.loss_base) : 0.0f;
+      } else {
+        loss += is_own ? pixel.loss : 0.0f;
+      }
       if (Traits::kContains && !is_own) {
         state.probe += pixel.loss;
       }
@@ -159,8 +186,11 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
         }
       }
       if constexpr (Traits::kGradient) {
-        const float4 partials =
-            partials_of<Traits>(pixel, Traits::kWeighted ? weights.take(p, i) : 1.0f);
+        float weight = 1.0f;
+        if constexpr (Traits::kWeighted) {
+          weight = weights.take(p, i);
+        }
+        const float4 partials = partials_of<Traits>(pixel, weight);
         if (Traits::kContains && Traits::kWeighted) {
           state.probe = fmaf(partials.y, 0.0f, state.probe);
         }

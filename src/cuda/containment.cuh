@@ -3,7 +3,9 @@
 //
 // A block that meets such a result looks at its outputs once more when they are written, and computes
 // those that are no numbers tap by tap from the images. Sums need nothing: a NaN belongs to the sum of
-// its plane whichever windows it gets into. Nothing here is fast; it runs where NaN or infinity is.
+// its plane whichever windows it gets into. Under a mask it may belong to none: there the columns whose
+// sums are no numbers are added up once more, too. Nothing here is fast; it runs where NaN or infinity
+// is.
 #pragma once
 
 #include "core/pointwise.h"
@@ -34,6 +36,22 @@ class Containment {
       weights = p.map_gradient.data + range.batch * p.map_gradient.batch +
                 range.channel * p.map_gradient.channel;
     }
+    if constexpr (Traits::kHasMask) {
+      mask = MaskPlane::of(p, range.batch, range.channel);
+      stabilizers = stabilizers_of(p, range.batch);
+    }
+  }
+
+  // kHasMask: the sum of the losses of a column's pixels in rows [top, bottom).
+  __device__ double loss_of_column(int x, int top, int bottom) const {
+    double sum = 0.0;
+    for (int y = top; y < bottom; ++y) {
+      const float number = has_value(y, x) ? mask.number(p, y, x) : 0.0f;
+      if (number > 0.0f) {
+        sum += static_cast<double>(number * (statistic<0>(window_at(y, x)).loss - p.loss_base));
+      }
+    }
+    return sum;
   }
 
   __device__ void mend_map(int y, int x) const {
@@ -59,11 +77,15 @@ class Containment {
       if (!has_value(y + dy, x + dx)) {
         return;
       }
+      if constexpr (Traits::kWeighted || Traits::kHasMask) {
+        const float weight = weight_at(y + dy, x + dx);
+        if (Traits::kHasMask && !(weight > 0.0f)) {
+          return;
+        }
+        tap *= weight;
+      }
       const WindowMoments at = window_at(y + dy, x + dx);
       const auto pixel = statistic<2>(at);
-      if constexpr (Traits::kWeighted) {
-        tap *= weight_at(y + dy, x + dx);
-      }
       const float by_s = (own.s - at.mean_s) * pixel.partials[1];
       const float by_d = (own.d - at.mean_d) * pixel.partials[2];
       first = fmaf(tap, pixel.partials[0] + (by_s + by_d), first);
@@ -72,8 +94,9 @@ class Containment {
     float l1 = 0.0f;
     if (p.l1 && has_value(y, x)) {
       l1 = difference_gradient(own.d, p.gradient_l1, 0.0f);
-      if constexpr (Traits::kWeighted) {
-        l1 *= weight_at(y, x);
+      if constexpr (Traits::kWeighted || Traits::kHasMask) {
+        const float weight = weight_at(y, x);
+        l1 = Traits::kHasMask && !(weight > 0.0f) ? 0.0f : weight * l1;
       }
     }
     if (to1 != nullptr) {
@@ -110,6 +133,9 @@ class Containment {
     return isfinite(load_element<float>(element, as_input));
   }
   __device__ float weight_at(int y, int x) const {
+    if constexpr (Traits::kHasMask) {
+      return mask.number(p, y, x) * mask.inverse;
+    }
     return *reinterpret_cast<const float*>(weights + (y - p.value_top) * p.map_gradient.row +
                                            (x - p.value_left) * p.map_gradient.column);
   }
@@ -169,9 +195,10 @@ class Containment {
   template <int kImages>
   __device__ PixelStatistic<kImages, float> statistic(const WindowMoments& at) const {
     const Moments<float> moments = {0.0f, 0.0f, at.var_s, at.var_d};
-    const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
+    const DoubledStabilizers<float> doubled =
+        Traits::kHasMask ? stabilizers : DoubledStabilizers<float>{p.twice_c1, p.twice_c2};
     return pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, at.mean_s, at.mean_d,
-                                                               stabilizers);
+                                                               doubled);
   }
 
   const StripParams& p;
@@ -179,7 +206,18 @@ class Containment {
   const char* plane1;
   const char* plane2;
   const char* weights = nullptr;
+  MaskPlane mask = {};
+  DoubledStabilizers<float> stabilizers = {};
 };
+
+// Of the part of a column that a block owns, where it has one.
+template <class Traits>
+__device__ __forceinline__ double loss_of_column(const StripParams& p, const PlaneRange& range,
+                                                 int x) {
+  return x < range.left || x >= range.right
+             ? 0.0
+             : Containment<Traits>(p, range).loss_of_column(x, range.top, range.bottom);
+}
 
 // The outputs of a block's own pixels. All of its threads call it, after a barrier that follows the
 // last of them.

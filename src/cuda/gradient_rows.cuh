@@ -39,6 +39,22 @@ __device__ __forceinline__ void filter_gradient_row(const typename Traits::Windo
   }
 }
 
+// What finish_with_l1() is told of the weights of a plane.
+template <class Traits>
+__device__ __forceinline__ auto plane_weights(const StripParams& p, int64_t batch,
+                                              int64_t channel) {
+  if constexpr (Traits::kHasMask) {
+    return MaskPlane::of(p, batch, channel);
+  } else {
+    const char* weights = nullptr;
+    if constexpr (Traits::kWeighted) {
+      weights =
+          p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
+    }
+    return weights;
+  }
+}
+
 // Both images' pixels in memory.
 template <Elements kElements>
 struct PixelPlanes {
@@ -146,6 +162,37 @@ __device__ __forceinline__ float finish_with_l1(
       }
     }
     add(i, l1);
+  }
+  return sum;
+}
+
+// The same with a mask, which is looked at pixel by pixel. The sum is weighted by it.
+template <class Traits, int kCount>
+__device__ __forceinline__ float finish_with_l1(
+    const StripParams& p, const MaskPlane& mask,
+    const PixelPlanes<elements_of(Traits::kLoader)>& planes, float equal, int y, int x, int columns,
+    const float (&d)[kCount], float (&first)[kCount], float (&second)[kCount]) {
+  const int left = p.value_left - x;
+  const int right = min(p.value_right - x, columns);
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    float l1 = 0.0f;
+    if (left <= i && i < right) {
+      const float number = mask.number(p, y, x + i);
+      if (number > 0.0f) {
+        const float difference = d[i] - equal;
+        const bool is_unsure = difference == 0.0f && equal != 0.0f;
+        sum = fmaf(number, fabsf(difference), sum);
+        l1 = number * mask.inverse *
+             difference_gradient(is_unsure ? planes.sign(p, y, x + i) : difference, p.gradient_l1,
+                                 0.0f);
+      }
+    }
+    first[i] = fmaf(first[i], p.gradient_scale, l1);
+    if constexpr (Traits::kTwo) {
+      second[i] = fmaf(second[i], p.gradient_scale, -l1);
+    }
   }
   return sum;
 }

@@ -12,11 +12,11 @@ namespace fused_ssim::cuda {
 constexpr int entry_index(StripKind kind, StripLoader loader) {
   return static_cast<int>(kind) * kStripLoaders + static_cast<int>(loader);
 }
-template <template <StripKind, StripLoader, class> class Make, StripKind kKind, StripLoader kLoader,
-          class Window>
+template <Schedule kSchedule, template <StripKind, StripLoader, class> class Make, StripKind kKind,
+          StripLoader kLoader, class Window>
 constexpr auto entry_of() {
   using Made = Make<kKind, kLoader, Window>;
-  if constexpr (Window::kIsGiven || has_standard_instance(kKind, kLoader)) {
+  if constexpr (has_instance(kSchedule, kKind, kLoader, Window::kIsGiven)) {
     return Made::entry();
   } else {
     return decltype(Made::entry()){};
@@ -26,7 +26,7 @@ template <Schedule kSchedule, template <StripKind, StripLoader, class> class Mak
           int... kIndex>
 constexpr auto make_entries(std::integer_sequence<int, kIndex...>) {
   return std::array{
-      entry_of<Make, static_cast<StripKind>(kIndex / kStripLoaders),
+      entry_of<kSchedule, Make, static_cast<StripKind>(kIndex / kStripLoaders),
                serving_loader(kSchedule, static_cast<StripKind>(kIndex / kStripLoaders),
                               static_cast<StripLoader>(kIndex % kStripLoaders), Window::kIsGiven),
                Window>()...};

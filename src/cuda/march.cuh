@@ -177,7 +177,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
       kept(staged + own_row * Traits::kStagedPitch + Traits::kStagedBefore + in_part);
   int own_slot = Traits::kStagedSlots + kFirst - (row < kLagRows ? 3 : 2);  // chunks above
   GradientTarget target = {nullptr, nullptr, 0, 0};
-  const char* weights = nullptr;
+  const auto weights = plane_weights<Traits>(p, piece.batch, piece.channel);
   if constexpr (Traits::kGradient) {
     const int x = piece.first_column + 8 * group;
     target.columns = piece.end_column - x;
@@ -192,10 +192,6 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
     target.gradient2 = p.grad2.data + piece.batch * p.grad2.batch +
                        piece.channel * p.grad2.channel + first_y * p.grad2.row +
                        first_x * p.grad2.column;
-  }
-  if constexpr (Traits::kWeighted) {
-    weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
-              piece.channel * p.map_gradient.channel;
   }
   float* turn = turns + Traits::row_thread() / 32 * Traits::kTurnStride;
   // What target.y is below while a row that is being filtered lies in the window of a value.
@@ -382,7 +378,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
   const bool own = has_value && x >= piece.first_column && x < piece.end_column;
   const int own_top = max(piece.first_row, p.value_top);
   const int own_bottom = min(piece.end_row, p.value_bottom);
-  ColumnJob job = {0.0f, 0.0f, nullptr, nullptr, x - p.value_left};
+  ColumnJob job = {0.0f, 0.0f, nullptr, nullptr, x - p.value_left, {}, {}};
   if constexpr (Traits::kMap) {
     job.map = p.map == nullptr
                   ? nullptr
@@ -393,6 +389,10 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
                   piece.channel * p.map_gradient.channel;
   }
   wait_for_previous_launch();
+  if constexpr (Traits::kHasMask) {
+    job.mask = MaskPlane::of(p, piece.batch, piece.channel);
+    job.stabilizers = stabilizers_of(p, piece.batch);
+  }
   const typename Traits::Window window(p);
   ColumnState<Traits> state;
   double total = 0.0;
@@ -407,10 +407,8 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
     meet(counters, &parity);
     meet(counters, &parity);
   }
-  WeightStream<Traits::kRowsAtOnce> weights;
-  if constexpr (Traits::kWeighted) {
-    weights.start(p, job, has_value, first_moment_row + Traits::kChunkRows);
-  }
+  Weights<Traits> weights;
+  start_weights<Traits>(p, job, has_value, first_moment_row + Traits::kChunkRows, weights);
   const auto begin_chunk = [&] {
     if constexpr (Traits::kRaw) {
       wait_for_phase(&filled[map_slot.slot], map_slot.parity);
@@ -540,6 +538,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
 #pragma unroll 1
   for (;;) {
     float probe = 0.0f;
+    bool is_lost = false;  // kHasMask: the sum of this thread's column is no number
     {
       const int64_t unit = progress.unit;
       const int64_t end = unit_begin(plan, blockIdx.x / p.channels_together + 1);
@@ -580,10 +579,12 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
                                        &shared.counters, chunks_before);
         };
         if (!Traits::is_row_warp()) {
-          total() = fma(p.loss_weight,
-                        run_columns<Traits>(p, piece, maps, shared.piece_shift, &shared.counters,
-                                            chunks_before, &probe),
-                        total());
+          const double loss = run_columns<Traits>(p, piece, maps, shared.piece_shift,
+                                                  &shared.counters, chunks_before, &probe);
+          is_lost = Traits::kHasMask && !isfinite(loss);
+          if (!is_lost) {
+            total() = fma(p.loss_weight, loss, total());
+          }
           // The whole sum, while row warps store the last gradients.
           if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 && progress.is_last) {
             shared.column_sums.leave(plan, total());
@@ -609,6 +610,13 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
     if constexpr (Traits::kContains) {
       if (__syncthreads_or(!isfinite(probe))) {
         mend_outputs<Traits>(p, shared.own);
+        if (is_lost) {
+          total() = fma(p.loss_weight,
+                        loss_of_column<Traits>(
+                            p, shared.own,
+                            shared.own.left - Traits::kMargin + static_cast<int>(threadIdx.x)),
+                        total());
+        }
       }
     }
     __syncthreads();
@@ -635,10 +643,10 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
   wait_for_previous_launch();  // no piece may have had a row
   if (plan.fixed_point != 0.0) {
     if (!shared.is_summed) {
-      add_to_sum<float>(plan, &shared.warp_sums, total());
+      add_to_sum<float, false, Traits::kHasMask>(plan, &shared.warp_sums, total());
     }
   } else if (plan.value != nullptr) {
-    finish_reduction<Traits::kThreads, float, Traits::kMse>(plan);
+    finish_reduction<Traits::kThreads, float, Traits::kMse, Traits::kHasMask>(plan);
   }
 }
 

@@ -27,10 +27,10 @@ struct GradientTarget {
 
 // The gradient of one chunk: filters the partials of this thread's row and 8 columns, stores.
 // Returns the L1 term of its pixels.
-template <class Traits, bool kL1>
+template <class Traits, bool kL1, class PlaneWeights>
 __device__ __forceinline__ float store_gradient_rows(
     const StripParams& p, const MarchPiece& piece, const PixelShift& shift, const float* own,
-    const float* map_row, float* turn, const GradientTarget& target, const char* weights,
+    const float* map_row, float* turn, const GradientTarget& target, const PlaneWeights& weights,
     const PixelPlanes<elements_of(Traits::kLoader)>& planes) {
   const int y = target.y;
   const int columns = target.columns;

@@ -15,8 +15,8 @@ namespace fused_ssim::cuda {
 template <int kColumns_, StripKind kKind_, StripLoader kLoader_, class Window_, int kResident>
 struct MarchTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps, Kind::kTwo,
-      Kind::kWeighted;
+  using Kind::kGradient, Kind::kHasMask, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps,
+      Kind::kTwo, Kind::kWeighted;
   using typename Kind::Window;
   static constexpr int kColumns = kColumns_;
   static constexpr int kChunkRows = 8;
@@ -30,7 +30,7 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps (H200, both gradients of 1x3x1080x1920: 2 rows 78.9 us, 4 81.6, 8 82.8).
-  static constexpr int kRowsAtOnce = !kGradient ? 8 : kKind == StripKind::kTwoGradients ? 2 : 4;
+  static constexpr int kRowsAtOnce = !kGradient ? 8 : (kTwo && !kWeighted) || kHasMask ? 2 : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_march(__CUDA_ARCH__ / 10);
 #else
@@ -53,7 +53,7 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
 
   // Whether column warps add up the values while row warps store the last gradients. For others
   // than boxes registers are short.
-  static constexpr bool kSumsEarly = kGradient && kBoxes && !kWeighted;
+  static constexpr bool kSumsEarly = kGradient && kBoxes && !kWeighted && !kHasMask;
 
   static constexpr int kThreads = 2 * kColumns;
   static constexpr int kBlocksPerMultiprocessor = kResident;

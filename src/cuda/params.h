@@ -67,6 +67,9 @@ struct ReductionPlan {
   int64_t total_units = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
+  // Of kernels with masks: [values], accumulation type, by which the sums of a mean are divided, too; by
+  // 1 where a mask's sum is 0. Null: by nothing.
+  const void* divisors = nullptr;
   unsigned counter_slot = 0;
   // Where each block works for one value: the blocks of a value add multiples of 1 / fixed_point to
   // one word, that of the counter slot of the value, instead of leaving partials. 0: they leave
@@ -179,7 +182,23 @@ struct OutputParams {
   int64_t map_plane = 0;
 };
 
-struct StripParams : ImageParams, GeometryParams, WindowParams, PointwiseParams, OutputParams {
+// Pointwise, of the masked kinds alone: a mask, and C1 and C2 of each image. Either may be missing.
+struct MaskParams {
+  InputImage mask;
+  const float* divisors = nullptr;  // [values]: ReductionPlan::divisors where gradients are divided
+  int64_t planes_per_value = 1;
+  float loss_base = 0.0f;              // subtracted from each loss before the mask weighs it
+  const float* stabilizers = nullptr;  // [batch, 2]
+  // What makes these twice_c1 and twice_c2; 0 where the one of all images holds.
+  float stabilizer_scales[2] = {};
+};
+
+struct StripParams : ImageParams,
+                     GeometryParams,
+                     WindowParams,
+                     PointwiseParams,
+                     OutputParams,
+                     MaskParams {
   ReductionPlan reduction;
 };
 

@@ -3,6 +3,7 @@
 
 #include "cuda/division.cuh"
 #include "cuda/kernels.h"
+#include "cuda/mask.cuh"
 #include "cuda/thread.cuh"
 
 namespace fused_ssim::cuda {
@@ -78,9 +79,20 @@ __device__ __forceinline__ void store_partials_apart(const ReductionPlan& plan, 
   }
 }
 
-template <class T>
+// kDivides: by ReductionPlan::divisors.
+template <class T, bool kDivides>
+__device__ __forceinline__ double divided(const ReductionPlan& plan, int64_t value, double sum) {
+  if constexpr (kDivides) {
+    if (plan.divisors != nullptr) {
+      return sum / load_divisor(static_cast<const T*>(plan.divisors), value);
+    }
+  }
+  return sum;
+}
+template <class T, bool kDivides>
 __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t value, double sum) {
-  static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * sum);
+  const double quotient = divided<T, kDivides>(plan, value, sum);
+  static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * quotient);
 }
 
 // The sum of partials[0 .. count) whatever their order, by one thread: as multiples of 2^-50 of the
@@ -160,7 +172,7 @@ struct WarpSums {
 // operation tells the last block all that it has to know. The bits between count the blocks whose
 // sum is too large, or no number: those leave it as a partial.
 // kOneValue: of the launch, for kernels that have no register to spare.
-template <class T, bool kOneValue = false, int kWarps>
+template <class T, bool kOneValue = false, bool kDivides = false, int kWarps>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
                                            const WarpSums<kWarps>* shared) {
   using Sums = WarpSums<kWarps>;
@@ -202,23 +214,23 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
       __threadfence();
       whole += sum_of_large(large_sums, large);
     }
-    write_value<T>(plan, value, whole);
+    write_value<T, kDivides>(plan, value, whole);
   }
 }
 
 // The same by every thread of every block.
-template <class T, bool kOneValue = false, int kWarps>
+template <class T, bool kOneValue = false, bool kDivides = false, int kWarps>
 __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<kWarps>* shared,
                                            double thread_sum) {
   shared->leave(plan, thread_sum);
   __syncthreads();
   if (threadIdx.x < 32) {
-    add_to_sum<T, kOneValue>(plan, shared);
+    add_to_sum<T, kOneValue, kDivides>(plan, shared);
   }
 }
 
 // Called by every thread of every block after its partials: the last block writes the values.
-template <int kThreads, class T, bool kHasMse = false>
+template <int kThreads, class T, bool kHasMse = false, bool kDivides = false>
 __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
   __shared__ bool is_last;
   if (threadIdx.x == 0) {
@@ -271,7 +283,8 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
       }
     }
   };
-  add_up(plan.partials, [&](int64_t value, double sum) { write_value<T>(plan, value, sum); });
+  add_up(plan.partials,
+         [&](int64_t value, double sum) { write_value<T, kDivides>(plan, value, sum); });
   if constexpr (kHasMse) {
     if (plan.mse != nullptr) {
       add_up(mse_partials(plan), [&](int64_t value, double sum) {

@@ -37,6 +37,33 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
 // Of one row of sums.
 int64_t partials_bytes(const Problem& problem, const Request& request, const DeviceFacts& device);
 
+// Whether a value is a mean under a mask: kernels divide its sum by the mask's.
+constexpr bool divides_by_mask(const Problem& problem, const Request& request) {
+  return has_mask(problem) && request.reduction != FUSED_SSIM_SUM;
+}
+// What sums, and gradients likewise, are divided by on the host.
+constexpr double host_divisor(const Problem& problem, const Request& request) {
+  return has_mask(problem) ? 1.0 : static_cast<double>(reduction_divisor(problem, request));
+}
+constexpr double host_gradient_divisor(const Problem& problem, const Request& request) {
+  return has_mask(problem) ? 1.0 : gradient_divisor(problem, request);
+}
+// What makes the C1 and the C2 of an image those of the kernel, of whose units it has `scale`; 0 where
+// the statistic has another (doubled_stabilizers()).
+template <class T>
+void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
+  const auto doubled = static_cast<T>(2.0 * scale * scale);
+  scales[0] = problem.statistic == FUSED_SSIM_STATISTIC_CONTRAST ? T(0) : doubled;
+  scales[1] =
+      problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE || !has_variance(problem) ? T(0) : doubled;
+}
+
+// The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all others
+// leaves them at the beginning of its workspace. No bytes: they are not needed.
+int64_t mask_sums_bytes(const Problem& problem, const Request& request);
+cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
+                             void* workspace, cudaStream_t stream);
+
 // The next free counter slots for a launch on `stream`, one behind the other.
 cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* first);
 

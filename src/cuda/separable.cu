@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kThreads, kSeparableBlocksPerMultiprocessor)
         if (p.carries) {
           finish_reduction<kThreads, double>(p.sums[i]);
         } else {
-          finish_reduction<kThreads, T>(p.sums[i]);
+          finish_reduction<kThreads, T, /*kHasMse=*/false, /*kDivides=*/true>(p.sums[i]);
         }
       }
     }

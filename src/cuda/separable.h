@@ -138,11 +138,15 @@ template <class T>
 struct SeparableParams {
   InputImage img1;
   InputImage img2;
-  bool quads1 = false;  // four columns of img1 can be loaded at once, from a multiple of 4 on
-  bool quads2 = false;
   OutputImage grad1;
   OutputImage grad2;
   InputImage map_gradient;
+  InputImage mask;
+  const T* divisors = nullptr;  // [values]: ReductionPlan::divisors where gradients are divided
+  int64_t planes_per_value = 1;
+  const T* own_stabilizers = nullptr;  // [batch, 2]: C1 and C2 of each image
+  // What makes these `stabilizers`; 0 where the one of all images holds.
+  T stabilizer_scales[2] = {};
   T* map = nullptr;  // [planes, value.rows, value.columns]
   // [planes from first_plane on, blocks of columns, rows, maps, columns of a block], of the pixels
   // that have a value. Rows go round: that of the image at partials_top is the first, and again
@@ -164,7 +168,11 @@ struct SeparableParams {
   int window_columns = 1;
   int window_rows = 1;
   SeparableLayout layout;
+  bool quads1 = false;  // four columns of img1 can be loaded at once, from a multiple of 4 on
+  bool quads2 = false;
   DoubledStabilizers<T> stabilizers = {};
+  // With a mask, what is added to the amount by which each statistic differs from 1.
+  T statistic_offset = T(0);
   double statistic_weight = 1.0;  // in the value
   double l1_weight = 0.0;
   double l2_weight = 0.0;

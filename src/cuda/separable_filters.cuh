@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/image_access.cuh"
+#include "cuda/mask.cuh"
 #include "cuda/separable.h"
 
 namespace fused_ssim::cuda::separable {
@@ -12,21 +13,27 @@ constexpr int kThreads = kSeparableThreads;
 template <class T>
 inline constexpr DType kDTypeOf = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
 
+// Elements of `count` rows from the one at `first` on, as to_number() has them; zeros follow.
+template <class Element, class T, int kCount, class ToNumber>
+__device__ __forceinline__ void load_elements(const char* first, int64_t row, int count,
+                                              const ToNumber& to_number, T (&numbers)[kCount]) {
+  Element elements[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    elements[i] = i < count ? *reinterpret_cast<const Element*>(first + i * row) : Element(0);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    numbers[i] = to_number(elements[i]);
+  }
+}
+
 // Pixels of `count` rows from the one at `first` on; zeros follow.
 template <class T, int kCount>
 __device__ __forceinline__ void load_column(const InputImage& image, const char* first, int count,
                                             T (&pixels)[kCount]) {
   const auto load = [&](auto zero, const auto& to_number) {
-    decltype(zero) elements[kCount];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      elements[i] =
-          i < count ? *reinterpret_cast<const decltype(zero)*>(first + i * image.row) : zero;
-    }
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      pixels[i] = to_number(elements[i]);
-    }
+    load_elements<decltype(zero)>(first, image.row, count, to_number, pixels);
   };
   if (image.dtype == kDTypeOf<T>) {
     load(T(0), [](T number) { return number; });
@@ -43,6 +50,28 @@ __device__ __forceinline__ void load_column(const InputImage& image, const char*
     } else {
       load(static_cast<unsigned short>(0), to_number);
     }
+  }
+}
+
+// Numbers of a mask likewise, as they count; of bytes all but 0 are 1.
+template <class T, int kCount>
+__device__ __forceinline__ void load_mask_column(const InputImage& mask, const char* first,
+                                                 int count, T (&numbers)[kCount]) {
+  const auto load = [&](auto zero, const auto& to_number) {
+    load_elements<decltype(zero)>(
+        first, mask.row, count, [&](auto element) { return mask_number(T(to_number(element))); },
+        numbers);
+  };
+  switch (mask.dtype) {
+    case DType::kUInt8:
+      return load(static_cast<unsigned char>(0), [](unsigned byte) { return byte != 0 ? 1 : 0; });
+    case DType::kFloat32:
+      return load(0.0f, [](float number) { return number; });
+    case DType::kFloat64:
+      return load(0.0, [](double number) { return number; });
+    default:
+      return load(static_cast<unsigned short>(0),
+                  [&](unsigned bits) { return half_to_float(bits, mask.dtype); });
   }
 }
 

@@ -192,10 +192,18 @@ SeparableParams<T> common_params(const Problem& problem, const Request& request,
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
   p.stabilizers = doubled_stabilizers<T>(problem);
+  p.own_stabilizers = static_cast<const T*>(problem.stabilizers);
+  set_stabilizer_scales(problem, 1.0, p.stabilizer_scales);
+  if (divides_by_mask(problem, request) && !gradient_is_of_sum(request)) {
+    p.divisors = static_cast<const T*>(problem.mask_sums);
+  }
+  p.planes_per_value = planes_per_value(request.reduction, problem.sizes);
+  p.statistic_offset = static_cast<T>(1.0 - masked_statistic_base(request));
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
   p.l2_weight = request.l2_weight;
-  const GradientFactors factors = gradient_factors(problem, request);
+  const GradientFactors factors =
+      gradient_factors(request, host_gradient_divisor(problem, request));
   p.statistic_factor = static_cast<T>(factors.statistic);
   p.l1_factor = static_cast<T>(factors.l1);
   p.l2_factor = static_cast<T>(factors.l2);
@@ -223,7 +231,11 @@ class SumOutputs {
              char** workspace)
       : request_(request),
         bytes_(partials_bytes(problem, request, device)),
-        divisor_(static_cast<double>(reduction_divisor(problem, request))) {
+        divisor_(host_divisor(problem, request)),
+        mask_sums_(divides_by_mask(problem, request) ? problem.mask_sums : nullptr),
+        offset_(request.offset + (has_mask(problem) ? request.statistic_weight *
+                                                          masked_statistic_base(request)
+                                                    : 0.0)) {
     for (int i = 0; i < 2; ++i) {
       partials_[i] = *workspace;
       *workspace += values(i) != nullptr ? bytes_ : 0;
@@ -255,7 +267,10 @@ class SumOutputs {
       if (!carries) {
         sums.value = static_cast<T*>(values(i)) + first;
         sums.factor = 1.0 / divisor_;
-        sums.offset = i == 0 ? request_.offset : 0.0;
+        sums.offset = i == 0 ? offset_ : 0.0;
+        if (mask_sums_ != nullptr) {
+          sums.divisors = static_cast<const T*>(mask_sums_) + first;
+        }
       }
       p->carried[i] = begins ? nullptr : carried;
       const cudaError_t error = next_counter_slots(stream, 1, &sums.counter_slot);
@@ -274,6 +289,8 @@ class SumOutputs {
   const Request& request_;
   int64_t bytes_;
   double divisor_;
+  const void* mask_sums_;
+  double offset_;
   char* partials_[2];
 };
 
@@ -292,6 +309,7 @@ cudaError_t run_images(const Problem& problem, const Request& request, const Dev
   p.grad2 = bytes_of<char>(request.grad2);
   put_gradient_first(plan, &p);
   p.map_gradient = bytes_of<const char>(request.map_gradient);
+  p.mask = bytes_of<const char>(problem.mask);
   p.map = static_cast<T*>(request.map);
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   char* free_bytes = static_cast<char*>(workspace);
@@ -372,6 +390,8 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   const int64_t value_slices = map_size(problem, kDepth);
   SeparableParams<T> p = common_params<T>(problem, request, plan);
   p.channels = slices;
+  const T* const divisors = p.divisors;
+  const int64_t planes_of_value = std::exchange(p.planes_per_value, slices);  // all have one divisor
   char* free_bytes = static_cast<char*>(workspace);
   const SumOutputs outputs(problem, request, device, &free_bytes);
   SeparableVolume<T>& v = p.volume;
@@ -429,6 +449,14 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
     p.grad2 = slices_of<char>(problem, request.grad2, volume);
     put_gradient_first(plan, &p);
     p.map_gradient = slices_of<const char>(problem, request.map_gradient, volume, front);
+    p.mask = slices_of<const char>(problem, problem.mask, volume);
+    if (problem.stabilizers != nullptr) {
+      const int64_t batch = volume / problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+      p.own_stabilizers = static_cast<const T*>(problem.stabilizers) + 2 * batch;
+    }
+    if (divisors != nullptr) {
+      p.divisors = divisors + volume / planes_of_value;
+    }
     if (request.map != nullptr) {
       p.map = static_cast<T*>(request.map) +
               (volume * value_slices - front) * p.value.rows * p.value.columns;

@@ -39,6 +39,29 @@ __device__ __forceinline__ const char* weight_at(const SeparableParams<T>& p, co
   return pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left);
 }
 
+// 1 over what the gradient of a plane's value is divided by.
+template <class T>
+__device__ __forceinline__ T inverse_divisor(const SeparableParams<T>& p, const Piece& piece) {
+  if (p.divisors == nullptr) {
+    return T(1);
+  }
+  const int64_t plane = piece.batch * p.channels + piece.channel;
+  return T(1) / load_divisor(p.divisors, quotient(plane, p.planes_per_value));
+}
+
+template <class T>
+__device__ __forceinline__ DoubledStabilizers<T> stabilizers_of(const SeparableParams<T>& p,
+                                                                const Piece& piece) {
+  DoubledStabilizers<T> doubled = p.stabilizers;
+  if (p.own_stabilizers != nullptr) {
+    const T* own = p.own_stabilizers + 2 * piece.batch;
+    const T* scales = p.stabilizer_scales;
+    doubled.c1 = scales[0] != T(0) ? scales[0] * __ldcg(own) : doubled.c1;
+    doubled.c2 = scales[1] != T(0) ? scales[1] * __ldcg(own + 1) : doubled.c2;
+  }
+  return doubled;
+}
+
 template <class T>
 __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
                                                 int64_t top, int64_t bottom, int64_t left,
@@ -302,6 +325,7 @@ struct MomentsPass {
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs], const NoPixels&,
                                          const ThreadSums& sums) const {
+    const bool has_mask = p.mask.data != nullptr;
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
@@ -309,10 +333,21 @@ struct MomentsPass {
       load_column(p.img2, pixel_at(p.img2, piece, y, x), count, b);
       T absolute = T(0);
       T squares = T(0);
+      if (has_mask) {
+        T numbers[kOutputs];
+        load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
 #pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {  // a and b are 0 from count on
-        absolute += fabs(a[o] - b[o]);
-        squares = multiply_add(a[o] - b[o], a[o] - b[o], squares);
+        for (int o = 0; o < kOutputs; ++o) {
+          const T difference = select_positive(numbers[o], a[o] - b[o], T(0));
+          absolute = multiply_add(numbers[o], fabs(difference), absolute);
+          squares = multiply_add(numbers[o] * difference, difference, squares);
+        }
+      } else {
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {  // a and b are 0 from count on
+          absolute += fabs(a[o] - b[o]);
+          squares = multiply_add(a[o] - b[o], a[o] - b[o], squares);
+        }
       }
       sums[1] += static_cast<double>(squares);
       if (p.l1_weight != 0.0) {
@@ -324,12 +359,26 @@ struct MomentsPass {
     }
     T sum = T(0);
     PixelStatistic<kImages, T> pixels[kOutputs];
+    const DoubledStabilizers<T> stabilizers = stabilizers_of(p, piece);
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
       const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
       pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
-                                                                      p.stabilizers);
+                                                                      stabilizers);
       sum += o < count ? pixels[o].value() : T(0);
+    }
+    if (has_mask) {
+      T numbers[kOutputs];
+      load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
+      const T inverse = kGradient ? inverse_divisor(p, piece) : T(1);
+      sum = T(0);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {  // numbers are 0 from count on
+        mask_pixel(numbers[o], p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse,
+                   &pixels[o]);
+        sum = multiply_add(numbers[o],
+                           multiply_add(T(-2), pixels[o].loss, p.statistic_offset), sum);
+      }
     }
     if (p.map != nullptr) {
       const int64_t plane = piece.batch * p.channels + piece.channel;
@@ -503,6 +552,12 @@ struct GradientPass {
       for (int o = 0; o < kOutputs; ++o) {
         if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
           by_difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
+          if (p.mask.data != nullptr) {
+            const T number = load_mask_number<T>(pixel_at(p.mask, piece, y + o, x), p.mask);
+            const T weight =
+                p.map_gradient.data != nullptr ? T(1) : number * inverse_divisor(p, piece);
+            by_difference[o] = select_positive(number, weight * by_difference[o], T(0));
+          }
           if (p.map_gradient.data != nullptr) {
             by_difference[o] *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
           }

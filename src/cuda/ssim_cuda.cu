@@ -40,7 +40,8 @@ ReductionPlan plan_reduction(const Problem& problem, const Request& request, voi
   plan.values = value_count(reduction, problem.sizes);
   plan.units_per_value = planes_per_value(reduction, problem.sizes) * units_per_plane;
   plan.total_units = plane_count(problem.sizes) * units_per_plane;
-  plan.factor = 1.0 / static_cast<double>(reduction_divisor(problem, request));
+  plan.factor = 1.0 / host_divisor(problem, request);
+  plan.divisors = divides_by_mask(problem, request) ? problem.mask_sums : nullptr;
   plan.mse = request.mse;
   plan.mse_factor = plan.factor;
   plan.offset = request.offset;
@@ -69,8 +70,18 @@ bool is_short(const Window& window) {
   return window.size <= kDefaultWindowSize && is_symmetric(window);
 }
 
+// Whether kernels of the masked kinds compute it.
+bool is_masked(const Problem& problem) {
+  return has_mask(problem) || problem.stabilizers != nullptr;
+}
+
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  if (is_masked(problem) &&
+      (!wants_gradient(request) || request.map != nullptr || request.map_gradient.data != nullptr ||
+       (has_mask(problem) && size_of(problem.mask.dtype) > size_of(FUSED_SSIM_FLOAT32)))) {
+    return false;
+  }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
                               !wants_gradient(request) && request.l1_weight == 0.0 &&
                               has_march(device.architecture);
@@ -128,7 +139,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.grad2 = bytes_of<char>(request.grad2);
     quads = quads && in_quads(request.grad1, p.grad1) && in_quads(request.grad2, p.grad2);
     p.map_gradient = bytes_of<const char>(request.map_gradient);
-    if (kind == StripKind::kOneGradient && p.grad1.data == nullptr) {
+    const bool one = kind == StripKind::kOneGradient || kind == StripKind::kMaskedOne;
+    if (one && p.grad1.data == nullptr) {
       // f is symmetric.
       std::swap(p.img1, p.img2);
       std::swap(p.grad1, p.grad2);
@@ -138,8 +150,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool march = strips && has_march(device.architecture);
-  const bool standard =
-      is_standard(problem.windows[kHeight]) && is_standard(problem.windows[kWidth]);
+  const bool standard = !is_masked(kind) && is_standard(problem.windows[kHeight]) &&
+                        is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
   given_taps(problem.windows[kWidth], p.row_taps);
   if (!strips) {
@@ -223,9 +235,21 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.twice_c2 = stabilizers.c2;
   p.loss_weight = -2.0 * request.statistic_weight;
   p.l1_weight = p.squares ? 1.0 / (unit * unit) : request.l1_weight / unit;
-  const double divisor = gradient_divisor(problem, request);
+  const double divisor = host_gradient_divisor(problem, request);
   p.gradient_scale = static_cast<float>(4.0 * request.statistic_weight * kPixelScale / divisor);
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
+  if (is_masked(kind)) {
+    p.mask = bytes_of<const char>(problem.mask);
+    if (divides_by_mask(problem, request) && !gradient_is_of_sum(request)) {
+      p.divisors = static_cast<const float*>(problem.mask_sums);
+    }
+    p.planes_per_value = planes_per_value(request.reduction, sizes);
+    if (has_mask(problem)) {
+      p.loss_base = static_cast<float>(0.5 * (1.0 - masked_statistic_base(request)));
+    }
+    p.stabilizers = static_cast<const float*>(problem.stabilizers);
+    set_stabilizer_scales(problem, moment_scale * unit, p.stabilizer_scales);
+  }
   if (!strips) {
     const int tiles_down = (p.own_rows + p.tile_rows - 1) / p.tile_rows;
     p.tiles_per_plane = Divisor(int64_t{strips_per_plane} * tiles_down);
@@ -237,7 +261,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const int64_t pixels = planes_per_value(request.reduction, sizes) * p.map_plane;
   p.reduction.offset +=
       request.statistic_weight *
-      (static_cast<double>(pixels) / static_cast<double>(reduction_divisor(problem, request)));
+      (has_mask(problem) ? masked_statistic_base(request)
+                         : static_cast<double>(pixels) / host_divisor(problem, request));
   int blocks =
       !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
       : march ? shares.blocks
@@ -357,11 +382,8 @@ const char* not_served(const Problem& problem, const Request& request) {
   if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX || image_size(problem, kDepth) > INT_MAX) {
     return "expected less than 2^31 channels and slices for the CUDA kernels, got more";
   }
-  if (problem.stabilizers != nullptr) {
-    return "expected one C1 and C2 for the CUDA kernels, got some for each image";
-  }
-  if (problem.mask.data != nullptr) {
-    return "expected no mask for the CUDA kernels, got one";
+  if (mask_is_normalized(problem)) {
+    return "expected a weighted mask or none for the CUDA kernels, got a normalized one";
   }
   // Where there is no device, `workspace_bytes` says so.
   DeviceFacts device;
@@ -381,14 +403,14 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
     return error;
   }
   const int sums = (request.value != nullptr ? 1 : 0) + (request.mse != nullptr ? 1 : 0);
-  *bytes = sums * partials_bytes(problem, request, device);
+  *bytes = mask_sums_bytes(problem, request) + sums * partials_bytes(problem, request, device);
   if (!strips_serve(problem, request, device)) {
     *bytes += separable_scratch_bytes(problem, request, device);
   }
   return cudaSuccess;
 }
 
-cudaError_t run(const Problem& problem, const Request& request, void* workspace,
+cudaError_t run(const Problem& given, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice) {
   const bool gradient = wants_gradient(request);
   if (request.value == nullptr && request.mse == nullptr && request.map == nullptr && !gradient) {
@@ -398,6 +420,15 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
   cudaError_t error = current_device(&device);
   if (error != cudaSuccess) {
     return error;
+  }
+  Problem problem = given;
+  if (const int64_t bytes = mask_sums_bytes(problem, request); bytes > 0) {
+    error = launch_mask_sums(problem, request.reduction, device, workspace, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+    problem.mask_sums = workspace;
+    workspace = static_cast<char*>(workspace) + bytes;
   }
   if (!strips_serve(problem, request, device)) {
     return run_separable(problem, request, device, workspace, stream);
@@ -421,10 +452,11 @@ cudaError_t run(const Problem& problem, const Request& request, void* workspace,
     }
   }
   const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
+  const bool masked = is_masked(problem);
   const StripKind kind = !gradient ? (request.map != nullptr ? StripKind::kMap : StripKind::kValue)
                          : request.map_gradient.data != nullptr ? StripKind::kWeighted
-                         : two                                  ? StripKind::kTwoGradients
-                                                                : StripKind::kOneGradient;
+                         : two ? (masked ? StripKind::kMaskedTwo : StripKind::kTwoGradients)
+                               : (masked ? StripKind::kMaskedOne : StripKind::kOneGradient);
   return run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
 }
 

@@ -122,9 +122,9 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
     }
     return 0.0f;
   }
-  ColumnJob job = {piece.mean_shift_s, piece.mean_shift_d, nullptr, nullptr, 0};
+  ColumnJob job = {piece.mean_shift_s, piece.mean_shift_d, nullptr, nullptr, 0, {}, {}};
   int first = 0;
-  if (Traits::kMap || Traits::kWeighted || !plain) {
+  if (Traits::kMap || Traits::kWeighted || Traits::kHasMask || !plain) {
     first = piece.rows.x - Traits::kLeadRows - Traits::kRadius + chunk * Traits::kChunkRows;
     job.map_column = static_cast<int>(threadIdx.x) - piece.columns.x;
   }
@@ -134,11 +134,13 @@ __device__ __forceinline__ float filter_columns(const StripParams& p, SharedPiec
   if constexpr (Traits::kWeighted) {
     job.weights = piece.weights;
   }
-  const bool own = (flags & kIsOwn) != 0;
-  WeightStream<Traits::kRowsAtOnce> weights;
-  if constexpr (Traits::kWeighted) {
-    weights.start(p, job, true, first);
+  if constexpr (Traits::kHasMask) {
+    job.mask = {piece.mask.first, piece.mask.inverse};
+    job.stabilizers = {piece.stabilizers.c1, piece.stabilizers.c2};
   }
+  const bool own = (flags & kIsOwn) != 0;
+  Weights<Traits> weights;
+  start_weights<Traits>(p, job, true, first, weights);
   if (plain) {
     return filter_column_rows<Traits, false>(p, job, first, own, 0u, 0u, weights, column, state);
   }
@@ -196,9 +198,17 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
         [&](float (&d)[8]) { own_group<Traits, false>(p, piece, y, x, d); }, own, first, second);
     if (__builtin_expect(p.l1 && y >= p.value_top && y < p.value_bottom, false)) {
       const float equal = PixelShift{piece.shift_x, piece.shift_y}.difference_if_equal();
-      const float sum =
-          finish_with_l1<Traits>(p, piece.weights, {piece.plane1, piece.plane2}, equal, y, x,
-                                 columns - 8 * group, own, first, second);
+      const auto finish = [&](const auto& weights) {
+        return finish_with_l1<Traits>(p, weights, {piece.plane1, piece.plane2}, equal, y, x,
+                                      columns - 8 * group, own, first, second);
+      };
+      float sum = 0.0f;
+      if constexpr (Traits::kHasMask) {
+        sum = finish(MaskPlane{piece.mask.first, piece.mask.inverse});
+      } else {
+        const char* weights = piece.weights;
+        sum = finish(weights);
+      }
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     } else {
       scale_gradients<Traits>(p, first, second);
@@ -324,6 +334,10 @@ __device__ __forceinline__ Samples<float> start_piece(const StripParams& p, int6
     piece->weights =
         p.map_gradient.data + batch * p.map_gradient.batch + channel * p.map_gradient.channel;
   }
+  if constexpr (Traits::kHasMask) {
+    piece->mask = MaskPlane::of(p, batch, channel);
+    piece->stabilizers = stabilizers_of(p, batch);
+  }
   if constexpr (Traits::kMap) {
     piece->map =
         p.map == nullptr ? nullptr : p.map + (batch * p.channels.divisor + channel) * p.map_plane;
@@ -392,6 +406,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
   __syncthreads();
 
   ColumnState<Traits> state;
+  double masked_loss = 0.0;  // kHasMask: of the piece's column
   constexpr bool kOneSlot = Traits::kStagedRows == Traits::kChunkRows;
   // What the next chunk needs to know is read before the barrier that it begins with.
   StripPiece::Control control = read_shared(piece.control);
@@ -438,7 +453,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     } else {
       loss = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }
-    *total = fma(p.loss_weight, static_cast<double>(loss), *total);
+    if constexpr (Traits::kHasMask) {
+      masked_loss += static_cast<double>(loss);
+    } else {
+      *total = fma(p.loss_weight, static_cast<double>(loss), *total);
+    }
     if (more) {
       convert_chunk<Traits>(p, piece, chunk + 1, count + 1, slot(chunk + 1), shared.loaded, total);
     }
@@ -448,7 +467,14 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
   if constexpr (Traits::kContains) {
     if (__syncthreads_or(!isfinite(state.probe))) {
       mend_outputs<Traits>(p, piece.own);
+      if (Traits::kHasMask && !isfinite(masked_loss)) {
+        masked_loss = loss_of_column<Traits>(
+            p, piece.own, piece.own.left - Traits::kFirstOwn + static_cast<int>(threadIdx.x));
+      }
     }
+  }
+  if constexpr (Traits::kHasMask) {
+    *total = fma(p.loss_weight, masked_loss, *total);
   }
 }
 
@@ -499,9 +525,10 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
     }
   }
   if (plan.fixed_point != 0.0) {
-    add_to_sum<float>(plan, &shared.warp_sums, shared.totals[threadIdx.x]);
+    add_to_sum<float, false, Traits::kHasMask>(plan, &shared.warp_sums,
+                                               shared.totals[threadIdx.x]);
   } else if (plan.value != nullptr) {
-    finish_reduction<Traits::kThreads, float>(plan);
+    finish_reduction<Traits::kThreads, float, false, Traits::kHasMask>(plan);
   }
 }
 

@@ -14,7 +14,8 @@ namespace fused_ssim::cuda {
 template <int kThreads_, StripKind kKind_, StripLoader kLoader_, class Window_>
 struct StripTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
-  using Kind::kGradient, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
+  using Kind::kGradient, Kind::kHasMask, Kind::kKind, Kind::kMap, Kind::kPartialMaps, Kind::kTwo,
+      Kind::kWeighted;
   using typename Kind::Window;
   static constexpr int kThreads = kThreads_;
   static constexpr int kColumns = kThreads;  // of a strip's moments
@@ -30,7 +31,7 @@ struct StripTraits : KindTraits<kKind_, Window_> {
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
   static constexpr bool kRollMasked = kLoader == StripLoader::kAnyQuads;
-  static constexpr int kRowsAtOnce = kKind == StripKind::kTwoGradients ? 4 : 8;
+  static constexpr int kRowsAtOnce = kTwo && !kWeighted ? 4 : 8;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;
@@ -121,6 +122,9 @@ struct StripPiece {
     int4 planes;  // channel and batch of img1, then of img2
   } box;
   PlaneRange own;  // kContains
+  // kHasMask:
+  MaskPlane mask;
+  DoubledStabilizers<float> stabilizers;
 };
 using SharedPiece = const volatile StripPiece;
 

@@ -126,11 +126,14 @@ struct Definition {
   int32_t statistic = FUSED_SSIM_STATISTIC_SSIM;
   double c1 = 0, c2 = 0;
   double statistic_weight = 1, l1_weight = 0, l2_weight = 0;
+  const std::vector<double>* mask = nullptr;         // [planes, height, width]
+  const std::vector<double>* stabilizers = nullptr;  // [batch, 2]
 };
 
 struct Reference {
   std::vector<double> map;                           // [planes, map height, map width]
-  std::vector<double> statistic, absolute, squares;  // [planes]: sums
+  std::vector<double> statistic, absolute, squares;  // [planes]: sums, weighted by the mask
+  std::vector<double> weights;                       // [planes]: the mask's sums
   std::vector<double> grads[2];                      // [planes, height, width]
 };
 
@@ -188,12 +191,15 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
   const bool valid = d.padding == FUSED_SSIM_VALID;
   const auto top = static_cast<int64_t>(valid ? rows.size() / 2 : 0);
   const auto left = static_cast<int64_t>(valid ? columns.size() / 2 : 0);
-  const T c1 = T(d.c1), c2 = T(d.c2);
   Reference ref;
-  for (auto* sums : {&ref.statistic, &ref.absolute, &ref.squares}) sums->assign(planes, 0.0);
+  for (auto* sums : {&ref.statistic, &ref.absolute, &ref.squares, &ref.weights}) {
+    sums->assign(planes, 0.0);
+  }
   ref.map.assign(planes * (h - 2 * top) * (w - 2 * left), 0.0);
   for (auto& gradient_of : ref.grads) gradient_of.assign(planes * n, 0.0);
   for_each(planes, n < kLargePlane && planes * n > 20000, [&](int64_t p) {
+    const double* own = d.stabilizers ? &(*d.stabilizers)[2 * (p / s.channels)] : nullptr;
+    const T c1 = T(own ? own[0] : d.c1), c2 = T(own ? own[1] : d.c2);
     const std::vector<T> x(a.begin() + p * n, a.begin() + (p + 1) * n);
     const std::vector<T> y(b.begin() + p * n, b.begin() + (p + 1) * n);
     std::vector<T> xx(n), yy(n), xy(n);
@@ -219,11 +225,14 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
       }
       const T difference = x[i] - y[i];
       const int64_t in_map = (p * (h - 2 * top) + row - top) * (w - 2 * left) + column - left;
-      ref.map[in_map] = value;
-      ref.statistic[p] += value;
-      ref.absolute[p] += std::fabs(difference);
-      ref.squares[p] += difference * difference;
-      const T g = weights ? T((*weights)[in_map]) : T(1);
+      const double m = d.mask ? (*d.mask)[p * n + i] : 1.0;
+      ref.map[in_map] = m > 0 ? value : T(1);
+      if (!(m > 0)) continue;
+      ref.statistic[p] += m * value;
+      ref.absolute[p] += m * std::fabs(difference);
+      ref.squares[p] += m * difference * difference;
+      ref.weights[p] += m;
+      const T g = T(weights ? (*weights)[in_map] : m);
       of_difference[i] = g * (T(d.l1_weight) * T((difference > 0) - (difference < 0)) +
                               T(d.l2_weight) * 2 * difference);
       px[i] = g * (by_luminance * 2 * (my[i] - mx[i] * luminance) / b1 +
@@ -554,6 +563,31 @@ struct Layouts {
   Layout img1 = Layout::kContiguous, img2 = Layout::kContiguous;
 };
 
+// Masks: of each plane its own, of all channels one, of all images one, and one of them without a
+// pixel where there are several. Bytes are not only 0 and 1.
+enum class Sharing { kNone, kChannels, kAll };
+struct Mask {
+  bool exists = false;
+  int32_t dtype = kUInt8;
+  Sharing sharing = Sharing::kAll;
+  bool some_empty = false;
+
+  double number(int64_t i, unsigned seed) const {
+    const double r = random_number(i, seed);
+    return r < 0.3 ? 0.0 : dtype == kUInt8 ? std::ceil(5 * r) : r;
+  }
+};
+const std::vector<Mask> kMasks = {
+    {true},
+    {true, kUInt8, Sharing::kNone},
+    {true, kUInt8, Sharing::kChannels, true},
+    {true, kFloat32, Sharing::kAll},
+    {true, kFloat32, Sharing::kNone, true},
+    {true, kFloat16, Sharing::kNone},
+    {true, kBFloat16, Sharing::kChannels},
+    {true, kFloat64, Sharing::kNone},
+};
+
 struct Case {
   Shape shape;
   Kind kind = kValue;
@@ -567,6 +601,8 @@ struct Case {
   int32_t divisor = 255;  // of bytes
   Layout output_layout = Layout::kContiguous;
   bool gradient_of_sum = false;
+  Mask mask;
+  bool own_stabilizers = false;  // C1 and C2 of each image
 
   bool has(int32_t dtype) const { return types.img1 == dtype || types.img2 == dtype; }
   double range() const { return has(kUInt8) && divisor == 1 ? 255.0 : 1.0; }
@@ -624,12 +660,14 @@ void report(const Case& c, bool strips, const char* what, double error, double l
   const char* statistics[] = {"ssim", "contrast", "luminance"};
   std::printf(
       "FAIL %s: %.3g > %.3g  [%s l1 %g l2 %g, window %s, %s %s, %s %s/%d, %s %s -> %s, %s, %s, "
-      "r%d%s%s]\n",
+      "r%d%s%s, mask %s/%d%s%s]\n",
       what, error, limit, c.kind.words.c_str(), c.kind.l1, c.kind.l2, c.window.name.c_str(),
       text_of(c.shape).c_str(), paddings[c.padding], name_of_dtype(c.types.img1),
       name_of_dtype(c.types.img2), c.divisor, name_of(c.layouts.img1), name_of(c.layouts.img2),
       name_of(c.output_layout), name_of(c.content), statistics[c.statistic], c.reduction,
-      c.gradient_of_sum ? " of sum" : "", strips ? " strips" : "");
+      c.gradient_of_sum ? " of sum" : "", strips ? " strips" : "",
+      c.mask.exists ? name_of_dtype(c.mask.dtype) : "none", static_cast<int>(c.mask.sharing),
+      c.mask.some_empty ? " some empty" : "", c.own_stabilizers ? ", own stabilizers" : "");
 }
 void expect(bool right, const std::string& what) {
   ++cases_run;
@@ -660,6 +698,43 @@ double relative_norm(const std::vector<double>& out, const std::vector<double>& 
   return std::sqrt(difference / norm);
 }
 
+// A mask on the device, and in `numbers` what it says of each pixel.
+struct DeviceMask {
+  DeviceImage memory;
+  fs::Image image;
+
+  DeviceMask(const Case& c, unsigned seed, std::vector<double>* numbers)
+      : memory(shape_of(c), c.mask.dtype,
+               c.mask.sharing == Sharing::kNone ? c.layouts.img1 : Layout::kContiguous) {
+    const Shape &s = c.shape, of = memory.shape;
+    std::vector<double> stored(of.pixels());
+    const int64_t pixels = s.height * s.width;
+    for (int64_t i = 0; i < of.pixels(); ++i) {
+      const bool empty = c.mask.some_empty && i < pixels;
+      stored[i] = empty ? 0.0 : c.mask.number(i, seed);
+    }
+    memory.upload(stored, 1, true);
+    image = memory.image();
+    if (of.batch != s.batch) image.strides[FUSED_SSIM_AXIS_BATCH] = 0;
+    if (of.channels != s.channels) image.strides[FUSED_SSIM_AXIS_CHANNEL] = 0;
+    numbers->resize(s.pixels());
+    for (int64_t i = 0; i < s.pixels(); ++i) {
+      const int64_t plane = i / pixels, batch = plane / s.channels % of.batch;
+      const int64_t from = batch * of.channels + plane % s.channels % of.channels;
+      const double number = stored[from * pixels + i % pixels];
+      (*numbers)[i] = c.mask.dtype != kUInt8 ? number : number != 0 ? 1.0 : 0.0;
+    }
+  }
+
+ private:
+  static Shape shape_of(const Case& c) {
+    Shape s = c.mask.exists ? c.shape : Shape{1, 1, 1, 1};
+    if (c.mask.sharing != Sharing::kNone) s.channels = 1;
+    if (c.mask.sharing == Sharing::kAll) s.batch = 1;
+    return s;
+  }
+};
+
 // By both schedules, where the kernels have two for the case: whatever it asks for, compared.
 Errors run_case(Case c) {
   static unsigned seed = 0;
@@ -683,7 +758,16 @@ Errors run_case(Case c) {
   DeviceImage img1(s, c.types.img1, c.layouts.img1), img2(s, c.types.img2, c.layouts.img2);
   img1.upload(a, c.divisor, in_double);
   img2.upload(b, c.divisor, in_double);
-  const fs::Problem problem = c.problem(img1.image(), img2.image());
+  fs::Problem problem = c.problem(img1.image(), img2.image());
+  std::vector<double> mask_numbers, stabilizers(2 * s.batch);
+  const DeviceMask mask(c, seed + 2, &mask_numbers);
+  if (c.mask.exists) problem.mask = mask.image;
+  DeviceImage stabilizer_image({1, 1, 1, 2 * s.batch}, accumulator);
+  for (int64_t i = 0; i < 2 * s.batch; ++i) {
+    stabilizers[i] = (1 + 3 * random_number(i, seed + 3)) * (i % 2 == 0 ? problem.c1 : problem.c2);
+  }
+  stabilizer_image.upload(stabilizers);
+  if (c.own_stabilizers) problem.stabilizers = stabilizer_image.first();
   fs::Request request = c.request();
   const int64_t values = fs::value_count(c.reduction, problem.sizes);
   DeviceImage value({1, 1, 1, values}, accumulator), mse({1, 1, 1, values}, accumulator);
@@ -709,9 +793,16 @@ Errors run_case(Case c) {
     ++refused[reason];
     return errors;
   }
-  const Definition definition = {&c.window,  c.padding,  c.statistic,
-                                 problem.c1, problem.c2, request.statistic_weight,
-                                 kind.l1,    kind.l2};
+  const Definition definition = {&c.window,
+                                 c.padding,
+                                 c.statistic,
+                                 problem.c1,
+                                 problem.c2,
+                                 request.statistic_weight,
+                                 kind.l1,
+                                 kind.l2,
+                                 c.mask.exists ? &mask_numbers : nullptr,
+                                 c.own_stabilizers ? &stabilizers : nullptr};
   const auto refer = [&](auto zero) {
     return reference<decltype(zero)>(definition, a, b, s, kind.weighted ? &weights : nullptr,
                                      kind.grad1 || kind.grad2);
@@ -722,7 +813,19 @@ Errors run_case(Case c) {
     if (!plain) plain = std::make_unique<Reference>(refer(0.0f));
     return *plain;
   };
-  const double divisor = static_cast<double>(fs::reduction_divisor(problem, request));
+  const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
+  // What the sum of value `v` is divided by. Over nothing a mean is that of equal images.
+  const auto divisor = [&](int64_t v) {
+    if (c.reduction == FUSED_SSIM_SUM) return 1.0;
+    double sum = 0;
+    for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.weights[p];
+    return sum > 0 ? sum : 1.0;
+  };
+  const auto over_nothing = [&](int64_t v) {
+    double sum = 0;
+    for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.weights[p];
+    return sum == 0 && c.reduction != FUSED_SSIM_SUM ? request.statistic_weight : 0.0;
+  };
   const double divisor_scale =
       c.reduction == FUSED_SSIM_SUM ? static_cast<double>(m.pixels()) : 1.0;
   const double value_scale = divisor_scale * c.range() * (kind.l2 != 0 ? c.range() : 1.0);
@@ -744,21 +847,21 @@ Errors run_case(Case c) {
     bool clean = true;
     const std::vector<double> out = value.download(&clean), squares = mse.download(&clean);
     for (int64_t v = 0; v < values; ++v) {
-      const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
       double sum = 0, sum_of_squares = 0;
       for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) {
         sum += request.statistic_weight * ref.statistic[p] + kind.l1 * ref.absolute[p] +
                kind.l2 * ref.squares[p];
         sum_of_squares += ref.squares[p];
       }
-      const double error = std::fabs(out[v] - (request.offset + sum / divisor)) / value_scale;
+      const double expected = request.offset + over_nothing(v) + sum / divisor(v);
+      const double error = std::fabs(out[v] - expected) / value_scale;
       if (kind.value) {
         if (!(error <= errors.mean)) errors.mean = error;
         report(c, strips, "value", error, in_double ? 1e-11 : loosen * 1e-6);
       }
       if (kind.mse) {
         report(c, strips, "mse",
-               std::fabs(squares[v] - sum_of_squares / divisor) /
+               std::fabs(squares[v] - sum_of_squares / divisor(v)) /
                    (divisor_scale * c.range() * c.range()),
                in_double ? 1e-11 : 1e-6);
       }
@@ -778,7 +881,9 @@ Errors run_case(Case c) {
       if (!(i == 0 ? kind.grad1 : kind.grad2)) continue;
       const int32_t dtype = i == 0 ? c.types.img1 : c.types.img2;
       std::vector<double> gradient = (i == 0 ? grad1 : grad2).download(&clean);
-      for (double& g : gradient) g *= fs::gradient_divisor(problem, request);
+      for (size_t k = 0; k < gradient.size() && !fs::gradient_is_of_sum(request); ++k) {
+        gradient[k] *= divisor(static_cast<int64_t>(k) / (s.height * s.width) / per_value);
+      }
       const char* name = i == 0 ? "grad1" : "grad2";
       if (vanishing) {
         const double error = worst_difference(gradient, ref.grads[i]);
@@ -818,6 +923,7 @@ struct Choices {
   std::vector<int32_t> statistics = {FUSED_SSIM_STATISTIC_SSIM};
   std::vector<int32_t> divisors = {255, 1};
   std::vector<Content> contents = {Content::kNoise, Content::kPhoto, Content::kPhotos};
+  std::vector<Mask> masks;  // drawn for each case, as is whether images have stabilizers of their own
 
   Choices() {
     for (int i = 0; i < static_cast<int>(Layout::kCount); ++i) {
@@ -855,6 +961,10 @@ struct Choices {
             c.padding = paddings[of[8]], c.reduction = reductions[of[9]];
             c.statistic = statistics[of[10]], c.divisor = divisors[of[11]];
             c.content = contents[of[12]], c.gradient_of_sum = generator() % 2;
+            if (!masks.empty()) {
+              c.mask = masks[generator() % masks.size()];
+              c.own_stabilizers = generator() % 3 == 0;
+            }
             run_case(c);
           }
         }
@@ -895,6 +1005,10 @@ void test_small() {
   }
   small.statistics = kStatistics;
   small.widths = {67};
+  small.run(1);
+  small.masks = kMasks;
+  small.masks.push_back({});
+  small.windows.push_back(kStandard);
   small.run(1);
   Case c;
   c.shape = {1, 1, 300, 520};
@@ -941,6 +1055,26 @@ void test_all() {
   windows.types = kTypes;
   windows.run(2);
   progress("windows");
+  Choices masks = windows;
+  masks.masks = kMasks;
+  masks.masks.push_back({});
+  masks.run(2);
+  masks.windows = {kStandard, {"7", gaussian(7, 1.5)}};
+  masks.widths = {8, 117, 128, 244, 245, 246, 251, 256, 257, 376, 505, 520};
+  masks.heights = {12, 67, 131};
+  masks.types = kEqualTypes;
+  masks.run(2);
+  for (const Shape& shape : {Shape{3, 3, 541, 963}, Shape{1, 3, 1080, 1920}}) {
+    for (const Kind& kind : {kGradient, kBoth, kL1, kValue}) {
+      for (const Mask& mask : kMasks) {
+        Case c;
+        c.shape = shape, c.kind = kind, c.mask = mask, c.content = Content::kPhoto;
+        c.reduction = shape.batch > 1 ? FUSED_SSIM_IMAGE : FUSED_SSIM_MEAN;
+        run_case(c);
+      }
+    }
+  }
+  progress("masks");
   // Contents: numbers for the table.
   std::printf("%-14s %12s %12s %12s\n", "content", "map", "mean", "gradient");
   for (int content = 0; content < static_cast<int>(Content::kCount); ++content) {
@@ -1094,6 +1228,63 @@ void test_nan_containment(const Window& window) {
     wrong += std::isnan(gradient[i]) != (far <= 2 * radius);
   }
   expect(wrong == 0, "NaN containment, window " + window.name + ": " + std::to_string(wrong));
+}
+
+// A NaN that no pixel with a weight sees changes nothing but its own gradient; also where filters, which
+// have 11 taps, see it, and the window does not.
+void test_nan_under_mask(const Window& window, int32_t dtype) {
+  Case c;
+  c.shape = {1, 2, 90, 300};
+  c.window = window;
+  c.types = {dtype, dtype};
+  const Shape& s = c.shape;
+  const auto radius = static_cast<int64_t>(window.rows.size() / 2);
+  const int64_t bad_y = 40, bad_x = 243, pixels = s.height * s.width;
+  std::vector<double> a, b, numbers(s.pixels());
+  fill(Content::kNoise, s, 7, &a, &b);
+  for (int64_t i = 0; i < s.pixels(); ++i) {
+    const int64_t y = i % pixels / s.width, x = i % s.width;
+    const bool sees = std::llabs(y - bad_y) <= radius && std::llabs(x - bad_x) <= radius;
+    numbers[i] = sees ? 0.0 : random_number(i, 3);
+  }
+  DeviceImage img1(s, dtype), img2(s, dtype), mask(s, kFloat32), grad(s, dtype);
+  DeviceImage value({1, 1, 1, 2}, c.accumulator());
+  mask.upload(numbers);
+  img2.upload(b);
+  std::vector<double> clean_run[2], spoilt_run[2];
+  for (auto* found : {clean_run, spoilt_run}) {
+    img1.upload(a);
+    for (int kind = 0; kind < 2; ++kind) {
+      fs::Problem problem = c.problem(img1.image(), img2.image());
+      problem.mask = mask.image();
+      fs::Request request = fused_ssim_request();
+      request.reduction = FUSED_SSIM_CHANNEL;
+      request.l1_weight = 0.5;
+      request.value = value.first();
+      if (kind == 1) request.grad1 = grad.image();
+      run(problem, request);
+      bool clean = true;
+      found[kind] = value.download(&clean);
+      if (kind == 1) {
+        const auto gradient = grad.download(&clean);
+        found[kind].insert(found[kind].end(), gradient.begin(), gradient.end());
+      }
+    }
+    a[bad_y * s.width + bad_x] = NAN;
+    a[pixels + bad_y * s.width + bad_x] = HUGE_VAL;
+  }
+  double worst = 0;
+  for (int kind = 0; kind < 2; ++kind) {
+    for (size_t i = 0; i < clean_run[kind].size(); ++i) {
+      const auto pixel = static_cast<int64_t>(i) - 2;
+      if (pixel >= 0 && pixel % pixels == bad_y * s.width + bad_x) continue;
+      const double scale = pixel >= 0 ? static_cast<double>(pixels) : 1.0;
+      const double error = scale * std::fabs(clean_run[kind][i] - spoilt_run[kind][i]);
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  expect(worst <= (dtype == kBFloat16 ? 0.3 : 1e-3),
+         "NaN under a mask, window " + window.name + ": " + std::to_string(worst));
 }
 
 // The same bits from run to run, eagerly and out of a graph.
@@ -1315,6 +1506,7 @@ void test_special() {
   test_large_sums();
   for (const Window& window : {kStandard, seven, thirteen}) {
     test_nan_containment(window);
+    for (const int32_t dtype : {kFloat32, kBFloat16, kFloat64}) test_nan_under_mask(window, dtype);
     test_determinism(window, {});
     test_determinism(window, {kBFloat16, kUInt8});
   }
@@ -1380,7 +1572,7 @@ double time_launches(int sets, const std::function<void(int, cudaStream_t)>& lau
 constexpr Shape kOnePixel = {1, 1, 1, 1};
 
 struct BenchSet {
-  DeviceImage img1, img2, grad1, grad2, weights;
+  DeviceImage img1, img2, grad1, grad2, weights, mask;
   DeviceBytes workspace;
   BenchSet(const Case& c, int64_t extra)
       : img1(c.shape, c.types.img1, c.layouts.img1),
@@ -1389,10 +1581,17 @@ struct BenchSet {
         grad1(c.shape, c.types.img1 == kUInt8 ? kFloat32 : c.types.img1, c.layouts.img1),
         grad2(c.kind.grad2 ? c.shape : kOnePixel, c.types.img2, c.layouts.img2),
         weights(c.kind.weighted ? c.shape : kOnePixel, kFloat32),
+        mask(c.mask.exists ? mask_shape(c) : kOnePixel, c.mask.dtype),
         workspace(extra) {
     fill_noise<<<1024, 256>>>(img1.base, img1.storage, img1.dtype, 1);
     fill_noise<<<1024, 256>>>(img2.base, img2.storage, img2.dtype, 2);
     fill_noise<<<1024, 256>>>(weights.base, weights.storage, kFloat32, 3);
+    fill_noise<<<1024, 256>>>(mask.base, mask.storage, mask.dtype, 4);
+  }
+  // Of all channels one, or each its own.
+  static Shape mask_shape(const Case& c) {
+    return {c.shape.batch, c.mask.sharing == Sharing::kNone ? c.shape.channels : 1, c.shape.height,
+            c.shape.width};
   }
 };
 
@@ -1415,7 +1614,12 @@ double bench(const Case& c, const fs::cuda::StripChoice* choice = nullptr) {
     return r;
   };
   const auto pose = [&](const BenchSet& set) {
-    return c.problem(set.img1.image(), set.img2.image());
+    fs::Problem problem = c.problem(set.img1.image(), set.img2.image());
+    if (c.mask.exists) {
+      problem.mask = set.mask.image();
+      if (c.mask.sharing != Sharing::kNone) problem.mask.strides[FUSED_SSIM_AXIS_CHANNEL] = 0;
+    }
+    return problem;
   };
   int64_t extra = 0;
   {
@@ -1518,6 +1722,21 @@ std::vector<Row> bench_table() {
   add("value + gradient contrast", kGradient, {}, {}, kStandard, FUSED_SSIM_STATISTIC_CONTRAST);
   add("value + mse", kMse);
   add("value float64", kValue, {kFloat64, kFloat64});
+  for (const Mask& mask : {Mask{true, kUInt8, Sharing::kChannels}, Mask{true, kFloat32, Sharing::kNone}}) {
+    const std::string of = mask.dtype == kUInt8 ? ", mask of bools" : ", mask of float32";
+    for (const auto& [name, kind] : {std::pair<const char*, Kind>{"value", kValue},
+                                     {"value + gradient", kGradient},
+                                     {"value + both gradients", kBoth},
+                                     {"L1 + SSIM v + g", kL1}}) {
+      Case c;
+      c.kind = kind, c.mask = mask;
+      rows.emplace_back(name + of, [c](const Shape& shape) {
+        Case sized = c;
+        sized.shape = shape;
+        return bench(sized);
+      });
+    }
+  }
   return rows;
 }
 

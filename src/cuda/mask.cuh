@@ -1,0 +1,118 @@
+// Masks, and C1 and C2 of each image, as kernels read them.
+#pragma once
+
+#include "core/pointwise.h"
+#include "cuda/division.cuh"
+#include "cuda/image_access.cuh"
+
+namespace fused_ssim::cuda {
+
+// A mask's number as it counts, in the accumulation type; of bytes all but 0 are 1.
+template <class T>
+__device__ __forceinline__ T load_mask_number(const char* element, const InputImage& mask) {
+  if (mask.dtype == DType::kUInt8) {
+    return __ldg(reinterpret_cast<const unsigned char*>(element)) != 0 ? T(1) : T(0);
+  }
+  return mask_number(load_element<T>(element, mask));
+}
+
+// What the sum of a value's pixels is divided by. Written by the launch before, so it must not be
+// taken for read-only memory, whose loads the compiler moves.
+template <class T>
+__device__ __forceinline__ T load_divisor(const T* divisors, int64_t value) {
+  const T divisor = __ldcg(divisors + value);
+  return divisor > T(0) ? divisor : T(1);
+}
+
+// ---- Of StripParams -------------------------------------------------------------------------------
+
+// An element of up to 4 bytes: the aligned word that holds it, and its number, which can so be taken
+// out of it long after the load.
+__device__ __forceinline__ unsigned load_mask_word(const char* element) {
+  const auto address = reinterpret_cast<uintptr_t>(element);
+  return __ldg(reinterpret_cast<const unsigned*>(address & ~uintptr_t{3}));
+}
+__device__ __forceinline__ float number_of_mask_word(unsigned word, unsigned address, DType dtype) {
+  const unsigned bits = word >> 8 * (address & 3u);
+  if (dtype == DType::kUInt8) {
+    return (bits & 0xffu) != 0u ? 1.0f : 0.0f;
+  }
+  return mask_number(dtype == DType::kFloat32 ? __uint_as_float(bits)
+                                              : half_to_float(bits & 0xffffu, dtype));
+}
+
+// Of one plane. Where there is no mask the number of each pixel is 1.
+struct MaskPlane {
+  const char* first;  // of the image's first pixel
+  float inverse;      // 1 over what gradients are divided by
+
+  static __device__ __forceinline__ MaskPlane of(const StripParams& p, int64_t batch,
+                                                 int64_t channel) {
+    MaskPlane plane = {p.mask.data + batch * p.mask.batch + channel * p.mask.channel, 1.0f};
+    if (p.divisors != nullptr) {
+      const int64_t value = quotient(batch * p.channels.divisor + channel, p.planes_per_value);
+      plane.inverse = 1.0f / load_divisor(p.divisors, value);
+    }
+    return plane;
+  }
+
+  __device__ __forceinline__ float number(const StripParams& p, int y, int x) const {
+    if (p.mask.data == nullptr) {
+      return 1.0f;
+    }
+    const char* element = first + y * p.mask.row + x * p.mask.column;
+    const auto address = static_cast<unsigned>(reinterpret_cast<uintptr_t>(element));
+    return number_of_mask_word(load_mask_word(element), address, p.mask.dtype);
+  }
+};
+
+// 2 C1 and 2 C2 of an image, in the units of the moments.
+__device__ __forceinline__ DoubledStabilizers<float> stabilizers_of(const StripParams& p,
+                                                                    int64_t batch) {
+  DoubledStabilizers<float> doubled = {p.twice_c1, p.twice_c2};
+  if (p.stabilizers != nullptr) {
+    const float* own = p.stabilizers + 2 * batch;
+    doubled.c1 = p.stabilizer_scales[0] != 0.0f ? p.stabilizer_scales[0] * __ldcg(own) : doubled.c1;
+    doubled.c2 =
+        p.stabilizer_scales[1] != 0.0f ? p.stabilizer_scales[1] * __ldcg(own + 1) : doubled.c2;
+  }
+  return doubled;
+}
+
+// The numbers of a column's pixels, some rows ahead.
+struct MaskStream {
+  static constexpr int kAhead = 2;
+  const char* next;  // the first row that is not loaded
+  int left;          // rows from there on to the last with a value; none where the column has none
+  unsigned words[kAhead];
+
+  // Begins with row `first_row` of the image.
+  __device__ __forceinline__ void start(const StripParams& p, const MaskPlane& plane, int column,
+                                        bool has_value, int first_row) {
+    next = plane.first + first_row * p.mask.row + column * p.mask.column;
+    left = has_value && p.mask.data != nullptr ? p.value_bottom - first_row : 0;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      load(p, i);
+    }
+  }
+  // Of rows without a value nothing.
+  __device__ __forceinline__ void load(const StripParams& p, int i) {
+    words[i] = 0u;
+    if (static_cast<unsigned>(left - 1) < static_cast<unsigned>(p.value_bottom - p.value_top)) {
+      words[i] = load_mask_word(next);
+    }
+    next += p.mask.row;
+    --left;
+  }
+  // That of the next row, where it has a value; `i` counts rows, up to multiples of kAhead.
+  __device__ __forceinline__ float take(const StripParams& p, int i) {
+    const auto address = static_cast<unsigned>(reinterpret_cast<uintptr_t>(next)) -
+                         kAhead * static_cast<unsigned>(p.mask.row);
+    const unsigned word = words[i % kAhead];
+    load(p, i % kAhead);
+    return p.mask.data == nullptr ? 1.0f : number_of_mask_word(word, address, p.mask.dtype);
+  }
+};
+
+}  // namespace fused_ssim::cuda

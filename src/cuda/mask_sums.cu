@@ -1,0 +1,231 @@
+// The sums of a mask over the pixels of each value, ahead of the kernels: their gradients are written
+// once, and divided by these. In float64, in an order that the sizes fix. Planes that are the same memory
+// are read once.
+#include <algorithm>
+
+#include "cuda/launches.h"
+#include "cuda/mask.cuh"
+#include "cuda/reduction.cuh"
+#include "cuda/requests.h"
+
+namespace fused_ssim::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kAtOnce = 8;  // elements of a thread whose loads are under way together
+// Blocks for all planes together where each plane has one at least: as many as run at once on large GPUs.
+constexpr int64_t kMostParts = 1024;
+constexpr int64_t kMostBlocks = 1 << 16;
+
+// A pixel of a plane, among those that have a value.
+struct Position {
+  int64_t slice;
+  int64_t row;
+  int64_t column;
+};
+
+struct MaskSumParams {
+  InputImage mask;    // from the first pixel that has a value on
+  int64_t slice = 0;  // stride in bytes
+  Position sizes = {};
+  Position step = {};    // kThreads pixels
+  int64_t channels = 1;  // planes that are memory of their own
+  int64_t planes = 1;
+  int64_t parts = 1;  // of a plane, each one block's
+  int64_t part_pixels = 1;
+  int64_t pixels = 1;           // of a plane
+  double* partials = nullptr;   // [planes, parts]
+  void* sums = nullptr;         // [values], accumulation type
+  int64_t values = 1;
+  int64_t values_per_batch = 1;  // of several values: the channels, or 1
+  double copies = 1.0;           // how often a value has each of its planes
+  unsigned counter_slot = 0;
+};
+
+__host__ __device__ Position position_of(int64_t pixel, const Position& sizes) {
+  const int64_t row = pixel / sizes.column;
+  return {row / sizes.row, row % sizes.row, pixel % sizes.column};
+}
+
+// The sum over every kThreads-th pixel of a part, from pixel `first` on.
+template <class T, class Element, class ToNumber>
+__device__ __forceinline__ double sum_of_part(const MaskSumParams& p, const char* plane,
+                                              int64_t first, int64_t end,
+                                              const ToNumber& to_number) {
+  Position at = position_of(first, p.sizes);
+  double sum = 0.0;
+#pragma unroll 1
+  for (int64_t pixel = first; pixel < end; pixel += kAtOnce * kThreads) {
+    Element elements[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      elements[i] = Element(0);
+      if (pixel + i * kThreads < end) {
+        elements[i] = __ldg(reinterpret_cast<const Element*>(
+            plane + at.slice * p.slice + at.row * p.mask.row + at.column * p.mask.column));
+      }
+      at.column += p.step.column;
+      const bool next_row = at.column >= p.sizes.column;
+      at.column -= next_row ? p.sizes.column : 0;
+      at.row += p.step.row + (next_row ? 1 : 0);
+      const bool next_slice = at.row >= p.sizes.row;
+      at.row -= next_slice ? p.sizes.row : 0;
+      at.slice += p.step.slice + (next_slice ? 1 : 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      sum += static_cast<double>(mask_number(static_cast<T>(to_number(elements[i]))));
+    }
+  }
+  return sum;
+}
+
+template <class T>
+__device__ __forceinline__ double sum_of_part(const MaskSumParams& p, const char* plane,
+                                              int64_t first, int64_t end) {
+  switch (p.mask.dtype) {
+    case DType::kUInt8:
+      return sum_of_part<T, unsigned char>(p, plane, first, end,
+                                           [](unsigned byte) { return byte != 0 ? 1 : 0; });
+    case DType::kFloat32:
+      return sum_of_part<T, float>(p, plane, first, end, [](float number) { return number; });
+    case DType::kFloat64:
+      return sum_of_part<T, double>(p, plane, first, end, [](double number) { return number; });
+    default:
+      return sum_of_part<T, unsigned short>(
+          p, plane, first, end, [&](unsigned bits) { return half_to_float(bits, p.mask.dtype); });
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    mask_sums_kernel(const __grid_constant__ MaskSumParams p) {
+  __shared__ bool is_last;
+  allow_next_launch();
+  wait_for_previous_launch();
+  const int64_t items = p.planes * p.parts;
+#pragma unroll 1
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t plane = quotient(item, p.parts);
+    const int64_t batch = quotient(plane, p.channels);
+    const int64_t first = (item - plane * p.parts) * p.part_pixels;
+    const char* data =
+        p.mask.data + batch * p.mask.batch + (plane - batch * p.channels) * p.mask.channel;
+    const double sum =
+        sum_of_part<T>(p, data, first + threadIdx.x, min(first + p.part_pixels, p.pixels));
+    const double total = block_sum<kThreads>(sum);
+    if (threadIdx.x == 0) {
+      p.partials[item] = total;
+    }
+  }
+  if (threadIdx.x == 0) {
+    __threadfence();
+    auto* count = reinterpret_cast<unsigned*>(&finished_blocks[p.counter_slot]);
+    is_last = atomicInc(count, gridDim.x - 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!is_last) {
+    return;
+  }
+  __threadfence();
+  T* sums = static_cast<T*>(p.sums);
+  const auto add_up = [&](const double* partials, int64_t count, int64_t first, int64_t step) {
+    double sum = 0.0;
+#pragma unroll 4
+    for (int64_t i = first; i < count; i += step) {
+      sum += __ldcg(partials + i);
+    }
+    return sum;
+  };
+  if (p.values == 1) {
+    const double sum = block_sum<kThreads>(add_up(p.partials, items, threadIdx.x, kThreads));
+    if (threadIdx.x == 0) {
+      sums[0] = static_cast<T>(p.copies * sum);
+    }
+    return;
+  }
+  // A warp for each value, or a thread where there is little to add up.
+  const int64_t batches = quotient(p.planes, p.channels);
+  const int64_t planes_per_value = p.values_per_batch > 1 ? 1 : p.channels;
+  const int64_t count = planes_per_value * p.parts;
+  const bool by_warps = count > 32;
+  const int lane = by_warps ? lane_index() : 0;
+  const int workers = by_warps ? kThreads / 32 : kThreads;
+#pragma unroll 1
+  for (int64_t value = by_warps ? threadIdx.x / 32 : threadIdx.x; value < p.values;
+       value += workers) {
+    const int64_t batch = quotient(value, p.values_per_batch);
+    const int64_t channel = value - batch * p.values_per_batch;
+    const int64_t plane =
+        (batches > 1 ? batch : 0) * p.channels + (p.channels > 1 ? channel : 0);
+    double sum = add_up(p.partials + plane * p.parts, count, lane, by_warps ? 32 : 1);
+    sum = by_warps ? warp_sum(sum) : sum;
+    if (lane == 0) {
+      sums[value] = static_cast<T>(p.copies * sum);
+    }
+  }
+}
+
+// How many of an axis's planes are memory of their own.
+int64_t distinct(const Problem& problem, int axis) {
+  return problem.mask.strides[axis] == 0 ? 1 : problem.sizes[axis];
+}
+int64_t distinct_planes(const Problem& problem) {
+  return distinct(problem, FUSED_SSIM_AXIS_BATCH) * distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
+}
+int64_t parts_of_plane(const Problem& problem) {
+  const int64_t wanted = ceil_divide(map_plane_pixels(problem), kAtOnce * kThreads);
+  return std::clamp<int64_t>(kMostParts / distinct_planes(problem), 1, wanted);
+}
+int64_t sums_bytes(const Problem& problem, int32_t reduction) {
+  return round_up(
+      value_count(reduction, problem.sizes) * size_of(accumulation_dtype(problem)), 256);
+}
+
+}  // namespace
+
+int64_t mask_sums_bytes(const Problem& problem, const Request& request) {
+  if (!has_mask(problem) || problem.mask_sums != nullptr || !wants_divisor(request)) {
+    return 0;
+  }
+  const int64_t partials = distinct_planes(problem) * parts_of_plane(problem);
+  return sums_bytes(problem, request.reduction) +
+         round_up(partials * static_cast<int64_t>(sizeof(double)), 256);
+}
+
+cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
+                             void* workspace, cudaStream_t stream) {
+  MaskSumParams p;
+  p.mask = bytes_of<const char>(problem.mask);
+  p.slice = problem.mask.strides[FUSED_SSIM_AXIS_DEPTH] * size_of(problem.mask.dtype);
+  p.mask.data += crop(problem, kDepth) * p.slice + crop(problem, kHeight) * p.mask.row +
+                 crop(problem, kWidth) * p.mask.column;
+  p.sizes = {map_size(problem, kDepth), map_size(problem, kHeight), map_size(problem, kWidth)};
+  p.step = position_of(kThreads, p.sizes);
+  p.channels = distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
+  p.planes = distinct_planes(problem);
+  p.pixels = map_plane_pixels(problem);
+  p.parts = parts_of_plane(problem);
+  p.part_pixels = ceil_divide(p.pixels, p.parts);
+  p.values = value_count(reduction, problem.sizes);
+  p.values_per_batch =
+      reduction == FUSED_SSIM_CHANNEL ? problem.sizes[FUSED_SSIM_AXIS_CHANNEL] : 1;
+  const int64_t planes_of_value = p.values == 1                    ? p.planes
+                                  : reduction == FUSED_SSIM_CHANNEL ? 1
+                                                                    : p.channels;
+  p.copies = static_cast<double>(planes_per_value(reduction, problem.sizes)) /
+             static_cast<double>(planes_of_value);
+  p.sums = workspace;
+  p.partials = reinterpret_cast<double*>(static_cast<char*>(workspace) +
+                                         sums_bytes(problem, reduction));
+  const cudaError_t error = next_counter_slots(stream, 1, &p.counter_slot);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const auto blocks = static_cast<int>(std::min(p.planes * p.parts, kMostBlocks));
+  return accumulates_in_double(problem)
+             ? launch_kernel(mask_sums_kernel<double>, p, blocks, kThreads, 0, device, stream)
+             : launch_kernel(mask_sums_kernel<float>, p, blocks, kThreads, 0, device, stream);
+}
+
+}  // namespace fused_ssim::cuda
