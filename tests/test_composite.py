@@ -36,9 +36,9 @@ def image(dtype=torch.float32, device="cpu", dims=2):
     )
 
 
-def served(first, second=None, mask=None, stabilizers=None, **arguments):
+def served(first, second=None, mask=None, mask_mode="weighted", **arguments):
     definition = _forms.form(**arguments).definition
-    return _route.kernels_serve(first, second or first, definition, mask, stabilizers)
+    return _route.kernels_serve(first, second or first, definition, mask, mask_mode)
 
 
 def test_what_kernels_serve_on_the_cpu(unforced):
@@ -50,7 +50,7 @@ def test_what_kernels_serve_on_the_cpu(unforced):
         assert served(x, image(dtype))
     assert served(image(torch.float64), image(torch.uint8))
     assert served(x, mask=torch.ones(1, 1))
-    assert served(x, stabilizers=torch.ones(1, 2))
+    assert served(x, mask=torch.ones(1, 1), mask_mode="normalized")
     assert served(image(dims=1), spatial_dims=1)
     assert served(image(dims=3), spatial_dims=3)
     assert served(image(dims=1), mask=torch.ones(1, 1), spatial_dims=1)
@@ -70,10 +70,11 @@ def test_what_kernels_serve_on_cuda(unforced, monkeypatch):
         assert served(x, image(dtype, "cuda"))
     assert served(image(torch.float64, "cuda"), image(torch.uint8, "cuda"))
     assert not served(x, window_size=67)
-    assert not served(x, mask=torch.ones(1, 1))
-    assert not served(x, stabilizers=torch.ones(1, 2))
+    assert served(x, mask=torch.ones(1, 1))
+    assert not served(x, mask=torch.ones(1, 1), mask_mode="normalized")
     assert served(image(device="cuda", dims=1), spatial_dims=1)
     assert served(image(device="cuda", dims=3), spatial_dims=3)
+    assert served(image(device="cuda", dims=3), mask=torch.ones(1, 1, 1), spatial_dims=3)
     # torch for ROCm calls its devices the same.
     monkeypatch.setattr(torch.version, "cuda", None)
     assert not served(x)

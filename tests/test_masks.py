@@ -274,7 +274,7 @@ def test_any_strides(device, mode):
         expected = ssim(x, y, mask=mask, **form)
         for given in stored.values():
             found = ssim(x, y, mask=given, **form)
-            # On CUDA torch operations compute it, which add up in an order that strides decide.
+            # On CUDA strides and types choose the kernel, and so the order of sums.
             assert max_error(found, expected) <= (1e-6 if device == "cuda" else 0.0)
     interleaved = [leaf(i.detach().to(memory_format=torch.channels_last)) for i in (x, y)]
     check(*interleaved, mask=mask, mask_mode=mode)
@@ -413,16 +413,17 @@ def test_weighted_masks_take_the_map_of_kernels(device, monkeypatch, dims, paddi
         check_reductions(x, y, **form)
 
 
-def test_one_pass_for_the_cpu(monkeypatch):
-    # No composite: kernels serve both modes, the loss too.
+def test_one_pass(device, monkeypatch):
+    # No composite: kernels serve, on the CPU both modes, and the loss, too.
     def fail(*arguments, **options):
         raise AssertionError("the composite was called")
 
     monkeypatch.setattr(_route._composite, "reduced", fail)
     monkeypatch.setattr(_route._composite, "mapped", fail)
-    x, y = images("cpu")
-    for mode in MODES:
-        form = {"mask": MASKS["bool"], "mask_mode": mode}
+    x, y = images(device)
+    for mode in MODES if device == "cpu" else ["weighted"]:
+        form = {"mask": MASKS["bool"].to(device), "mask_mode": mode}
         ssim(x, y, **form).backward()
         ssim(x, y, reduction="none", padding="reflect", **form).sum().backward()
         l1_ssim_loss(x, y, **form).backward()
+        ssim(x, y, data_range=torch.tensor([1.0, 2.0]), **form).backward()

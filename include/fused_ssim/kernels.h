@@ -148,7 +148,7 @@ typedef struct FusedSsimProblem {
                             ///< of FUSED_SSIM_UINT8 all that is not 0 is 1. Null: no mask
   const void* mask_sums;  ///< [values], accumulation type: the mask's sum over the map's pixels of
   ///< each value, by fused_ssim_cpu_mask_sums(); null where no mean is asked
-  ///< for, nor its gradient
+  ///< for, nor its gradient. On CUDA it may always be null: then it is computed, too
 } FusedSsimProblem;
 
 /// What to compute; null pointers are not written. Start from fused_ssim_request().

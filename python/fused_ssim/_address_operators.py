@@ -175,7 +175,7 @@ def _run(
 
 def _mask_sums(call: Call, reduction: int) -> Tensor | None:
     """What means under a mask are divided by."""
-    # On CUDA masks are refused by run() itself.
+    # On CUDA run() adds them up itself.
     if call.mask is None or reduction == _SUM or call.img1.is_cuda:
         return None
     sums = _results.reduced(call, reduction)

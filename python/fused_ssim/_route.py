@@ -42,7 +42,7 @@ def reduced(
     statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
     if loss_weight is not None:
         statistic_weight, l1_weight, offset = -loss_weight, 1.0 - loss_weight, loss_weight
-    if kernels_serve(img1, img2, definition, mask, stabilizers):
+    if kernels_serve(img1, img2, definition, mask, mask_mode):
         return _autograd.reduced(
             img1,
             img2,
@@ -94,7 +94,7 @@ def mapped(
             mask_mode=mask_mode,
         )
         return _autograd.without_gradient(values, img1, img2)
-    if kernels_serve(img1, img2, definition, mask, stabilizers):
+    if kernels_serve(img1, img2, definition, mask, mask_mode):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
     by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.mapped(
@@ -118,7 +118,7 @@ def _map_by_kernels(
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The map by kernels, which then lack the mask alone, where that does not change it; else a word
     about the composite."""
-    if mask_mode == "weighted" and kernels_serve(img1, img2, definition, None, stabilizers):
+    if mask_mode == "weighted" and kernels_serve(img1, img2, definition):
         return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, None, mask_mode)
     _say_once(img1)
     return None
@@ -128,7 +128,7 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
-    if kernels_serve(img1, img2, definition, None, stabilizers):
+    if kernels_serve(img1, img2, definition):
         return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
@@ -138,8 +138,8 @@ def kernels_serve(
     img1: Tensor,
     img2: Tensor,
     definition: Definition,
-    mask: Tensor | None,
-    stabilizers: Tensor | None,
+    mask: Tensor | None = None,
+    mask_mode: MaskMode = "weighted",
 ) -> bool:
     """Whether there are kernels for this form, on this device, under the transforms in force."""
     if composite_is_forced or (not is_compiling() and is_transformed()):
@@ -148,20 +148,15 @@ def kernels_serve(
         return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
-        and stabilizers is None
-        and mask is None
+        and (mask is None or mask_mode == "weighted")
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )
 
 
-def kernels_serve_scales(
-    img1: Tensor, img2: Tensor, definition: Definition, stabilizers: Tensor | None, scales: int
-) -> bool:
+def kernels_serve_scales(img1: Tensor, img2: Tensor, definition: Definition, scales: int) -> bool:
     """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
-    return kernels_serve(img1, img2, definition, None, stabilizers) and (
-        img1.is_cpu or scales <= _MAX_CUDA_SCALES
-    )
+    return kernels_serve(img1, img2, definition) and (img1.is_cpu or scales <= _MAX_CUDA_SCALES)
 
 
 def _say_once(image: Tensor) -> None:

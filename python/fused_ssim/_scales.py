@@ -41,9 +41,7 @@ def reduced(
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
     checked = _forms.checked(contrast, img1, img2, spatial_dims)
-    if form.border is None and _route.kernels_serve_scales(
-        img1, img2, definition, checked.stabilizers, len(exponents)
-    ):
+    if form.border is None and _route.kernels_serve_scales(img1, img2, definition, len(exponents)):
         result = _autograd.ms_ssim(
             img1,
             img2,

@@ -55,6 +55,7 @@ struct CpuBackend {
     plan.finish();
   }
 
+  static constexpr bool kRunSumsMasks = false;
   static void mask_sums(const FusedSsimProblem& problem, int32_t reduction, void* sums) {
     kernels::check(fused_ssim_cpu_mask_sums(&problem, reduction, sums));
   }

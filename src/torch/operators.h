@@ -4,6 +4,7 @@
 //
 // Operators<Backend> serves every device; a backend supplies
 //   static void run(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
+//   static constexpr bool kRunSumsMasks;  whether run() does what else mask_sums() is called for:
 //   static void mask_sums(const FusedSsimProblem&, int32_t reduction, void* sums);
 //   static void scale(const FusedSsimScaleRequest&, const Tensor& on_device);
 #pragma once
@@ -304,13 +305,15 @@ inline Tensor new_value(const TensorProblem& given, int32_t reduction) {
 // The sums that means under a mask are divided by. They live as long as the result.
 template <class Backend>
 std::optional<Tensor> set_mask_sums(TensorProblem* given, int32_t reduction) {
-  if (!given->mask.has_value() || reduction == FUSED_SSIM_SUM) {
-    return std::nullopt;
+  if constexpr (!Backend::kRunSumsMasks) {
+    if (given->mask.has_value() && reduction != FUSED_SSIM_SUM) {
+      Tensor sums = new_value(*given, reduction);
+      Backend::mask_sums(given->problem, reduction, sums.mutable_data_ptr());
+      given->problem.mask_sums = sums.const_data_ptr();
+      return sums;
+    }
   }
-  Tensor sums = new_value(*given, reduction);
-  Backend::mask_sums(given->problem, reduction, sums.mutable_data_ptr());
-  given->problem.mask_sums = sums.const_data_ptr();
-  return sums;
+  return std::nullopt;
 }
 
 // Memory in the layout of the image.

@@ -91,6 +91,7 @@ int main(void) {
       printf("without a GPU: %s\n", fused_ssim_cuda_last_error());
     }
     problem.mask = problem.img1;
+    problem.mask_mode = FUSED_SSIM_MASK_NORMALIZED;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_NOT_SERVED,
            "CUDA: what it does not serve");
     memset(&problem.mask, 0, sizeof problem.mask);
