@@ -445,7 +445,8 @@ typedef struct FusedSsimCudaInfo {
 /// Asks no GPU.
 FUSED_SSIM_API const FusedSsimCudaInfo* fused_ssim_cuda_info(void);
 
-/// Bytes of device memory that fused_ssim_cuda_run() needs as scratch: a few kilobytes, and where a
+/// Bytes of device memory that fused_ssim_cuda_run() needs as scratch: a few kilobytes, with a mask
+/// without mask_sums some more (16 bytes a plane where there are many), and where a
 /// gradient is wanted of float64 images, or with a window of more than 11 taps or not symmetric,
 /// three or four maps of the accumulation type, of as many pixels as keep the GPU busy (some 100 MB
 /// on an H200). Of volumes it is four maps, with a gradient 12 to 20, of as many slices, but at least

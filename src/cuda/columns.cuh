@@ -127,8 +127,7 @@ struct WeightStream {
 };
 
 template <class Traits>
-using Weights =
-    std::conditional_t<Traits::kHasMask, MaskStream, WeightStream<Traits::kRowsAtOnce>>;
+using Weights = std::conditional_t<Traits::kHasMask, MaskStream, WeightStream<Traits::kRowsAtOnce>>;
 template <class Traits>
 __device__ __forceinline__ void start_weights(const StripParams& p, const ColumnJob& job,
                                               bool has_column, int first_row,

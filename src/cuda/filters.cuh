@@ -25,8 +25,8 @@ struct KindTraits {
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kMse = has_mse(kKind);
   static constexpr bool kGradient = has_gradient(kKind);
-  static constexpr bool kTwo = kKind == StripKind::kTwoGradients ||
-                               kKind == StripKind::kWeighted || kKind == StripKind::kMaskedTwo;
+  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted ||
+                               kKind == StripKind::kMaskedTwo;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
   static constexpr bool kHasMask = is_masked(kKind);
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.

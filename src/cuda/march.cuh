@@ -611,11 +611,11 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
       if (__syncthreads_or(!isfinite(probe))) {
         mend_outputs<Traits>(p, shared.own);
         if (is_lost) {
-          total() = fma(p.loss_weight,
-                        loss_of_column<Traits>(
-                            p, shared.own,
-                            shared.own.left - Traits::kMargin + static_cast<int>(threadIdx.x)),
-                        total());
+          total() = fma(
+              p.loss_weight,
+              loss_of_column<Traits>(
+                  p, shared.own, shared.own.left - Traits::kMargin + static_cast<int>(threadIdx.x)),
+              total());
         }
       }
     }

@@ -1,19 +1,42 @@
-// Masks, and C1 and C2 of each image, as kernels read them.
+// What kernels read of masks, and C1 and C2 of each image.
 #pragma once
 
 #include "core/pointwise.h"
-#include "cuda/division.cuh"
 #include "cuda/image_access.cuh"
 
 namespace fused_ssim::cuda {
 
-// A mask's number as it counts, in the accumulation type; of bytes all but 0 are 1.
+// What an element of a mask stands for as it counts, in the accumulation type. Of bytes all but 0 are 1.
 template <class T>
-__device__ __forceinline__ T load_mask_number(const char* element, const InputImage& mask) {
-  if (mask.dtype == DType::kUInt8) {
-    return __ldg(reinterpret_cast<const unsigned char*>(element)) != 0 ? T(1) : T(0);
+struct MaskNumber {
+  DType dtype;
+
+  __device__ __forceinline__ T operator()(unsigned char byte) const {
+    return byte != 0 ? T(1) : T(0);
   }
-  return mask_number(load_element<T>(element, mask));
+  __device__ __forceinline__ T operator()(unsigned short bits) const {
+    return mask_number(static_cast<T>(half_to_float(bits, dtype)));
+  }
+  __device__ __forceinline__ T operator()(float number) const {
+    return mask_number(static_cast<T>(number));
+  }
+  __device__ __forceinline__ T operator()(double number) const {
+    return mask_number(static_cast<T>(number));
+  }
+};
+// visit(0 of a type that elements of masks have)
+template <class Visit>
+__device__ __forceinline__ void visit_mask_type(DType dtype, const Visit& visit) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return visit(static_cast<unsigned char>(0));
+    case DType::kFloat32:
+      return visit(0.0f);
+    case DType::kFloat64:
+      return visit(0.0);
+    default:
+      return visit(static_cast<unsigned short>(0));
+  }
 }
 
 // What the sum of a value's pixels is divided by. Written by the launch before, so it must not be
@@ -23,8 +46,17 @@ __device__ __forceinline__ T load_divisor(const T* divisors, int64_t value) {
   const T divisor = __ldcg(divisors + value);
   return divisor > T(0) ? divisor : T(1);
 }
+// 1 over what the gradient of a plane is divided by.
+template <class T>
+__device__ __forceinline__ T inverse_divisor(const Divisors<T>& divisors, int64_t batch,
+                                             int64_t channel) {
+  return divisors.first == nullptr
+             ? T(1)
+             : T(1) / load_divisor(divisors.first,
+                                   batch * divisors.batch + channel * divisors.channel);
+}
 
-// ---- Of StripParams -------------------------------------------------------------------------------
+// ---- of StripParams -----------------------------------------------------------------------------
 
 // An element of up to 4 bytes: the aligned word that holds it, and its number, which can so be taken
 // out of it long after the load.
@@ -48,12 +80,8 @@ struct MaskPlane {
 
   static __device__ __forceinline__ MaskPlane of(const StripParams& p, int64_t batch,
                                                  int64_t channel) {
-    MaskPlane plane = {p.mask.data + batch * p.mask.batch + channel * p.mask.channel, 1.0f};
-    if (p.divisors != nullptr) {
-      const int64_t value = quotient(batch * p.channels.divisor + channel, p.planes_per_value);
-      plane.inverse = 1.0f / load_divisor(p.divisors, value);
-    }
-    return plane;
+    return {p.mask.data + batch * p.mask.batch + channel * p.mask.channel,
+            inverse_divisor(p.divisors, batch, channel)};
   }
 
   __device__ __forceinline__ float number(const StripParams& p, int y, int x) const {

@@ -33,9 +33,9 @@ struct MaskSumParams {
   int64_t planes = 1;
   int64_t parts = 1;  // of a plane, each one block's
   int64_t part_pixels = 1;
-  int64_t pixels = 1;           // of a plane
-  double* partials = nullptr;   // [planes, parts]
-  void* sums = nullptr;         // [values], accumulation type
+  int64_t pixels = 1;          // of a plane
+  double* partials = nullptr;  // [planes, parts]
+  void* sums = nullptr;        // [values], accumulation type
   int64_t values = 1;
   int64_t values_per_batch = 1;  // of several values: the channels, or 1
   double copies = 1.0;           // how often a value has each of its planes
@@ -48,10 +48,10 @@ __host__ __device__ Position position_of(int64_t pixel, const Position& sizes) {
 }
 
 // The sum over every kThreads-th pixel of a part, from pixel `first` on.
-template <class T, class Element, class ToNumber>
+template <class T, class Element>
 __device__ __forceinline__ double sum_of_part(const MaskSumParams& p, const char* plane,
-                                              int64_t first, int64_t end,
-                                              const ToNumber& to_number) {
+                                              int64_t first, int64_t end) {
+  const MaskNumber<T> number = {p.mask.dtype};
   Position at = position_of(first, p.sizes);
   double sum = 0.0;
 #pragma unroll 1
@@ -74,27 +74,10 @@ __device__ __forceinline__ double sum_of_part(const MaskSumParams& p, const char
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      sum += static_cast<double>(mask_number(static_cast<T>(to_number(elements[i]))));
+      sum += static_cast<double>(number(elements[i]));
     }
   }
   return sum;
-}
-
-template <class T>
-__device__ __forceinline__ double sum_of_part(const MaskSumParams& p, const char* plane,
-                                              int64_t first, int64_t end) {
-  switch (p.mask.dtype) {
-    case DType::kUInt8:
-      return sum_of_part<T, unsigned char>(p, plane, first, end,
-                                           [](unsigned byte) { return byte != 0 ? 1 : 0; });
-    case DType::kFloat32:
-      return sum_of_part<T, float>(p, plane, first, end, [](float number) { return number; });
-    case DType::kFloat64:
-      return sum_of_part<T, double>(p, plane, first, end, [](double number) { return number; });
-    default:
-      return sum_of_part<T, unsigned short>(
-          p, plane, first, end, [&](unsigned bits) { return half_to_float(bits, p.mask.dtype); });
-  }
 }
 
 template <class T>
@@ -111,8 +94,11 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = (item - plane * p.parts) * p.part_pixels;
     const char* data =
         p.mask.data + batch * p.mask.batch + (plane - batch * p.channels) * p.mask.channel;
-    const double sum =
-        sum_of_part<T>(p, data, first + threadIdx.x, min(first + p.part_pixels, p.pixels));
+    const int64_t end = min(first + p.part_pixels, p.pixels);
+    double sum = 0.0;
+    visit_mask_type(p.mask.dtype, [&](auto zero) {
+      sum = sum_of_part<T, decltype(zero)>(p, data, first + threadIdx.x, end);
+    });
     const double total = block_sum<kThreads>(sum);
     if (threadIdx.x == 0) {
       p.partials[item] = total;
@@ -156,8 +142,7 @@ __global__ void __launch_bounds__(kThreads)
        value += workers) {
     const int64_t batch = quotient(value, p.values_per_batch);
     const int64_t channel = value - batch * p.values_per_batch;
-    const int64_t plane =
-        (batches > 1 ? batch : 0) * p.channels + (p.channels > 1 ? channel : 0);
+    const int64_t plane = (batches > 1 ? batch : 0) * p.channels + (p.channels > 1 ? channel : 0);
     double sum = add_up(p.partials + plane * p.parts, count, lane, by_warps ? 32 : 1);
     sum = by_warps ? warp_sum(sum) : sum;
     if (lane == 0) {
@@ -178,8 +163,8 @@ int64_t parts_of_plane(const Problem& problem) {
   return std::clamp<int64_t>(kMostParts / distinct_planes(problem), 1, wanted);
 }
 int64_t sums_bytes(const Problem& problem, int32_t reduction) {
-  return round_up(
-      value_count(reduction, problem.sizes) * size_of(accumulation_dtype(problem)), 256);
+  return round_up(value_count(reduction, problem.sizes) * size_of(accumulation_dtype(problem)),
+                  256);
 }
 
 }  // namespace
@@ -208,16 +193,15 @@ cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const De
   p.parts = parts_of_plane(problem);
   p.part_pixels = ceil_divide(p.pixels, p.parts);
   p.values = value_count(reduction, problem.sizes);
-  p.values_per_batch =
-      reduction == FUSED_SSIM_CHANNEL ? problem.sizes[FUSED_SSIM_AXIS_CHANNEL] : 1;
-  const int64_t planes_of_value = p.values == 1                    ? p.planes
+  p.values_per_batch = reduction == FUSED_SSIM_CHANNEL ? problem.sizes[FUSED_SSIM_AXIS_CHANNEL] : 1;
+  const int64_t planes_of_value = p.values == 1                     ? p.planes
                                   : reduction == FUSED_SSIM_CHANNEL ? 1
                                                                     : p.channels;
   p.copies = static_cast<double>(planes_per_value(reduction, problem.sizes)) /
              static_cast<double>(planes_of_value);
   p.sums = workspace;
-  p.partials = reinterpret_cast<double*>(static_cast<char*>(workspace) +
-                                         sums_bytes(problem, reduction));
+  p.partials =
+      reinterpret_cast<double*>(static_cast<char*>(workspace) + sums_bytes(problem, reduction));
   const cudaError_t error = next_counter_slots(stream, 1, &p.counter_slot);
   if (error != cudaSuccess) {
     return error;

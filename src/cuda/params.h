@@ -111,6 +111,15 @@ struct TensorMap {
   int batches = 0;
 };
 
+// The sums of a mask that gradients are divided by: of a plane that at batch * `batch` + channel *
+// `channel`, in the accumulation type T.
+template <class T>
+struct Divisors {
+  const T* first = nullptr;  // null: divided by nothing
+  int batch = 0;
+  int channel = 0;
+};
+
 // Taps of half a window of 11, from the outermost to the one in the middle.
 inline constexpr int kHalfWindowTaps = kDefaultWindowSize / 2 + 1;
 
@@ -185,8 +194,7 @@ struct OutputParams {
 // Pointwise, of the masked kinds alone: a mask, and C1 and C2 of each image. Either may be missing.
 struct MaskParams {
   InputImage mask;
-  const float* divisors = nullptr;  // [values]: ReductionPlan::divisors where gradients are divided
-  int64_t planes_per_value = 1;
+  Divisors<float> divisors;
   float loss_base = 0.0f;              // subtracted from each loss before the mask weighs it
   const float* stabilizers = nullptr;  // [batch, 2]
   // What makes these twice_c1 and twice_c2; 0 where the one of all images holds.

@@ -48,14 +48,27 @@ constexpr double host_divisor(const Problem& problem, const Request& request) {
 constexpr double host_gradient_divisor(const Problem& problem, const Request& request) {
   return has_mask(problem) ? 1.0 : gradient_divisor(problem, request);
 }
+template <class T>
+Divisors<T> gradient_divisors(const Problem& problem, const Request& request) {
+  Divisors<T> divisors;
+  if (divides_by_mask(problem, request) && !gradient_is_of_sum(request)) {
+    const auto channels = static_cast<int>(problem.sizes[FUSED_SSIM_AXIS_CHANNEL]);
+    const bool by_channel = request.reduction == FUSED_SSIM_CHANNEL;
+    divisors.first = static_cast<const T*>(problem.mask_sums);
+    divisors.batch = by_channel ? channels : request.reduction == FUSED_SSIM_IMAGE ? 1 : 0;
+    divisors.channel = by_channel ? 1 : 0;
+  }
+  return divisors;
+}
 // What makes the C1 and the C2 of an image those of the kernel, of whose units it has `scale`; 0 where
 // the statistic has another (doubled_stabilizers()).
 template <class T>
 void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
   const auto doubled = static_cast<T>(2.0 * scale * scale);
   scales[0] = problem.statistic == FUSED_SSIM_STATISTIC_CONTRAST ? T(0) : doubled;
-  scales[1] =
-      problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE || !has_variance(problem) ? T(0) : doubled;
+  scales[1] = problem.statistic == FUSED_SSIM_STATISTIC_LUMINANCE || !has_variance(problem)
+                  ? T(0)
+                  : doubled;
 }
 
 // The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all others

@@ -142,8 +142,7 @@ struct SeparableParams {
   OutputImage grad2;
   InputImage map_gradient;
   InputImage mask;
-  const T* divisors = nullptr;  // [values]: ReductionPlan::divisors where gradients are divided
-  int64_t planes_per_value = 1;
+  Divisors<T> divisors;
   const T* own_stabilizers = nullptr;  // [batch, 2]: C1 and C2 of each image
   // What makes these `stabilizers`; 0 where the one of all images holds.
   T stabilizer_scales[2] = {};

@@ -53,26 +53,13 @@ __device__ __forceinline__ void load_column(const InputImage& image, const char*
   }
 }
 
-// Numbers of a mask likewise, as they count; of bytes all but 0 are 1.
+// Numbers of a mask likewise.
 template <class T, int kCount>
 __device__ __forceinline__ void load_mask_column(const InputImage& mask, const char* first,
                                                  int count, T (&numbers)[kCount]) {
-  const auto load = [&](auto zero, const auto& to_number) {
-    load_elements<decltype(zero)>(
-        first, mask.row, count, [&](auto element) { return mask_number(T(to_number(element))); },
-        numbers);
-  };
-  switch (mask.dtype) {
-    case DType::kUInt8:
-      return load(static_cast<unsigned char>(0), [](unsigned byte) { return byte != 0 ? 1 : 0; });
-    case DType::kFloat32:
-      return load(0.0f, [](float number) { return number; });
-    case DType::kFloat64:
-      return load(0.0, [](double number) { return number; });
-    default:
-      return load(static_cast<unsigned short>(0),
-                  [&](unsigned bits) { return half_to_float(bits, mask.dtype); });
-  }
+  visit_mask_type(mask.dtype, [&](auto zero) {
+    load_elements<decltype(zero)>(first, mask.row, count, MaskNumber<T>{mask.dtype}, numbers);
+  });
 }
 
 template <class T, int kCount>

@@ -194,10 +194,7 @@ SeparableParams<T> common_params(const Problem& problem, const Request& request,
   p.stabilizers = doubled_stabilizers<T>(problem);
   p.own_stabilizers = static_cast<const T*>(problem.stabilizers);
   set_stabilizer_scales(problem, 1.0, p.stabilizer_scales);
-  if (divides_by_mask(problem, request) && !gradient_is_of_sum(request)) {
-    p.divisors = static_cast<const T*>(problem.mask_sums);
-  }
-  p.planes_per_value = planes_per_value(request.reduction, problem.sizes);
+  p.divisors = gradient_divisors<T>(problem, request);
   p.statistic_offset = static_cast<T>(1.0 - masked_statistic_base(request));
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
@@ -233,9 +230,9 @@ class SumOutputs {
         bytes_(partials_bytes(problem, request, device)),
         divisor_(host_divisor(problem, request)),
         mask_sums_(divides_by_mask(problem, request) ? problem.mask_sums : nullptr),
-        offset_(request.offset + (has_mask(problem) ? request.statistic_weight *
-                                                          masked_statistic_base(request)
-                                                    : 0.0)) {
+        offset_(request.offset + (has_mask(problem)
+                                      ? request.statistic_weight * masked_statistic_base(request)
+                                      : 0.0)) {
     for (int i = 0; i < 2; ++i) {
       partials_[i] = *workspace;
       *workspace += values(i) != nullptr ? bytes_ : 0;
@@ -390,8 +387,7 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   const int64_t value_slices = map_size(problem, kDepth);
   SeparableParams<T> p = common_params<T>(problem, request, plan);
   p.channels = slices;
-  const T* const divisors = p.divisors;
-  const int64_t planes_of_value = std::exchange(p.planes_per_value, slices);  // all have one divisor
+  const Divisors<T> divisors = std::exchange(p.divisors, {});
   char* free_bytes = static_cast<char*>(workspace);
   const SumOutputs outputs(problem, request, device, &free_bytes);
   SeparableVolume<T>& v = p.volume;
@@ -454,8 +450,10 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
       const int64_t batch = volume / problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
       p.own_stabilizers = static_cast<const T*>(problem.stabilizers) + 2 * batch;
     }
-    if (divisors != nullptr) {
-      p.divisors = divisors + volume / planes_of_value;
+    if (divisors.first != nullptr) {  // one for all slices
+      const int64_t channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
+      p.divisors.first = divisors.first + volume / channels * divisors.batch +
+                         volume % channels * divisors.channel;
     }
     if (request.map != nullptr) {
       p.map = static_cast<T*>(request.map) +

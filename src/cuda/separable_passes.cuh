@@ -39,16 +39,6 @@ __device__ __forceinline__ const char* weight_at(const SeparableParams<T>& p, co
   return pixel_at(p.map_gradient, piece, y - p.value.top, x - p.value.left);
 }
 
-// 1 over what the gradient of a plane's value is divided by.
-template <class T>
-__device__ __forceinline__ T inverse_divisor(const SeparableParams<T>& p, const Piece& piece) {
-  if (p.divisors == nullptr) {
-    return T(1);
-  }
-  const int64_t plane = piece.batch * p.channels + piece.channel;
-  return T(1) / load_divisor(p.divisors, quotient(plane, p.planes_per_value));
-}
-
 template <class T>
 __device__ __forceinline__ DoubledStabilizers<T> stabilizers_of(const SeparableParams<T>& p,
                                                                 const Piece& piece) {
@@ -370,14 +360,14 @@ struct MomentsPass {
     if (has_mask) {
       T numbers[kOutputs];
       load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
-      const T inverse = kGradient ? inverse_divisor(p, piece) : T(1);
+      const T inverse = kGradient ? inverse_divisor(p.divisors, piece.batch, piece.channel) : T(1);
       sum = T(0);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {  // numbers are 0 from count on
         mask_pixel(numbers[o], p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse,
                    &pixels[o]);
-        sum = multiply_add(numbers[o],
-                           multiply_add(T(-2), pixels[o].loss, p.statistic_offset), sum);
+        sum =
+            multiply_add(numbers[o], multiply_add(T(-2), pixels[o].loss, p.statistic_offset), sum);
       }
     }
     if (p.map != nullptr) {
@@ -552,15 +542,19 @@ struct GradientPass {
       for (int o = 0; o < kOutputs; ++o) {
         if (o < count && y + o >= p.value.top && y + o < p.value.top + p.value.rows) {
           by_difference[o] = difference_gradient(a[o] - b[o], p.l1_factor, p.l2_factor);
-          if (p.mask.data != nullptr) {
-            const T number = load_mask_number<T>(pixel_at(p.mask, piece, y + o, x), p.mask);
-            const T weight =
-                p.map_gradient.data != nullptr ? T(1) : number * inverse_divisor(p, piece);
-            by_difference[o] = select_positive(number, weight * by_difference[o], T(0));
-          }
           if (p.map_gradient.data != nullptr) {
             by_difference[o] *= *reinterpret_cast<const T*>(weight_at(p, piece, y + o, x));
           }
+        }
+      }
+      if (p.mask.data != nullptr) {
+        T numbers[kOutputs];
+        load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
+        const T inverse = inverse_divisor(p.divisors, piece.batch, piece.channel);
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) {
+          const T weight = p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse;
+          by_difference[o] = select_positive(numbers[o], weight * by_difference[o], T(0));
         }
       }
     }

@@ -240,10 +240,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
   if (is_masked(kind)) {
     p.mask = bytes_of<const char>(problem.mask);
-    if (divides_by_mask(problem, request) && !gradient_is_of_sum(request)) {
-      p.divisors = static_cast<const float*>(problem.mask_sums);
-    }
-    p.planes_per_value = planes_per_value(request.reduction, sizes);
+    p.divisors = gradient_divisors<float>(problem, request);
     if (has_mask(problem)) {
       p.loss_base = static_cast<float>(0.5 * (1.0 - masked_statistic_base(request)));
     }
@@ -410,8 +407,8 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   return cudaSuccess;
 }
 
-cudaError_t run(const Problem& given, const Request& request, void* workspace,
-                cudaStream_t stream, const StripChoice* choice) {
+cudaError_t run(const Problem& given, const Request& request, void* workspace, cudaStream_t stream,
+                const StripChoice* choice) {
   const bool gradient = wants_gradient(request);
   if (request.value == nullptr && request.mse == nullptr && request.map == nullptr && !gradient) {
     return cudaSuccess;

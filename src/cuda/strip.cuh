@@ -525,8 +525,7 @@ __device__ __forceinline__ void run_pieces(const StripParams& p) {
     }
   }
   if (plan.fixed_point != 0.0) {
-    add_to_sum<float, false, Traits::kHasMask>(plan, &shared.warp_sums,
-                                               shared.totals[threadIdx.x]);
+    add_to_sum<float, false, Traits::kHasMask>(plan, &shared.warp_sums, shared.totals[threadIdx.x]);
   } else if (plan.value != nullptr) {
     finish_reduction<Traits::kThreads, float, false, Traits::kHasMask>(plan);
   }

@@ -706,7 +706,8 @@ struct DeviceMask {
   DeviceMask(const Case& c, unsigned seed, std::vector<double>* numbers)
       : memory(shape_of(c), c.mask.dtype,
                c.mask.sharing == Sharing::kNone ? c.layouts.img1 : Layout::kContiguous) {
-    const Shape &s = c.shape, of = memory.shape;
+    if (!c.mask.exists) return;
+    const Shape &s = c.shape, &of = memory.shape;
     std::vector<double> stored(of.pixels());
     const int64_t pixels = s.height * s.width;
     for (int64_t i = 0; i < of.pixels(); ++i) {
@@ -923,7 +924,8 @@ struct Choices {
   std::vector<int32_t> statistics = {FUSED_SSIM_STATISTIC_SSIM};
   std::vector<int32_t> divisors = {255, 1};
   std::vector<Content> contents = {Content::kNoise, Content::kPhoto, Content::kPhotos};
-  std::vector<Mask> masks;  // drawn for each case, as is whether images have stabilizers of their own
+  std::vector<Mask>
+      masks;  // drawn for each case, as is whether images have stabilizers of their own
 
   Choices() {
     for (int i = 0; i < static_cast<int>(Layout::kCount); ++i) {
@@ -1722,7 +1724,8 @@ std::vector<Row> bench_table() {
   add("value + gradient contrast", kGradient, {}, {}, kStandard, FUSED_SSIM_STATISTIC_CONTRAST);
   add("value + mse", kMse);
   add("value float64", kValue, {kFloat64, kFloat64});
-  for (const Mask& mask : {Mask{true, kUInt8, Sharing::kChannels}, Mask{true, kFloat32, Sharing::kNone}}) {
+  for (const Mask& mask :
+       {Mask{true, kUInt8, Sharing::kChannels}, Mask{true, kFloat32, Sharing::kNone}}) {
     const std::string of = mask.dtype == kUInt8 ? ", mask of bools" : ", mask of float32";
     for (const auto& [name, kind] : {std::pair<const char*, Kind>{"value", kValue},
                                      {"value + gradient", kGradient},
