@@ -273,11 +273,13 @@ def test_bad_calls_are_refused(device, spoil, arguments):
 
 def test_what_no_kernel_serves_is_refused(device):
     x, y = images(device)
-    for mask in (torch.ones_like(x), torch.ones_like(x).bool()) if x.is_cuda else ():
-        with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
-            ops.ssim_map(x, y, *definition(), mask=mask)
-        with pytest.raises(RuntimeError, match=r"expected no mask.* torch operations"):
-            ops.ssim(x, y, *definition(), MEAN, *WEIGHTS.values(), True, True, mask=mask)
+    if x.is_cuda:
+        normalized = {"mask": torch.ones_like(x), "mask_mode": 1}
+        with pytest.raises(RuntimeError, match=r"expected a weighted mask.* torch operations"):
+            ops.ssim_map(x, y, *definition(), **normalized)
+        with pytest.raises(RuntimeError, match=r"expected a weighted mask.* torch operations"):
+            ops.ssim(x, y, *definition(), MEAN, *WEIGHTS.values(), True, True, **normalized)
+        return
     volume = x[:, :, None].repeat(1, 1, 3, 1, 1)
     with pytest.raises(RuntimeError, match="expected no mask"):
         ops.ssim_map(

@@ -76,6 +76,9 @@ void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
 int64_t mask_sums_bytes(const Problem& problem, const Request& request);
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
                              void* workspace, cudaStream_t stream);
+// Makes the map of images 1 where the mask is 0.
+cudaError_t launch_mask_map(const Problem& problem, float* map, const DeviceFacts& device,
+                            cudaStream_t stream);
 
 // The next free counter slots for a launch on `stream`, one behind the other.
 cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* first);

@@ -70,16 +70,25 @@ bool is_short(const Window& window) {
   return window.size <= kDefaultWindowSize && is_symmetric(window);
 }
 
-// Whether kernels of the masked kinds compute it.
-bool is_masked(const Problem& problem) {
+// Whether a gradient is that of the masked kinds.
+bool needs_masked_kind(const Problem& problem) {
   return has_mask(problem) || problem.stabilizers != nullptr;
+}
+
+// Of the problems above those that tiles and strips serve: values with a gradient, and a map alone, which
+// is masked when it is there.
+bool strips_serve_masked(const Problem& problem, const Request& request) {
+  if (wants_gradient(request)) {
+    const bool is_word =
+        !has_mask(problem) || size_of(problem.mask.dtype) <= size_of(FUSED_SSIM_FLOAT32);
+    return request.map == nullptr && request.map_gradient.data == nullptr && is_word;
+  }
+  return request.map != nullptr && request.value == nullptr && problem.stabilizers == nullptr;
 }
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (is_masked(problem) &&
-      (!wants_gradient(request) || request.map != nullptr || request.map_gradient.data != nullptr ||
-       (has_mask(problem) && size_of(problem.mask.dtype) > size_of(FUSED_SSIM_FLOAT32)))) {
+  if (needs_masked_kind(problem) && !strips_serve_masked(problem, request)) {
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
@@ -449,12 +458,16 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     }
   }
   const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
-  const bool masked = is_masked(problem);
+  const bool masked = needs_masked_kind(problem);
   const StripKind kind = !gradient ? (request.map != nullptr ? StripKind::kMap : StripKind::kValue)
                          : request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two ? (masked ? StripKind::kMaskedTwo : StripKind::kTwoGradients)
                                : (masked ? StripKind::kMaskedOne : StripKind::kOneGradient);
-  return run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
+  error = run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
+  if (error == cudaSuccess && kind == StripKind::kMap && has_mask(problem)) {
+    error = launch_mask_map(problem, static_cast<float*>(request.map), device, stream);
+  }
+  return error;
 }
 
 const char* architectures() { return FUSED_SSIM_CUDA_ARCHITECTURES; }

@@ -815,18 +815,14 @@ Errors run_case(Case c) {
     return *plain;
   };
   const int64_t per_value = fs::planes_per_value(c.reduction, problem.sizes);
-  // What the sum of value `v` is divided by. Over nothing a mean is that of equal images.
-  const auto divisor = [&](int64_t v) {
-    if (c.reduction == FUSED_SSIM_SUM) return 1.0;
+  // What sums are divided by. Over nothing a mean is that of equal images.
+  std::vector<double> divisors(values, 1.0), over_nothing(values, 0.0);
+  for (int64_t v = 0; v < values && c.reduction != FUSED_SSIM_SUM; ++v) {
     double sum = 0;
     for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.weights[p];
-    return sum > 0 ? sum : 1.0;
-  };
-  const auto over_nothing = [&](int64_t v) {
-    double sum = 0;
-    for (int64_t p = v * per_value; p < (v + 1) * per_value; ++p) sum += ref.weights[p];
-    return sum == 0 && c.reduction != FUSED_SSIM_SUM ? request.statistic_weight : 0.0;
-  };
+    if (sum > 0) divisors[v] = sum;
+    if (sum == 0) over_nothing[v] = request.statistic_weight;
+  }
   const double divisor_scale =
       c.reduction == FUSED_SSIM_SUM ? static_cast<double>(m.pixels()) : 1.0;
   const double value_scale = divisor_scale * c.range() * (kind.l2 != 0 ? c.range() : 1.0);
@@ -854,7 +850,7 @@ Errors run_case(Case c) {
                kind.l2 * ref.squares[p];
         sum_of_squares += ref.squares[p];
       }
-      const double expected = request.offset + over_nothing(v) + sum / divisor(v);
+      const double expected = request.offset + over_nothing[v] + sum / divisors[v];
       const double error = std::fabs(out[v] - expected) / value_scale;
       if (kind.value) {
         if (!(error <= errors.mean)) errors.mean = error;
@@ -862,7 +858,7 @@ Errors run_case(Case c) {
       }
       if (kind.mse) {
         report(c, strips, "mse",
-               std::fabs(squares[v] - sum_of_squares / divisor(v)) /
+               std::fabs(squares[v] - sum_of_squares / divisors[v]) /
                    (divisor_scale * c.range() * c.range()),
                in_double ? 1e-11 : 1e-6);
       }
@@ -883,7 +879,7 @@ Errors run_case(Case c) {
       const int32_t dtype = i == 0 ? c.types.img1 : c.types.img2;
       std::vector<double> gradient = (i == 0 ? grad1 : grad2).download(&clean);
       for (size_t k = 0; k < gradient.size() && !fs::gradient_is_of_sum(request); ++k) {
-        gradient[k] *= divisor(static_cast<int64_t>(k) / (s.height * s.width) / per_value);
+        gradient[k] *= divisors[static_cast<int64_t>(k) / (s.height * s.width) / per_value];
       }
       const char* name = i == 0 ? "grad1" : "grad2";
       if (vanishing) {

@@ -1,6 +1,8 @@
-// The sums of a mask over the pixels of each value, ahead of the kernels: their gradients are written
-// once, and divided by these. In float64, in an order that the sizes fix. Planes that are the same memory
-// are read once.
+// What is done with masks before and after the other kernels.
+//
+// Before: the sums of a mask over the pixels of each value, since gradients are written once, divided by
+// these. In float64, in an order that the sizes fix. Planes that are the same memory are read once.
+// After: maps of kernels without a mask become 1 where it is 0.
 #include <algorithm>
 
 #include "cuda/launches.h"
@@ -151,6 +153,39 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+struct MaskMapParams {
+  InputImage mask;  // from the first pixel that has a value on
+  Divisor channels;
+  Divisor rows;
+  Divisor columns;
+  int64_t elements = 0;
+  float* map = nullptr;  // [planes, rows, columns]
+};
+
+__global__ void __launch_bounds__(kThreads)
+    mask_map_kernel(const __grid_constant__ MaskMapParams p) {
+  allow_next_launch();
+  wait_for_previous_launch();
+  visit_mask_type(p.mask.dtype, [&](auto zero) {
+    using Element = decltype(zero);
+    const MaskNumber<float> number = {p.mask.dtype};
+    const int64_t step = int64_t{gridDim.x} * kThreads;
+#pragma unroll 4
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < p.elements; i += step) {
+      const int64_t row = quotient(i, p.columns);
+      const int64_t plane = quotient(row, p.rows);
+      const int64_t batch = quotient(plane, p.channels);
+      const char* element = p.mask.data + batch * p.mask.batch +
+                            (plane - batch * p.channels.divisor) * p.mask.channel +
+                            (row - plane * p.rows.divisor) * p.mask.row +
+                            (i - row * p.columns.divisor) * p.mask.column;
+      if (!(number(__ldg(reinterpret_cast<const Element*>(element))) > 0.0f)) {
+        p.map[i] = 1.0f;
+      }
+    }
+  });
+}
+
 // How many of an axis's planes are memory of their own.
 int64_t distinct(const Problem& problem, int axis) {
   return problem.mask.strides[axis] == 0 ? 1 : problem.sizes[axis];
@@ -167,6 +202,13 @@ int64_t sums_bytes(const Problem& problem, int32_t reduction) {
                   256);
 }
 
+// The mask from the first pixel that has a value on; of volumes in slice 0.
+InputImage mask_of_values(const Problem& problem) {
+  auto mask = bytes_of<const char>(problem.mask);
+  mask.data += crop(problem, kHeight) * mask.row + crop(problem, kWidth) * mask.column;
+  return mask;
+}
+
 }  // namespace
 
 int64_t mask_sums_bytes(const Problem& problem, const Request& request) {
@@ -181,10 +223,9 @@ int64_t mask_sums_bytes(const Problem& problem, const Request& request) {
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
                              void* workspace, cudaStream_t stream) {
   MaskSumParams p;
-  p.mask = bytes_of<const char>(problem.mask);
+  p.mask = mask_of_values(problem);
   p.slice = problem.mask.strides[FUSED_SSIM_AXIS_DEPTH] * size_of(problem.mask.dtype);
-  p.mask.data += crop(problem, kDepth) * p.slice + crop(problem, kHeight) * p.mask.row +
-                 crop(problem, kWidth) * p.mask.column;
+  p.mask.data += crop(problem, kDepth) * p.slice;
   p.sizes = {map_size(problem, kDepth), map_size(problem, kHeight), map_size(problem, kWidth)};
   p.step = position_of(kThreads, p.sizes);
   p.channels = distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
@@ -210,6 +251,20 @@ cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const De
   return accumulates_in_double(problem)
              ? launch_kernel(mask_sums_kernel<double>, p, blocks, kThreads, 0, device, stream)
              : launch_kernel(mask_sums_kernel<float>, p, blocks, kThreads, 0, device, stream);
+}
+
+cudaError_t launch_mask_map(const Problem& problem, float* map, const DeviceFacts& device,
+                            cudaStream_t stream) {
+  MaskMapParams p;
+  p.mask = mask_of_values(problem);
+  p.channels = Divisor(problem.sizes[FUSED_SSIM_AXIS_CHANNEL]);
+  p.rows = Divisor(map_size(problem, kHeight));
+  p.columns = Divisor(map_size(problem, kWidth));
+  p.elements = plane_count(problem.sizes) * map_plane_pixels(problem);
+  p.map = map;
+  const int64_t blocks =
+      std::min<int64_t>(ceil_divide(p.elements, kThreads), int64_t{device.multiprocessors} * 8);
+  return launch_kernel(mask_map_kernel, p, static_cast<int>(blocks), kThreads, 0, device, stream);
 }
 
 }  // namespace fused_ssim::cuda
