@@ -3,9 +3,9 @@
 //
 // A block that meets such a result looks at its outputs once more when they are written, and computes
 // those that are no numbers tap by tap from the images. Sums need nothing: a NaN belongs to the sum of
-// its plane whichever windows it gets into. Under a mask it may belong to none: there the columns whose
-// sums are no numbers are added up once more, too. Nothing here is fast; it runs where NaN or infinity
-// is.
+// its plane whichever windows it gets into. Under a mask it may belong to none: there the columns
+// whose sums are no numbers are added up once more, too. Nothing here is fast; it runs where NaN or
+// infinity is.
 #pragma once
 
 #include "core/pointwise.h"

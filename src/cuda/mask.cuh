@@ -6,7 +6,8 @@
 
 namespace fused_ssim::cuda {
 
-// What an element of a mask stands for as it counts, in the accumulation type. Of bytes all but 0 are 1.
+// What an element of a mask stands for as it counts, in the accumulation type. Of bytes all but 0
+// are 1.
 template <class T>
 struct MaskNumber {
   DType dtype;
@@ -58,8 +59,8 @@ __device__ __forceinline__ T inverse_divisor(const Divisors<T>& divisors, int64_
 
 // ---- of StripParams -----------------------------------------------------------------------------
 
-// An element of up to 4 bytes: the aligned word that holds it, and its number, which can so be taken
-// out of it long after the load.
+// An element of up to 4 bytes: the aligned word that holds it, and its number, which can so be
+// taken out of it long after the load.
 __device__ __forceinline__ unsigned load_mask_word(const char* element) {
   const auto address = reinterpret_cast<uintptr_t>(element);
   return __ldg(reinterpret_cast<const unsigned*>(address & ~uintptr_t{3}));

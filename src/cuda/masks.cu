@@ -1,8 +1,8 @@
 // What is done with masks before and after the other kernels.
 //
-// Before: the sums of a mask over the pixels of each value, since gradients are written once, divided by
-// these. In float64, in an order that the sizes fix. Planes that are the same memory are read once.
-// After: maps of kernels without a mask become 1 where it is 0.
+// Before: the sums of a mask over the pixels of each value, since gradients are written once,
+// divided by these. In float64, in an order that the sizes fix. Planes that are the same memory are
+// read once. After: maps of kernels without a mask become 1 where it is 0.
 #include <algorithm>
 
 #include "cuda/launches.h"
@@ -15,7 +15,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kAtOnce = 8;  // elements of a thread whose loads are under way together
-// Blocks for all planes together where each plane has one at least: as many as run at once on large GPUs.
+// Blocks for all planes together where each plane has one at least: as many as run at once on large
+// GPUs.
 constexpr int64_t kMostParts = 1024;
 constexpr int64_t kMostBlocks = 1 << 16;
 

@@ -67,8 +67,8 @@ struct ReductionPlan {
   int64_t total_units = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
-  // Of kernels with masks: [values], accumulation type, by which the sums of a mean are divided, too; by
-  // 1 where a mask's sum is 0. Null: by nothing.
+  // Of kernels with masks: [values], accumulation type, by which the sums of a mean are divided,
+  // too; by 1 where a mask's sum is 0. Null: by nothing.
   const void* divisors = nullptr;
   unsigned counter_slot = 0;
   // Where each block works for one value: the blocks of a value add multiples of 1 / fixed_point to

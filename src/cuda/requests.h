@@ -60,8 +60,8 @@ Divisors<T> gradient_divisors(const Problem& problem, const Request& request) {
   }
   return divisors;
 }
-// What makes the C1 and the C2 of an image those of the kernel, of whose units it has `scale`; 0 where
-// the statistic has another (doubled_stabilizers()).
+// What makes the C1 and the C2 of an image those of the kernel, of whose units it has `scale`; 0
+// where the statistic has another (doubled_stabilizers()).
 template <class T>
 void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
   const auto doubled = static_cast<T>(2.0 * scale * scale);
@@ -71,8 +71,8 @@ void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
                   : doubled;
 }
 
-// The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all others
-// leaves them at the beginning of its workspace. No bytes: they are not needed.
+// The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all
+// others leaves them at the beginning of its workspace. No bytes: they are not needed.
 int64_t mask_sums_bytes(const Problem& problem, const Request& request);
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
                              void* workspace, cudaStream_t stream);

@@ -75,8 +75,8 @@ bool needs_masked_kind(const Problem& problem) {
   return has_mask(problem) || problem.stabilizers != nullptr;
 }
 
-// Of the problems above those that tiles and strips serve: values with a gradient, and a map alone, which
-// is masked when it is there.
+// Of the problems above those that tiles and strips serve: values with a gradient, and a map alone,
+// which is masked when it is there.
 bool strips_serve_masked(const Problem& problem, const Request& request) {
   if (wants_gradient(request)) {
     const bool is_word =

@@ -1228,8 +1228,8 @@ void test_nan_containment(const Window& window) {
   expect(wrong == 0, "NaN containment, window " + window.name + ": " + std::to_string(wrong));
 }
 
-// A NaN that no pixel with a weight sees changes nothing but its own gradient; also where filters, which
-// have 11 taps, see it, and the window does not.
+// A NaN that no pixel with a weight sees changes nothing but its own gradient; also where filters,
+// which have 11 taps, see it, and the window does not.
 void test_nan_under_mask(const Window& window, int32_t dtype) {
   Case c;
   c.shape = {1, 2, 90, 300};
