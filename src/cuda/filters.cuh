@@ -25,10 +25,9 @@ struct KindTraits {
   static constexpr bool kMap = kKind == StripKind::kMap;
   static constexpr bool kMse = has_mse(kKind);
   static constexpr bool kGradient = has_gradient(kKind);
-  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted ||
-                               kKind == StripKind::kMaskedTwo;
+  static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
-  static constexpr bool kHasMask = is_masked(kKind);
+  static constexpr bool kHasMask = kKind == StripKind::kMasked;
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
   static constexpr bool kCells = !kGradient;

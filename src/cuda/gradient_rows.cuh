@@ -166,12 +166,12 @@ __device__ __forceinline__ float finish_with_l1(
   return sum;
 }
 
-// The same with a mask, which is looked at pixel by pixel. The sum is weighted by it.
+// The same of one gradient with a mask, which is looked at pixel by pixel. The sum is weighted by it.
 template <class Traits, int kCount>
 __device__ __forceinline__ float finish_with_l1(
     const StripParams& p, const MaskPlane& mask,
     const PixelPlanes<elements_of(Traits::kLoader)>& planes, float equal, int y, int x, int columns,
-    const float (&d)[kCount], float (&first)[kCount], float (&second)[kCount]) {
+    const float (&d)[kCount], float (&first)[kCount], float (&)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
   float sum = 0.0f;
@@ -190,9 +190,6 @@ __device__ __forceinline__ float finish_with_l1(
       }
     }
     first[i] = fmaf(first[i], p.gradient_scale, l1);
-    if constexpr (Traits::kTwo) {
-      second[i] = fmaf(second[i], p.gradient_scale, -l1);
-    }
   }
   return sum;
 }

@@ -19,14 +19,9 @@ enum class StripKind : int {
   kOneGradient,   // the sum of f and its gradient for one image
   kTwoGradients,  // for both
   kWeighted,      // for either or both, with map_gradient
-  // The sum and the gradients, where there is what MaskParams says.
-  kMaskedOne,
-  kMaskedTwo,
+  kMasked,        // kOneGradient where there is what MaskParams says
 };
-inline constexpr int kStripKinds = 7;
-constexpr bool is_masked(StripKind kind) {
-  return kind == StripKind::kMaskedOne || kind == StripKind::kMaskedTwo;
-}
+inline constexpr int kStripKinds = 6;
 constexpr bool has_gradient(StripKind kind) {
   return kind != StripKind::kValue && kind != StripKind::kMap;
 }
@@ -82,13 +77,13 @@ constexpr bool is_frequent(StripKind kind) {
 }
 
 // Elsewhere the standard window, too, is a given one to the loaders of any types: instances of its own
-// would be 5 to 9% faster, and are the largest of all. So it is to masked kinds, which tiles lack.
+// would be 5 to 9% faster, and are the largest of all. So it is under a mask, which tiles do not know.
 constexpr bool has_standard_instance(StripKind kind, StripLoader loader) {
-  return !is_masked(kind) && (is_frequent(kind) || elements_of(loader) != Elements::kAny);
+  return kind != StripKind::kMasked && (is_frequent(kind) || elements_of(loader) != Elements::kAny);
 }
 constexpr bool has_instance(Schedule schedule, StripKind kind, StripLoader loader,
                             bool given_window) {
-  return given_window ? schedule != Schedule::kTile || !is_masked(kind)
+  return given_window ? schedule != Schedule::kTile || kind != StripKind::kMasked
                       : has_standard_instance(kind, loader);
 }
 

@@ -30,7 +30,9 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps (H200, both gradients of 1x3x1080x1920: 2 rows 78.9 us, 4 81.6, 8 82.8).
-  static constexpr int kRowsAtOnce = !kGradient ? 8 : (kTwo && !kWeighted) || kHasMask ? 2 : 4;
+  static constexpr int kRowsAtOnce = !kGradient                                      ? 8
+                                     : kKind == StripKind::kTwoGradients || kHasMask ? 2
+                                                                                     : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = has_march(__CUDA_ARCH__ / 10);
 #else

@@ -191,7 +191,7 @@ struct OutputParams {
   int64_t map_plane = 0;
 };
 
-// Pointwise, of the masked kinds alone: a mask, and C1 and C2 of each image. Either may be missing.
+// Pointwise, of kMasked alone: a mask, and C1 and C2 of each image. Either may be missing.
 struct MaskParams {
   InputImage mask;
   Divisors<float> divisors;

@@ -86,7 +86,7 @@ constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; 
 // are more accurate by tiles (docs/decisions/0006), so those stay with them for longer, although
 // strips are up to twice as fast; kernels with four maps of partials have not been compared.
 constexpr int64_t max_tiled_pixels(StripKind kind, int architecture) {
-  return is_masked(kind)                                                ? 0
+  return kind == StripKind::kMasked                                     ? 0
          : kind == StripKind::kMap                                      ? 3000000
          : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000
          : has_march(architecture)                                      ? 400000

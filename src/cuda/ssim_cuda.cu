@@ -70,8 +70,8 @@ bool is_short(const Window& window) {
   return window.size <= kDefaultWindowSize && is_symmetric(window);
 }
 
-// Whether a gradient is that of the masked kinds.
-bool needs_masked_kind(const Problem& problem) {
+// Whether a gradient is that of StripKind::kMasked.
+bool is_masked(const Problem& problem) {
   return has_mask(problem) || problem.stabilizers != nullptr;
 }
 
@@ -88,7 +88,7 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (needs_masked_kind(problem) && !strips_serve_masked(problem, request)) {
+  if (is_masked(problem) && !strips_serve_masked(problem, request)) {
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
@@ -148,7 +148,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.grad2 = bytes_of<char>(request.grad2);
     quads = quads && in_quads(request.grad1, p.grad1) && in_quads(request.grad2, p.grad2);
     p.map_gradient = bytes_of<const char>(request.map_gradient);
-    const bool one = kind == StripKind::kOneGradient || kind == StripKind::kMaskedOne;
+    const bool one = kind == StripKind::kOneGradient || kind == StripKind::kMasked;
     if (one && p.grad1.data == nullptr) {
       // f is symmetric.
       std::swap(p.img1, p.img2);
@@ -159,7 +159,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool march = strips && has_march(device.architecture);
-  const bool standard = !is_masked(kind) && is_standard(problem.windows[kHeight]) &&
+  const bool standard = kind != StripKind::kMasked && is_standard(problem.windows[kHeight]) &&
                         is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
   given_taps(problem.windows[kWidth], p.row_taps);
@@ -247,7 +247,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const double divisor = host_gradient_divisor(problem, request);
   p.gradient_scale = static_cast<float>(4.0 * request.statistic_weight * kPixelScale / divisor);
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
-  if (is_masked(kind)) {
+  if (kind == StripKind::kMasked) {
     p.mask = bytes_of<const char>(problem.mask);
     p.divisors = gradient_divisors<float>(problem, request);
     if (has_mask(problem)) {
@@ -458,11 +458,22 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     }
   }
   const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
-  const bool masked = needs_masked_kind(problem);
+  const bool masked = gradient && is_masked(problem);
+  if (masked && two) {
+    Request second = request;
+    second.value = nullptr;
+    second.grad1 = {};
+    error = run_strips(problem, second, device, choice_for(StripKind::kMasked), StripKind::kMasked,
+                       workspace, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
   const StripKind kind = !gradient ? (request.map != nullptr ? StripKind::kMap : StripKind::kValue)
+                         : masked  ? StripKind::kMasked
                          : request.map_gradient.data != nullptr ? StripKind::kWeighted
-                         : two ? (masked ? StripKind::kMaskedTwo : StripKind::kTwoGradients)
-                               : (masked ? StripKind::kMaskedOne : StripKind::kOneGradient);
+                         : two                                  ? StripKind::kTwoGradients
+                                                                : StripKind::kOneGradient;
   error = run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
   if (error == cudaSuccess && kind == StripKind::kMap && has_mask(problem)) {
     error = launch_mask_map(problem, static_cast<float*>(request.map), device, stream);

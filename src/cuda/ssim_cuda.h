@@ -22,10 +22,10 @@ const char* not_served(const Problem& problem, const Request& request);
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
-// beside a gradient; by the separable kernels two or more for a gradient; one more ahead where a
-// mean under a mask has no mask_sums, and behind a map under a mask). Pointers are device pointers
-// of it; `workspace` is aligned to 256 bytes. A request for nothing does nothing. `choice`: how the
-// 11-tap kernels run; null: as the tuning table says.
+// beside a gradient, or two gradients under a mask; by the separable kernels two or more for a
+// gradient; one more ahead where a mean under a mask has no mask_sums, and behind a map under a
+// mask). Pointers are device pointers of it; `workspace` is aligned to 256 bytes. A request for
+// nothing does nothing. `choice`: how the 11-tap kernels run; null: as the tuning table says.
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice = nullptr);
 
