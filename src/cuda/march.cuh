@@ -579,11 +579,18 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
                                        &shared.counters, chunks_before);
         };
         if (!Traits::is_row_warp()) {
-          const double loss = run_columns<Traits>(p, piece, maps, shared.piece_shift,
-                                                  &shared.counters, chunks_before, &probe);
-          is_lost = Traits::kHasMask && !isfinite(loss);
-          if (!is_lost) {
-            total() = fma(p.loss_weight, loss, total());
+          const auto run_column_warps = [&] {
+            return run_columns<Traits>(p, piece, maps, shared.piece_shift, &shared.counters,
+                                       chunks_before, &probe);
+          };
+          if constexpr (Traits::kHasMask) {
+            const double loss = run_column_warps();
+            is_lost = !isfinite(loss);
+            if (!is_lost) {
+              total() = fma(p.loss_weight, loss, total());
+            }
+          } else {
+            total() = fma(p.loss_weight, run_column_warps(), total());
           }
           // The whole sum, while row warps store the last gradients.
           if (Traits::kSumsEarly && plan.fixed_point != 0.0 && !p.l1 && progress.is_last) {
@@ -610,7 +617,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
     if constexpr (Traits::kContains) {
       if (__syncthreads_or(!isfinite(probe))) {
         mend_outputs<Traits>(p, shared.own);
-        if (is_lost) {
+        if (Traits::kHasMask && is_lost) {
           total() = fma(
               p.loss_weight,
               loss_of_column<Traits>(

@@ -67,9 +67,6 @@ struct ReductionPlan {
   int64_t total_units = 0;
   double factor = 1.0;  // value = offset + factor * sum
   double offset = 0.0;
-  // Of kernels with masks: [values], accumulation type, by which the sums of a mean are divided,
-  // too; by 1 where a mask's sum is 0. Null: by nothing.
-  const void* divisors = nullptr;
   unsigned counter_slot = 0;
   // Where each block works for one value: the blocks of a value add multiples of 1 / fixed_point to
   // one word, that of the counter slot of the value, instead of leaving partials. 0: they leave
@@ -81,6 +78,10 @@ struct ReductionPlan {
   Divisor sharing_blocks;
   unsigned units_left = 0;
   int64_t units_per_block = 0;
+
+  // Of kernels with masks: [values], accumulation type, by which the sums of a mean are divided,
+  // too; by 1 where a mask's sum is 0. Null: by nothing.
+  const void* divisors = nullptr;
 
   // At most 65536 blocks: products of two numbers below that fit 32 bits.
   void share_among(int blocks, int64_t shared_units) {
@@ -191,6 +192,11 @@ struct OutputParams {
   int64_t map_plane = 0;
 };
 
+// Sums.
+struct SumParams {
+  ReductionPlan reduction;
+};
+
 // Pointwise, of kMasked alone: a mask, and C1 and C2 of each image. Either may be missing.
 struct MaskParams {
   InputImage mask;
@@ -206,8 +212,7 @@ struct StripParams : ImageParams,
                      WindowParams,
                      PointwiseParams,
                      OutputParams,
-                     MaskParams {
-  ReductionPlan reduction;
-};
+                     SumParams,
+                     MaskParams {};
 
 }  // namespace fused_ssim::cuda
