@@ -107,7 +107,9 @@ def test_ssim(device, problem):
     definition, dtype = problem["definition"], problem["dtype"]
     expected = oracle.ssim_map(x.detach(), y.detach(), **definition)
     values = ssim(x, y, reduction="none", **definition)
-    assert max_error(values, expected) <= MAP_BOUND.get(dtype, 5e-6)
+    # Of hardly more than one pixel a window leaves little variance, the difference of two squares.
+    bound = 5e-6 if definition["sigma"] >= 0.6 else 1e-5
+    assert max_error(values, expected) <= MAP_BOUND.get(dtype, bound)
     channels = ssim(x, y, reduction="channel", **definition)
     assert max_error(channels, expected.mean((2, 3))) <= 2e-6
 

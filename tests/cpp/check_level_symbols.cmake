@@ -2,19 +2,26 @@
 # symbol, such as an inline function that was not inlined, might replace the same function of the
 # baseline, which then fails on older processors.
 #
-#   cmake -DNM=nm -DOBJECT=level_avx2.cpp.o -P check_level_symbols.cmake
+#   cmake -DNM=nm -DARCHIVE=libfused_ssim_cpu.a "-DLEVELS=avx2;avx512" -P check_level_symbols.cmake
 execute_process(
-  COMMAND "${NM}" --defined-only --extern-only --format=posix "${OBJECT}"
-  OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY
+  COMMAND "${NM}" --defined-only --extern-only --format=posix "${ARCHIVE}"
+  OUTPUT_VARIABLE listing COMMAND_ERROR_IS_FATAL ANY
 )
-string(REGEX MATCHALL "[^\n]+" symbols "${symbols}")
-set(tables ${symbols})
-list(FILTER tables INCLUDE REGEX "Functions[^ ]* [BDR] ")
-list(FILTER symbols EXCLUDE REGEX "Functions[^ ]* [BDR] ")
-list(LENGTH tables count)
-if(NOT count EQUAL 1 OR symbols)
-  list(JOIN symbols "\n  " shown)
-  message(
-    FATAL_ERROR "${OBJECT}: ${count} tables of functions (expected 1); other symbols:\n  ${shown}"
-  )
-endif()
+# A heading `libfused_ssim_cpu.a[level_avx2.cpp.o]:` stands before the symbols of each object.
+string(REGEX REPLACE "[][]" "|" listing "${listing}")
+foreach(level IN LISTS LEVELS)
+  if(NOT listing MATCHES "[|]level_${level}[^|]*[|]:\n([^|]*)")
+    message(FATAL_ERROR "${ARCHIVE}: expected an object of level ${level}, found:\n${listing}")
+  endif()
+  string(REGEX MATCHALL "[^\n]+ [A-Za-z] [^\n]+" symbols "${CMAKE_MATCH_1}")
+  set(tables ${symbols})
+  list(FILTER tables INCLUDE REGEX "Functions[^ ]* [BDR] ")
+  list(FILTER symbols EXCLUDE REGEX "Functions[^ ]* [BDR] ")
+  list(LENGTH tables count)
+  if(NOT count EQUAL 1 OR symbols)
+    list(JOIN symbols "\n  " shown)
+    message(
+      FATAL_ERROR "level ${level}: ${count} tables of functions (expected 1); others:\n  ${shown}"
+    )
+  endif()
+endforeach()
