@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_ssim import _composite, _operators, _results, _transforms
 from fused_ssim import _fakes as _fakes  # registers them
-from fused_ssim import _operators, _results
-from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode
+from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode, Reduced
+from fused_ssim._refusals import NO_GRADIENT, without_gradient
 from fused_ssim._torch_private import (
     BelowAutograd,
-    define,
     graph_is_kept,
     is_batched,
     is_compiling,
     register_autograd,
+    saved_tensors_are_hooked,
 )
 from fused_ssim._windows import STANDARD_TAPS
 
@@ -31,14 +32,15 @@ _NO_L2 = 0.0
 _STANDARD_WINDOW: tuple[Any, ...] = ((), ())
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
-_NO_GRADIENT = (
-    "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
-    "require one at the time); call it with train=True on images that require a gradient"
-)
 _NO_SECOND_DERIVATIVE = (
     "fused_ssim: expected a first derivative only, got a request for the derivative of the "
-    "gradient, which kernels do not have; use torch.func (hessian, jvp, ...), detach the gradient, "
-    "drop create_graph=True, or start Python with FUSED_SSIM_COMPOSITE=1 in the environment"
+    "gradient, which operators and compiled programs do not have; call the functions of fused_ssim, "
+    "outside of torch.compile"
+)
+_HOOKED = (
+    "fused_ssim: expected the images of the forward pass for a gradient that can be differentiated "
+    "(create_graph=True), but none are kept under torch.autograd.graph.saved_tensors_hooks, which "
+    "checkpoints and save_on_cpu use; call the function outside of them, or drop create_graph=True"
 )
 
 
@@ -46,7 +48,7 @@ def reduced(
     img1: Tensor,
     img2: Tensor,
     definition: Definition,
-    reduction: str,
+    reduction: Reduced,
     statistic_weight: float,
     l1_weight: float,
     offset: float,
@@ -78,7 +80,26 @@ def reduced(
             return without_gradient(value, img1, img2)
         value = _operators.ssim(img1, img2, *arguments)[0]
     elif differentiable:
-        value = _Reduced.apply(img1, img2, arguments)[0]
+        value = _Reduced.apply(
+            img1,
+            img2,
+            arguments,
+            lambda x, y: _composite.reduced(
+                x,
+                y,
+                definition,
+                reduction,
+                statistic_weight=statistic_weight,
+                l1_weight=l1_weight,
+                offset=offset,
+                stabilizers=stabilizers,
+                mask=mask,
+                mask_mode=mask_mode,
+                map_of=_transforms.map_by_kernels(
+                    definition, stabilizers, mask if mask_mode == "normalized" else None, mask_mode
+                ),
+            ),
+        )
     else:
         with BelowAutograd():
             value = _operators.eager.ssim(img1, img2, *arguments)[0]
@@ -140,9 +161,13 @@ def ms_ssim(
     negative: int,
     odd_sizes: int,
     *,
+    by_scale: Callable[[Tensor, Tensor], Tensor],
     stabilizers: Tensor | None = None,
 ) -> Tensor:
-    """The product over all scales, [B, C]; `definition` is that of the coarsest."""
+    """The product over all scales, [B, C]; `definition` is that of the coarsest.
+
+    `by_scale` gives the same, scale by scale.
+    """
     requires1, requires2 = img1.requires_grad, img2.requires_grad
     differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     compiling = is_compiling()
@@ -157,65 +182,11 @@ def ms_ssim(
     )
     value: Tensor
     if differentiable and not compiling:
-        value = _Scales.apply(img1, img2, arguments)[0]
+        value = _Scales.apply(img1, img2, arguments, by_scale)
     else:
         value = _operators.ms_ssim(img1, img2, *arguments)[0]
     return value
 
-
-# ---- refusals -----------------------------------------------------------------------------------
-
-
-class _Refuse(torch.autograd.Function):
-    """A result as it is, whose derivative by any of `inputs` is an error with this message."""
-
-    @staticmethod
-    def forward(ctx: _Context, message: str, result: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.message = message
-        return result.view_as(result)
-
-    @staticmethod
-    def backward(ctx: _Context, *_: Any) -> Any:
-        raise RuntimeError(ctx.message)
-
-
-def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
-    """`result`, refusing a backward pass to `images` instead of passing for a constant."""
-    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        if is_compiling():
-            result = torch.ops.fused_ssim.without_gradient(result, list(images))
-        else:
-            result = _Refuse.apply(_NO_GRADIENT, result, *images)
-    return result
-
-
-# Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
-# an operator of its own, which the compiled backward pass runs.
-def _refuse_gradient(upstream: Tensor, images: Sequence[Tensor]) -> Any:
-    raise RuntimeError(_NO_GRADIENT)
-
-
-define(
-    "without_gradient(Tensor result, Tensor[] images) -> Tensor",
-    lambda result, images: result.clone(),
-    lambda result, images: torch.empty_like(result),
-)
-define(
-    "refuse_gradient(Tensor upstream, Tensor[] images) -> Tensor[]",
-    _refuse_gradient,
-    lambda upstream, images: [torch.empty_like(image) for image in images],
-)
-
-
-def _without_gradient_setup(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[1])
-
-
-def _without_gradient_backward(ctx: _Context, upstream: Tensor) -> Any:
-    return None, torch.ops.fused_ssim.refuse_gradient(upstream, list(ctx.saved_tensors))
-
-
-register_autograd("without_gradient", _without_gradient_setup, _without_gradient_backward)
 
 # ---- eager mode ---------------------------------------------------------------------------------
 
@@ -267,54 +238,58 @@ _odd_sizes = operator.itemgetter(_SCALES_ARGUMENTS.index("odd_sizes") - 2)
 class _Reduced(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+        ctx: _Context,
+        img1: Tensor,
+        img2: Tensor,
+        arguments: tuple[Any, ...],
+        again: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         wanted1, wanted2 = _wanted(arguments)
+        value: Tensor
         with BelowAutograd():
             value, gradient1, gradient2 = _operators.eager.ssim(img1, img2, *arguments)
-        # The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
-        # empty output is left for gradients made with create_graph=True: it connects them to the
-        # images, so that differentiating them is refused, and they don't pass for constants.
-        link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
+        # The gradients are saved but no outputs, which spares autograd's bookkeeping of them.
         ctx.set_materialize_grads(False)
         mask = arguments[_MASK] if len(arguments) > _MASK else None
-        ctx.save_for_backward(
-            gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask, link
-        )
+        ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask)
         ctx.scale = _scale_arguments(arguments)
-        return value, link
+        _keep_images(ctx, img1, img2, again)
+        return value
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        *saved, mask, link = ctx.saved_tensors
+    def backward(ctx: _Context, upstream: Tensor | None) -> Any:
+        *saved, mask = ctx.saved_tensors
         of_images = [(gradient,) for gradient in saved]
-        return _times_upstream(ctx, upstream, of_images, link, _SCALING, (mask, *ctx.scale))
+        return _times_upstream(ctx, upstream, of_images, _SCALING, (mask, *ctx.scale))
 
 
 class _Scales(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+        ctx: _Context,
+        img1: Tensor,
+        img2: Tensor,
+        arguments: tuple[Any, ...],
+        again: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        value: Tensor
         with BelowAutograd():
             value, derivatives, *gradients = _operators.eager.ms_ssim(img1, img2, *arguments)
         saved = [
             gradient if wanted else None
             for wanted, gradient in zip(_wanted_of_scales(arguments), gradients, strict=True)
         ]
-        link = value.new_empty([0])  # see _Reduced
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*saved, derivatives, link)
+        ctx.save_for_backward(*saved, derivatives)
         ctx.odd_sizes = _odd_sizes(arguments)
-        return value, link
+        _keep_images(ctx, img1, img2, again)
+        return value
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        gradient1, coarser1, gradient2, coarser2, derivatives, link = ctx.saved_tensors
+    def backward(ctx: _Context, upstream: Tensor | None) -> Any:
+        gradient1, coarser1, gradient2, coarser2, derivatives = ctx.saved_tensors
         saved = [(gradient1, coarser1), (gradient2, coarser2)]
-        return _times_upstream(
-            ctx, upstream, saved, link, _ACCUMULATION, (derivatives, ctx.odd_sizes)
-        )
+        return _times_upstream(ctx, upstream, saved, _ACCUMULATION, (derivatives, ctx.odd_sizes))
 
 
 def _scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
@@ -342,35 +317,83 @@ def _times_upstream(
     ctx: _Context,
     upstream: Tensor | None,
     saved: Sequence[tuple[Any, ...]],
-    link: Tensor,
     operators: tuple[Any, ...],
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients by both images, of what was saved of each, its own gradient first."""
     results: list[Tensor | None] = [None, None]
     if upstream is None:
-        return *results, None
+        return *results, None, None
+    creates_graph = torch.is_grad_enabled()
+    graph_is_freed = not graph_is_kept()
+    may_overwrite = graph_is_freed and not creates_graph and not is_batched(upstream)
+    kept = ctx.kept
+    if graph_is_freed:
+        ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
+    wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
+    if any(saved[i][0] is None for i in wanted):
+        raise RuntimeError(NO_GRADIENT)
+    if creates_graph:
+        for i, gradient in zip(wanted, _gradients_again(kept, upstream, wanted), strict=True):
+            results[i] = gradient
+        return *results, None, None
     upstream = upstream.contiguous()
     multiplied, multiply_ = operators
-    creates_graph = torch.is_grad_enabled()
-    may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
-    for i, of_image in enumerate(saved):
-        gradient = of_image[0]
-        if not ctx.needs_input_grad[i]:
-            continue
-        if gradient is None:
-            raise RuntimeError(_NO_GRADIENT)
+    for i in wanted:
+        gradient = saved[i][0]
         # The saved gradient becomes the result in place where nobody can ask for it again;
         # tracers (subclasses of Tensor) are given the plain form.
         with BelowAutograd():
             if may_overwrite and type(gradient) is Tensor:
-                multiply_(*of_image, upstream, *arguments)
+                multiply_(*saved[i], upstream, *arguments)
             else:
-                gradient = multiplied(*of_image, upstream, *arguments)
-        if creates_graph:
-            gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+                gradient = multiplied(*saved[i], upstream, *arguments)
         results[i] = gradient
-    return *results, None
+    return *results, None, None
+
+
+# ---- gradients to be differentiated -------------------------------------------------------------
+
+
+def _keep_images(
+    ctx: _Context, img1: Tensor, img2: Tensor, again: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """What a backward pass with create_graph=True needs: it computes the value once more.
+
+    Autograd would make an error of every change in place of a tensor that it saves, also where no
+    backward pass reads it; and hooks for what is saved (checkpoint, save_on_cpu) free memory that a
+    reference of ours would hold.
+    """
+    if saved_tensors_are_hooked():
+        ctx.kept = None
+    else:
+        ctx.kept = img1, img2, _version(img1), _version(img2), again
+
+
+def _version(image: Tensor) -> int:
+    # Inference tensors have none, and can't be changed outside of inference mode.
+    return -1 if image.is_inference() else image._version
+
+
+def _gradients_again(
+    kept: tuple[Any, ...] | None, upstream: Tensor, wanted: Sequence[int]
+) -> Sequence[Tensor]:
+    """The gradients of `wanted` images with a graph of their own."""
+    if kept is None:
+        raise RuntimeError(_HOOKED)
+    img1, img2, *versions, again = kept
+    for name, image, version in zip(("img1", "img2"), (img1, img2), versions, strict=True):
+        if _version(image) != version:
+            raise RuntimeError(
+                f"fused_ssim: expected {name} as it was in the forward pass, for a gradient that can "
+                f"be differentiated (create_graph=True), got it changed in place since (version "
+                f"{_version(image)}, was {version}); change a copy of it"
+            )
+    # Views, since both may be the same tensor.
+    images = img1.view_as(img1), img2.view_as(img2)
+    return torch.autograd.grad(
+        again(*images), [images[i] for i in wanted], upstream, create_graph=True
+    )
 
 
 # ---- registrations for tracers ------------------------------------------------------------------
@@ -429,7 +452,7 @@ def _by_image(
     for i, name in enumerate(("img1", "img2")):
         if ctx.needs_input_grad[i]:
             if not ctx.wanted[i]:
-                raise RuntimeError(_NO_GRADIENT)
+                raise RuntimeError(NO_GRADIENT)
             gradients[name] = multiplied(i, upstream)
     return gradients
 
@@ -468,9 +491,10 @@ def _map_backward(ctx: _Context, map_gradient: Tensor | None) -> dict[str, Tenso
     if map_gradient is None:
         return {}
     wanted = ctx.needs_input_grad[:2]
-    gradients = _operators.ssim_map_backward(
-        map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted, *ctx.rare
-    )
+    compute = _operators.ssim_map_backward
+    if torch.is_grad_enabled() and not is_compiling():
+        compute = _transforms.gradients_of_map
+    gradients = compute(map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted, *ctx.rare)
     return {
         name: gradient if want else None
         for name, gradient, want in zip(("img1", "img2"), gradients, wanted, strict=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fused_ssim import _autograd, _composite
+from fused_ssim import _autograd, _composite, _transforms
 from fused_ssim._parameters import Definition, MaskMode, Reduced
-from fused_ssim._torch_private import is_compiling, is_transformed
+from fused_ssim._refusals import without_gradient
+from fused_ssim._torch_private import is_compiling, is_forward_mode, is_transformed
 
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
@@ -21,8 +20,6 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 _MAX_CUDA_TAPS = 65
 # src/cuda/ssim_cuda.h
 _MAX_CUDA_SCALES = 32
-
-_said_so = False
 
 
 def reduced(
@@ -56,7 +53,7 @@ def reduced(
             mask,
             mask_mode,
         )
-    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.reduced(
         img1,
         img2,
@@ -69,7 +66,7 @@ def reduced(
         stabilizers=stabilizers,
         mask=mask,
         mask_mode=mask_mode,
-        by_kernels=by_kernels,
+        map_of=map_of,
     )
 
 
@@ -93,10 +90,10 @@ def mapped(
             mask=mask,
             mask_mode=mask_mode,
         )
-        return _autograd.without_gradient(values, img1, img2)
+        return without_gradient(values, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
-    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.mapped(
         img1,
         img2,
@@ -104,7 +101,7 @@ def mapped(
         stabilizers=stabilizers,
         mask=mask,
         mask_mode=mask_mode,
-        by_kernels=by_kernels,
+        map_of=map_of,
     )
 
 
@@ -116,10 +113,14 @@ def _map_by_kernels(
     mask_mode: MaskMode,
     stabilizers: Tensor | None,
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The map by kernels, which then lack the mask alone, where that does not change it; else a word
-    about the composite."""
-    if mask_mode == "weighted" and kernels_serve(img1, img2, definition, None, stabilizers):
-        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, None, mask_mode)
+    """The map by kernels, where only the mask, which does not change it, or a transform keeps them from
+    all the rest; else a word about the composite."""
+    seen = mask if mask_mode == "normalized" else None
+    kernels = has_kernels(img1, definition, seen, stabilizers)
+    if kernels and not _is_transformed():
+        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, seen, mask_mode)
+    if kernels and not is_forward_mode():
+        return _transforms.map_by_kernels(definition, stabilizers, seen, mask_mode)
     _say_once(img1)
     return None
 
@@ -141,8 +142,15 @@ def kernels_serve(
     mask: Tensor | None,
     stabilizers: Tensor | None,
 ) -> bool:
-    """Whether there are kernels for this form, on this device, under the transforms in force."""
-    if composite_is_forced or (not is_compiling() and is_transformed()):
+    """Whether kernels compute all of this form, on this device, under the transforms in force."""
+    return not _is_transformed() and has_kernels(img1, definition, mask, stabilizers)
+
+
+def has_kernels(
+    img1: Tensor, definition: Definition, mask: Tensor | None, stabilizers: Tensor | None
+) -> bool:
+    """Whether there are kernels for this form on this device."""
+    if composite_is_forced:
         return False
     if img1.is_cpu:
         return mask is None or img1.dim() < 5
@@ -164,28 +172,17 @@ def kernels_serve_scales(
     )
 
 
+def _is_transformed() -> bool:
+    return not is_compiling() and is_transformed()
+
+
 def _say_once(image: Tensor) -> None:
-    global _said_so
-    # A compiler fuses the composite by itself.
-    if _said_so or composite_is_forced or is_compiling():
+    if composite_is_forced:
         return
-    _said_so = True
-    on_device = image.is_cpu or (image.is_cuda and torch.version.cuda is not None)
-    reason = "this form of SSIM" if on_device else f"device {image.device}"
-    warnings.warn(
-        f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
-        "numbers, more slowly and in more memory (said once per process)",
-        UserWarning,
-        stacklevel=levels_to_the_caller(),
-    )
-
-
-def levels_to_the_caller() -> int:
-    """The `stacklevel` that names the line which called the package, be it through a module."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
-        "fused_ssim",
-        "torch",
-    ):
-        level, frame = level + 1, frame.f_back
-    return level
+    if is_forward_mode():
+        what = "forward-mode differentiation"
+    elif image.is_cpu or (image.is_cuda and torch.version.cuda is not None):
+        what = "this form of SSIM"
+    else:
+        what = f"device {image.device}"
+    _composite.say_once(what)

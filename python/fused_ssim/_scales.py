@@ -41,6 +41,10 @@ def reduced(
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
     checked = _forms.checked(contrast, img1, img2, spatial_dims)
+
+    def by_scale(x: Tensor, y: Tensor) -> Tensor:
+        return _by_scale(x, y, form, contrast, exponents, negative, odd_sizes, spatial_dims)
+
     if form.border is None and _route.kernels_serve_scales(
         img1, img2, definition, checked.stabilizers, len(exponents)
     ):
@@ -51,10 +55,11 @@ def reduced(
             exponents,
             NEGATIVES.index(negative),
             ODD_SIZES.index(odd_sizes),
+            by_scale=by_scale,
             stabilizers=checked.stabilizers,
         )
     else:
-        result = _by_scale(img1, img2, form, contrast, exponents, negative, odd_sizes, spatial_dims)
+        result = by_scale(img1, img2)
     if reduction == "channel":
         return result
     if reduction == "image":

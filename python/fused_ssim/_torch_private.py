@@ -31,6 +31,14 @@ _functorch_level: Callable[[], Any] = getattr(
     "maybe_current_level",
     getattr(_functorch, "peek_interpreter_stack", lambda: None),
 )
+_functorch_levels: Callable[[], Any] = getattr(
+    _functorch, "get_interpreter_stack", lambda: None
+)
+_TransformType = getattr(_functorch, "TransformType", None)
+_BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
+_saved_tensors_hooks: Callable[[bool], Any] = getattr(
+    getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", lambda ignored: None
+)
 _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
     _functorch, "is_legacy_batchedtensor", lambda tensor: False
 )
@@ -103,6 +111,20 @@ def is_transformed() -> bool:
         getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
         or _functorch_level() is not None
     )
+
+
+def is_forward_mode() -> bool:
+    """Whether one of the transforms under way is more than a batch or a gradient."""
+    if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
+        return True
+    # None where nothing is under way; torch 2.1 does not tell what is.
+    levels = _functorch_levels() or ([] if _functorch_level() is None else [None])
+    return any(level is None or level.key() not in _BATCH_OR_GRADIENT for level in levels)
+
+
+def saved_tensors_are_hooked() -> bool:
+    """Whether someone else takes care of what autograd saves."""
+    return _saved_tensors_hooks(True) is not None
 
 
 def is_batched(tensor: torch.Tensor) -> bool:

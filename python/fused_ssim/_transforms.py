@@ -1,0 +1,177 @@
+"""The kernels' map where one gradient by the operators' formulas is not enough.
+
+Under `torch.func.vmap` its batches become one, so that a call is one launch; and its gradient can be
+differentiated, by the composite of torch operations. Reductions of it are torch operations, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ssim import _composite, _operators, _results
+from fused_ssim._parameters import MASK_MODES, Definition, MaskMode
+from fused_ssim._windows import STANDARD_TAPS
+
+_Context = Any  # torch's FunctionCtx, whose attributes are set freely
+_Tensors = tuple[Tensor | None, ...]
+
+
+def map_by_kernels(
+    definition: Definition, stabilizers: Tensor | None, mask: Tensor | None, mask_mode: MaskMode
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives the map of two images."""
+
+    def mapped(img1: Tensor, img2: Tensor) -> Tensor:
+        expanded = None if mask is None else mask.expand_as(img1)
+        problem = (*definition, MASK_MODES.index(mask_mode))
+        values: Tensor = _Map.apply(img1, img2, stabilizers, expanded, problem)
+        return values
+
+    return mapped
+
+
+def gradients_of_map(
+    map_gradient: Tensor, img1: Tensor, img2: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    """What the operator `ssim_map_backward` gives of these arguments, to be differentiated."""
+    *definition, wants1, wants2, stabilizers, mask, mask_mode = arguments
+    problem = (*definition, mask_mode)
+    gradients: tuple[Tensor, Tensor] = _MapGradients.apply(
+        map_gradient, img1, img2, stabilizers, mask, problem, (wants1, wants2)
+    )
+    return gradients
+
+
+class _Map(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        img1: Tensor,
+        img2: Tensor,
+        stabilizers: Tensor | None,
+        mask: Tensor | None,
+        problem: tuple[Any, ...],
+    ) -> Tensor:
+        *definition, mask_mode = problem
+        values: Tensor = _operators.ssim_map(
+            img1, img2, *definition, stabilizers, mask, mask_mode
+        )
+        return values
+
+    @staticmethod
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.problem = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: _Context, upstream: Tensor) -> Any:
+        wanted = tuple(ctx.needs_input_grad[:2])
+        gradients = _MapGradients.apply(upstream, *ctx.saved_tensors, ctx.problem, wanted)
+        results = [gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)]
+        return *results, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        *tensors, problem = arguments
+        values = _Map.apply(*_joined(info.batch_size, tensors, in_dims), problem)
+        return values.unflatten(0, (info.batch_size, -1)), 0
+
+
+class _MapGradients(torch.autograd.Function):
+    """The gradients by both images; an empty tensor for one that is not wanted."""
+
+    @staticmethod
+    def forward(
+        map_gradient: Tensor,
+        img1: Tensor,
+        img2: Tensor,
+        stabilizers: Tensor | None,
+        mask: Tensor | None,
+        problem: tuple[Any, ...],
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor, Tensor]:
+        *definition, mask_mode = problem
+        gradients: tuple[Tensor, Tensor] = _operators.ssim_map_backward(
+            map_gradient, img1, img2, *definition, *wanted, stabilizers, mask, mask_mode
+        )
+        return gradients
+
+    @staticmethod
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.problem, ctx.wanted = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: _Context, *upstreams: Tensor) -> Any:
+        _composite.say_once("the derivative of a gradient")
+        map_gradient, img1, img2, stabilizers, mask = ctx.saved_tensors
+        definition, mask_mode = _of_composite(ctx.problem, img1)
+        given = [map_gradient, img1, img2]
+        images = [1 + i for i in (0, 1) if ctx.wanted[i]]
+        asked = [i for i in range(3) if ctx.needs_input_grad[i]]
+
+        def gradients(*by: Tensor) -> tuple[Tensor, ...]:
+            here = _replaced(given, asked, by)
+            _, pull = torch.func.vjp(
+                lambda *of_images: _composite.mapped(
+                    *_replaced(here, images, of_images)[1:],
+                    definition,
+                    stabilizers=stabilizers,
+                    mask=mask,
+                    mask_mode=mask_mode,
+                ),
+                *(here[i] for i in images),
+            )
+            return pull(here[0])
+
+        _, pull = torch.func.vjp(gradients, *(given[i] for i in asked))
+        found = pull(tuple(upstreams[i - 1] for i in images))
+        results = _replaced([None] * 7, asked, found)
+        return tuple(results)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
+        *tensors, problem, wanted = arguments
+        gradients = _MapGradients.apply(
+            *_joined(info.batch_size, tensors, in_dims), problem, wanted
+        )
+        one, two = (
+            gradient.unflatten(0, (info.batch_size, -1)) if want else gradient
+            for gradient, want in zip(gradients, wanted, strict=True)
+        )
+        axis1, axis2 = (0 if want else None for want in wanted)
+        return (one, two), (axis1, axis2)
+
+
+def _joined(batches: int, tensors: Sequence[Any], in_dims: Sequence[int | None]) -> list[Any]:
+    """Tensors [B, ...], of each of `batches` or of all, as [batches * B, ...]."""
+    return [
+        None
+        if tensor is None
+        else (
+            tensor.expand(batches, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+        ).flatten(0, 1)
+        for tensor, axis in zip(tensors, in_dims, strict=False)
+    ]
+
+
+def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) -> list[Any]:
+    result = [*items]
+    for place, item in zip(places, by, strict=True):
+        result[place] = item
+    return result
+
+
+def _of_composite(problem: tuple[Any, ...], image: Tensor) -> tuple[Definition, MaskMode]:
+    """What the operators are asked, with the standard window's taps that they know by themselves."""
+    *given, mask_mode = problem
+    definition = Definition(*given)
+    if not definition.taps:
+        depth, height, width = _results.window_sizes((), image.dim())
+        definition = definition._replace(taps=STANDARD_TAPS, window_sizes=(depth, height, width))
+    return definition, MASK_MODES[mask_mode]
