@@ -461,8 +461,8 @@ def test_ssim_weight_is_a_number(device, weight):
 def test_sparse(device, entry):
     x = image(device)
     for bad in (x.to_sparse(), x[0, 0].to_sparse_csr()):
-        raises((TypeError, NotImplementedError), lambda b=bad: entry(b, b), "dense")
-        raises((TypeError, NotImplementedError), lambda b=bad: entry(x, b), "dense")
+        raises(TypeError, lambda b=bad: entry(b, b), "dense")
+        raises(TypeError, lambda b=bad: entry(x, b), "dense")
 
 
 @each_entry
@@ -470,29 +470,23 @@ def test_sparse(device, entry):
 def test_quantised(entry):
     x = image("cpu")
     bad = torch.quantize_per_tensor(x, 0.01, 0, torch.quint8)
-    raises((TypeError, NotImplementedError), lambda: entry(bad, bad))
-    raises((TypeError, NotImplementedError), lambda: entry(x, bad))
+    raises(TypeError, lambda: entry(bad, bad))
+    raises(TypeError, lambda: entry(x, bad))
 
 
 @each_entry
 @pytest.mark.filterwarnings("ignore")  # torch calls nested tensors a prototype
 def test_nested(device, entry):
     bad = torch.nested.nested_tensor([torch.rand(3, 16, 16), torch.rand(3, 12, 16)], device=device)
-    raises((TypeError, ValueError, NotImplementedError), lambda: entry(bad, bad))
-
-
-@each_entry
-def test_meta(entry):
-    bad = torch.empty(1, 3, 16, 16, device="meta")
-    raises(NotImplementedError, lambda: entry(bad, bad), "meta", "cpu")
+    raises((TypeError, ValueError), lambda: entry(bad, bad))
 
 
 @each_entry
 def test_different_devices(device, entry):
     x = image(device)
     other = torch.empty(1, 3, 16, 16, device="meta")
-    raises((ValueError, NotImplementedError), lambda: entry(x, other), "meta", "device=")
-    raises((ValueError, NotImplementedError), lambda: entry(other, x), "meta", "device=")
+    raises(ValueError, lambda: entry(x, other), "meta", "device")
+    raises(ValueError, lambda: entry(other, x), "meta", "device")
 
 
 def test_too_few_and_too_many_arguments(device):

@@ -15,6 +15,7 @@ from torch.nn import functional
 import oracle
 from fused_ssim import (
     FusedSSIMMap,
+    _composite,
     _route,
     fused_ssim3d,
     l1_ssim_loss,

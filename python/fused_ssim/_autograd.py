@@ -22,6 +22,8 @@ from fused_ssim._torch_private import (
     graph_is_kept,
     is_batched,
     is_compiling,
+    is_jit_tracing,
+    is_traced,
     register_autograd,
     saved_tensors_are_hooked,
 )
@@ -59,9 +61,9 @@ def reduced(
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     requires1, requires2 = img1.requires_grad, img2.requires_grad
-    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
-    wants = train and differentiable
     compiling = is_compiling()
+    differentiable = (requires1 or requires2) and _records(compiling)
+    wants = train and differentiable
     arguments = (
         *_operator_arguments(definition, compiling),
         REDUCTIONS.index(reduction),
@@ -106,6 +108,12 @@ def reduced(
     return value
 
 
+def _records(compiling: bool) -> bool:
+    """Whether autograd does. Traces of torch.jit are of the value alone: they hold operators, but no
+    functions of Python."""
+    return torch.is_grad_enabled() and (compiling or not is_jit_tracing())
+
+
 def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
     """The definition in the order of the operators' schemas."""
     if compiling:
@@ -130,13 +138,20 @@ def mapped(
     mask_mode: MaskMode,
 ) -> Tensor:
     """The map [B, C, H', W']."""
-    value: Tensor = _operators.ssim_map(
-        img1,
-        img2,
-        *_operator_arguments(definition, is_compiling()),
+    compiling = is_compiling()
+    arguments = (
+        *_operator_arguments(definition, compiling),
         stabilizers,
         *_mask_arguments(img1, mask, mask_mode),
     )
+    value: Tensor
+    if compiling:
+        value = _operators.ssim_map(img1, img2, *arguments)
+    elif (img1.requires_grad or img2.requires_grad) and _records(compiling):
+        value = _transforms.ssim_map(img1, img2, *arguments)
+    else:
+        with BelowAutograd():
+            value = _operators.eager.ssim_map(img1, img2, *arguments)
     return value
 
 
@@ -144,11 +159,10 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """[B, C] each; a backward pass is refused."""
-    value, mse = _operators.ssim_and_mse(
-        img1.detach(),
-        img2.detach(),
-        *_operator_arguments(definition, is_compiling()),
-        stabilizers,
+    compiling = is_compiling()
+    compute = _operators.ssim_and_mse if compiling else _operators.eager.ssim_and_mse
+    value, mse = compute(
+        img1.detach(), img2.detach(), *_operator_arguments(definition, compiling), stabilizers
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
@@ -169,8 +183,8 @@ def ms_ssim(
     `by_scale` gives the same, scale by scale.
     """
     requires1, requires2 = img1.requires_grad, img2.requires_grad
-    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     compiling = is_compiling()
+    differentiable = (requires1 or requires2) and _records(compiling)
     arguments = (
         *_operator_arguments(definition, compiling),
         exponents,
@@ -181,10 +195,13 @@ def ms_ssim(
         stabilizers,
     )
     value: Tensor
-    if differentiable and not compiling:
+    if compiling:
+        value = _operators.ms_ssim(img1, img2, *arguments)[0]
+    elif differentiable:
         value = _Scales.apply(img1, img2, arguments, by_scale)
     else:
-        value = _operators.ms_ssim(img1, img2, *arguments)[0]
+        with BelowAutograd():
+            value = _operators.eager.ms_ssim(img1, img2, *arguments)[0]
     return value
 
 
@@ -294,7 +311,7 @@ class _Scales(torch.autograd.Function):
 
 def _scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
     factor = _factor(upstream, gradient, mask, *arguments)
-    scaled: Tensor = _operators.scale_gradient(gradient, factor, *arguments)
+    scaled: Tensor = _operators.eager.scale_gradient(gradient, factor, *arguments)
     return scaled
 
 
@@ -310,7 +327,7 @@ def _scale_(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments:
 # Operators on what was saved of an image: one that gives the gradient, and one that turns what was
 # saved into it.
 _SCALING = _scaled, _scale_
-_ACCUMULATION = _operators.ms_ssim_backward, _operators.eager.ms_ssim_backward_
+_ACCUMULATION = _operators.eager.ms_ssim_backward, _operators.eager.ms_ssim_backward_
 
 
 def _times_upstream(
@@ -341,10 +358,10 @@ def _times_upstream(
     multiplied, multiply_ = operators
     for i in wanted:
         gradient = saved[i][0]
-        # The saved gradient becomes the result in place where nobody can ask for it again;
-        # tracers (subclasses of Tensor) are given the plain form.
+        # The saved gradient becomes the result in place where nobody can ask for it again; tracers
+        # are given the plain form.
         with BelowAutograd():
-            if may_overwrite and type(gradient) is Tensor:
+            if may_overwrite and not is_traced(gradient):
                 multiply_(*saved[i], upstream, *arguments)
             else:
                 gradient = multiplied(*saved[i], upstream, *arguments)
@@ -434,7 +451,9 @@ def _ssim_backward(
     return _by_image(
         ctx,
         (upstream, *by_gradients),
-        lambda i, given: _SCALING[0](saved[i], given, mask, *ctx.scale),
+        lambda i, given: _operators.scale_gradient(
+            saved[i], _factor(given, saved[i], mask, *ctx.scale), *ctx.scale
+        ),
     )
 
 
@@ -491,10 +510,9 @@ def _map_backward(ctx: _Context, map_gradient: Tensor | None) -> dict[str, Tenso
     if map_gradient is None:
         return {}
     wanted = ctx.needs_input_grad[:2]
-    compute = _operators.ssim_map_backward
-    if torch.is_grad_enabled() and not is_compiling():
-        compute = _transforms.gradients_of_map
-    gradients = compute(map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted, *ctx.rare)
+    gradients = _operators.ssim_map_backward(
+        map_gradient, *ctx.saved_tensors, *ctx.definition, *wanted, *ctx.rare
+    )
     return {
         name: gradient if want else None
         for name, gradient, want in zip(("img1", "img2"), gradients, wanted, strict=True)

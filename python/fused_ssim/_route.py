@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_ssim import _autograd, _composite, _transforms
+from fused_ssim import _autograd, _composite, _sharding, _transforms
 from fused_ssim._parameters import Definition, MaskMode, Reduced
 from fused_ssim._refusals import without_gradient
 from fused_ssim._torch_private import is_compiling, is_forward_mode, is_transformed
@@ -35,6 +37,17 @@ def reduced(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(mask, stabilizers)
+        return _sharding.reduced(
+            lambda x, y: reduced(
+                x, y, definition, "channel", loss_weight=loss_weight, train=train
+            ),
+            img1,
+            img2,
+            reduction,
+            math.prod(_sharding.map_shape(img1, definition)[2:]),
+        )
     # Numbers in the code, since a compiler takes those of defaults for variables.
     statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
     if loss_weight is not None:
@@ -81,6 +94,15 @@ def mapped(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The map of S, [B, C, *map sizes]."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(mask, stabilizers)
+        (values,) = _sharding.shards(
+            lambda x, y: [mapped(x, y, definition, train=train)],
+            img1,
+            img2,
+            [_sharding.map_shape(img1, definition)],
+        )
+        return values
     if not train:
         values = mapped(
             img1.detach(),
@@ -117,9 +139,10 @@ def _map_by_kernels(
     all the rest; else a word about the composite."""
     seen = mask if mask_mode == "normalized" else None
     kernels = has_kernels(img1, definition, seen, stabilizers)
-    if kernels and not _is_transformed():
+    if kernels and not is_transformed():
         return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, seen, mask_mode)
-    if kernels and not is_forward_mode():
+    # Compilers don't trace what vmap and gradients of gradients need of autograd functions.
+    if kernels and not is_forward_mode() and not is_compiling():
         return _transforms.map_by_kernels(definition, stabilizers, seen, mask_mode)
     _say_once(img1)
     return None
@@ -129,10 +152,25 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(None, stabilizers)
+        values, mse = _sharding.shards(
+            lambda x, y: ssim_and_mse(x, y, definition), img1, img2, [[*img1.shape[:2]]] * 2
+        )
+        return values, mse
     if kernels_serve(img1, img2, definition, None, stabilizers):
         return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
+
+
+def refuse_beside_shards(mask: Tensor | None, data_range: Any) -> None:
+    for name, given in (("mask", mask), ("tensor as data_range", data_range)):
+        if isinstance(given, Tensor):
+            raise NotImplementedError(
+                f"fused_ssim: expected no {name} beside DTensors, got one; call the function with "
+                "the local tensors, .to_local()"
+            )
 
 
 def kernels_serve(
@@ -143,7 +181,7 @@ def kernels_serve(
     stabilizers: Tensor | None,
 ) -> bool:
     """Whether kernels compute all of this form, on this device, under the transforms in force."""
-    return not _is_transformed() and has_kernels(img1, definition, mask, stabilizers)
+    return not is_transformed() and has_kernels(img1, definition, mask, stabilizers)
 
 
 def has_kernels(
@@ -152,7 +190,7 @@ def has_kernels(
     """Whether there are kernels for this form on this device."""
     if composite_is_forced:
         return False
-    if img1.is_cpu:
+    if img1.is_cpu or img1.is_meta:
         return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
@@ -168,12 +206,8 @@ def kernels_serve_scales(
 ) -> bool:
     """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
     return kernels_serve(img1, img2, definition, None, stabilizers) and (
-        img1.is_cpu or scales <= _MAX_CUDA_SCALES
+        not img1.is_cuda or scales <= _MAX_CUDA_SCALES
     )
-
-
-def _is_transformed() -> bool:
-    return not is_compiling() and is_transformed()
 
 
 def _say_once(image: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fused_ssim import _autograd, _forms, _route, _validation
+from fused_ssim import _autograd, _forms, _route, _sharding, _validation
 from fused_ssim._parameters import (
     NEGATIVES,
     ODD_SIZES,
@@ -40,6 +40,17 @@ def reduced(
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
+    if _sharding.is_distributed(img1, img2):
+        _route.refuse_beside_shards(None, form.data_range)
+        return _sharding.reduced(
+            lambda x, y: reduced(
+                x, y, form, exponents, "channel", negative, odd_sizes, spatial_dims
+            ),
+            img1,
+            img2,
+            reduction,
+            pixels=1,
+        )
     checked = _forms.checked(contrast, img1, img2, spatial_dims)
 
     def by_scale(x: Tensor, y: Tensor) -> Tensor:

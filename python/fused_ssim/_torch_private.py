@@ -43,7 +43,6 @@ _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
     _functorch, "is_legacy_batchedtensor", lambda tensor: False
 )
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", lambda: True)
 _PLAIN = frozenset({Tensor, Parameter, NoneType, tuple, list, bool, int, float})
 
 _cuda_stream: Callable[[int], int] = getattr(
@@ -97,7 +96,21 @@ def graph_is_kept() -> bool:
 
 def sees_operators(arguments: Sequence[Any]) -> bool:
     """Whether a subclass of Tensor, a mode or a tracer wants to see an operator with these."""
-    return _modes() > 0 or _is_tracing() or not _PLAIN.issuperset(map(type, arguments))
+    return _modes() > 0 or is_jit_tracing() or not _PLAIN.issuperset(map(type, arguments))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is no subclass of Tensor with a behaviour of its own."""
+    return type(tensor) is Tensor or type(tensor) is Parameter
+
+
+def is_traced(gradient: Tensor) -> bool:
+    """Whether a subclass of Tensor or a mode takes note of what becomes of a tensor."""
+    return type(gradient) is not Tensor or _modes() > 0
+
+
+# Whether torch.jit.trace is under way.
+is_jit_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", lambda: False)
 
 
 def cuda_stream(index: int) -> int:
@@ -105,6 +118,7 @@ def cuda_stream(index: int) -> int:
     return _cuda_stream(index)
 
 
+@constant_for_compilers
 def is_transformed() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is under way."""
     return (
@@ -113,6 +127,7 @@ def is_transformed() -> bool:
     )
 
 
+@constant_for_compilers
 def is_forward_mode() -> bool:
     """Whether one of the transforms under way is more than a batch or a gradient."""
     if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fused_ssim import _composite, _operators, _results
 from fused_ssim._parameters import MASK_MODES, Definition, MaskMode
+from fused_ssim._torch_private import BelowAutograd, is_batched
 from fused_ssim._windows import STANDARD_TAPS
 
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
-_Tensors = tuple[Tensor | None, ...]
 
 
 def map_by_kernels(
@@ -27,23 +27,18 @@ def map_by_kernels(
 
     def mapped(img1: Tensor, img2: Tensor) -> Tensor:
         expanded = None if mask is None else mask.expand_as(img1)
-        problem = (*definition, MASK_MODES.index(mask_mode))
-        values: Tensor = _Map.apply(img1, img2, stabilizers, expanded, problem)
-        return values
+        return ssim_map(
+            img1, img2, *definition, stabilizers, expanded, MASK_MODES.index(mask_mode)
+        )
 
     return mapped
 
 
-def gradients_of_map(
-    map_gradient: Tensor, img1: Tensor, img2: Tensor, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    """What the operator `ssim_map_backward` gives of these arguments, to be differentiated."""
-    *definition, wants1, wants2, stabilizers, mask, mask_mode = arguments
-    problem = (*definition, mask_mode)
-    gradients: tuple[Tensor, Tensor] = _MapGradients.apply(
-        map_gradient, img1, img2, stabilizers, mask, problem, (wants1, wants2)
-    )
-    return gradients
+def ssim_map(img1: Tensor, img2: Tensor, *arguments: Any) -> Tensor:
+    """What the operator of this name gives of these arguments."""
+    *definition, stabilizers, mask, mask_mode = arguments
+    values: Tensor = _Map.apply(img1, img2, stabilizers, mask, (*definition, mask_mode))
+    return values
 
 
 class _Map(torch.autograd.Function):
@@ -56,22 +51,32 @@ class _Map(torch.autograd.Function):
         problem: tuple[Any, ...],
     ) -> Tensor:
         *definition, mask_mode = problem
-        values: Tensor = _operators.ssim_map(
-            img1, img2, *definition, stabilizers, mask, mask_mode
-        )
+        values: Tensor
+        with BelowAutograd():
+            values = _operators.eager.ssim_map(
+                img1, img2, *definition, stabilizers, mask, mask_mode
+            )
         return values
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
         *tensors, ctx.problem = inputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor) -> Any:
+    def backward(ctx: _Context, upstream: Tensor | None) -> Any:
+        if upstream is None:
+            return (None,) * 5
+        compute = _MapGradients.forward
+        if torch.is_grad_enabled() or is_batched(upstream):
+            compute = _MapGradients.apply
         wanted = tuple(ctx.needs_input_grad[:2])
-        gradients = _MapGradients.apply(upstream, *ctx.saved_tensors, ctx.problem, wanted)
-        results = [gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)]
-        return *results, None, None, None
+        gradients = compute(upstream, *ctx.saved_tensors, ctx.problem, wanted)
+        one, two = (
+            gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)
+        )
+        return one, two, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -94,9 +99,11 @@ class _MapGradients(torch.autograd.Function):
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
         *definition, mask_mode = problem
-        gradients: tuple[Tensor, Tensor] = _operators.ssim_map_backward(
-            map_gradient, img1, img2, *definition, *wanted, stabilizers, mask, mask_mode
-        )
+        gradients: tuple[Tensor, Tensor]
+        with BelowAutograd():
+            gradients = _operators.eager.ssim_map_backward(
+                map_gradient, img1, img2, *definition, *wanted, stabilizers, mask, mask_mode
+            )
         return gradients
 
     @staticmethod

@@ -457,11 +457,6 @@ def _check_dense(name: str, image: Any) -> None:
 
 def _check_image(name: str, image: Any, spatial_dims: int, dtypes: frozenset[torch.dtype]) -> None:
     _check_dense(name, image)
-    if image.is_meta:
-        raise NotImplementedError(
-            f"{name}: expected a tensor with pixels, got device {image.device}; make it on another "
-            'device, for example with device="cpu"'
-        )
     if image.dtype not in dtypes:
         raise TypeError(
             f"{name}: expected dtype {', '.join(sorted(str(d)[6:] for d in dtypes))}, got "
