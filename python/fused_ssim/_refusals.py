@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ssim._torch_private import define, is_compiling, register_autograd
+from fused_ssim._torch_private import (
+    define,
+    is_compiling,
+    is_forward_mode,
+    register_autograd,
+)
 
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
@@ -41,13 +46,11 @@ class _Refuse(torch.autograd.Function):
 
 
 def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
-    """`result`, refusing a backward pass to `images` instead of passing for a constant."""
-    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        if is_compiling():
-            result = torch.ops.fused_ssim.without_gradient(result, list(images))
-        else:
-            result = _Refuse.apply(NO_GRADIENT, result, *images)
-    return result
+    """`result`, refusing a derivative by `images` instead of passing for a constant."""
+    records = torch.is_grad_enabled() and any(image.requires_grad for image in images)
+    if is_compiling():
+        return torch.ops.fused_ssim.without_gradient(result, list(images)) if records else result
+    return _Refuse.apply(NO_GRADIENT, result, *images) if records or is_forward_mode() else result
 
 
 # Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
