@@ -483,3 +483,55 @@ def test_tangents_have_the_type_of_the_value(device, function):
     x, y = (image.to(device) for image in noise_pair(1, 3, 24, 24))
     value, tangent = torch.func.jvp(lambda a: function(a, y), (x,), (torch.ones_like(x),))
     assert value.dtype == tangent.dtype == torch.float32
+
+
+# ---- what training loops switch on --------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@each_function
+def test_anomaly_mode(device, function):
+    x, y = images(device)
+    expected = torch.autograd.grad(function(x, y), (x, y))
+    with torch.autograd.detect_anomaly(check_nan=True):
+        found = torch.autograd.grad(function(x, y), (x, y))
+    for ours, reference in zip(found, expected, strict=True):
+        assert torch.equal(ours, reference)
+
+
+@each_function
+def test_deterministic_algorithms(device, function, way):
+    x, y = images(device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (torch.autograd.grad(function(x, y), (x, y)) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for ours, reference in zip(first, second, strict=True):
+        assert torch.equal(ours, reference)
+
+
+@each_function
+def test_another_default_device(device, function, way):
+    x, y = images(device)
+    expected = function(x, y)
+    with torch.device("meta"):  # what torch.set_default_device does, for a while
+        found = function(x, y)
+        (gradient,) = torch.autograd.grad(found, x)
+    assert torch.equal(found, expected)
+    assert gradient.device == x.device
+
+
+class Picture(torch.Tensor):
+    """As torchvision and others have them."""
+
+
+@each_function
+def test_subclasses_of_tensor(device, function):
+    x, y = images(device)
+    expected, (by_x,) = function(x, y), torch.autograd.grad(function(x, y), x)
+    picture = x.detach().as_subclass(Picture).requires_grad_()
+    found = function(picture, y.detach().as_subclass(Picture))
+    (gradient,) = torch.autograd.grad(found, picture)
+    assert max_error(found.as_subclass(torch.Tensor), expected) <= 1e-6
+    assert relative_error(gradient.as_subclass(torch.Tensor), by_x) <= 1e-6

@@ -511,3 +511,36 @@ def test_errors_of_bad_and_good_gradients(device, entry):
     # A bad argument is found in the forward call, not deep in a backward pass.
     x = image(device).requires_grad_()
     raises(ValueError, lambda: entry(x, x[..., :-1]), "1, 3, 16, 16", "1, 3, 16, 15")
+
+
+@each_entry
+def test_meta_tensors_give_shapes(entry):
+    x, y = image("cpu", 2, 3, 16, 17), image("cpu", 2, 3, 16, 17)
+    a, b = (torch.empty_like(x, device="meta", requires_grad=True) for _ in range(2))
+    expected, found = entry(x, y), entry(a, b)
+    pairs = [(expected, found)] if torch.is_tensor(expected) else zip(expected, found, strict=True)
+    for real, meta in pairs:
+        assert meta.is_meta
+        assert (meta.shape, meta.dtype) == (real.shape, real.dtype)
+
+
+def test_lack_of_memory_is_torch_s_own_error(device):
+    # Trainers catch the type, and people search for the words.
+    one = torch.rand(1, 1, 1, 1, device=device)
+    big = one.expand(1000, 1000, 1000, 1200)
+    volume = big[:, :, None]
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty_like(big)
+    words = str(torchs.value).split(". ")[0]  # what follows on a GPU counts its free bytes
+    for call in (
+        lambda: fused_ssim(big.requires_grad_(), big.detach()),
+        lambda: l1_ssim_loss(big, big.detach().requires_grad_()),
+        lambda: ssim(big, big, reduction="none"),
+        lambda: fused_ssim3d(volume.detach().requires_grad_(), volume),
+        lambda: torch.func.vmap(lambda a: ssim(a[None], a[None], reduction="none"))(big),
+    ):
+        with pytest.raises(type(torchs.value)) as ours:
+            call()
+        assert str(ours.value).startswith(words)
+    assert type(torchs.value).__name__ == ("OutOfMemoryError" if one.is_cuda else "RuntimeError")
+    assert fused_ssim(one, one) == 1
