@@ -284,7 +284,7 @@ def test_an_image_changed_in_place_has_no_second_derivative(device, function):
     with torch.no_grad():
         hidden.mul_(0.5)
     # The map's gradient needs its images anyway, so torch refuses by itself.
-    with pytest.raises(RuntimeError, match="changed in place|inplace"):
+    with pytest.raises(RuntimeError, match=r"changed in place|inplace"):
         torch.autograd.grad(value, y, create_graph=True)
 
 

@@ -68,7 +68,7 @@ def _load_cuda_library() -> CudaLibrary:
 
 
 # fail_to_allocate() in src/torch/operators.h.
-_NO_MEMORY = re.compile(r"fused_ssim: .* got no (\d+) bytes on (\S+)")
+_NO_MEMORY = re.compile(r"got no (\d+) bytes on (cpu|cuda:\d+)")
 
 
 def eager(operator: Any) -> Any:
@@ -78,7 +78,7 @@ def eager(operator: Any) -> Any:
         try:
             return operator(*arguments)
         except RuntimeError as error:
-            refused = _NO_MEMORY.match(str(error))
+            refused = _NO_MEMORY.search(str(error))
             if refused is None:
                 raise
             size, device = int(refused[1]), refused[2]

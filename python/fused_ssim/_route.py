@@ -40,9 +40,7 @@ def reduced(
     if _sharding.is_distributed(img1, img2):
         refuse_beside_shards(mask, stabilizers)
         return _sharding.reduced(
-            lambda x, y: reduced(
-                x, y, definition, "channel", loss_weight=loss_weight, train=train
-            ),
+            lambda x, y: reduced(x, y, definition, "channel", loss_weight=loss_weight, train=train),
             img1,
             img2,
             reduction,
@@ -96,6 +94,7 @@ def mapped(
     """The map of S, [B, C, *map sizes]."""
     if _sharding.is_distributed(img1, img2):
         refuse_beside_shards(mask, stabilizers)
+        values: Tensor
         (values,) = _sharding.shards(
             lambda x, y: [mapped(x, y, definition, train=train)],
             img1,
@@ -104,7 +103,7 @@ def mapped(
         )
         return values
     if not train:
-        values = mapped(
+        constant = mapped(
             img1.detach(),
             img2.detach(),
             definition,
@@ -112,7 +111,7 @@ def mapped(
             mask=mask,
             mask_mode=mask_mode,
         )
-        return without_gradient(values, img1, img2)
+        return without_gradient(constant, img1, img2)
     if kernels_serve(img1, img2, definition, mask, stabilizers):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
     map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)

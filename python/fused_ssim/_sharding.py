@@ -23,19 +23,16 @@ def is_distributed(img1: Tensor, img2: Tensor) -> bool:
     if is_plain(img1) and is_plain(img2):
         return False
     module = sys.modules.get("torch.distributed.tensor")  # whose import takes long
-    return module is not None and any(
-        isinstance(image, module.DTensor) for image in (img1, img2)
-    )
+    return module is not None and any(isinstance(image, module.DTensor) for image in (img1, img2))
 
 
-def reduced(
-    compute: _Compute, img1: Any, img2: Any, reduction: Reduced, pixels: int
-) -> Tensor:
+def reduced(compute: _Compute, img1: Any, img2: Any, reduction: Reduced, pixels: int) -> Tensor:
     """The reduction of what `compute` gives of each plane, a mean over so many pixels.
 
     Planes are of one size, so that a mean is right however unevenly they are distributed.
     """
     batch, channels = img1.shape[:2]
+    planes: Tensor
     (planes,) = shards(lambda x, y: [compute(x, y)], img1, img2, [[batch, channels]])
     if reduction == "channel":
         return planes

@@ -31,9 +31,7 @@ _functorch_level: Callable[[], Any] = getattr(
     "maybe_current_level",
     getattr(_functorch, "peek_interpreter_stack", lambda: None),
 )
-_functorch_levels: Callable[[], Any] = getattr(
-    _functorch, "get_interpreter_stack", lambda: None
-)
+_functorch_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", lambda: None)
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
 _saved_tensors_hooks: Callable[[bool], Any] = getattr(

@@ -27,9 +27,7 @@ def map_by_kernels(
 
     def mapped(img1: Tensor, img2: Tensor) -> Tensor:
         expanded = None if mask is None else mask.expand_as(img1)
-        return ssim_map(
-            img1, img2, *definition, stabilizers, expanded, MASK_MODES.index(mask_mode)
-        )
+        return ssim_map(img1, img2, *definition, stabilizers, expanded, MASK_MODES.index(mask_mode))
 
     return mapped
 
@@ -68,7 +66,7 @@ class _Map(torch.autograd.Function):
     def backward(ctx: _Context, upstream: Tensor | None) -> Any:
         if upstream is None:
             return (None,) * 5
-        compute = _MapGradients.forward
+        compute: Callable[..., Any] = _MapGradients.forward
         if torch.is_grad_enabled() or is_batched(upstream):
             compute = _MapGradients.apply
         wanted = tuple(ctx.needs_input_grad[:2])
@@ -81,7 +79,7 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         *tensors, problem = arguments
-        values = _Map.apply(*_joined(info.batch_size, tensors, in_dims), problem)
+        values: Tensor = _Map.apply(*_joined(info.batch_size, tensors, in_dims), problem)
         return values.unflatten(0, (info.batch_size, -1)), 0
 
 
@@ -114,30 +112,33 @@ class _MapGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, *upstreams: Tensor) -> Any:
         _composite.say_once("the derivative of a gradient")
-        map_gradient, img1, img2, stabilizers, mask = ctx.saved_tensors
-        definition, mask_mode = _of_composite(ctx.problem, img1)
-        given = [map_gradient, img1, img2]
-        images = [1 + i for i in (0, 1) if ctx.wanted[i]]
+        *given, stabilizers, mask = ctx.saved_tensors
+        definition, mask_mode = _of_composite(ctx.problem, given[1])
         asked = [i for i in range(3) if ctx.needs_input_grad[i]]
+        wanted = [i for i in (0, 1) if ctx.wanted[i]]
+
+        def map_of(img1: Tensor, img2: Tensor) -> Tensor:
+            return _composite.mapped(
+                img1,
+                img2,
+                definition,
+                stabilizers=stabilizers,
+                mask=mask,
+                mask_mode=mask_mode,
+            )
 
         def gradients(*by: Tensor) -> tuple[Tensor, ...]:
-            here = _replaced(given, asked, by)
+            map_gradient, *images = _replaced(given, asked, by)
             _, pull = torch.func.vjp(
-                lambda *of_images: _composite.mapped(
-                    *_replaced(here, images, of_images)[1:],
-                    definition,
-                    stabilizers=stabilizers,
-                    mask=mask,
-                    mask_mode=mask_mode,
-                ),
-                *(here[i] for i in images),
+                lambda *of_images: map_of(*_replaced(images, wanted, of_images)),
+                *(images[i] for i in wanted),
             )
-            return pull(here[0])
+            of_wanted: tuple[Tensor, ...] = pull(map_gradient)
+            return of_wanted
 
         _, pull = torch.func.vjp(gradients, *(given[i] for i in asked))
-        found = pull(tuple(upstreams[i - 1] for i in images))
-        results = _replaced([None] * 7, asked, found)
-        return tuple(results)
+        found = pull(tuple(upstreams[i] for i in wanted))
+        return tuple(_replaced([None] * 7, asked, found))
 
     @staticmethod
     def vmap(
