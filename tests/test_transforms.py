@@ -77,7 +77,10 @@ def test_vmap_is_one_launch(device, function, request):
         found = vmap(grad(total(function)))(x, y)
     assert relative_error(found, by_loop) <= 1e-5
     name = request.node.callspec.id.partition("-")[2]
-    if not _route.composite_is_forced and not (device == "cuda" and name in on_cpu_alone):
+    by_kernels = torch.__version__ >= "2.3"  # which tells what transforms are under way
+    if by_kernels and not (
+        _route.composite_is_forced or (device == "cuda" and name in on_cpu_alone)
+    ):
         scales = 2 if name == "ms_ssim" else 1
         assert launches.count == {"ssim_map": scales}
         assert of_gradient.count == {"ssim_map": scales, "ssim_map_backward": scales}
@@ -143,7 +146,8 @@ def test_jacobians(device):
 
     with Launches() as launches:
         found = jacrev(planes)(x)
-    assert _route.composite_is_forced or launches.count["ssim_map_backward"] == 1
+    if not _route.composite_is_forced and torch.__version__ >= "2.3":
+        assert launches.count["ssim_map_backward"] == 1
     expected = torch.autograd.functional.jacobian(planes, x)
     assert relative_error(found, expected) <= 1e-10
     assert relative_error(jacfwd(planes)(x), expected) <= 1e-10

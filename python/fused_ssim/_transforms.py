@@ -80,7 +80,7 @@ class _Map(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         *tensors, problem = arguments
         values: Tensor = _Map.apply(*_joined(info.batch_size, tensors, in_dims), problem)
-        return values.unflatten(0, (info.batch_size, -1)), 0
+        return _split(values, info.batch_size), 0
 
 
 class _MapGradients(torch.autograd.Function):
@@ -129,14 +129,14 @@ class _MapGradients(torch.autograd.Function):
 
         def gradients(*by: Tensor) -> tuple[Tensor, ...]:
             map_gradient, *images = _replaced(given, asked, by)
-            _, pull = torch.func.vjp(
+            pull = torch.func.vjp(
                 lambda *of_images: map_of(*_replaced(images, wanted, of_images)),
                 *(images[i] for i in wanted),
-            )
+            )[1]
             of_wanted: tuple[Tensor, ...] = pull(map_gradient)
             return of_wanted
 
-        _, pull = torch.func.vjp(gradients, *(given[i] for i in asked))
+        pull = torch.func.vjp(gradients, *(given[i] for i in asked))[1]
         found = pull(tuple(upstreams[i] for i in wanted))
         return tuple(_replaced([None] * 7, asked, found))
 
@@ -149,7 +149,7 @@ class _MapGradients(torch.autograd.Function):
             *_joined(info.batch_size, tensors, in_dims), problem, wanted
         )
         one, two = (
-            gradient.unflatten(0, (info.batch_size, -1)) if want else gradient
+            _split(gradient, info.batch_size) if want else gradient
             for gradient, want in zip(gradients, wanted, strict=True)
         )
         axis1, axis2 = (0 if want else None for want in wanted)
@@ -168,7 +168,11 @@ def _joined(batches: int, tensors: Sequence[Any], in_dims: Sequence[int | None])
     ]
 
 
-def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) -> list[Any]:
+def _split(joined: Tensor, batches: int) -> Tensor:
+    return joined.reshape(batches, -1, *joined.shape[1:])
+
+
+def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) -> Any:
     result = [*items]
     for place, item in zip(places, by, strict=True):
         result[place] = item
