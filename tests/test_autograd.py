@@ -313,6 +313,8 @@ def test_images_live_no_longer_than_the_graph(device, function):
 
 def test_images_are_not_kept_from_those_who_save_elsewhere(device):
     # Hooks (checkpoint, save_on_cpu) free what autograd saves, and so must we.
+    if torch.__version__ < "2.6":
+        pytest.skip("before torch 2.6 nobody tells of hooks")
     x, y = images(device, 1, 2, 14, 15)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         hidden = x * 1.0
@@ -410,7 +412,7 @@ def test_without_train_and_without_need(device):
 @pytest.mark.filterwarnings("ignore:.*batching rule")  # a loop, torch warns
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "channel", "none"])
-def test_batched_upstream_check_second_derivative(device, reduction, keep):
+def test_batched_upstream_is_right_or_refused(device, reduction, keep):
     # How torch.autograd.functional.jacobian(vectorize=True) calls a backward pass.
     x, y = images(device, 2, 2, 14, 15)
     value = ssim(x, y, reduction=reduction)

@@ -32,7 +32,11 @@ def composite(monkeypatch):
 def image(dtype=torch.float32, device="cpu", dims=2):
     """What the predicate asks of an image, without a device of that kind."""
     return types.SimpleNamespace(
-        dtype=dtype, is_cpu=device == "cpu", is_cuda=device == "cuda", dim=lambda: dims + 2
+        dtype=dtype,
+        is_cpu=device == "cpu",
+        is_cuda=device == "cuda",
+        is_meta=False,
+        dim=lambda: dims + 2,
     )
 
 

@@ -39,10 +39,11 @@ _NO_SECOND_DERIVATIVE = (
     "gradient, which operators and compiled programs do not have; call the functions of fused_ssim, "
     "outside of torch.compile"
 )
-_HOOKED = (
+_NOT_KEPT = (
     "fused_ssim: expected the images of the forward pass for a gradient that can be differentiated "
     "(create_graph=True), but none are kept under torch.autograd.graph.saved_tensors_hooks, which "
-    "checkpoints and save_on_cpu use; call the function outside of them, or drop create_graph=True"
+    "checkpoints and save_on_cpu use, nor after a first backward pass before torch 2.4; call the "
+    "function outside of such hooks and once more for this gradient, or drop create_graph=True"
 )
 
 
@@ -342,10 +343,10 @@ def _times_upstream(
     if upstream is None:
         return *results, None, None
     creates_graph = torch.is_grad_enabled()
-    graph_is_freed = not graph_is_kept()
-    may_overwrite = graph_is_freed and not creates_graph and not is_batched(upstream)
+    graph_kept = graph_is_kept()
+    may_overwrite = graph_kept is False and not creates_graph and not is_batched(upstream)
     kept = ctx.kept
-    if graph_is_freed:
+    if not graph_kept and not creates_graph:
         ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
     wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
     if any(saved[i][0] is None for i in wanted):
@@ -397,7 +398,7 @@ def _gradients_again(
 ) -> Sequence[Tensor]:
     """The gradients of `wanted` images with a graph of their own."""
     if kept is None:
-        raise RuntimeError(_HOOKED)
+        raise RuntimeError(_NOT_KEPT)
     img1, img2, *versions, again = kept
     for name, image, version in zip(("img1", "img2"), (img1, img2), versions, strict=True):
         if _version(image) != version:

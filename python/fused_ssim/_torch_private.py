@@ -21,8 +21,8 @@ from torch.nn import Parameter
 # Operators without the dispatcher's way through Python hooks of autograd.
 BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
-_keep_graph: Callable[[], bool] = getattr(
-    getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
+_keep_graph: Callable[[], bool | None] = getattr(
+    getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: None
 )
 _functorch = getattr(torch._C, "_functorch", None)
 # torch 2.1 has the second name alone.
@@ -31,7 +31,10 @@ _functorch_level: Callable[[], Any] = getattr(
     "maybe_current_level",
     getattr(_functorch, "peek_interpreter_stack", lambda: None),
 )
-_functorch_levels: Callable[[], Any] = getattr(_functorch, "get_interpreter_stack", lambda: None)
+# torch 2.3 fails inside of vmap when it first calls an autograd function.
+_functorch_levels: Callable[[], Any] = (
+    _functorch.get_interpreter_stack if torch.__version__ >= "2.4" else lambda: None
+)
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
 _saved_tensors_hooks: Callable[[bool], Any] = getattr(
@@ -87,9 +90,10 @@ def beyond_old_compilers(function: _Function) -> _Function:
     return cast(_Function, outside)
 
 
-def graph_is_kept() -> bool:
-    """Whether the backward pass under way may be followed by another through the same graph."""
-    return bool(_keep_graph())
+def graph_is_kept() -> bool | None:
+    """Whether the backward pass under way may be followed by another through the same graph; None
+    where torch does not tell."""
+    return _keep_graph()
 
 
 def sees_operators(arguments: Sequence[Any]) -> bool:
@@ -130,7 +134,7 @@ def is_forward_mode() -> bool:
     """Whether one of the transforms under way is more than a batch or a gradient."""
     if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
         return True
-    # None where nothing is under way; torch 2.1 does not tell what is.
+    # None where nothing is under way, and before torch 2.4, which is not asked what is.
     levels = _functorch_levels() or ([] if _functorch_level() is None else [None])
     return any(level is None or level.key() not in _BATCH_OR_GRADIENT for level in levels)
 

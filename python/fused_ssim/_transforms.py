@@ -97,9 +97,12 @@ class _MapGradients(torch.autograd.Function):
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
         *definition, mask_mode = problem
+        # The dispatcher resolves what `is_grads_batched=True` gives.
+        batched = is_batched(map_gradient)
+        compute = (_operators if batched else _operators.eager).ssim_map_backward
         gradients: tuple[Tensor, Tensor]
         with BelowAutograd():
-            gradients = _operators.eager.ssim_map_backward(
+            gradients = compute(
                 map_gradient, img1, img2, *definition, *wanted, stabilizers, mask, mask_mode
             )
         return gradients
