@@ -33,7 +33,7 @@ _functorch_level: Callable[[], Any] = getattr(
 )
 # torch 2.3 fails inside of vmap when it first calls an autograd function.
 _functorch_levels: Callable[[], Any] = (
-    _functorch.get_interpreter_stack if torch.__version__ >= "2.4" else lambda: None
+    getattr(_functorch, "get_interpreter_stack") if torch.__version__ >= "2.4" else lambda: None
 )
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
@@ -41,7 +41,7 @@ _saved_tensors_hooks: Callable[[bool], Any] = getattr(
     getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", lambda ignored: None
 )
 _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
-    _functorch, "is_legacy_batchedtensor", lambda tensor: False
+    _functorch, "is_legacy_batchedtensor", lambda tensor: True
 )
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _PLAIN = frozenset({Tensor, Parameter, NoneType, tuple, list, bool, int, float})
@@ -145,7 +145,7 @@ def saved_tensors_are_hooked() -> bool:
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
-    """Whether it stands for many, as incoming gradients do under `is_grads_batched=True`."""
+    """Whether it stands for many, or may, as incoming gradients do under `is_grads_batched=True`."""
     return is_transformed() or _is_legacy_batched(tensor)
 
 
