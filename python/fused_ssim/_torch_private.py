@@ -24,7 +24,7 @@ BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.
 _keep_graph: Callable[[], bool | None] = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: None
 )
-_functorch = getattr(torch._C, "_functorch", None)
+_functorch: Any = getattr(torch._C, "_functorch", None)
 # torch 2.1 has the second name alone.
 _functorch_level: Callable[[], Any] = getattr(
     _functorch,
@@ -33,7 +33,7 @@ _functorch_level: Callable[[], Any] = getattr(
 )
 # torch 2.3 fails inside of vmap when it first calls an autograd function.
 _functorch_levels: Callable[[], Any] = (
-    getattr(_functorch, "get_interpreter_stack") if torch.__version__ >= "2.4" else lambda: None
+    _functorch.get_interpreter_stack if torch.__version__ >= "2.4" else lambda: None
 )
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
