@@ -389,8 +389,10 @@ def _keep_images(
 
 
 def _version(image: Tensor) -> int:
-    # Inference tensors have none, and can't be changed outside of inference mode.
-    return -1 if image.is_inference() else image._version
+    try:
+        return image._version
+    except RuntimeError:  # inference tensors, which can't be changed outside of inference mode
+        return -1
 
 
 def _gradients_again(

@@ -32,8 +32,8 @@ _functorch_level: Callable[[], Any] = getattr(
     getattr(_functorch, "peek_interpreter_stack", lambda: None),
 )
 # torch 2.3 fails inside of vmap when it first calls an autograd function.
-_functorch_levels: Callable[[], Any] = (
-    _functorch.get_interpreter_stack if torch.__version__ >= "2.4" else lambda: None
+_functorch_levels: Callable[[], Any] = getattr(
+    _functorch if torch.__version__ >= "2.4" else None, "get_interpreter_stack", lambda: None
 )
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
