@@ -27,7 +27,12 @@ from hypothesis import HealthCheck, settings
 from fused_ssim import _route
 
 # Tests of folders that a copy for the tests of a wheel (tools/wheels/matrix.py) leaves out.
-_NEEDS = {"test_conda.py": "conda", "test_index.py": "index", "test_release.py": "index"}
+_NEEDS = {
+    "test_conda.py": "conda",
+    "test_examples.py": "examples",
+    "test_index.py": "index",
+    "test_release.py": "index",
+}
 _ROOT = Path(__file__).resolve().parent.parent
 collect_ignore = [test for test, folder in _NEEDS.items() if not (_ROOT / folder).is_dir()]
 

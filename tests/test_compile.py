@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fused_ssim import SSIM, FusedSSIMMap, L1SSIMLoss, fused_ssim, l1_ssim_loss, ms_ssim, ssim
+from fused_ssim import (
+    MS_SSIM,
+    SSIM,
+    FusedSSIMMap,
+    L1SSIMLoss,
+    fused_l1_ssim_loss,
+    fused_ssim,
+    fused_ssim3d,
+    l1_ssim_loss,
+    ms_ssim,
+    ssim,
+    ssim_and_mse,
+)
 from fused_ssim.compat import pytorch_msssim
 from images import noise_pair
 from measure import leaf, relative_error
@@ -32,6 +44,23 @@ FUNCTIONS = {
     "SSIM": SSIM(reduction="image"),
     "L1SSIMLoss": L1SSIMLoss(0.5),
     "pytorch-msssim": pytorch_msssim.SSIM(data_range=1, win_size=7),
+}
+# Forms that differ before autograd comes in.
+FORMS = {
+    "reflect": lambda x, y: ssim(x, y, padding="reflect", component="contrast"),
+    "volume": lambda x, y: fused_ssim3d(x[:, None], y[:, None]),
+    "masked volume": lambda x, y: ssim(
+        x[:, None], y[:, None], mask=y.detach()[:, None] > 0.3, spatial_dims=3
+    ),
+    "signal": lambda x, y: ssim(x.flatten(2), y.flatten(2), spatial_dims=1),
+    "one image": lambda x, y: ssim(x[0], y[0], window=[0.25, 0.5, 0.25], unbiased=True),
+    "ranges": lambda x, y: ssim(x, y, data_range=torch.tensor([1.0, 2.0], device=x.device)),
+    "loss masked": lambda x, y: l1_ssim_loss(x, y, mask=y.detach() > 0.3),
+    "loss of the pull request": lambda x, y: fused_l1_ssim_loss(x, y, 0.3, True),
+    "ms_ssim reflect": lambda x, y: ms_ssim(
+        x, y, window_size=3, weights=(0.5, 0.5), padding="reflect", reduction="image"
+    ).sum(),
+    "MS_SSIM": MS_SSIM(window_size=3, weights=(0.5, 0.5)),
 }
 
 
@@ -69,6 +98,13 @@ def test_full_graph(device, function):
     check(compiled, function, x.detach(), y.detach())
     check(compiled, function, x, y.detach())
     check(compiled, function, x.detach(), y)
+
+
+@pytest.mark.parametrize("function", FORMS.values(), ids=FORMS.keys())
+def test_full_graph_of_other_forms(device, function):
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    x, y = images(device)
+    check(compiled, function, x, y.detach())
 
 
 @pytest.mark.parametrize(
@@ -167,14 +203,113 @@ def test_a_whole_training_step(device):
     assert relative_error(z, start - expected) <= 1e-6
 
 
-def test_export(device):
-    class Loss(torch.nn.Module):
-        def forward(self, x, y):
-            return 1 - fused_ssim(x, y, train=False)
+def test_a_model_under_a_checkpoint(device):
+    from torch.utils.checkpoint import checkpoint
 
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 3, 3, padding=1).to(device)
+    x, y = images(device)
+
+    def loss(x, y):
+        return checkpoint(lambda a: l1_ssim_loss(layer(a).sigmoid(), y), x, use_reentrant=False)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(x, y), (x, y, layer.weight))
+    for ours, reference in zip(
+        found, torch.autograd.grad(loss(x, y), (x, y, layer.weight)), strict=True
+    ):
+        assert relative_error(ours, reference) <= 1e-6
+
+
+def test_squared_errors(device):
+    compiled = torch.compile(ssim_and_mse, fullgraph=True, backend="aot_eager")
+    x, y = images(device)
+    for found, expected in zip(compiled(x, y), ssim_and_mse(x, y), strict=True):
+        assert relative_error(found, expected) <= 1e-6
+    with pytest.raises(RuntimeError, match="computed without a gradient"):
+        compiled(x, y)[0].sum().backward()
+
+
+def test_a_second_derivative_is_an_error(device):
+    # torch has none of what it compiles; a silent zero would be worse.
+    compiled = torch.compile(fused_ssim, fullgraph=True, backend="aot_eager")
+    x, y = images(device)
+    (gradient,) = torch.autograd.grad(compiled(x, y), x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(gradient.square().sum(), x)
+
+
+# ---- programs -----------------------------------------------------------------------------------
+
+
+class Loss(torch.nn.Module):
+    def forward(self, x, y):
+        return 1 - fused_ssim(x, y, train=False)
+
+
+def test_export(device):
     x, y = (image.detach() for image in images(device))
     program = torch.export.export(Loss(), (x, y))
     assert torch.equal(program.module()(x, y), Loss()(x, y))
+
+
+def test_export_of_any_size(device):
+    x, y = (image.detach() for image in images(device))
+    sizes = {axis: torch.export.Dim(name) for axis, name in ((0, "B"), (2, "H"), (3, "W"))}
+    program = torch.export.export(Loss(), (x, y), dynamic_shapes=(sizes, sizes))
+    x, y = (image.detach() for image in images(device, 3, 3, 40, 31))
+    assert torch.equal(program.module()(x, y), Loss()(x, y))
+
+
+def test_ahead_of_time(device, tmp_path):
+    if torch.__version__ < "2.6":
+        pytest.skip("torch loads packages of AOTInductor from 2.6 on")
+    x, y = (image.detach() for image in images(device))
+    program = torch.export.export(Loss(), (x, y))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=f"{tmp_path}/loss.pt2")
+    assert relative_error(torch._inductor.aoti_load_package(path)(x, y), Loss()(x, y)) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Converting a tensor")
+def test_jit_trace(device, tmp_path):
+    x, y = images(device)
+    for function in (Loss(), L1SSIMLoss(), SSIM(reduction="none", padding="valid")):
+        traced = torch.jit.trace(function, (x, y))  # of images that require gradients, too
+        traced.save(f"{tmp_path}/traced.pt")
+        loaded = torch.jit.load(f"{tmp_path}/traced.pt")
+        a, b = (image.detach() for image in noise_pair(*x.shape, seed=5))
+        a, b = a.to(device), b.to(device)
+        assert torch.equal(loaded(a, b), function(a, b))
+
+
+def test_make_fx(device):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def gradient(x, y):
+        x = leaf(x)
+        return torch.autograd.grad(l1_ssim_loss(x, y) + FUNCTIONS["ms_ssim"](x, y), x)[0]
+
+    x, y = (image.detach() for image in images(device))
+    program = make_fx(gradient)(x, y)
+    assert "fused_ssim.ssim" in program.code
+    a, b = (image.to(device) for image in noise_pair(*x.shape, seed=5))
+    assert relative_error(program(a, b), gradient(a, b)) <= 1e-6
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_fake_tensors(kind):
+    # Those of a GPU, too, on a machine without one.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x, y = (torch.empty(2, 3, 40, 41, device=kind) for _ in range(2))
+        x.requires_grad_()
+        for function in (*FUNCTIONS.values(), *FORMS.values()):
+            assert function(x, y).device.type == kind
+        assert ssim(x, y, reduction="none", padding="valid").shape == (2, 3, 30, 31)
+        if kind == "cpu":
+            l1_ssim_loss(x, y).backward()
+            assert x.grad.shape == x.shape
 
 
 def test_errors_survive(device):

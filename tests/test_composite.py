@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import oracle
-from fused_ssim import SSIM, _forms, _route, l1_ssim_loss, ms_ssim, ssim
+from fused_ssim import SSIM, _composite, _forms, _route, l1_ssim_loss, ms_ssim, ssim
 from images import BY_NAME, EQUAL_PAIRS, noise, noise_pair, pair
 from measure import leaf, max_error, relative_error, run_python
 
@@ -21,7 +21,7 @@ STANDARD = _forms.form().definition
 def unforced(monkeypatch):
     """As users have it, whatever the environment says."""
     monkeypatch.setattr(_route, "composite_is_forced", False)
-    monkeypatch.setattr(_route, "_said_so", False)
+    monkeypatch.setattr(_composite, "_said_so", False)
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ def composite(monkeypatch):
 def image(dtype=torch.float32, device="cpu", dims=2):
     """What the predicate asks of an image, without a device of that kind."""
     return types.SimpleNamespace(
-        dtype=dtype, is_cpu=device == "cpu", is_cuda=device == "cuda", dim=lambda: dims + 2
+        dtype=dtype,
+        is_cpu=device == "cpu",
+        is_cuda=device == "cuda",
+        is_meta=False,
+        dim=lambda: dims + 2,
     )
 
 
@@ -126,7 +130,7 @@ def test_says_once_that_it_is_not_fused(unforced, call):
 
 
 def test_says_nothing_where_it_is_forced(composite, monkeypatch):
-    monkeypatch.setattr(_route, "_said_so", False)
+    monkeypatch.setattr(_composite, "_said_so", False)
     x, y = noise_pair(1, 1, 12, 13)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -141,6 +144,95 @@ def test_cuda_graph():
         expected = step(leaf(a.cuda()), leaf(b.cuda()))
         for ours, reference in zip(captured, expected, strict=True):
             assert torch.equal(ours, reference)
+
+
+@pytest.mark.filterwarnings("ignore:.*lru_cache", "ignore:.*graph_pool")
+def test_graphed_callables():
+    x, y = images()
+    graphed = torch.cuda.make_graphed_callables(lambda a, b: l1_ssim_loss(a, b), (x, y))
+    for seed in range(3):
+        a, b = (leaf(image.cuda()) for image in noise_pair(*x.shape, seed=seed))
+        found, expected = graphed(a, b), l1_ssim_loss(a, b)
+        assert torch.equal(found, expected)
+        expected = torch.autograd.grad(expected, (a, b))
+        for ours, reference in zip(torch.autograd.grad(found, (a, b)), expected, strict=True):
+            assert torch.equal(ours, reference)
+
+
+def test_more_launches_in_graphs_than_counters():
+    # Each captured launch holds a counter of a pool (kCounterSlots in src/cuda/params.h).
+    x, y = (image.detach() for image in images(1, 1, 16, 16))
+    expected = ssim(x, y)
+
+    def captured(launches):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            values = torch.stack([ssim(x, y) for _ in range(launches)])
+        return graph, values
+
+    def check(graphs):
+        streams = [torch.cuda.Stream() for _ in graphs]
+        torch.cuda.synchronize()
+        for (graph, values), stream in zip(graphs, streams, strict=True):
+            values.zero_()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                graph.replay()
+        torch.cuda.synchronize()
+        for _, values in graphs:
+            assert torch.equal(values, expected.expand_as(values))
+
+    for _ in range(5):  # 50,000 in all, whose graphs are gone when the next one comes
+        check([captured(10_000)])
+        gc.collect()
+        torch.cuda.synchronize()
+        time.sleep(0.2)  # CUDA tells of a graph's end on a thread of its own
+    alive = []
+
+    def fill():
+        while len(alive) < 4:
+            alive.append(captured(10_000))
+
+    with pytest.raises(RuntimeError, match="CUDA graphs that are alive hold as many launches"):
+        fill()
+    assert len(alive) == 3
+    check(alive)
+    assert torch.equal(ssim(x, y), expected)
+
+
+def test_allocates_by_torch_alone():
+    x, y = images(2, 3, 515, 517)
+
+    def others():
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info()
+        return total - free - torch.cuda.memory_reserved()
+
+    step(x, y)
+    ssim(x, y, window_size=31).backward()
+    before = others()
+    for _ in range(3):
+        step(x, y)
+        ssim(x, y, window_size=31).backward()
+    assert others() <= before
+
+
+def test_threads_with_streams_of_their_own():
+    pairs = [noise_pair(2, 3, 133 + i, 147, seed=i) for i in range(4)]
+    pairs = [tuple(image.cuda() for image in pair) for pair in pairs]
+    expected = [step(leaf(x), leaf(y)) for x, y in pairs]
+    torch.cuda.synchronize()
+
+    def work(pair):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            results = [step(leaf(pair[0]), leaf(pair[1])) for _ in range(20)]
+            torch.cuda.current_stream().synchronize()
+        return results
+
+    with ThreadPoolExecutor(4) as pool:
+        for results, reference in zip(pool.map(work, pairs), expected, strict=True):
+            for found in results:
+                assert all(torch.equal(a, b) for a, b in zip(found, reference, strict=True))
 
 
 @pytest.mark.parametrize("size", [(61, 75), (256, 256), (700, 520), (1081, 1917)])

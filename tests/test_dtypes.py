@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import oracle
-from fused_ssim import FusedSSIMMap, fused_ssim, l1_ssim_loss, ssim
+from fused_ssim import (
+    FusedSSIMMap,
+    _route,
+    fused_ssim,
+    fused_ssim3d,
+    l1_ssim_loss,
+    ms_ssim,
+    ssim,
+    ssim_and_mse,
+)
 from images import noise, noise_pair, pair
 from measure import leaf, max_error, relative_error
 
@@ -176,6 +186,82 @@ def test_autocast_leaves_the_arithmetic_alone(device, autocast_dtype):
     (inside,) = torch.autograd.grad(found[0], x)
     (outside,) = torch.autograd.grad(expected[0], x)
     assert torch.equal(inside, outside)
+
+
+def everything(x, y):
+    """All public functions, as numbers."""
+    small = {"window_size": 3, "weights": (0.5, 0.5)}
+    return {
+        "fused_ssim": fused_ssim(x, y),
+        "map": FusedSSIMMap.apply(1e-4, 9e-4, x, y),
+        "reflect": ssim(x, y, padding="reflect"),
+        "image": ssim(x, y, reduction="image"),
+        "ms_ssim": ms_ssim(x, y, **small),
+        "ssim_and_mse": ssim_and_mse(x, y)[0],
+        "volume": fused_ssim3d(x[:, None], y[:, None]),
+        "loss": 1 - l1_ssim_loss(x, y),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_equal_images_under_autocast(device, way, dtype):
+    if torch.__version__ < "2.4" and dtype == torch.float16:
+        pytest.skip("before torch 2.4 the CPU has autocast to bfloat16 alone")
+    x, y = images(device, dtype)
+    with torch.autocast(device, dtype=dtype):
+        for name, value in everything(x, x.clone()).items():
+            assert value.dtype == torch.float32, name
+            assert torch.equal(value, torch.ones_like(value)), name
+        found = everything(x, y)
+    for name, value in everything(x.float(), y.float()).items():
+        assert max_error(found[name], value) <= 1e-6, name
+
+
+class Seen(TorchDispatchMode):
+    """What operators are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function._schema.name)
+        self.dtypes.update(a.dtype for a in args if isinstance(a, torch.Tensor) and a.dim() == 4)
+        return function(*args, **(kwargs or {}))
+
+
+def test_autocast_copies_no_image(device):
+    x, y = images(device, torch.bfloat16)
+    with torch.autocast(device, dtype=torch.bfloat16), Seen() as seen:
+        value = l1_ssim_loss(x, y)
+    value.backward()
+    assert x.grad.dtype == torch.bfloat16
+    if not _route.composite_is_forced:
+        assert seen.names == {"fused_ssim::ssim"}
+        assert seen.dtypes == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_network_learns_under_autocast(device, dtype):
+    if torch.__version__ < "2.4" and dtype == torch.float16:
+        pytest.skip("before torch 2.4 the CPU has autocast to bfloat16 alone")
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 3, 3, padding=1).to(device)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**16, enabled=dtype == torch.float16)
+    _, y = images(device, torch.float32)
+    y = y.detach()
+    losses = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        with torch.autocast(device, dtype=dtype):
+            loss = l1_ssim_loss(layer(y), y, 0.8)
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_behind_a_network_under_autocast(device):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from images import photograph
+from fused_ssim import ssim
+from images import noise_pair, photograph
 from measure import leaf, max_error, relative_error
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "python"
@@ -70,3 +71,19 @@ def test_gradients_of_the_smallest_of_several_errors(device):
 def test_photometric_error_finds_a_wall():
     true, found = load("photometric").fit_wall()
     assert found.tolist() == pytest.approx(true.tolist(), abs=0.1)
+
+
+def test_tiles_add_up_to_the_whole(device):
+    tiles = load("tiles")
+    x, y = (leaf(image.to(device)) for image in noise_pair(2, 3, 41, 52))
+    whole = ssim(x, y, padding="valid")
+    expected = torch.autograd.grad(whole, (x, y))
+    total = 0.0
+    for rows in tiles.spans(41, 3):
+        for columns in tiles.spans(52, 2):
+            part = tiles.share(x[..., rows, columns], y[..., rows, columns], x.shape)
+            part.backward()
+            total += part.item()
+    assert abs(total - whole.item()) <= 1e-6
+    for image, reference in zip((x, y), expected, strict=True):
+        assert relative_error(image.grad, reference) <= 1e-5

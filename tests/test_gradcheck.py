@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
-from fused_ssim import FusedSSIMMap, fused_ssim, l1_ssim_loss, ssim
+from fused_ssim import FusedSSIMMap, fused_ssim, l1_ssim_loss, ms_ssim, ssim
 from images import noise_pair
 from measure import leaf
 
@@ -91,3 +91,27 @@ def test_data_range(device, data_range):
         eps=1e-6 * data_range,
         atol=1e-6 / data_range,
     )
+
+
+SECOND = {
+    "mean": ssim,
+    "valid": lambda a, b: ssim(a, b, window_size=3, padding="valid", reduction="image"),
+    "reflect": lambda a, b: ssim(a, b, window_size=3, padding="reflect", reduction="channel"),
+    "map": lambda a, b: ssim(a, b, window_size=3, reduction="none"),
+    "masked": lambda a, b: ssim(
+        a, b, window_size=3, mask=b.detach() > 0.3, mask_mode="normalized", reduction="sum"
+    ),
+    "masked map": lambda a, b: ssim(
+        a, b, window_size=3, mask=b.detach() > 0.3, reduction="none", padding="valid"
+    ),
+    "loss": l1_ssim_loss,
+    "ms_ssim": lambda a, b: ms_ssim(a, b, window_size=3, weights=(0.4, 0.6), negative="smooth"),
+}
+
+
+@pytest.mark.parametrize("function", SECOND.values(), ids=SECOND.keys())
+def test_second_derivatives(device, function):
+    # Kernels and the composite take turns: the one gives the gradient, the other its derivative.
+    x, y = images(device, 1, 2, 5, 6)
+    assert gradgradcheck(function, (x, y), fast_mode=True)
+    assert gradgradcheck(lambda a: function(a, y.detach()), (x,), fast_mode=True)

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 import fused_ssim
 from fused_ssim import _build_info
@@ -246,6 +247,14 @@ def test_the_report_ends_with_it():
     assert info.as_dict()["verdict"] == verdict(GOOD)
     assert info.backends == ("cpu", "cuda")
     assert info.gpus[0].covered
+
+
+def test_the_report_says_what_works_in_this_torch():
+    info = assemble(GOOD)
+    page = (ROOT / "docs/pytorch.md").read_text()
+    assert all(feature in page for feature in info.in_pytorch)
+    assert ("DTensor" in info.in_pytorch) == (torch.__version__ >= "2.5")
+    assert ", ".join(info.in_pytorch) in str(info)
 
 
 def test_the_report_on_gpus():

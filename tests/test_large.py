@@ -118,3 +118,60 @@ def test_a_plane_beyond_32_bits():
         values = ssim(x, y, reduction="none")
     corner = ssim(a, b.detach(), reduction="none")[..., 5:, 5:]
     assert max_error(values[..., -295:, -295:], corner) <= 1e-5
+
+
+MIB = 2**20
+
+
+def peak(call):
+    """Bytes beside what was there before, at most."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    return result, torch.cuda.max_memory_allocated() - before
+
+
+@pytest.mark.gpu
+def test_a_large_square():
+    x = torch.empty(1, 1, 16384, 16384, device="cuda").uniform_()
+    y = torch.empty_like(x).uniform_().requires_grad_()
+    loss, used = peak(lambda: fused_ssim(x, y))
+    _, of_backward = peak(loss.backward)
+    image = 4 * x.numel()
+    assert max(used, of_backward) <= image + 32 * MIB
+    with torch.no_grad():
+        values = ssim(x, y, reduction="none")
+        assert max_error(loss, values.double().mean()) <= 1e-6
+        corner = (..., slice(-300, None), slice(-300, None))
+        alone = oracle.ssim_map(x[corner], y[corner])[..., 5:, 5:]
+        assert max_error(values[..., -295:, -295:], alone) <= 5e-6
+
+
+@pytest.mark.gpu
+def test_many_small_images():
+    x = torch.empty(70_000, 3, 16, 16, device="cuda").uniform_()
+    y = torch.empty_like(x).uniform_().requires_grad_()
+    loss, used = peak(lambda: ssim(x, y, reduction="image"))
+    _, of_backward = peak(loss.sum().backward)
+    assert max(used, of_backward) <= 4 * x.numel() + 32 * MIB
+    assert max_error(loss[-5:], oracle.ssim(x[-5:], y[-5:].detach(), reduction="image")) <= 1e-6
+
+
+@pytest.mark.gpu
+def test_a_volume_beyond_32_bits():
+    sides = (1290, 1295, 1300)
+    assert sides[0] * sides[1] * sides[2] > 2**31
+    x = torch.empty(1, 1, *sides, dtype=torch.float16, device="cuda").uniform_()
+    y = torch.empty_like(x).uniform_().requires_grad_()
+    total, used = peak(lambda: ssim(x, y, reduction="sum", spatial_dims=3))
+    _, of_backward = peak(total.backward)
+    assert max(used, of_backward) <= 2 * x.numel() + (256 + 32) * MIB
+    # The last corner, computed alone, agrees wherever the cut is out of reach.
+    corner = (..., *[slice(-60, None)] * 3)
+    a, b = x[corner], leaf(y.detach()[corner].clone())
+    alone = ssim(a, b, reduction="sum", spatial_dims=3)
+    (gradient,) = torch.autograd.grad(alone, b)
+    inner = (..., *[slice(10, None)] * 3)
+    assert relative_error(y.grad[corner][inner], gradient[inner]) <= 2e-3

@@ -192,3 +192,20 @@ def test_inside_a_sequential_model(device):
     model = Model().to(device)
     model(x, y).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(x, y), model(x, y))
+    assert sorted(model.state_dict()) == ["layer.bias", "layer.weight"]
+
+
+class Whole(torch.nn.Sequential):
+    """A model that pickle finds by its name."""
+
+
+def test_saved_with_a_model(device, tmp_path):
+    x, y = images(device)
+    whole = Whole(torch.nn.Conv2d(3, 3, 3, padding=1)).to(device)
+    whole.loss = SSIM(data_range=2.0)
+    torch.save(whole, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded.loss(loaded[0](x), y), whole.loss(whole[0](x), y))

@@ -306,14 +306,7 @@ def test_a_graph_that_is_kept(device, way):
         assert relative_error(b, 2 * a) <= 1e-6
 
 
-def test_second_derivatives_are_refused_by_kernels():
-    x, y = images("cpu", 1, 1, 20, 23)
-    (gradient,) = torch.autograd.grad(ms_ssim(x, y, **SMALL), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="expected a first derivative only"):
-        gradient.sum().backward()
-
-
-def test_transforms_go_by_the_composite():
+def test_gradients_of_torch_func():
     x, y = (image.detach() for image in images("cpu", 1, 1, 20, 23, dtype=torch.float64))
     gradient = torch.func.grad(lambda a: ms_ssim(a, y, **SMALL))(x)
     truth, _ = oracle.gradients(lambda a, b: oracle.ms_ssim(a, b, **SMALL), x, y)

@@ -15,6 +15,7 @@ from torch.nn import functional
 import oracle
 from fused_ssim import (
     FusedSSIMMap,
+    _composite,
     _route,
     fused_ssim3d,
     l1_ssim_loss,
@@ -316,7 +317,7 @@ def test_not_a_number_poisons_its_own_windows(device, place, bad):
 
 @pytest.mark.parametrize("dims", [1, 3])
 def test_kernels_compute_every_form(device, dims, monkeypatch):
-    monkeypatch.setattr(_route, "_said_so", False)
+    monkeypatch.setattr(_composite, "_said_so", False)
     monkeypatch.setattr(_route, "composite_is_forced", False)
     x, y = pair(device, 2, 2, *[12] * dims)
     form = {"spatial_dims": dims}

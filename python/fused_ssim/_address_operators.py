@@ -484,7 +484,7 @@ def eager(operator: Any) -> Callable[..., Any]:
     tensors = sum(str(argument.type) == "Tensor" for argument in operator._schema.arguments)
 
     def directly(*arguments: Any) -> Any:
-        if sees_operators(arguments):
+        if sees_operators(arguments) or arguments[0].is_meta:
             return operator(*arguments)
         for tensor in arguments[:tensors]:
             if tensor.is_neg():  # the dispatcher resolves that

@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_ssim import _composite, _operators, _results, _transforms
 from fused_ssim import _fakes as _fakes  # registers them
-from fused_ssim import _operators, _results
-from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode
+from fused_ssim._parameters import MASK_MODES, REDUCTIONS, Definition, MaskMode, Reduced
+from fused_ssim._refusals import NO_GRADIENT, without_gradient
 from fused_ssim._torch_private import (
     BelowAutograd,
-    define,
     graph_is_kept,
     is_batched,
     is_compiling,
+    is_jit_tracing,
+    is_traced,
     register_autograd,
+    saved_tensors_are_hooked,
 )
 from fused_ssim._windows import STANDARD_TAPS
 
@@ -31,14 +34,16 @@ _NO_L2 = 0.0
 _STANDARD_WINDOW: tuple[Any, ...] = ((), ())
 _Context = Any  # torch's FunctionCtx, whose attributes are set freely
 
-_NO_GRADIENT = (
-    "fused_ssim: this value was computed without a gradient (train=False, or an image that did not "
-    "require one at the time); call it with train=True on images that require a gradient"
-)
 _NO_SECOND_DERIVATIVE = (
     "fused_ssim: expected a first derivative only, got a request for the derivative of the "
-    "gradient, which kernels do not have; use torch.func (hessian, jvp, ...), detach the gradient, "
-    "drop create_graph=True, or start Python with FUSED_SSIM_COMPOSITE=1 in the environment"
+    "gradient, which operators and compiled programs do not have; call the functions of fused_ssim, "
+    "outside of torch.compile"
+)
+_NOT_KEPT = (
+    "fused_ssim: expected the images of the forward pass for a gradient that can be differentiated "
+    "(create_graph=True), but none are kept under torch.autograd.graph.saved_tensors_hooks, which "
+    "checkpoints and save_on_cpu use, nor after a first backward pass before torch 2.4; call the "
+    "function outside of such hooks and once more for this gradient, or drop create_graph=True"
 )
 
 
@@ -46,7 +51,7 @@ def reduced(
     img1: Tensor,
     img2: Tensor,
     definition: Definition,
-    reduction: str,
+    reduction: Reduced,
     statistic_weight: float,
     l1_weight: float,
     offset: float,
@@ -57,9 +62,9 @@ def reduced(
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     requires1, requires2 = img1.requires_grad, img2.requires_grad
-    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
-    wants = train and differentiable
     compiling = is_compiling()
+    differentiable = (requires1 or requires2) and _records(compiling)
+    wants = train and differentiable
     arguments = (
         *_operator_arguments(definition, compiling),
         REDUCTIONS.index(reduction),
@@ -78,11 +83,36 @@ def reduced(
             return without_gradient(value, img1, img2)
         value = _operators.ssim(img1, img2, *arguments)[0]
     elif differentiable:
-        value = _Reduced.apply(img1, img2, arguments)[0]
+        value = _Reduced.apply(
+            img1,
+            img2,
+            arguments,
+            lambda x, y: _composite.reduced(
+                x,
+                y,
+                definition,
+                reduction,
+                statistic_weight=statistic_weight,
+                l1_weight=l1_weight,
+                offset=offset,
+                stabilizers=stabilizers,
+                mask=mask,
+                mask_mode=mask_mode,
+                map_of=_transforms.map_by_kernels(
+                    definition, stabilizers, mask if mask_mode == "normalized" else None, mask_mode
+                ),
+            ),
+        )
     else:
         with BelowAutograd():
             value = _operators.eager.ssim(img1, img2, *arguments)[0]
     return value
+
+
+def _records(compiling: bool) -> bool:
+    """Whether autograd does. Traces of torch.jit are of the value alone: they hold operators, but no
+    functions of Python."""
+    return torch.is_grad_enabled() and (compiling or not is_jit_tracing())
 
 
 def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
@@ -109,13 +139,20 @@ def mapped(
     mask_mode: MaskMode,
 ) -> Tensor:
     """The map [B, C, H', W']."""
-    value: Tensor = _operators.ssim_map(
-        img1,
-        img2,
-        *_operator_arguments(definition, is_compiling()),
+    compiling = is_compiling()
+    arguments = (
+        *_operator_arguments(definition, compiling),
         stabilizers,
         *_mask_arguments(img1, mask, mask_mode),
     )
+    value: Tensor
+    if compiling:
+        value = _operators.ssim_map(img1, img2, *arguments)
+    elif (img1.requires_grad or img2.requires_grad) and _records(compiling):
+        value = _transforms.ssim_map(img1, img2, *arguments)
+    else:
+        with BelowAutograd():
+            value = _operators.eager.ssim_map(img1, img2, *arguments)
     return value
 
 
@@ -123,11 +160,10 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """[B, C] each; a backward pass is refused."""
-    value, mse = _operators.ssim_and_mse(
-        img1.detach(),
-        img2.detach(),
-        *_operator_arguments(definition, is_compiling()),
-        stabilizers,
+    compiling = is_compiling()
+    compute = _operators.ssim_and_mse if compiling else _operators.eager.ssim_and_mse
+    value, mse = compute(
+        img1.detach(), img2.detach(), *_operator_arguments(definition, compiling), stabilizers
     )
     return without_gradient(value, img1, img2), without_gradient(mse, img1, img2)
 
@@ -140,12 +176,16 @@ def ms_ssim(
     negative: int,
     odd_sizes: int,
     *,
+    by_scale: Callable[[Tensor, Tensor], Tensor],
     stabilizers: Tensor | None = None,
 ) -> Tensor:
-    """The product over all scales, [B, C]; `definition` is that of the coarsest."""
+    """The product over all scales, [B, C]; `definition` is that of the coarsest.
+
+    `by_scale` gives the same, scale by scale.
+    """
     requires1, requires2 = img1.requires_grad, img2.requires_grad
-    differentiable = (requires1 or requires2) and torch.is_grad_enabled()
     compiling = is_compiling()
+    differentiable = (requires1 or requires2) and _records(compiling)
     arguments = (
         *_operator_arguments(definition, compiling),
         exponents,
@@ -156,66 +196,15 @@ def ms_ssim(
         stabilizers,
     )
     value: Tensor
-    if differentiable and not compiling:
-        value = _Scales.apply(img1, img2, arguments)[0]
-    else:
+    if compiling:
         value = _operators.ms_ssim(img1, img2, *arguments)[0]
+    elif differentiable:
+        value = _Scales.apply(img1, img2, arguments, by_scale)
+    else:
+        with BelowAutograd():
+            value = _operators.eager.ms_ssim(img1, img2, *arguments)[0]
     return value
 
-
-# ---- refusals -----------------------------------------------------------------------------------
-
-
-class _Refuse(torch.autograd.Function):
-    """A result as it is, whose derivative by any of `inputs` is an error with this message."""
-
-    @staticmethod
-    def forward(ctx: _Context, message: str, result: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.message = message
-        return result.view_as(result)
-
-    @staticmethod
-    def backward(ctx: _Context, *_: Any) -> Any:
-        raise RuntimeError(ctx.message)
-
-
-def without_gradient(result: Tensor, *images: Tensor) -> Tensor:
-    """`result`, refusing a backward pass to `images` instead of passing for a constant."""
-    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
-        if is_compiling():
-            result = torch.ops.fused_ssim.without_gradient(result, list(images))
-        else:
-            result = _Refuse.apply(_NO_GRADIENT, result, *images)
-    return result
-
-
-# Tracers run backward formulas while they trace, where an error would come too soon: the refusal is
-# an operator of its own, which the compiled backward pass runs.
-def _refuse_gradient(upstream: Tensor, images: Sequence[Tensor]) -> Any:
-    raise RuntimeError(_NO_GRADIENT)
-
-
-define(
-    "without_gradient(Tensor result, Tensor[] images) -> Tensor",
-    lambda result, images: result.clone(),
-    lambda result, images: torch.empty_like(result),
-)
-define(
-    "refuse_gradient(Tensor upstream, Tensor[] images) -> Tensor[]",
-    _refuse_gradient,
-    lambda upstream, images: [torch.empty_like(image) for image in images],
-)
-
-
-def _without_gradient_setup(ctx: _Context, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[1])
-
-
-def _without_gradient_backward(ctx: _Context, upstream: Tensor) -> Any:
-    return None, torch.ops.fused_ssim.refuse_gradient(upstream, list(ctx.saved_tensors))
-
-
-register_autograd("without_gradient", _without_gradient_setup, _without_gradient_backward)
 
 # ---- eager mode ---------------------------------------------------------------------------------
 
@@ -267,59 +256,63 @@ _odd_sizes = operator.itemgetter(_SCALES_ARGUMENTS.index("odd_sizes") - 2)
 class _Reduced(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+        ctx: _Context,
+        img1: Tensor,
+        img2: Tensor,
+        arguments: tuple[Any, ...],
+        again: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         wanted1, wanted2 = _wanted(arguments)
+        value: Tensor
         with BelowAutograd():
             value, gradient1, gradient2 = _operators.eager.ssim(img1, img2, *arguments)
-        # The gradients are saved but no outputs, which spares autograd's bookkeeping of them. One
-        # empty output is left for gradients made with create_graph=True: it connects them to the
-        # images, so that differentiating them is refused, and they don't pass for constants.
-        link = gradient1 if not wanted1 else gradient2 if not wanted2 else value.new_empty([0])
+        # The gradients are saved but no outputs, which spares autograd's bookkeeping of them.
         ctx.set_materialize_grads(False)
         mask = arguments[_MASK] if len(arguments) > _MASK else None
-        ctx.save_for_backward(
-            gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask, link
-        )
+        ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask)
         ctx.scale = _scale_arguments(arguments)
-        return value, link
+        _keep_images(ctx, img1, img2, again)
+        return value
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        *saved, mask, link = ctx.saved_tensors
+    def backward(ctx: _Context, upstream: Tensor | None) -> Any:
+        *saved, mask = ctx.saved_tensors
         of_images = [(gradient,) for gradient in saved]
-        return _times_upstream(ctx, upstream, of_images, link, _SCALING, (mask, *ctx.scale))
+        return _times_upstream(ctx, upstream, of_images, _SCALING, (mask, *ctx.scale))
 
 
 class _Scales(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, img1: Tensor, img2: Tensor, arguments: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+        ctx: _Context,
+        img1: Tensor,
+        img2: Tensor,
+        arguments: tuple[Any, ...],
+        again: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        value: Tensor
         with BelowAutograd():
             value, derivatives, *gradients = _operators.eager.ms_ssim(img1, img2, *arguments)
         saved = [
             gradient if wanted else None
             for wanted, gradient in zip(_wanted_of_scales(arguments), gradients, strict=True)
         ]
-        link = value.new_empty([0])  # see _Reduced
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*saved, derivatives, link)
+        ctx.save_for_backward(*saved, derivatives)
         ctx.odd_sizes = _odd_sizes(arguments)
-        return value, link
+        _keep_images(ctx, img1, img2, again)
+        return value
 
     @staticmethod
-    def backward(ctx: _Context, upstream: Tensor | None, *_: Any) -> Any:
-        gradient1, coarser1, gradient2, coarser2, derivatives, link = ctx.saved_tensors
+    def backward(ctx: _Context, upstream: Tensor | None) -> Any:
+        gradient1, coarser1, gradient2, coarser2, derivatives = ctx.saved_tensors
         saved = [(gradient1, coarser1), (gradient2, coarser2)]
-        return _times_upstream(
-            ctx, upstream, saved, link, _ACCUMULATION, (derivatives, ctx.odd_sizes)
-        )
+        return _times_upstream(ctx, upstream, saved, _ACCUMULATION, (derivatives, ctx.odd_sizes))
 
 
 def _scaled(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
     factor = _factor(upstream, gradient, mask, *arguments)
-    scaled: Tensor = _operators.scale_gradient(gradient, factor, *arguments)
+    scaled: Tensor = _operators.eager.scale_gradient(gradient, factor, *arguments)
     return scaled
 
 
@@ -335,42 +328,92 @@ def _scale_(gradient: Tensor, upstream: Tensor, mask: Tensor | None, *arguments:
 # Operators on what was saved of an image: one that gives the gradient, and one that turns what was
 # saved into it.
 _SCALING = _scaled, _scale_
-_ACCUMULATION = _operators.ms_ssim_backward, _operators.eager.ms_ssim_backward_
+_ACCUMULATION = _operators.eager.ms_ssim_backward, _operators.eager.ms_ssim_backward_
 
 
 def _times_upstream(
     ctx: _Context,
     upstream: Tensor | None,
     saved: Sequence[tuple[Any, ...]],
-    link: Tensor,
     operators: tuple[Any, ...],
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients by both images, of what was saved of each, its own gradient first."""
     results: list[Tensor | None] = [None, None]
     if upstream is None:
-        return *results, None
+        return *results, None, None
+    creates_graph = torch.is_grad_enabled()
+    graph_kept = graph_is_kept()
+    may_overwrite = graph_kept is False and not creates_graph and not is_batched(upstream)
+    kept = ctx.kept
+    if not graph_kept and not creates_graph:
+        ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
+    wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
+    if any(saved[i][0] is None for i in wanted):
+        raise RuntimeError(NO_GRADIENT)
+    if creates_graph:
+        for i, gradient in zip(wanted, _gradients_again(kept, upstream, wanted), strict=True):
+            results[i] = gradient
+        return *results, None, None
     upstream = upstream.contiguous()
     multiplied, multiply_ = operators
-    creates_graph = torch.is_grad_enabled()
-    may_overwrite = not (creates_graph or graph_is_kept() or is_batched(upstream))
-    for i, of_image in enumerate(saved):
-        gradient = of_image[0]
-        if not ctx.needs_input_grad[i]:
-            continue
-        if gradient is None:
-            raise RuntimeError(_NO_GRADIENT)
-        # The saved gradient becomes the result in place where nobody can ask for it again;
-        # tracers (subclasses of Tensor) are given the plain form.
+    for i in wanted:
+        gradient = saved[i][0]
+        # The saved gradient becomes the result in place where nobody can ask for it again; tracers
+        # are given the plain form.
         with BelowAutograd():
-            if may_overwrite and type(gradient) is Tensor:
-                multiply_(*of_image, upstream, *arguments)
+            if may_overwrite and not is_traced(gradient):
+                multiply_(*saved[i], upstream, *arguments)
             else:
-                gradient = multiplied(*of_image, upstream, *arguments)
-        if creates_graph:
-            gradient = _Refuse.apply(_NO_SECOND_DERIVATIVE, gradient, link, upstream)
+                gradient = multiplied(*saved[i], upstream, *arguments)
         results[i] = gradient
-    return *results, None
+    return *results, None, None
+
+
+# ---- gradients to be differentiated -------------------------------------------------------------
+
+
+def _keep_images(
+    ctx: _Context, img1: Tensor, img2: Tensor, again: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """What a backward pass with create_graph=True needs: it computes the value once more.
+
+    Autograd would make an error of every change in place of a tensor that it saves, also where no
+    backward pass reads it; and hooks for what is saved (checkpoint, save_on_cpu) free memory that a
+    reference of ours would hold.
+    """
+    if saved_tensors_are_hooked():
+        ctx.kept = None
+    else:
+        ctx.kept = img1, img2, _version(img1), _version(img2), again
+
+
+def _version(image: Tensor) -> int:
+    try:
+        return image._version
+    except RuntimeError:  # inference tensors, which can't be changed outside of inference mode
+        return -1
+
+
+def _gradients_again(
+    kept: tuple[Any, ...] | None, upstream: Tensor, wanted: Sequence[int]
+) -> Sequence[Tensor]:
+    """The gradients of `wanted` images with a graph of their own."""
+    if kept is None:
+        raise RuntimeError(_NOT_KEPT)
+    img1, img2, *versions, again = kept
+    for name, image, version in zip(("img1", "img2"), (img1, img2), versions, strict=True):
+        if _version(image) != version:
+            raise RuntimeError(
+                f"fused_ssim: expected {name} as it was in the forward pass, for a gradient that can "
+                f"be differentiated (create_graph=True), got it changed in place since (version "
+                f"{_version(image)}, was {version}); change a copy of it"
+            )
+    # Views, since both may be the same tensor.
+    images = img1.view_as(img1), img2.view_as(img2)
+    return torch.autograd.grad(
+        again(*images), [images[i] for i in wanted], upstream, create_graph=True
+    )
 
 
 # ---- registrations for tracers ------------------------------------------------------------------
@@ -411,7 +454,9 @@ def _ssim_backward(
     return _by_image(
         ctx,
         (upstream, *by_gradients),
-        lambda i, given: _SCALING[0](saved[i], given, mask, *ctx.scale),
+        lambda i, given: _operators.scale_gradient(
+            saved[i], _factor(given, saved[i], mask, *ctx.scale), *ctx.scale
+        ),
     )
 
 
@@ -429,7 +474,7 @@ def _by_image(
     for i, name in enumerate(("img1", "img2")):
         if ctx.needs_input_grad[i]:
             if not ctx.wanted[i]:
-                raise RuntimeError(_NO_GRADIENT)
+                raise RuntimeError(NO_GRADIENT)
             gradients[name] = multiplied(i, upstream)
     return gradients
 

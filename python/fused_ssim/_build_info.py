@@ -59,6 +59,8 @@ class BuildInfo:
     gpus: tuple[GpuInfo, ...]
     backends: tuple[str, ...]
     """What runs here: "cpu", and "cuda" where at least one GPU is covered."""
+    in_pytorch: tuple[str, ...]
+    """What of docs/pytorch.md works beside this torch."""
     verdict: str
     """One line: whether this build serves this machine, and if not, what to do."""
 
@@ -73,6 +75,7 @@ class BuildInfo:
             ("torch", f"{self.torch_running}{built}"),
             ("torch needed", f"{self.torch_minimum} or newer"),
             ("operators", self.operators),
+            ("in PyTorch", ", ".join(self.in_pytorch)),
             ("backends here", ", ".join(self.backends)),
             ("CPU level", f"{self.cpu_level} (compiled: {', '.join(self.cpu_levels_compiled)})"),
         ]
@@ -87,6 +90,21 @@ class BuildInfo:
             rows.append((f"GPU {gpu.index}", f"{gpu.name}, compute {major}.{minor}, {covered}"))
         rows.append(("verdict", self.verdict))
         return "\n".join(f"{name:<14} {text}".rstrip() for name, text in rows)
+
+
+_IN_PYTORCH = (
+    ("second derivatives", "2.1"),
+    ("torch.func", "2.1"),
+    ("autocast", "2.1"),
+    ("CUDA graphs", "2.1"),
+    ("DDP", "2.1"),
+    ("torch.compile", "2.4"),
+    ("torch.export", "2.4"),
+    ("DTensor", "2.5"),
+    ("AOTInductor", "2.6"),
+    ("FSDP2", "2.6"),
+)
+"""Feature -> the oldest torch that it works with; docs/pytorch.md has the details and the tests."""
 
 
 def _wheel_index() -> str | None:
@@ -145,6 +163,7 @@ def assemble(situation: Situation) -> BuildInfo:
         torch_built=facts.torch_version,
         torch_minimum=_operators.MINIMUM_TORCH,
         torch_running=situation.torch,
+        in_pytorch=tuple(name for name, oldest in _IN_PYTORCH if torch.__version__ >= oldest),
         operators="Python, by addresses" if _operators.by_address else "libfused_ssim",
         cpu_levels_compiled=tuple(cpu["levels_compiled"].split()),
         cpu_levels_supported=tuple(cpu["levels_supported"].split()),

@@ -11,6 +11,8 @@ so that identical images give exactly 1 and nothing exceeds it. Arguments have b
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fused_ssim._autograd import without_gradient
 from fused_ssim._parameters import STATISTICS, Definition, MaskMode, Reduced, axis_taps
 from fused_ssim._pixels import numbers, sum_dtype
+from fused_ssim._refusals import without_gradient
+from fused_ssim._torch_private import is_compiling
 from fused_ssim._windows import Taps, rounded_to_float32
 
 
@@ -37,11 +40,11 @@ def reduced(
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
-    by_kernels: Callable[[Tensor, Tensor], Tensor] | None = None,
+    map_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|.
 
-    Over nothing (a mask of zeros) a mean of S is 1, and all else 0. `by_kernels` gives the map of S
+    Over nothing (a mask of zeros) a mean of S is 1, and all else 0. `map_of` gives the map of S
     of two images, where the mask does not change it.
     """
     if not train:
@@ -56,10 +59,10 @@ def reduced(
             stabilizers=stabilizers,
             mask=mask,
             mask_mode=mask_mode,
-            by_kernels=by_kernels,
+            map_of=map_of,
         )
         return without_gradient(value, img1, img2)
-    values = (by_kernels or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
+    values = (map_of or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     # Weighted before it is reduced: see _plus. Reduced apart, so that the loss of identical images
     # is exactly 0.
@@ -83,14 +86,14 @@ def mapped(
     stabilizers: Tensor | None = None,
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
-    by_kernels: Callable[[Tensor, Tensor], Tensor] | None = None,
+    map_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The map of S; 1 where the mask is 0. `by_kernels` is that of `reduced`.
+    """The map of S; 1 where the mask is 0. `map_of` is that of `reduced`.
 
     Shape:
         images: [B, C, *sizes]; the result [B, C, *map sizes].
     """
-    values = (by_kernels or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
+    values = (map_of or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     return (values if weights is None else values.where(weights > 0, 1.0)).contiguous()
 
@@ -298,3 +301,34 @@ def _reduce(
         return total
     count = weights.sum(axes)
     return _plus(total / count.where(count > 0, 1.0), of_equal_images)
+
+
+# ---- a word about it ----------------------------------------------------------------------------
+
+_said_so = False
+
+
+def say_once(what: str) -> None:
+    """That torch operations compute it."""
+    global _said_so
+    # A compiler fuses them by itself.
+    if _said_so or is_compiling():
+        return
+    _said_so = True
+    warnings.warn(
+        f"fused_ssim: no fused kernel serves {what}, so torch operations compute it: the same "
+        "numbers, more slowly and in more memory (said once per process)",
+        UserWarning,
+        stacklevel=levels_to_the_caller(),
+    )
+
+
+def levels_to_the_caller() -> int:
+    """The `stacklevel` that names the line which called the package, be it through a module."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "fused_ssim",
+        "torch",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level

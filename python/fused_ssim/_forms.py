@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_ssim import _borders, _validation, _windows
+from fused_ssim import _borders, _sharding, _validation, _windows
 from fused_ssim._parameters import (
     BORDERS,
     PADDINGS,
@@ -190,12 +190,19 @@ def extended(
         return Checked(img1, img2, mask, stabilizers)
     radii = [size // 2 for size in window_sizes[5 - img1.dim() :]]
     _validation.check_border_fits(img1, radii, form.border)
-    # Half precision in float32: the gradients of a border pixel's copies are added up before they are
-    # rounded.
-    img1, img2 = (
-        _borders.pad(image.float() if image.dtype in _HALF else image, radii, form.border)
-        for image in (img1, img2)
-    )
+    border = form.border
+
+    def pad(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # Half precision in float32: the gradients of a border pixel's copies are added up before
+        # they are rounded.
+        x, y = (image.float() if image.dtype in _HALF else image for image in (x, y))
+        return _borders.pad(x, radii, border), _borders.pad(y, radii, border)
+
+    if _sharding.is_distributed(img1, img2):
+        sizes = [size + 2 * r for size, r in zip(img1.shape[2:], radii, strict=True)]
+        img1, img2 = _sharding.shards(pad, img1, img2, [[*img1.shape[:2], *sizes]] * 2)
+    else:
+        img1, img2 = pad(img1, img2)
     if mask is not None:
         mask = _borders.pad(mask, radii, form.border)
     return Checked(img1, img2, mask, stabilizers)

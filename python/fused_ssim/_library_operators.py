@@ -7,6 +7,7 @@ only beside a torch that has CUDA. Nothing here touches a GPU.
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 import torch  # first: the libraries below need libtorch in the process
@@ -66,9 +67,25 @@ def _load_cuda_library() -> CudaLibrary:
     return CudaLibrary(True, "loaded")
 
 
+# fail_to_allocate() in src/torch/operators.h.
+_NO_MEMORY = re.compile(r"got no (\d+) bytes on (cpu|cuda:\d+)")
+
+
 def eager(operator: Any) -> Any:
-    """The operator itself: its kernels are a step below the dispatcher."""
-    return operator
+    """The operator, with torch's own error where torch has no memory for a result."""
+
+    def directly(*arguments: Any) -> Any:
+        try:
+            return operator(*arguments)
+        except RuntimeError as error:
+            refused = _NO_MEMORY.search(str(error))
+            if refused is None:
+                raise
+            size, device = int(refused[1]), refused[2]
+        torch.empty(size, dtype=torch.uint8, device=device)  # raises, as a rule
+        return operator(*arguments)
+
+    return directly
 
 
 build_facts: BuildFacts = _load_cpu_library()

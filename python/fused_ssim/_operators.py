@@ -43,11 +43,21 @@ ms_ssim = torch.ops.fused_ssim.ms_ssim.default
 ms_ssim_backward = torch.ops.fused_ssim.ms_ssim_backward.default
 ms_ssim_backward_ = torch.ops.fused_ssim.ms_ssim_backward_.default
 
-# What eager mode calls, which has checked the arguments: the dispatcher's way back into Python
-# costs more than small images do.
+
+def _dispatched(operator: Any) -> Any:
+    """What takes batches of incoming gradients, which the dispatcher resolves."""
+    return operator if by_address else _way.eager(operator)
+
+
+# What eager mode calls, which has checked the arguments.
 eager = SimpleNamespace(
     ssim=_way.eager(ssim),
+    ssim_and_mse=_way.eager(ssim_and_mse),
+    ssim_map=_way.eager(ssim_map),
+    ssim_map_backward=_way.eager(ssim_map_backward),
+    scale_gradient=_dispatched(scale_gradient),
     scale_gradient_=_way.eager(scale_gradient_),
     ms_ssim=_way.eager(ms_ssim),
+    ms_ssim_backward=_dispatched(ms_ssim_backward),
     ms_ssim_backward_=_way.eager(ms_ssim_backward_),
 )

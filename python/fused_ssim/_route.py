@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
-import sys
-import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_ssim import _autograd, _composite
+from fused_ssim import _autograd, _composite, _sharding, _transforms
 from fused_ssim._parameters import Definition, MaskMode, Reduced
-from fused_ssim._torch_private import is_compiling, is_transformed
+from fused_ssim._refusals import without_gradient
+from fused_ssim._torch_private import is_compiling, is_forward_mode, is_transformed
 
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
@@ -21,8 +22,6 @@ composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0"
 _MAX_CUDA_TAPS = 65
 # src/cuda/ssim_cuda.h
 _MAX_CUDA_SCALES = 32
-
-_said_so = False
 
 
 def reduced(
@@ -38,6 +37,15 @@ def reduced(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(mask, stabilizers)
+        return _sharding.reduced(
+            lambda x, y: reduced(x, y, definition, "channel", loss_weight=loss_weight, train=train),
+            img1,
+            img2,
+            reduction,
+            math.prod(_sharding.map_shape(img1, definition)[2:]),
+        )
     # Numbers in the code, since a compiler takes those of defaults for variables.
     statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
     if loss_weight is not None:
@@ -56,7 +64,7 @@ def reduced(
             mask,
             mask_mode,
         )
-    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.reduced(
         img1,
         img2,
@@ -69,7 +77,7 @@ def reduced(
         stabilizers=stabilizers,
         mask=mask,
         mask_mode=mask_mode,
-        by_kernels=by_kernels,
+        map_of=map_of,
     )
 
 
@@ -84,8 +92,18 @@ def mapped(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The map of S, [B, C, *map sizes]."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(mask, stabilizers)
+        values: Tensor
+        (values,) = _sharding.shards(
+            lambda x, y: [mapped(x, y, definition, train=train)],
+            img1,
+            img2,
+            [_sharding.map_shape(img1, definition)],
+        )
+        return values
     if not train:
-        values = mapped(
+        constant = mapped(
             img1.detach(),
             img2.detach(),
             definition,
@@ -93,10 +111,10 @@ def mapped(
             mask=mask,
             mask_mode=mask_mode,
         )
-        return _autograd.without_gradient(values, img1, img2)
+        return without_gradient(constant, img1, img2)
     if kernels_serve(img1, img2, definition, mask, mask_mode):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
-    by_kernels = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
     return _composite.mapped(
         img1,
         img2,
@@ -104,7 +122,7 @@ def mapped(
         stabilizers=stabilizers,
         mask=mask,
         mask_mode=mask_mode,
-        by_kernels=by_kernels,
+        map_of=map_of,
     )
 
 
@@ -116,10 +134,15 @@ def _map_by_kernels(
     mask_mode: MaskMode,
     stabilizers: Tensor | None,
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The map by kernels, which then lack the mask alone, where that does not change it; else a word
-    about the composite."""
-    if mask_mode == "weighted" and kernels_serve(img1, img2, definition):
-        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, None, mask_mode)
+    """The map by kernels, where only the mask, which does not change it, or a transform keeps them from
+    all the rest; else a word about the composite."""
+    seen = mask if mask_mode == "normalized" else None
+    kernels = has_kernels(img1, definition, seen, mask_mode)
+    if kernels and not is_transformed():
+        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, seen, mask_mode)
+    # Compilers don't trace what vmap and gradients of gradients need of autograd functions.
+    if kernels and not is_forward_mode() and not is_compiling():
+        return _transforms.map_by_kernels(definition, stabilizers, seen, mask_mode)
     _say_once(img1)
     return None
 
@@ -128,10 +151,25 @@ def ssim_and_mse(
     img1: Tensor, img2: Tensor, definition: Definition, *, stabilizers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The means of S and of (img1 - img2)^2 over each plane, [B, C] each."""
+    if _sharding.is_distributed(img1, img2):
+        refuse_beside_shards(None, stabilizers)
+        values, mse = _sharding.shards(
+            lambda x, y: ssim_and_mse(x, y, definition), img1, img2, [[*img1.shape[:2]]] * 2
+        )
+        return values, mse
     if kernels_serve(img1, img2, definition):
         return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
+
+
+def refuse_beside_shards(mask: Tensor | None, data_range: Any) -> None:
+    for name, given in (("mask", mask), ("tensor as data_range", data_range)):
+        if isinstance(given, Tensor):
+            raise NotImplementedError(
+                f"fused_ssim: expected no {name} beside DTensors, got one; call the function with "
+                "the local tensors, .to_local()"
+            )
 
 
 def kernels_serve(
@@ -141,10 +179,17 @@ def kernels_serve(
     mask: Tensor | None = None,
     mask_mode: MaskMode = "weighted",
 ) -> bool:
-    """Whether there are kernels for this form, on this device, under the transforms in force."""
-    if composite_is_forced or (not is_compiling() and is_transformed()):
+    """Whether kernels compute all of this form, on this device, under the transforms in force."""
+    return not is_transformed() and has_kernels(img1, definition, mask, mask_mode)
+
+
+def has_kernels(
+    img1: Tensor, definition: Definition, mask: Tensor | None, mask_mode: MaskMode
+) -> bool:
+    """Whether there are kernels for this form on this device."""
+    if composite_is_forced:
         return False
-    if img1.is_cpu:
+    if img1.is_cpu or img1.is_meta:
         return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
@@ -156,31 +201,18 @@ def kernels_serve(
 
 def kernels_serve_scales(img1: Tensor, img2: Tensor, definition: Definition, scales: int) -> bool:
     """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
-    return kernels_serve(img1, img2, definition) and (img1.is_cpu or scales <= _MAX_CUDA_SCALES)
-
-
-def _say_once(image: Tensor) -> None:
-    global _said_so
-    # A compiler fuses the composite by itself.
-    if _said_so or composite_is_forced or is_compiling():
-        return
-    _said_so = True
-    on_device = image.is_cpu or (image.is_cuda and torch.version.cuda is not None)
-    reason = "this form of SSIM" if on_device else f"device {image.device}"
-    warnings.warn(
-        f"fused_ssim: no fused kernel serves {reason}, so torch operations compute it: the same "
-        "numbers, more slowly and in more memory (said once per process)",
-        UserWarning,
-        stacklevel=levels_to_the_caller(),
+    return kernels_serve(img1, img2, definition) and (
+        not img1.is_cuda or scales <= _MAX_CUDA_SCALES
     )
 
 
-def levels_to_the_caller() -> int:
-    """The `stacklevel` that names the line which called the package, be it through a module."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
-        "fused_ssim",
-        "torch",
-    ):
-        level, frame = level + 1, frame.f_back
-    return level
+def _say_once(image: Tensor) -> None:
+    if composite_is_forced:
+        return
+    if is_forward_mode():
+        what = "forward-mode differentiation"
+    elif image.is_cpu or (image.is_cuda and torch.version.cuda is not None):
+        what = "this form of SSIM"
+    else:
+        what = f"device {image.device}"
+    _composite.say_once(what)

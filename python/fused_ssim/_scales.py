@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fused_ssim import _autograd, _forms, _route, _validation
+from fused_ssim import _autograd, _forms, _route, _sharding, _validation
 from fused_ssim._parameters import (
     NEGATIVES,
     ODD_SIZES,
@@ -40,7 +40,22 @@ def reduced(
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
+    if _sharding.is_distributed(img1, img2):
+        _route.refuse_beside_shards(None, form.data_range)
+        return _sharding.reduced(
+            lambda x, y: reduced(
+                x, y, form, exponents, "channel", negative, odd_sizes, spatial_dims
+            ),
+            img1,
+            img2,
+            reduction,
+            pixels=1,
+        )
     checked = _forms.checked(contrast, img1, img2, spatial_dims)
+
+    def by_scale(x: Tensor, y: Tensor) -> Tensor:
+        return _by_scale(x, y, form, contrast, exponents, negative, odd_sizes, spatial_dims)
+
     if form.border is None and _route.kernels_serve_scales(img1, img2, definition, len(exponents)):
         result = _autograd.ms_ssim(
             img1,
@@ -49,10 +64,11 @@ def reduced(
             exponents,
             NEGATIVES.index(negative),
             ODD_SIZES.index(odd_sizes),
+            by_scale=by_scale,
             stabilizers=checked.stabilizers,
         )
     else:
-        result = _by_scale(img1, img2, form, contrast, exponents, negative, odd_sizes, spatial_dims)
+        result = by_scale(img1, img2)
     if reduction == "channel":
         return result
     if reduction == "image":

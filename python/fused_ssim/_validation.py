@@ -25,7 +25,7 @@ from fused_ssim._parameters import (
     STATISTICS,
     WINDOWS,
 )
-from fused_ssim._torch_private import guards_scalars, is_compiling
+from fused_ssim._torch_private import guards_scalars, is_compiling, is_plain, is_transformed
 
 # Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
 MAX_WINDOW_SIZE = 1023
@@ -220,8 +220,8 @@ def data_range(value: Any) -> float | Tensor:
             "data_range: expected a number or a tensor [B] of one for each image, got "
             f"{_shape(value)}; use .flatten()"
         )
-    # On a GPU reading it would wait for all work ahead, and a compiler has no numbers yet.
-    if value.is_cpu and not is_compiling():
+    # On a GPU reading it would wait for all work ahead, and tracers and transforms have no numbers.
+    if value.is_cpu and not is_compiling() and is_plain(value) and not is_transformed():
         for number in value.tolist():
             positive("data_range", number, hint)
     return value
@@ -457,11 +457,6 @@ def _check_dense(name: str, image: Any) -> None:
 
 def _check_image(name: str, image: Any, spatial_dims: int, dtypes: frozenset[torch.dtype]) -> None:
     _check_dense(name, image)
-    if image.is_meta:
-        raise NotImplementedError(
-            f"{name}: expected a tensor with pixels, got device {image.device}; make it on another "
-            'device, for example with device="cpu"'
-        )
     if image.dtype not in dtypes:
         raise TypeError(
             f"{name}: expected dtype {', '.join(sorted(str(d)[6:] for d in dtypes))}, got "

@@ -17,7 +17,9 @@ float64 where an image is, else float32, and each gradient has the dtype of its 
 Errors. ValueError: wrong rank, different shapes or devices, empty images, images smaller than a
 "valid" window, unknown names (a bad `padding` is an AssertionError, too), numbers out of range.
 TypeError: no tensors, sparse ones, other dtypes, or dtypes that don't go together.
-NotImplementedError: images on the device "meta".
+Memory that is lacking and what else torch finds are torch's own errors.
+
+Images on the device "meta" give results without numbers: shapes and dtypes.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def fused_ssim(
         The mean, in [-1, 1]; 1 where the images are identical.
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> loss = 1 - fused_ssim(rendered, photograph)
@@ -97,7 +99,7 @@ def fused_ssim3d(
         img1, img2: [B, C, D, H, W]; the result [].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> score = fused_ssim3d(scan, reference, train=False)
@@ -137,7 +139,7 @@ class FusedSSIMMap:
             img1, img2: [B, C, H, W] or [B, C, D, H, W]; the result likewise.
 
         Raises:
-            ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+            ValueError, TypeError: see `fused_ssim.functional`.
 
         Example:
             >>> values = FusedSSIMMap.apply(0.01**2, 0.03**2, rendered, photograph, "valid")
@@ -214,7 +216,7 @@ def ssim(
         SSIM in [-1, 1] (for "sum" its sum).
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> per_image = ssim(a, b, data_range=255, padding="valid", reduction="image")
@@ -281,7 +283,7 @@ def ssim_and_mse(
             [B, C].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> similarity, mse = ssim_and_mse(a, b, data_range=255)
@@ -349,7 +351,7 @@ def ms_ssim(
         MS-SSIM, in [0, 1].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> score = ms_ssim(a, b, data_range=255)
@@ -409,7 +411,7 @@ def l1_ssim_loss(
             `ssim`; the result [].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> l1_ssim_loss(rendered, photograph, mask=~dynamic_objects).backward()
@@ -451,7 +453,7 @@ def fused_l1_ssim_loss(
         img1, img2: [B, C, H, W]; the result [].
 
     Raises:
-        ValueError, TypeError, NotImplementedError: see `fused_ssim.functional`.
+        ValueError, TypeError: see `fused_ssim.functional`.
 
     Example:
         >>> loss = fused_l1_ssim_loss(rendered, photograph, 0.2, True)

@@ -40,7 +40,13 @@ FusedSsimStatus status_of(cudaError_t error, const char* what, const Request& re
       message << ": this GPU's architecture is not in the build (" << cuda::architectures() << ")";
       return failure(FUSED_SSIM_NO_GPU_CODE, message.str().c_str());
     }
-    message << " failed" << images_of(request) << ": " << cudaGetErrorString(error);
+    message << " failed" << images_of(request) << ": ";
+    if (error == cuda::kTooManyCapturedLaunches) {
+      message << "CUDA graphs that are alive hold as many launches as they can; destroy those that "
+                 "are not replayed any more";
+    } else {
+      message << cudaGetErrorString(error);
+    }
     return failure(FUSED_SSIM_CUDA_ERROR, message.str().c_str());
   });
 }

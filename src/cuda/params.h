@@ -93,8 +93,9 @@ struct ReductionPlan {
 
 // Counters of finished blocks live in device memory, start at zero and return to it, so that no
 // launch has to clear them. A launch takes the next slot of a pool: the lower half serves eager
-// launches, the upper half those captured in graphs, which keep their slot as long as they live. A
-// launch with several values that are counted takes a slot for each.
+// launches, the upper half those captured in graphs, which keep their slot as long as the graph lives
+// and are refused where all are taken. A launch with several values that are counted takes a slot for
+// each.
 inline constexpr unsigned kCounterSlots = 32768;
 // Bits of such a counter where blocks add their sums, too (ReductionPlan::fixed_point).
 inline constexpr int kCountBits = 11;

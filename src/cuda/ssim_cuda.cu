@@ -4,6 +4,7 @@
 #include <climits>
 #include <cmath>
 #include <cstdlib>
+#include <new>
 #include <utility>
 
 #include "core/pointwise.h"
@@ -324,21 +325,103 @@ int64_t partials_bytes(const Problem& problem, const Request& request, const Dev
   return round_up((values + blocks) * static_cast<int64_t>(sizeof(double)), 256);
 }
 
+namespace {
+
+// The counter slots of captured launches. A graph holds its own for as long as it or what was made of
+// it lives: two graphs with one slot would spoil each other's sums where they run side by side.
+class GraphSlots {
+ public:
+  // `count` in a row; false where no such row was found.
+  bool take(unsigned count, unsigned* first) {
+    for (unsigned tried = 0; tried < 2 * kCounterSlots; ++tried) {
+      *first = next_.fetch_add(count, std::memory_order_relaxed) % kCounterSlots;
+      unsigned row = 0;
+      while (row < count && *first + row < kCounterSlots &&
+             !taken_[*first + row].exchange(true, std::memory_order_acquire)) {
+        ++row;
+      }
+      if (row == count) {
+        return true;
+      }
+      give_back(*first, row);
+    }
+    return false;
+  }
+
+  void give_back(unsigned first, unsigned count) {
+    for (unsigned slot = first; slot < first + count; ++slot) {
+      taken_[slot].store(false, std::memory_order_release);
+    }
+  }
+
+ private:
+  std::atomic<unsigned> next_{0};
+  std::atomic<bool> taken_[kCounterSlots] = {};
+};
+
+GraphSlots graph_slots;  // trivial to destroy: graphs may die after static objects
+
+struct HeldSlots {
+  unsigned first;
+  unsigned count;
+
+  static void CUDART_CB release(void* held_slots) {
+    const auto* held = static_cast<const HeldSlots*>(held_slots);
+    graph_slots.give_back(held->first, held->count);
+    delete held;
+  }
+};
+
+cudaError_t take_graph_slots(cudaStream_t stream, unsigned count, unsigned* first) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaGraph_t graph = nullptr;
+#if CUDART_VERSION >= 13000
+  cudaError_t error = cudaStreamGetCaptureInfo(stream, &status, nullptr, &graph);
+#else
+  cudaError_t error = cudaStreamGetCaptureInfo_v2(stream, &status, nullptr, &graph);
+#endif
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (!graph_slots.take(count, first)) {
+    return kTooManyCapturedLaunches;
+  }
+  auto* held = new (std::nothrow) HeldSlots{*first, count};
+  if (held == nullptr) {
+    graph_slots.give_back(*first, count);
+    return cudaErrorMemoryAllocation;
+  }
+  cudaUserObject_t object = nullptr;
+  error =
+      cudaUserObjectCreate(&object, held, HeldSlots::release, 1, cudaUserObjectNoDestructorSync);
+  if (error != cudaSuccess) {
+    HeldSlots::release(held);
+    return error;
+  }
+  error = cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove);
+  if (error != cudaSuccess) {
+    cudaUserObjectRelease(object, 1);
+  }
+  return error;
+}
+
+}  // namespace
+
 cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* first) {
   static std::atomic<unsigned> eager{0};
-  static std::atomic<unsigned> captured{0};
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   const cudaError_t error = cudaStreamIsCapturing(stream, &status);
   if (error != cudaSuccess) {
     return error;
   }
-  const bool capturing = status != cudaStreamCaptureStatusNone;
-  unsigned slot = 0;
+  if (status != cudaStreamCaptureStatusNone) {
+    const cudaError_t refused = take_graph_slots(stream, count, first);
+    *first += kCounterSlots;
+    return refused;
+  }
   do {
-    slot =
-        (capturing ? captured : eager).fetch_add(count, std::memory_order_relaxed) % kCounterSlots;
-  } while (slot + count > kCounterSlots);  // all in a row
-  *first = slot + (capturing ? kCounterSlots : 0u);
+    *first = eager.fetch_add(count, std::memory_order_relaxed) % kCounterSlots;
+  } while (*first + count > kCounterSlots);  // all in a row
   return cudaSuccess;
 }
 

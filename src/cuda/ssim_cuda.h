@@ -12,6 +12,9 @@ namespace fused_ssim::cuda {
 
 struct StripChoice;
 
+// What run() returns where graphs that are alive hold all counters of captured launches.
+inline constexpr cudaError_t kTooManyCapturedLaunches = cudaErrorUnsupportedLimit;
+
 // Null where the functions below serve this valid request; else why not: "expected ..., got ...".
 const char* not_served(const Problem& problem, const Request& request);
 

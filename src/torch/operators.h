@@ -276,6 +276,24 @@ struct TensorProblem {
   }
 };
 
+// Torch's own error, which says more and has a type that programs catch, does not come out of the
+// stable ABI: who called the operator asks torch for as much memory once more, and gets it
+// (python/fused_ssim/_library_operators.py, include/fused_ssim/torch/operators.h).
+[[noreturn]] inline void fail_to_allocate(const Tensor& like, const int64_t* sizes,
+                                          std::size_t rank, int32_t dtype) {
+  constexpr int64_t kSizeOf[] = {1, 2, 2, 4, 8};  // in the order of FusedSsimDType
+  int64_t bytes = kSizeOf[dtype];
+  for (std::size_t i = 0; i < rank; ++i) {
+    bytes = sizes[i] > INT64_MAX / bytes ? INT64_MAX : bytes * std::max<int64_t>(1, sizes[i]);
+  }
+  std::ostringstream device;
+  device << (like.is_cuda() ? "cuda:" : "cpu");
+  if (like.is_cuda()) {
+    device << like.get_device_index();
+  }
+  fail("expected memory for a result, got no ", bytes, " bytes on ", device.str());
+}
+
 // Uninitialised, contiguous, on the device of `like`. Straight to torch's allocator: on a small image
 // the way through the dispatcher, three or four times a call, is time that one can measure.
 inline Tensor new_empty(const Tensor& like, const int64_t* sizes, std::size_t rank, int32_t dtype) {
@@ -290,9 +308,11 @@ inline Tensor new_empty(const Tensor& like, const int64_t* sizes, std::size_t ra
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(rank), sizes, strides.data(),
-                                                  codes_of(dtype).shim(), device_type, device_index,
-                                                  &handle));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(rank), sizes, strides.data(),
+                               codes_of(dtype).shim(), device_type, device_index,
+                               &handle) != AOTI_TORCH_SUCCESS) {
+    fail_to_allocate(like, sizes, rank, dtype);
+  }
   return Tensor(handle);
 }
 
@@ -318,14 +338,24 @@ std::optional<Tensor> set_mask_sums(TensorProblem* given, int32_t reduction) {
 
 // Memory in the layout of the image.
 inline Tensor new_like(const Tensor& image) {
-  if (!image.is_contiguous()) {
-    return torch::stable::empty_like(image);
-  }
   std::array<int64_t, FUSED_SSIM_AXES> shape{};
   for (int64_t i = 0; i < image.dim(); ++i) {
     shape[static_cast<std::size_t>(i)] = image.size(i);
   }
-  return new_empty(image, shape.data(), static_cast<std::size_t>(image.dim()), dtype_of(image));
+  const auto rank = static_cast<std::size_t>(image.dim());
+  if (image.is_contiguous()) {
+    return new_empty(image, shape.data(), rank, dtype_of(image));
+  }
+  // Not torch::stable::empty_like, which prints a stack trace where there is no memory.
+  std::array<StableIValue, 6> stack = {
+      torch::stable::detail::from(image),        torch::stable::detail::from(std::nullopt),
+      torch::stable::detail::from(std::nullopt), torch::stable::detail::from(std::nullopt),
+      torch::stable::detail::from(std::nullopt), torch::stable::detail::from(std::nullopt)};
+  if (torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION) !=
+      AOTI_TORCH_SUCCESS) {
+    fail_to_allocate(image, shape.data(), rank, dtype_of(image));
+  }
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // Memory for a gradient in the layout of the image, or an empty tensor where none is wanted.

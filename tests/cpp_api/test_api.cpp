@@ -466,6 +466,32 @@ void test_autograd(const Reference& reference) {
     EXPECT(!fused_ssim::fused_ssim(a, y).requires_grad(), "at::NoGradGuard");
     EXPECT(!fused_ssim::ssim_map(a, y).requires_grad(), "at::NoGradGuard");
   }
+  {  // a render loop
+    const c10::InferenceMode inference;
+    EXPECT(fused_ssim::fused_ssim(x * 1.0, y).is_inference(), "c10::InferenceMode");
+    EXPECT(at::equal(fused_ssim::fused_ssim(x * 1.0, y), fused_ssim::fused_ssim(x, y)),
+           "c10::InferenceMode, the value");
+  }
+  {  // torch's own error where memory is lacking, which trainers catch; the next call works
+    const auto one = leaf(x).slice(0, 0, 1).slice(1, 0, 1).slice(2, 0, 1).slice(3, 0, 1);
+    const auto images = one.expand({1000, 1000, 1000, 1200});
+    for (const auto& call : {+[](const at::Tensor& a) { fused_ssim::fused_ssim(a, a.detach()); },
+                             +[](const at::Tensor& a) { fused_ssim::ssim_map(a, a); }}) {
+      bool out_of_memory = false;
+      std::string message;
+      try {
+        call(images);
+      } catch (const c10::OutOfMemoryError& error) {
+        out_of_memory = true;
+        message = error.msg();
+      } catch (const c10::Error& error) {
+        message = error.msg();
+      }
+      EXPECT(message.find("allocate") != std::string::npos, message);
+      EXPECT(out_of_memory == x.is_cuda(), message);
+    }
+    EXPECT(fused_ssim::fused_ssim(x, y).item<double>() < 1, "the call after it");
+  }
   {  // part of a larger graph, both images from one leaf
     const auto a = leaf(x);
     const auto loss = 1 - fused_ssim::fused_ssim(a * 0.9, (a * a).permute({0, 1, 2, 3}));

@@ -52,6 +52,16 @@ def table(path: Path, *, write: bool) -> Iterator[str]:
         )
 
 
+def tests(path: Path) -> Iterator[str]:
+    """The tests that a page names are there: functions test_NAME or, of several processes, case_NAME."""
+    for file, name in re.findall(r"(test_\w+\.py)::(\w+)", path.read_text(encoding="utf-8")):
+        source = ROOT / "tests" / file
+        if not source.exists() or not re.search(
+            rf"^def (?:case_)?{name}\(", source.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            yield f"{path.relative_to(ROOT)}: no test {file}::{name}"
+
+
 def actions(path: Path) -> Iterator[str]:
     """docs/releasing.md lists what the workflows use, and each is used at one commit."""
     used: dict[str, set[tuple[str, str]]] = {}
@@ -72,6 +82,7 @@ def main() -> int:
     write = sys.argv[1:] == ["--write"]
     wrong = list(table(ROOT / "docs/install.md", write=write))
     wrong += actions(ROOT / "docs/releasing.md")
+    wrong += tests(ROOT / "docs/pytorch.md")
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("conda/*.md")):
         wrong += links(path)
     print("\n".join(wrong) if wrong else "documentation: in order")

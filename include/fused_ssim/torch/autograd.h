@@ -23,7 +23,7 @@ inline constexpr const char* kNoGradient =
     "require one at the time); call it with train=True on images that require a gradient";
 inline constexpr const char* kNoSecondDerivative =
     "fused_ssim: expected a first derivative only, got a request for the derivative of the "
-    "gradient, which is not implemented; detach the gradient, or drop create_graph=True";
+    "gradient, which Python's functions alone have; detach the gradient, or drop create_graph=True";
 inline constexpr const char* kNoForwardMode =
     "fused_ssim: expected images without tangents, got a request for forward-mode differentiation, "
     "which is not implemented; use reverse mode, .backward() or torch.autograd.grad()";

@@ -1,13 +1,18 @@
 // The operators of libfused_ssim, below autograd.
 #pragma once
 
+#include <ATen/Functions.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "fused_ssim/kernels.h"
@@ -29,11 +34,27 @@ c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
   return handle->typed<Signature>();
 }
 
+// Torch's own error about memory does not come out of the library, which says how much it lacked
+// (fail_to_allocate() in src/torch/operators.h): torch is asked once more, and throws here.
+inline void ask_for_the_same_memory(const char* message) {
+  const char* place = std::strstr(message, "got no ");
+  long long bytes = 0;
+  char device[16] = {};
+  if (place != nullptr && std::sscanf(place, "got no %lld bytes on %15s", &bytes, device) == 2) {
+    at::empty({bytes}, at::device(at::Device(std::string(device))).dtype(at::kByte));
+  }
+}
+
 template <const char* name, class Result, class... Arguments>
 Result call(const std::tuple<Arguments...>& arguments) {
   static const auto handle = find_operator<Result(Arguments...)>(name);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
+  try {
+    return std::apply([](const auto&... each) { return handle.call(each...); }, arguments);
+  } catch (const std::runtime_error& error) {
+    ask_for_the_same_memory(error.what());
+    throw;
+  }
 }
 
 // FUSED_SSIM_PROBLEM_SCHEMA of src/operators/schemas.h.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fused_ssim import _route, _scales, _validation, _windows, functional
+from fused_ssim import _composite, _scales, _validation, _windows, functional
 from fused_ssim._parameters import SCALE_WEIGHTS, Component
 from fused_ssim._torch_private import beyond_old_compilers, is_compiling
 from fused_ssim.compat import ArgumentError
@@ -292,7 +292,7 @@ def _means(
             f"Skipping Gaussian Smoothing along axis {axis} of images {list(X.shape)}, which is "
             f"shorter than the window of {taps} taps",
             UserWarning,
-            stacklevel=_route.levels_to_the_caller(),
+            stacklevel=_composite.levels_to_the_caller(),
         )
 
     def of_window(x: Tensor, y: Tensor, row: _Taps | None) -> Tensor:
