@@ -3,10 +3,11 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Iinclude -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
-//   ./harness test | small | huge | bench | quick | rows NAME... | choices | crossover | residents
+//   ./harness test | images | small | masks | huge | bench | quick | rows NAME... | choices | crossover | residents
 //   ./harness profile NAME [SIZE]
 //
-// `small` reaches every kernel and loader with few pixels: for compute-sanitizer. `profile` runs a
+// `images` is the last part of `test`. `small` reaches every kernel and loader with few pixels: for
+// compute-sanitizer; `masks` is its part with masks. `profile` runs a
 // row of `bench` at one of its sizes, of which the first is 0: for a profiler.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -979,13 +980,13 @@ void progress(const char* name) {
 }
 
 void test_special();
+void test_images();
 
 const std::vector<Types> kEqualTypes(kTypes.begin(), kTypes.begin() + 4);
 const std::vector<int32_t> kStatistics = {FUSED_SSIM_STATISTIC_SSIM, FUSED_SSIM_STATISTIC_CONTRAST,
                                           FUSED_SSIM_STATISTIC_LUMINANCE};
 
-void test_small() {
-  progress("begin");
+Choices small_choices() {
   Choices small;
   small.heights = {37};
   small.channels = {2};
@@ -993,6 +994,22 @@ void test_small() {
   small.contents = {Content::kNoise};
   small.outputs = {Layout::kContiguous, Layout::kChannelsLast, Layout::kShifted};
   small.reductions = {FUSED_SSIM_MEAN, FUSED_SSIM_CHANNEL};
+  return small;
+}
+
+void test_small_masks() {
+  Choices small = small_choices();
+  small.widths = {67};
+  small.statistics = kStatistics;
+  small.windows = {kStandard, {"5", gaussian(5, 1.5)}, {"13", gaussian(13, 2.0)}};
+  small.masks = kMasks;
+  small.run(1);
+  progress("small masks");
+}
+
+void test_small() {
+  progress("begin");
+  Choices small = small_choices();
   small.run(1);
   small.windows.clear();
   for (const Window& window : kWindows) {
@@ -1004,10 +1021,7 @@ void test_small() {
   small.statistics = kStatistics;
   small.widths = {67};
   small.run(1);
-  small.masks = kMasks;
-  small.masks.push_back({});
-  small.windows.push_back(kStandard);
-  small.run(1);
+  test_small_masks();
   Case c;
   c.shape = {1, 1, 300, 520};
   for (const Kind& kind : kKinds) {
@@ -1073,7 +1087,12 @@ void test_all() {
     }
   }
   progress("masks");
-  // Contents: numbers for the table.
+  test_images();
+}
+
+// Contents, and images as large as those of users.
+void test_images() {
+  // Numbers for the table.
   std::printf("%-14s %12s %12s %12s\n", "content", "map", "mean", "gradient");
   for (int content = 0; content < static_cast<int>(Content::kCount); ++content) {
     Case c;
@@ -1887,6 +1906,8 @@ int main(int argc, char** argv) {
   const std::map<std::string, std::function<void()>> modes = {
       {"test", test_all},
       {"small", test_small},
+      {"masks", test_small_masks},
+      {"images", test_images},
       {"huge", test_huge},
       {"bench", [] { copy_bandwidth(), bench_rows({}); }},
       {"quick", [] { bench_rows({"value + gradient", "value"}); }},
@@ -1907,7 +1928,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   found->second();
-  if (mode == "test" || mode == "small" || mode == "huge") {
+  if (cases_run > 0 || mode == "huge") {
     for (const auto& [reason, count] : refused) {
       std::printf("not served: %d cases: %s\n", count, reason.c_str());
     }
