@@ -27,7 +27,8 @@ def call(capsys, *arguments: object, code: int = 0) -> str:
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
     """Run a command; its exit code, stdout and stderr."""
-    found = main([*map(str, arguments), *(["--no-progress"] if arguments[0] != "info" else [])])
+    has_progress = arguments[0] not in ("info", "check")
+    found = main([*map(str, arguments), *(["--no-progress"] if has_progress else [])])
     captured = capsys.readouterr()
     return found, captured.out, captured.err
 

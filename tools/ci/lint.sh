@@ -29,6 +29,7 @@ python tools/ci/check_docs.py
 
 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+check-jsonschema --check-metaschema docs/check.schema.json
 zizmor --offline --pedantic --quiet .github
 # actionlint is no Python package: PyPI has only one that downloads it. On GitHub that works, and must.
 if [[ ${GITHUB_ACTIONS:-} == true ]]; then

@@ -1,6 +1,6 @@
-"""The command line: `fused-ssim info | compare | demo`.
+"""The command line: `fused-ssim info | check | compare | demo`.
 
-main.py parses and reports errors; compare.py, demo.py and info.py are the commands; the rest serves
+main.py parses and reports errors; check.py, compare.py, demo.py and info.py are the commands; the rest serves
 them. Pillow, tqdm and scikit-image are extras, so the modules that need them are imported when a
 command runs, never by `import fused_ssim.cli`.
 """

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_info(commands)
+    _add_check(commands)
     compare_options.add(commands)
     _add_demo(commands)
     return parser
@@ -76,6 +77,27 @@ def _add_info(commands: Commands) -> None:
     info = commands.add_parser("info", help=summary, description=f"{summary.capitalize()}.")
     info.add_argument("--json", action="store_true", help="print JSON instead of text")
     info.set_defaults(run=_run_info, parser=info)
+
+
+def _add_check(commands: Commands) -> None:
+    summary = "check that the kernels compute right on this machine"
+    check = commands.add_parser(
+        "check",
+        help=summary,
+        description=f"{summary.capitalize()}: every form, window, type and layout beside torch "
+        "operations in float64. Exit code 1 where one is wrong.",
+    )
+    add_device(check)
+    check.add_argument(
+        "--bench", action="store_true", help="time an image of 1x3x1080x1920 beside mse_loss, too"
+    )
+    check.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all results there, for an issue (docs/check.schema.json)",
+    )
+    check.set_defaults(run=_run_check, parser=check)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -129,6 +151,12 @@ def _run_info(arguments: argparse.Namespace) -> int:
     from fused_ssim.cli import info
 
     return info.run(as_json=arguments.json)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    from fused_ssim.cli import check
+
+    return check.run(device=arguments.device, json_file=arguments.json, bench=arguments.bench)
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
