@@ -474,6 +474,10 @@ _OPERATORS: dict[str, tuple[Callable[[Call], object], Callable[[Call], Any]]] = 
 """What checks a call, which eager mode has done before, and what computes it."""
 
 
+def ask_for_lacking_memory(error: RuntimeError) -> None:
+    """Nothing to be done: these operators allocate in Python, where torch's own error comes out."""
+
+
 def eager(operator: Any) -> Callable[..., Any]:
     """The operator without the dispatcher where nobody else wants to see it.
 

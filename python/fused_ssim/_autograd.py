@@ -61,9 +61,8 @@ def reduced(
     mask_mode: MaskMode,
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
-    requires1, requires2 = img1.requires_grad, img2.requires_grad
     compiling = is_compiling()
-    differentiable = (requires1 or requires2) and _records(compiling)
+    differentiable = _records(img1, img2)
     wants = train and differentiable
     arguments = (
         *_operator_arguments(definition, compiling),
@@ -71,8 +70,8 @@ def reduced(
         statistic_weight,
         l1_weight,
         offset,
-        wants and requires1,
-        wants and requires2,
+        wants and img1.requires_grad,
+        wants and img2.requires_grad,
     )
     if stabilizers is not None or mask is not None:
         arguments = (*arguments, _NO_L2, stabilizers, *_mask_arguments(img1, mask, mask_mode))
@@ -82,37 +81,27 @@ def reduced(
             value = _operators.ssim(img1.detach(), img2.detach(), *arguments)[0]
             return without_gradient(value, img1, img2)
         value = _operators.ssim(img1, img2, *arguments)[0]
-    elif differentiable:
-        value = _Reduced.apply(
-            img1,
-            img2,
-            arguments,
-            lambda x, y: _composite.reduced(
-                x,
-                y,
-                definition,
-                reduction,
-                statistic_weight=statistic_weight,
-                l1_weight=l1_weight,
-                offset=offset,
-                stabilizers=stabilizers,
-                mask=mask,
-                mask_mode=mask_mode,
-                map_of=_transforms.map_by_kernels(
-                    definition, stabilizers, mask if mask_mode == "normalized" else None, mask_mode
-                ),
-            ),
-        )
-    else:
-        with BelowAutograd():
-            value = _operators.eager.ssim(img1, img2, *arguments)[0]
+        return value
+    try:
+        if differentiable:
+            value = _Reduced.apply(img1, img2, arguments)
+        else:
+            with BelowAutograd():
+                value = _operators.eager.ssim(img1, img2, *arguments)[0]
+    except RuntimeError as error:
+        _operators.ask_for_lacking_memory(error)
+        raise
     return value
 
 
-def _records(compiling: bool) -> bool:
+def _records(img1: Tensor, img2: Tensor) -> bool:
     """Whether autograd does. Traces of torch.jit are of the value alone: they hold operators, but no
     functions of Python."""
-    return torch.is_grad_enabled() and (compiling or not is_jit_tracing())
+    return (
+        (img1.requires_grad or img2.requires_grad)
+        and torch.is_grad_enabled()
+        and (is_compiling() or not is_jit_tracing())
+    )
 
 
 def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
@@ -148,7 +137,7 @@ def mapped(
     value: Tensor
     if compiling:
         value = _operators.ssim_map(img1, img2, *arguments)
-    elif (img1.requires_grad or img2.requires_grad) and _records(compiling):
+    elif _records(img1, img2):
         value = _transforms.ssim_map(img1, img2, *arguments)
     else:
         with BelowAutograd():
@@ -183,23 +172,22 @@ def ms_ssim(
 
     `by_scale` gives the same, scale by scale.
     """
-    requires1, requires2 = img1.requires_grad, img2.requires_grad
     compiling = is_compiling()
-    differentiable = (requires1 or requires2) and _records(compiling)
+    differentiable = _records(img1, img2)
     arguments = (
         *_operator_arguments(definition, compiling),
         exponents,
         negative,
         odd_sizes,
-        differentiable and requires1,
-        differentiable and requires2,
+        differentiable and img1.requires_grad,
+        differentiable and img2.requires_grad,
         stabilizers,
     )
     value: Tensor
     if compiling:
         value = _operators.ms_ssim(img1, img2, *arguments)[0]
     elif differentiable:
-        value = _Scales.apply(img1, img2, arguments, by_scale)
+        value = _Scales.apply(img1, img2, (arguments, by_scale))
     else:
         with BelowAutograd():
             value = _operators.eager.ms_ssim(img1, img2, *arguments)[0]
@@ -260,7 +248,6 @@ class _Reduced(torch.autograd.Function):
         img1: Tensor,
         img2: Tensor,
         arguments: tuple[Any, ...],
-        again: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         wanted1, wanted2 = _wanted(arguments)
         value: Tensor
@@ -271,7 +258,7 @@ class _Reduced(torch.autograd.Function):
         mask = arguments[_MASK] if len(arguments) > _MASK else None
         ctx.save_for_backward(gradient1 if wanted1 else None, gradient2 if wanted2 else None, mask)
         ctx.scale = _scale_arguments(arguments)
-        _keep_images(ctx, img1, img2, again)
+        _keep(ctx, img1, img2, _reduced_again, arguments)
         return value
 
     @staticmethod
@@ -287,9 +274,9 @@ class _Scales(torch.autograd.Function):
         ctx: _Context,
         img1: Tensor,
         img2: Tensor,
-        arguments: tuple[Any, ...],
-        again: Callable[[Tensor, Tensor], Tensor],
+        given: tuple[tuple[Any, ...], Callable[[Tensor, Tensor], Tensor]],
     ) -> Tensor:
+        arguments, by_scale = given
         value: Tensor
         with BelowAutograd():
             value, derivatives, *gradients = _operators.eager.ms_ssim(img1, img2, *arguments)
@@ -300,7 +287,7 @@ class _Scales(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved, derivatives)
         ctx.odd_sizes = _odd_sizes(arguments)
-        _keep_images(ctx, img1, img2, again)
+        _keep(ctx, img1, img2, by_scale, ())
         return value
 
     @staticmethod
@@ -341,42 +328,46 @@ def _times_upstream(
     """The gradients by both images, of what was saved of each, its own gradient first."""
     results: list[Tensor | None] = [None, None]
     if upstream is None:
-        return *results, None, None
+        return *results, None
     creates_graph = torch.is_grad_enabled()
     graph_kept = graph_is_kept()
-    may_overwrite = graph_kept is False and not creates_graph and not is_batched(upstream)
     kept = ctx.kept
-    if not graph_kept and not creates_graph:
+    if not (graph_kept or creates_graph):
         ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
-    wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
-    if any(saved[i][0] is None for i in wanted):
-        raise RuntimeError(NO_GRADIENT)
     if creates_graph:
+        wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
+        if any(saved[i][0] is None for i in wanted):
+            raise RuntimeError(NO_GRADIENT)
         for i, gradient in zip(wanted, _gradients_again(kept, upstream, wanted), strict=True):
             results[i] = gradient
-        return *results, None, None
+        return *results, None
+    may_overwrite = graph_kept is False and not is_batched(upstream)
     upstream = upstream.contiguous()
     multiplied, multiply_ = operators
-    for i in wanted:
-        gradient = saved[i][0]
+    for i, of_image in enumerate(saved):
+        gradient = of_image[0]
+        if not ctx.needs_input_grad[i]:
+            continue
+        if gradient is None:
+            raise RuntimeError(NO_GRADIENT)
         # The saved gradient becomes the result in place where nobody can ask for it again; tracers
         # are given the plain form.
         with BelowAutograd():
             if may_overwrite and not is_traced(gradient):
-                multiply_(*saved[i], upstream, *arguments)
+                multiply_(*of_image, upstream, *arguments)
             else:
-                gradient = multiplied(*saved[i], upstream, *arguments)
+                gradient = multiplied(*of_image, upstream, *arguments)
         results[i] = gradient
-    return *results, None, None
+    return *results, None
 
 
 # ---- gradients to be differentiated -------------------------------------------------------------
 
 
-def _keep_images(
-    ctx: _Context, img1: Tensor, img2: Tensor, again: Callable[[Tensor, Tensor], Tensor]
+def _keep(
+    ctx: _Context, img1: Tensor, img2: Tensor, again: Callable[..., Tensor], arguments: Any
 ) -> None:
-    """What a backward pass with create_graph=True needs: it computes the value once more.
+    """What a backward pass with create_graph=True needs: again(img1, img2, *arguments) is the value.
 
     Autograd would make an error of every change in place of a tensor that it saves, also where no
     backward pass reads it; and hooks for what is saved (checkpoint, save_on_cpu) free memory that a
@@ -385,7 +376,7 @@ def _keep_images(
     if saved_tensors_are_hooked():
         ctx.kept = None
     else:
-        ctx.kept = img1, img2, _version(img1), _version(img2), again
+        ctx.kept = img1, img2, _version(img1), _version(img2), again, arguments
 
 
 def _version(image: Tensor) -> int:
@@ -398,11 +389,11 @@ def _version(image: Tensor) -> int:
 def _gradients_again(
     kept: tuple[Any, ...] | None, upstream: Tensor, wanted: Sequence[int]
 ) -> Sequence[Tensor]:
-    """The gradients of `wanted` images with a graph of their own."""
+    """The gradients by the `wanted` images, with a graph of their own."""
     if kept is None:
         raise RuntimeError(_NOT_KEPT)
-    img1, img2, *versions, again = kept
-    for name, image, version in zip(("img1", "img2"), (img1, img2), versions, strict=True):
+    img1, img2, version1, version2, again, arguments = kept
+    for name, image, version in (("img1", img1, version1), ("img2", img2, version2)):
         if _version(image) != version:
             raise RuntimeError(
                 f"fused_ssim: expected {name} as it was in the forward pass, for a gradient that can "
@@ -412,7 +403,27 @@ def _gradients_again(
     # Views, since both may be the same tensor.
     images = img1.view_as(img1), img2.view_as(img2)
     return torch.autograd.grad(
-        again(*images), [images[i] for i in wanted], upstream, create_graph=True
+        again(*images, *arguments), [images[i] for i in wanted], upstream, create_graph=True
+    )
+
+
+def _reduced_again(img1: Tensor, img2: Tensor, *arguments: Any) -> Tensor:
+    """The value of the operator `ssim`, by torch operations on the kernels' map."""
+    call = _results.call_type(_operators.ssim)(img1, img2, *arguments)
+    definition, mask_mode = _transforms.of_composite((*arguments[:7], call.mask_mode), img1)
+    seen = call.mask if mask_mode == "normalized" else None
+    return _composite.reduced(
+        img1,
+        img2,
+        definition,
+        REDUCTIONS[call.reduction],
+        statistic_weight=call.statistic_weight,
+        l1_weight=call.l1_weight,
+        offset=call.offset,
+        stabilizers=call.stabilizers,
+        mask=call.mask,
+        mask_mode=mask_mode,
+        map_of=_transforms.map_by_kernels(definition, call.stabilizers, seen, mask_mode),
     )
 
 

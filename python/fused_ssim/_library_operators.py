@@ -71,21 +71,16 @@ def _load_cuda_library() -> CudaLibrary:
 _NO_MEMORY = re.compile(r"got no (\d+) bytes on (cpu|cuda:\d+)")
 
 
+def ask_for_lacking_memory(error: RuntimeError) -> None:
+    """Raises torch's own error where an operator has got no memory for a result."""
+    refused = _NO_MEMORY.search(str(error))
+    if refused is not None:
+        torch.empty(int(refused[1]), dtype=torch.uint8, device=refused[2])
+
+
 def eager(operator: Any) -> Any:
-    """The operator, with torch's own error where torch has no memory for a result."""
-
-    def directly(*arguments: Any) -> Any:
-        try:
-            return operator(*arguments)
-        except RuntimeError as error:
-            refused = _NO_MEMORY.search(str(error))
-            if refused is None:
-                raise
-            size, device = int(refused[1]), refused[2]
-        torch.empty(size, dtype=torch.uint8, device=device)  # raises, as a rule
-        return operator(*arguments)
-
-    return directly
+    """The operator itself: its kernels are a step below the dispatcher."""
+    return operator
 
 
 build_facts: BuildFacts = _load_cpu_library()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,20 +45,32 @@ ms_ssim_backward = torch.ops.fused_ssim.ms_ssim_backward.default
 ms_ssim_backward_ = torch.ops.fused_ssim.ms_ssim_backward_.default
 
 
-def _dispatched(operator: Any) -> Any:
-    """What takes batches of incoming gradients, which the dispatcher resolves."""
-    return operator if by_address else _way.eager(operator)
+ask_for_lacking_memory = _way.ask_for_lacking_memory
 
 
-# What eager mode calls, which has checked the arguments.
+def _reporting(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator, with torch's own error where memory is lacking."""
+
+    def reporting(*arguments: Any) -> Any:
+        try:
+            return operator(*arguments)
+        except RuntimeError as error:
+            ask_for_lacking_memory(error)
+            raise
+
+    return reporting
+
+
+# What eager mode calls, which has checked the arguments. Who calls the first two looks after memory
+# itself; the second takes none. What becomes of batches of incoming gradients, the dispatcher knows.
 eager = SimpleNamespace(
     ssim=_way.eager(ssim),
-    ssim_and_mse=_way.eager(ssim_and_mse),
-    ssim_map=_way.eager(ssim_map),
-    ssim_map_backward=_way.eager(ssim_map_backward),
-    scale_gradient=_dispatched(scale_gradient),
+    ssim_and_mse=_reporting(_way.eager(ssim_and_mse)),
+    ssim_map=_reporting(_way.eager(ssim_map)),
+    ssim_map_backward=_reporting(_way.eager(ssim_map_backward)),
+    scale_gradient=_reporting(scale_gradient),
     scale_gradient_=_way.eager(scale_gradient_),
-    ms_ssim=_way.eager(ms_ssim),
-    ms_ssim_backward=_dispatched(ms_ssim_backward),
+    ms_ssim=_reporting(_way.eager(ms_ssim)),
+    ms_ssim_backward=_reporting(ms_ssim_backward),
     ms_ssim_backward_=_way.eager(ms_ssim_backward_),
 )

@@ -37,7 +37,8 @@ def reduced(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
-    if _sharding.is_distributed(img1, img2):
+    plain = type(img1) is Tensor and type(img2) is Tensor
+    if not plain and _sharding.is_distributed(img1, img2):
         refuse_beside_shards(mask, stabilizers)
         return _sharding.reduced(
             lambda x, y: reduced(x, y, definition, "channel", loss_weight=loss_weight, train=train),

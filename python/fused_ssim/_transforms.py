@@ -116,7 +116,7 @@ class _MapGradients(torch.autograd.Function):
     def backward(ctx: _Context, *upstreams: Tensor) -> Any:
         _composite.say_once("the derivative of a gradient")
         *given, stabilizers, mask = ctx.saved_tensors
-        definition, mask_mode = _of_composite(ctx.problem, given[1])
+        definition, mask_mode = of_composite(ctx.problem, given[1])
         asked = [i for i in range(3) if ctx.needs_input_grad[i]]
         wanted = [i for i in (0, 1) if ctx.wanted[i]]
 
@@ -182,7 +182,7 @@ def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) ->
     return result
 
 
-def _of_composite(problem: tuple[Any, ...], image: Tensor) -> tuple[Definition, MaskMode]:
+def of_composite(problem: tuple[Any, ...], image: Tensor) -> tuple[Definition, MaskMode]:
     """What the operators are asked, with the standard window's taps that they know by themselves."""
     *given, mask_mode = problem
     definition = Definition(*given)
