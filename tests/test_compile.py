@@ -19,7 +19,7 @@ from fused_ssim import (
     ssim_and_mse,
 )
 from fused_ssim.compat import pytorch_msssim
-from images import noise_pair
+from images import noise, noise_pair
 from measure import leaf, relative_error
 
 pytestmark = pytest.mark.compiles
@@ -317,3 +317,12 @@ def test_errors_survive(device):
     x, y = (image.detach() for image in images(device))
     with pytest.raises(Exception, match="33"):
         compiled(x, y[..., :-1])
+
+
+def test_without_the_private_name_of_the_compiler(monkeypatch, device):
+    monkeypatch.delattr("torch._dynamo.trace_rules.manual_torch_name_rule_map")
+    torch._dynamo.reset()
+    x, y = noise(2, 3, 16, 17).to(device).split(1)
+    compiled = torch.compile(lambda a, b, k: ssim(a, b, data_range=k), backend="aot_eager")
+    assert torch.equal(compiled(x, y, 1.5), ssim(x, y, data_range=1.5))
+    torch._dynamo.reset()  # of what it took for granted here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -42,6 +43,7 @@ ENTRIES = {
 WITH_PADDING = {
     "fused_ssim": lambda x, y, padding: fused_ssim(x, y, padding),
     "fused_ssim without train": lambda x, y, padding: fused_ssim(x, y, padding, train=False),
+    "fused_l1_ssim_loss": lambda x, y, padding: fused_l1_ssim_loss(x, y, padding=padding),
     "FusedSSIMMap": lambda x, y, padding: FusedSSIMMap.apply(1e-4, 9e-4, x, y, padding),
     "ssim": lambda x, y, padding: ssim(x, y, padding=padding),
     "ssim none": lambda x, y, padding: ssim(x, y, padding=padding, reduction="none"),
@@ -73,6 +75,9 @@ DEFINITIONS = {
     "ssim": lambda x, y, **definition: ssim(x, y, **definition),
     "ssim none": lambda x, y, **definition: ssim(x, y, reduction="none", **definition),
     "SSIM": lambda x, y, **definition: SSIM(**definition)(x, y),
+    "MS_SSIM": lambda x, y, **definition: MS_SSIM(
+        weights=(1.0,), **{"padding": "same", **definition}
+    )(x, y),
 }
 
 
@@ -210,7 +215,22 @@ def test_wrong_rank_of_volumes_and_signals(device, shape):
         raises(ValueError, lambda: ssim(bad, bad, spatial_dims=1), "[B, C, W]", str(list(shape)))
 
 
-@pytest.mark.parametrize("dims", [0, 4, -2, 2.5, True, "2", None], ids=str)
+def test_volumes_of_all_but_numbers_of_one_kind(device):
+    x = image(device, 1, 2, 5, 12, 13)
+    raises(TypeError, lambda: fused_ssim3d(x, None), "tensor", "NoneType")
+    raises(TypeError, lambda: fused_ssim3d(x.int(), x.int()), "int32", "float32")
+    raises(TypeError, lambda: fused_ssim3d(x, x.double()), "float64", "float32")
+    raises(
+        ValueError, lambda: fused_ssim3d(x, x[..., :-1]), "[1, 2, 5, 12, 13]", "[1, 2, 5, 12, 12]"
+    )
+    raises(ValueError, lambda: fused_ssim3d(x[:, :, :0], x[:, :, :0]), "pixel", "[1, 2, 0, 12, 13]")
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [0, 4, -2, 2.5, 2.0, True, "2", None, [2], (2,), numpy.array([1, 2]), torch.tensor(2)],
+    ids=repr,
+)
 def test_spatial_dims(device, dims):
     x = image(device)
     for call in (
@@ -231,7 +251,9 @@ def test_flags(device, flag):
     x = image(device)
     for call in (
         lambda: fused_ssim(x, x, train=flag),
+        lambda: fused_ssim3d(x[None], x[None], train=flag),
         lambda: l1_ssim_loss(x, x, train=flag),
+        lambda: fused_l1_ssim_loss(x, x, train=flag),
         lambda: FusedSSIMMap.apply(1e-4, 9e-4, x, x, "same", flag),
     ):
         raises(TypeError, call, "train", repr(flag))
@@ -445,14 +467,22 @@ def test_c1_and_c2(device, c1, c2, name):
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan, math.inf, -math.inf, 2])
 def test_ssim_weight(device, weight):
     x = image(device)
-    for call in (lambda: l1_ssim_loss(x, x, weight), lambda: L1SSIMLoss(weight)(x, x)):
+    for call in (
+        lambda: l1_ssim_loss(x, x, weight),
+        lambda: fused_l1_ssim_loss(x, x, weight),
+        lambda: L1SSIMLoss(weight)(x, x),
+    ):
         raises(ValueError, call, "ssim_weight", str(weight), "0", "1")
 
 
 @pytest.mark.parametrize("weight", ["0.2", None, [0.2], True], ids=str)
 def test_ssim_weight_is_a_number(device, weight):
     x = image(device)
-    for call in (lambda: l1_ssim_loss(x, x, weight), lambda: L1SSIMLoss(weight)(x, x)):
+    for call in (
+        lambda: l1_ssim_loss(x, x, weight),
+        lambda: fused_l1_ssim_loss(x, x, weight),
+        lambda: L1SSIMLoss(weight)(x, x),
+    ):
         raises((TypeError, ValueError), call, "ssim_weight")
 
 

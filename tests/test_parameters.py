@@ -8,7 +8,6 @@ import math
 import pickle
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import numpy
 import pytest
@@ -22,6 +21,8 @@ from fused_ssim import (
     L1SSIMLoss,
     _forms,
     _parameters,
+    _route,
+    _validation,
     _windows,
     functional,
     l1_ssim_loss,
@@ -29,6 +30,7 @@ from fused_ssim import (
     ssim,
 )
 from images import noise_pair
+from installation import ROOT
 from measure import leaf, max_error
 
 TAPS = [0.1, 0.25, 0.4, 0.15, 0.1]
@@ -40,9 +42,9 @@ def images(device, *shape):
 
 def enumerated(prefix):
     """The names of an enumeration of kernels.h, in its order."""
-    header = Path(__file__).resolve().parent.parent / "include" / "fused_ssim" / "kernels.h"
-    found = re.findall(rf"^  FUSED_SSIM_{prefix} = (\d+)", header.read_text(), re.MULTILINE)
-    names = re.findall(rf"^  FUSED_SSIM_({prefix}) = \d+", header.read_text(), re.MULTILINE)
+    header = (ROOT / "include" / "fused_ssim" / "kernels.h").read_text()
+    found = re.findall(rf"^  FUSED_SSIM_{prefix} = (\d+)", header, re.MULTILINE)
+    names = re.findall(rf"^  FUSED_SSIM_({prefix}) = \d+", header, re.MULTILINE)
     assert list(map(int, found)) == list(range(len(found)))
     return tuple(name.lower() for name in names)
 
@@ -54,6 +56,23 @@ def test_names_are_those_of_the_kernels():
     assert statistics == _parameters.STATISTICS
     modes = tuple(name.removeprefix("mask_") for name in enumerated(r"MASK_\w+"))
     assert modes == _parameters.MASK_MODES
+    negatives = tuple(name.removeprefix("negative_") for name in enumerated(r"NEGATIVE_\w+"))
+    assert negatives == _parameters.NEGATIVES
+    odd_sizes = tuple(name.removeprefix("odd_") for name in enumerated(r"ODD_\w+"))
+    assert odd_sizes == _parameters.ODD_SIZES
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("src/cuda/separable.h", "kSeparableEverywhere", _route._MAX_CUDA_TAPS),
+        ("src/cuda/ssim_cuda.h", "kMaxScales", _route._MAX_CUDA_SCALES),
+        ("include/fused_ssim/torch/checks.h", "kMaxWindowSize", _validation.MAX_WINDOW_SIZE),
+    ],
+)
+def test_limits_are_those_of_the_kernels(file, name, value):
+    (found,) = re.findall(rf"constexpr int\w* {name} = (\d+);", (ROOT / file).read_text())
+    assert int(found) == value
 
 
 # ---- numbers ------------------------------------------------------------------------------------

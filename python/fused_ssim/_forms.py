@@ -50,11 +50,14 @@ def form(
     spatial_dims: Any = 2,
 ) -> Form:
     """Checks the arguments."""
-    arguments = (data_range, window, window_size, sigma, k1, k2, padding, unbiased, component)
+    arguments = (
+        *(data_range, window, window_size, sigma, k1, k2),
+        *(padding, unbiased, component, spatial_dims),
+    )
     # Names and Python's own numbers, as a rule.
     if is_compiling() or not set(map(type, arguments)) <= _REMEMBERED:
-        return _form(*arguments, spatial_dims)
-    return _remembered_form(*arguments, spatial_dims)
+        return _form(*arguments)
+    return _remembered_form(*arguments)
 
 
 _REMEMBERED = frozenset((bool, int, float, str))

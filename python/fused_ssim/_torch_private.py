@@ -65,8 +65,10 @@ def constant_for_compilers(function: _Function) -> _Function:
 @constant_for_compilers
 def guards_scalars() -> bool:
     """Whether compilers know guard_scalar(), as that of torch 2.5 does not."""
-    from torch._dynamo.trace_rules import manual_torch_name_rule_map
-
+    try:
+        from torch._dynamo.trace_rules import manual_torch_name_rule_map
+    except ImportError:
+        return False
     return "torch.fx.experimental.symbolic_shapes.guard_scalar" in manual_torch_name_rule_map
 
 

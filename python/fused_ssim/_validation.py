@@ -119,7 +119,8 @@ def _constant(value: Any) -> Any:
 
 
 def spatial_dims(value: Any, expected: Sequence[int] = (1, 2, 3)) -> int:
-    if isinstance(value, bool) or value not in expected:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value not in expected:
         raise ValueError(
             f"spatial_dims: expected {' or '.join(map(str, expected))}, got {value!r}; 2 is for "
             "images [B, C, H, W], 3 for volumes [B, C, D, H, W]"
@@ -308,7 +309,7 @@ def _items(taps: Any) -> list[Any]:
             )
         return list(taps.tolist())
     if isinstance(taps, (str, bytes)) or not (
-        hasattr(taps, "__len__") and hasattr(taps, "__getitem__")
+        hasattr(taps, "__getitem__") and hasattr(taps, "__len__") and getattr(taps, "ndim", 1) > 0
     ):
         raise TypeError(f"window: expected a name or taps, got {_kind(taps)}; {_TAPS_HINT}")
     return list(taps)
@@ -492,7 +493,9 @@ def _rank_remedy(rank: int, spatial_dims: int) -> str:
 
 
 def _kind(value: Any) -> str:
-    return _shape(value) if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {_shape(value)}"
+    return f"{type(value).__name__} {value!r}"
 
 
 def _shape(image: Tensor) -> str:
