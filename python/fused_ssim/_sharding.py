@@ -37,9 +37,9 @@ def reduced(compute: _Compute, img1: Any, img2: Any, reduction: Reduced, pixels:
     if reduction == "channel":
         return planes
     if reduction == "image":
-        return _replicated(planes.sum(1) / channels)
-    total = planes.sum()
-    return _replicated(total * pixels if reduction == "sum" else total / (batch * channels))
+        return _replicated(planes.sum(1)) / channels
+    total = _replicated(planes.sum())
+    return total * pixels if reduction == "sum" else total / planes.numel()
 
 
 def map_shape(image: Tensor, definition: Definition) -> list[int]:
