@@ -4,7 +4,8 @@ Every test that takes the `device` fixture runs on the CPU, and once more on the
 one. `--device cpu`, `--device cuda` or FUSED_SSIM_TEST_DEVICE asks for one of them alone; asking for
 a GPU that is not there is an error, not a row of skips. Tests that only make sense on a GPU carry
 the mark `gpu` and are skipped for want of one; those of torch.compile carry `compiles` and are
-skipped under a torch older than 2.4. This suite skips for no other reason.
+skipped under a torch older than 2.4. Single tests name the torch that they need. This suite skips for
+no other reason.
 
 Every test that takes `way` runs as users have it ("default": kernels where there are some), and
 once more with all sent to the composite of torch operations. FUSED_SSIM_COMPOSITE=1 sends the

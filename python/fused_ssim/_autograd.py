@@ -25,7 +25,7 @@ from fused_ssim._torch_private import (
     is_jit_tracing,
     is_traced,
     register_autograd,
-    saved_tensors_are_hooked,
+    saved_tensors_hooks,
 )
 from fused_ssim._windows import STANDARD_TAPS
 
@@ -62,7 +62,8 @@ def reduced(
 ) -> Tensor:
     """offset + reduction of statistic_weight * S + l1_weight * |img1 - img2|."""
     compiling = is_compiling()
-    differentiable = _records(img1, img2)
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and _records(compiling)
     wants = train and differentiable
     arguments = (
         *_operator_arguments(definition, compiling),
@@ -70,8 +71,8 @@ def reduced(
         statistic_weight,
         l1_weight,
         offset,
-        wants and img1.requires_grad,
-        wants and img2.requires_grad,
+        wants and requires1,
+        wants and requires2,
     )
     if stabilizers is not None or mask is not None:
         arguments = (*arguments, _NO_L2, stabilizers, *_mask_arguments(img1, mask, mask_mode))
@@ -94,14 +95,10 @@ def reduced(
     return value
 
 
-def _records(img1: Tensor, img2: Tensor) -> bool:
+def _records(compiling: bool) -> bool:
     """Whether autograd does. Traces of torch.jit are of the value alone: they hold operators, but no
     functions of Python."""
-    return (
-        (img1.requires_grad or img2.requires_grad)
-        and torch.is_grad_enabled()
-        and (is_compiling() or not is_jit_tracing())
-    )
+    return torch.is_grad_enabled() and (compiling or not is_jit_tracing())
 
 
 def _operator_arguments(d: Definition, compiling: bool) -> tuple[Any, ...]:
@@ -137,7 +134,7 @@ def mapped(
     value: Tensor
     if compiling:
         value = _operators.ssim_map(img1, img2, *arguments)
-    elif _records(img1, img2):
+    elif (img1.requires_grad or img2.requires_grad) and _records(compiling):
         value = _transforms.ssim_map(img1, img2, *arguments)
     else:
         with BelowAutograd():
@@ -173,14 +170,15 @@ def ms_ssim(
     `by_scale` gives the same, scale by scale.
     """
     compiling = is_compiling()
-    differentiable = _records(img1, img2)
+    requires1, requires2 = img1.requires_grad, img2.requires_grad
+    differentiable = (requires1 or requires2) and _records(compiling)
     arguments = (
         *_operator_arguments(definition, compiling),
         exponents,
         negative,
         odd_sizes,
-        differentiable and img1.requires_grad,
-        differentiable and img2.requires_grad,
+        differentiable and requires1,
+        differentiable and requires2,
         stabilizers,
     )
     value: Tensor
@@ -263,9 +261,9 @@ class _Reduced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor | None) -> Any:
-        *saved, mask = ctx.saved_tensors
-        of_images = [(gradient,) for gradient in saved]
-        return _times_upstream(ctx, upstream, of_images, _SCALING, (mask, *ctx.scale))
+        gradient1, gradient2, mask = ctx.saved_tensors
+        saved = ((gradient1,), (gradient2,))
+        return _times_upstream(ctx, upstream, saved, _SCALING, (mask, *ctx.scale))
 
 
 class _Scales(torch.autograd.Function):
@@ -326,27 +324,26 @@ def _times_upstream(
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, ...]:
     """The gradients by both images, of what was saved of each, its own gradient first."""
-    results: list[Tensor | None] = [None, None]
+    results: list[Tensor | None] = [None, None, None]
     if upstream is None:
-        return *results, None
-    creates_graph = torch.is_grad_enabled()
-    graph_kept = graph_is_kept()
-    kept = ctx.kept
-    if not (graph_kept or creates_graph):
-        ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
-    if creates_graph:
-        wanted = [i for i in (0, 1) if ctx.needs_input_grad[i]]
+        return tuple(results)
+    needed = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+        wanted = [i for i in (0, 1) if needed[i]]
         if any(saved[i][0] is None for i in wanted):
             raise RuntimeError(NO_GRADIENT)
-        for i, gradient in zip(wanted, _gradients_again(kept, upstream, wanted), strict=True):
+        for i, gradient in zip(wanted, _gradients_again(ctx.kept, upstream, wanted), strict=True):
             results[i] = gradient
-        return *results, None
+        return tuple(results)
+    graph_kept = graph_is_kept()
+    if not graph_kept:
+        ctx.kept = None  # autograd frees what was saved, and these would live as long as the value
     may_overwrite = graph_kept is False and not is_batched(upstream)
     upstream = upstream.contiguous()
     multiplied, multiply_ = operators
     for i, of_image in enumerate(saved):
         gradient = of_image[0]
-        if not ctx.needs_input_grad[i]:
+        if not needed[i]:
             continue
         if gradient is None:
             raise RuntimeError(NO_GRADIENT)
@@ -358,7 +355,7 @@ def _times_upstream(
             else:
                 gradient = multiplied(*of_image, upstream, *arguments)
         results[i] = gradient
-    return *results, None
+    return tuple(results)
 
 
 # ---- gradients to be differentiated -------------------------------------------------------------
@@ -373,17 +370,17 @@ def _keep(
     backward pass reads it; and hooks for what is saved (checkpoint, save_on_cpu) free memory that a
     reference of ours would hold.
     """
-    if saved_tensors_are_hooked():
-        ctx.kept = None
-    else:
-        ctx.kept = img1, img2, _version(img1), _version(img2), again, arguments
+    ctx.kept = None
+    if saved_tensors_hooks(True) is None:
+        try:
+            ctx.kept = img1, img2, img1._version, img2._version, again, arguments
+        except RuntimeError:  # inference tensors have no versions
+            ctx.kept = img1, img2, _version(img1), _version(img2), again, arguments
 
 
 def _version(image: Tensor) -> int:
-    try:
-        return image._version
-    except RuntimeError:  # inference tensors, which can't be changed outside of inference mode
-        return -1
+    # Inference tensors have none, and can't be changed outside of inference mode.
+    return -1 if image.is_inference() else image._version
 
 
 def _gradients_again(

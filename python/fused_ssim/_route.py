@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -37,21 +38,22 @@ def reduced(
     mask_mode: MaskMode = "weighted",
 ) -> Tensor:
     """The reduction of S; of (1 - w) |img1 - img2| + w (1 - S) for a `loss_weight` w."""
-    plain = type(img1) is Tensor and type(img2) is Tensor
-    if not plain and _sharding.is_distributed(img1, img2):
+    if _sharding.is_distributed(img1, img2):
         refuse_beside_shards(mask, stabilizers)
-        return _sharding.reduced(
-            lambda x, y: reduced(x, y, definition, "channel", loss_weight=loss_weight, train=train),
-            img1,
-            img2,
-            reduction,
-            math.prod(_sharding.map_shape(img1, definition)[2:]),
+        of_planes = functools.partial(
+            reduced,
+            definition=definition,
+            reduction="channel",
+            loss_weight=loss_weight,
+            train=train,
         )
+        pixels = math.prod(_sharding.map_shape(img1, definition)[2:])
+        return _sharding.reduced(of_planes, img1, img2, reduction, pixels)
     # Numbers in the code, since a compiler takes those of defaults for variables.
     statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
     if loss_weight is not None:
         statistic_weight, l1_weight, offset = -loss_weight, 1.0 - loss_weight, loss_weight
-    if kernels_serve(img1, img2, definition, mask, mask_mode):
+    if has_kernels(img1, definition, mask, mask_mode) and not is_transformed():
         return _autograd.reduced(
             img1,
             img2,
@@ -181,7 +183,7 @@ def kernels_serve(
     mask_mode: MaskMode = "weighted",
 ) -> bool:
     """Whether kernels compute all of this form, on this device, under the transforms in force."""
-    return not is_transformed() and has_kernels(img1, definition, mask, mask_mode)
+    return has_kernels(img1, definition, mask, mask_mode) and not is_transformed()
 
 
 def has_kernels(

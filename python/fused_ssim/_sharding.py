@@ -13,14 +13,14 @@ from torch import Tensor
 from fused_ssim import _results
 from fused_ssim._parameters import Definition, Reduced
 from fused_ssim._pixels import sum_dtype
-from fused_ssim._torch_private import is_plain
+from fused_ssim._torch_private import PLAIN_TENSORS
 
 _Compute = Callable[[Tensor, Tensor], Any]
 
 
 def is_distributed(img1: Tensor, img2: Tensor) -> bool:
     """Whether one of them is a DTensor."""
-    if is_plain(img1) and is_plain(img2):
+    if type(img1) in PLAIN_TENSORS and type(img2) in PLAIN_TENSORS:
         return False
     module = sys.modules.get("torch.distributed.tensor")  # whose import takes long
     return module is not None and any(isinstance(image, module.DTensor) for image in (img1, img2))
@@ -37,9 +37,9 @@ def reduced(compute: _Compute, img1: Any, img2: Any, reduction: Reduced, pixels:
     if reduction == "channel":
         return planes
     if reduction == "image":
-        return _replicated(planes.sum(1) / channels)
-    total = planes.sum()
-    return _replicated(total * pixels if reduction == "sum" else total / (batch * channels))
+        return _replicated(planes.sum(1)) / channels
+    total = _replicated(planes.sum())
+    return total * pixels if reduction == "sum" else total / planes.numel()
 
 
 def map_shape(image: Tensor, definition: Definition) -> list[int]:

@@ -16,12 +16,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad as _forward_ad
 from torch.nn import Parameter
 
 # Operators without the dispatcher's way through Python hooks of autograd.
 BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
-_keep_graph: Callable[[], bool | None] = getattr(
+# Whether the backward pass under way may be followed by another through the same graph; None where
+# torch does not tell.
+graph_is_kept: Callable[[], bool | None] = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: None
 )
 _functorch: Any = getattr(torch._C, "_functorch", None)
@@ -37,13 +40,16 @@ _functorch_levels: Callable[[], Any] = getattr(
 )
 _TransformType = getattr(_functorch, "TransformType", None)
 _BATCH_OR_GRADIENT = (getattr(_TransformType, "Vmap", None), getattr(_TransformType, "Grad", None))
-_saved_tensors_hooks: Callable[[bool], Any] = getattr(
+# Who takes care of what autograd saves in its place, or None; the argument is to be True.
+saved_tensors_hooks: Callable[[bool], Any] = getattr(
     getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", lambda ignored: None
 )
 _is_legacy_batched: Callable[[torch.Tensor], bool] = getattr(
     _functorch, "is_legacy_batchedtensor", lambda tensor: True
 )
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+# Those without a behaviour of their own.
+PLAIN_TENSORS = (Tensor, Parameter)
 _PLAIN = frozenset({Tensor, Parameter, NoneType, tuple, list, bool, int, float})
 
 _cuda_stream: Callable[[int], int] = getattr(
@@ -92,20 +98,9 @@ def beyond_old_compilers(function: _Function) -> _Function:
     return cast(_Function, outside)
 
 
-def graph_is_kept() -> bool | None:
-    """Whether the backward pass under way may be followed by another through the same graph; None
-    where torch does not tell."""
-    return _keep_graph()
-
-
 def sees_operators(arguments: Sequence[Any]) -> bool:
     """Whether a subclass of Tensor, a mode or a tracer wants to see an operator with these."""
     return _modes() > 0 or is_jit_tracing() or not _PLAIN.issuperset(map(type, arguments))
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether it is no subclass of Tensor with a behaviour of its own."""
-    return type(tensor) is Tensor or type(tensor) is Parameter
 
 
 def is_traced(gradient: Tensor) -> bool:
@@ -125,25 +120,17 @@ def cuda_stream(index: int) -> int:
 @constant_for_compilers
 def is_transformed() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is under way."""
-    return (
-        getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
-        or _functorch_level() is not None
-    )
+    return getattr(_forward_ad, "_current_level", -1) >= 0 or _functorch_level() is not None
 
 
 @constant_for_compilers
 def is_forward_mode() -> bool:
     """Whether one of the transforms under way is more than a batch or a gradient."""
-    if getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0:
+    if getattr(_forward_ad, "_current_level", -1) >= 0:
         return True
     # None where nothing is under way, and before torch 2.4, which is not asked what is.
     levels = _functorch_levels() or ([] if _functorch_level() is None else [None])
     return any(level is None or level.key() not in _BATCH_OR_GRADIENT for level in levels)
-
-
-def saved_tensors_are_hooked() -> bool:
-    """Whether someone else takes care of what autograd saves."""
-    return _saved_tensors_hooks(True) is not None
 
 
 def is_batched(tensor: torch.Tensor) -> bool:

@@ -25,7 +25,12 @@ from fused_ssim._parameters import (
     STATISTICS,
     WINDOWS,
 )
-from fused_ssim._torch_private import guards_scalars, is_compiling, is_plain, is_transformed
+from fused_ssim._torch_private import (
+    PLAIN_TENSORS,
+    guards_scalars,
+    is_compiling,
+    is_transformed,
+)
 
 # Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
 MAX_WINDOW_SIZE = 1023
@@ -222,7 +227,12 @@ def data_range(value: Any) -> float | Tensor:
             f"{_shape(value)}; use .flatten()"
         )
     # On a GPU reading it would wait for all work ahead, and tracers and transforms have no numbers.
-    if value.is_cpu and not is_compiling() and is_plain(value) and not is_transformed():
+    if (
+        value.is_cpu
+        and not is_compiling()
+        and type(value) in PLAIN_TENSORS
+        and not is_transformed()
+    ):
         for number in value.tolist():
             positive("data_range", number, hint)
     return value
