@@ -31,13 +31,12 @@ def reduced(compute: _Compute, img1: Any, img2: Any, reduction: Reduced, pixels:
 
     Planes are of one size, so that a mean is right however unevenly they are distributed.
     """
-    batch, channels = img1.shape[:2]
     planes: Tensor
-    (planes,) = shards(lambda x, y: [compute(x, y)], img1, img2, [[batch, channels]])
+    (planes,) = shards(lambda x, y: [compute(x, y)], img1, img2, [[*img1.shape[:2]]])
     if reduction == "channel":
         return planes
     if reduction == "image":
-        return _replicated(planes.sum(1)) / channels
+        return _replicated(planes.sum(1)) / planes.shape[1]
     total = _replicated(planes.sum())
     return total * pixels if reduction == "sum" else total / planes.numel()
 
