@@ -261,6 +261,7 @@ def test_export_of_any_size(device):
     assert torch.equal(program.module()(x, y), Loss()(x, y))
 
 
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec")  # torch 2.11's own
 def test_ahead_of_time(device, tmp_path):
     if torch.__version__ < "2.6":
         pytest.skip("torch loads packages of AOTInductor from 2.6 on")

@@ -146,7 +146,9 @@ def test_cuda_graph():
             assert torch.equal(ours, reference)
 
 
-@pytest.mark.filterwarnings("ignore:.*lru_cache", "ignore:.*graph_pool")
+@pytest.mark.filterwarnings(
+    "ignore:.*lru_cache", "ignore:.*graph_pool", "ignore:The AccumulateGrad node's stream"
+)
 def test_graphed_callables():
     x, y = images()
     graphed = torch.cuda.make_graphed_callables(lambda a, b: l1_ssim_loss(a, b), (x, y))

@@ -167,7 +167,8 @@ def test_a_volume_beyond_32_bits():
     y = torch.empty_like(x).uniform_().requires_grad_()
     total, used = peak(lambda: ssim(x, y, reduction="sum", spatial_dims=3))
     _, of_backward = peak(total.backward)
-    assert max(used, of_backward) <= 2 * x.numel() + (256 + 32) * MIB
+    # A slab has a window of slices at least, which here are of 1.7 million voxels each.
+    assert max(used, of_backward) <= 2 * x.numel() + 1024 * MIB
     # The last corner, computed alone, agrees wherever the cut is out of reach.
     corner = (..., *[slice(-60, None)] * 3)
     a, b = x[corner], leaf(y.detach()[corner].clone())

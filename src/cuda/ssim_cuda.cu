@@ -414,6 +414,9 @@ cudaError_t next_counter_slots(cudaStream_t stream, unsigned count, unsigned* fi
   if (error != cudaSuccess) {
     return error;
   }
+  if (status == cudaStreamCaptureStatusInvalidated) {
+    return cudaErrorStreamCaptureInvalidated;  // it has no graph any more
+  }
   if (status != cudaStreamCaptureStatusNone) {
     const cudaError_t refused = take_graph_slots(stream, count, first);
     *first += kCounterSlots;
