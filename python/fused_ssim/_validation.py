@@ -439,8 +439,8 @@ def check_mask(mask: Any, image: Tensor) -> None:
             f"mask: expected a tensor on the images' device {image.device}, got {mask.device}; "
             "move it with .to(img1.device)"
         )
-    batch, channels, *sizes = image.shape
-    shape = list(mask.shape)
+    batch, channels = image.shape[:2]
+    sizes, shape = list(image.shape[2:]), list(mask.shape)
     alone = shape == sizes
     full = len(shape) == image.dim() and shape[2:] == sizes
     if not alone and not (full and shape[0] in (1, batch) and shape[1] in (1, channels)):
