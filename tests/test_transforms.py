@@ -195,8 +195,6 @@ def test_what_is_refused_says_so(device):
 @pytest.mark.compiles
 @pytest.mark.parametrize("transform", [vmap, lambda f: vmap(grad(f))], ids=["vmap", "both"])
 def test_compiled(device, transform):
-    if torch.__version__ < "2.6":
-        pytest.skip("torch.compile traces transforms with keyword-only code of ours from 2.6 on")
     torch._dynamo.reset()
     x, y = images(device, 2, 1, 1, 12, 13)
     function = transform(lambda a, b: ssim(a.reshape(-1, 1, 12, 13), b.reshape(-1, 1, 12, 13)))
