@@ -212,7 +212,8 @@ def _real(name: str, value: Any, hint: str) -> float:
 def data_range(value: Any) -> float | Tensor:
     """A number, or a tensor with a number for each image."""
     hint = "it is 1 for images in [0, 1]"
-    if not isinstance(value, Tensor) or is_scalar(value):
+    # Under a transform a number may stand for many.
+    if not isinstance(value, Tensor) or (is_scalar(value) and not is_transformed()):
         return positive("data_range", _number_of(value), hint)
     if value.dtype == torch.bool or value.dtype.is_complex:
         raise TypeError(f"data_range: expected real numbers, got dtype {value.dtype}; {hint}")
