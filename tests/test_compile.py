@@ -300,6 +300,8 @@ def test_make_fx(device):
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_fake_tensors(kind):
     # Those of a GPU, too, on a machine without one.
+    if kind == "cuda" and torch.__version__ < "2.10" and not torch.cuda.is_available():
+        pytest.skip("torch below 2.10 asks the GPU of fake tensors for its stream")
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():

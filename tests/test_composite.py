@@ -84,7 +84,7 @@ def test_what_kernels_serve_on_cuda(unforced, monkeypatch):
     assert not served(x)
 
 
-def test_transforms_go_to_the_composite(unforced):
+def test_transforms_have_no_whole_operators(unforced):
     x = image()
     with torch.autograd.forward_ad.dual_level():
         assert not served(x)

@@ -351,8 +351,8 @@ SCALES = {"exponents": [0.3, 0.5, 0.2], "negative": 0, "odd_sizes": 0}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-def test_opcheck_ms_ssim(layout, dtype):
-    x, y = (layout(image) for image in images("cpu", dtype=dtype))
+def test_opcheck_ms_ssim(device, layout, dtype):
+    x, y = (layout(image) for image in images(device, dtype=dtype))
     for odd_sizes, wants in ((0, (True, True)), (1, (False, True)), (0, (False, False))):
         scales = {**SCALES, "odd_sizes": odd_sizes, "negative": odd_sizes}.values()
         opcheck(ops.ms_ssim, (x, y, *definition(), *scales, *wants))

@@ -62,7 +62,9 @@ def reduced(
             map_of=map_of,
         )
         return without_gradient(value, img1, img2)
-    values = (map_of or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
+    if map_of is None:  # not by its truth, which older compilers do not know
+        map_of = _map_of(definition, stabilizers, mask, mask_mode)
+    values = map_of(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     # Weighted before it is reduced: see _plus. Reduced apart, so that the loss of identical images
     # is exactly 0.
@@ -93,7 +95,9 @@ def mapped(
     Shape:
         images: [B, C, *sizes]; the result [B, C, *map sizes].
     """
-    values = (map_of or _map_of(definition, stabilizers, mask, mask_mode))(img1, img2)
+    if map_of is None:
+        map_of = _map_of(definition, stabilizers, mask, mask_mode)
+    values = map_of(img1, img2)
     weights = _weights(img1, img2, definition, mask)
     return (values if weights is None else values.where(weights > 0, 1.0)).contiguous()
 

@@ -14,6 +14,7 @@ from fused_ssim._parameters import (
     NEGATIVES,
     ODD_SIZES,
     STATISTICS,
+    Definition,
     Negative,
     OddSizes,
     Reduced,
@@ -36,7 +37,14 @@ def reduced(
         form.definition,
         form.border or ("valid" if form.definition.valid else "same"),
     )
-    contrast = form._replace(definition=definition._replace(statistic=STATISTICS.index("contrast")))
+    # Written out, since the compiler of torch 2.5 does not know _replace().
+    taps, window_sizes, c1, c2, valid, _, uint8_divisor = definition
+    contrast = _forms.Form(
+        Definition(taps, window_sizes, c1, c2, valid, STATISTICS.index("contrast"), uint8_divisor),
+        form.border,
+        form.data_range,
+        form.relative_stabilizers,
+    )
     sizes = definition.window_sizes[-spatial_dims:]
     least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)

@@ -213,7 +213,8 @@ def _real(name: str, value: Any, hint: str) -> float:
 def data_range(value: Any) -> float | Tensor:
     """A number, or a tensor with a number for each image."""
     hint = "it is 1 for images in [0, 1]"
-    if not isinstance(value, Tensor) or is_scalar(value):
+    # Under a transform a number may stand for many.
+    if not isinstance(value, Tensor) or (is_scalar(value) and not is_transformed()):
         return positive("data_range", _number_of(value), hint)
     if value.dtype == torch.bool or value.dtype.is_complex:
         raise TypeError(f"data_range: expected real numbers, got dtype {value.dtype}; {hint}")
@@ -440,8 +441,8 @@ def check_mask(mask: Any, image: Tensor) -> None:
             f"mask: expected a tensor on the images' device {image.device}, got {mask.device}; "
             "move it with .to(img1.device)"
         )
-    batch, channels, *sizes = image.shape
-    shape = list(mask.shape)
+    batch, channels = image.shape[:2]
+    sizes, shape = list(image.shape[2:]), list(mask.shape)
     alone = shape == sizes
     full = len(shape) == image.dim() and shape[2:] == sizes
     if not alone and not (full and shape[0] in (1, batch) and shape[1] in (1, channels)):
