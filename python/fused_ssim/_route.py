@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,18 @@ from fused_ssim._torch_private import is_compiling, is_forward_mode, is_transfor
 
 # For tests and comparisons: FUSED_SSIM_COMPOSITE=1 in the environment when this is imported.
 composite_is_forced = os.environ.get("FUSED_SSIM_COMPOSITE", "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def by_torch_operations() -> Iterator[None]:
+    """Forces the composite, as the environment does: to compare with it."""
+    global composite_is_forced
+    before, composite_is_forced = composite_is_forced, True
+    try:
+        yield
+    finally:
+        composite_is_forced = before
+
 
 # Windows that fit the shared memory of every GPU (src/cuda/separable.h).
 _MAX_CUDA_TAPS = 65

@@ -6,6 +6,7 @@ differentiated, by the composite of torch operations. Reductions of it are torch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,15 +121,13 @@ class _MapGradients(torch.autograd.Function):
         asked = [i for i in range(3) if ctx.needs_input_grad[i]]
         wanted = [i for i in (0, 1) if ctx.wanted[i]]
 
-        def map_of(img1: Tensor, img2: Tensor) -> Tensor:
-            return _composite.mapped(
-                img1,
-                img2,
-                definition,
-                stabilizers=stabilizers,
-                mask=mask,
-                mask_mode=mask_mode,
-            )
+        map_of = functools.partial(
+            _composite.mapped,
+            definition=definition,
+            stabilizers=stabilizers,
+            mask=mask,
+            mask_mode=mask_mode,
+        )
 
         def gradients(*by: Tensor) -> tuple[Tensor, ...]:
             map_gradient, *images = _replaced(given, asked, by)

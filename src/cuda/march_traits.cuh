@@ -253,6 +253,23 @@ struct PieceShift {
   }
 };
 
+// The pixels of a piece that have a value: rows from the first that is staged on, columns from the
+// first own one on. In shared memory.
+struct ValuedPixels {
+  int first_row;
+  int end_row;
+  int first_column;
+  int end_column;
+
+  static __device__ __forceinline__ ValuedPixels of(const StripParams& p, const MarchPiece& piece,
+                                                    int first_staged) {
+    return {max(piece.first_row, p.value_top) - first_staged,
+            min(piece.end_row, p.value_bottom) - first_staged,
+            max(0, p.value_left - piece.first_column),
+            min(piece.end_column, p.value_right) - piece.first_column};
+  }
+};
+
 // Columns of moments that somebody needs.
 template <class Traits>
 __device__ __forceinline__ int needed_columns(const MarchPiece& piece) {

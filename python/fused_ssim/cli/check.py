@@ -11,7 +11,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -169,16 +168,6 @@ def _kinds(
 # ---- running them -------------------------------------------------------------------------------
 
 
-@contextmanager
-def _by_torch_operations() -> Iterator[None]:
-    before = _route.composite_is_forced
-    _route.composite_is_forced = True
-    try:
-        yield
-    finally:
-        _route.composite_is_forced = before
-
-
 def _images(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Waves and noise, as whole numbers of 0 .. 255 in float64."""
     generator = torch.Generator().manual_seed(0)
@@ -205,7 +194,7 @@ def _check(
             exact = [
                 image.float().div(255).double() if is_bytes else image / 256 for image in pixels
             ]
-            with _by_torch_operations():
+            with _route.by_torch_operations():
                 truths[is_bytes] = form(*exact, **arguments)
         for layout, lay_out in _LAYOUTS.items():
             images = [lay_out((image if is_bytes else image / 256).to(dtype)) for image in pixels]
