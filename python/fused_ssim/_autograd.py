@@ -372,15 +372,14 @@ def _keep(
     """
     ctx.kept = None
     if saved_tensors_hooks(True) is None:
-        try:
-            ctx.kept = img1, img2, img1._version, img2._version, again, arguments
-        except RuntimeError:  # inference tensors have no versions
-            ctx.kept = img1, img2, _version(img1), _version(img2), again, arguments
+        ctx.kept = img1, img2, _version(img1), _version(img2), again, arguments
 
 
 def _version(image: Tensor) -> int:
-    # Inference tensors have none, and can't be changed outside of inference mode.
-    return -1 if image.is_inference() else image._version
+    try:
+        return image._version
+    except RuntimeError:  # inference tensors have none, and can't be changed outside of that mode
+        return -1
 
 
 def _gradients_again(
