@@ -43,8 +43,9 @@ __device__ __forceinline__ float4 partials_of(const Pixel<Traits>& pixel, float 
 // The filters of one column: their state stays in registers while a strip is marched down.
 template <class Traits>
 struct ColumnState {
-  std::conditional_t<Traits::kMap, PairColumnFilter, ColumnFilter> means[2];
+  ColumnFilter means[2];
   ColumnFilter squares[2];
+  float centres[2] = {};  // kMap: that the means and squares are around
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
   // kContains: no number where a window or a weight that has an effect was none.
   float probe = 0.0f;
@@ -52,17 +53,64 @@ struct ColumnState {
 
 template <class Traits>
 __device__ __forceinline__ Moments<float> push_moments(const typename Traits::Window& window,
-                                                       const float4& maps,
-                                                       ColumnState<Traits>& state) {
+                                                       float4 maps, ColumnState<Traits>& state) {
+  if constexpr (Traits::kMap) {
+    using Window = typename Traits::Window;
+    to_mean_and_square<Window>(state.centres[0], &maps.x, &maps.z);
+    to_mean_and_square<Window>(state.centres[1], &maps.y, &maps.w);
+  }
   return {state.means[0].push(window, maps.x), state.means[1].push(window, maps.y),
           state.squares[0].push(window, maps.z), state.squares[1].push(window, maps.w)};
 }
 
+// How far from the shift a centre may lie: twice the range of the images, as C1 and C2 by the
+// standard factors have it. What is brighter, a firefly of a renderer, would cost windows digits that
+// do not see it.
+template <class Traits>
+__device__ __forceinline__ float largest_centre(const StripParams& p) {
+  return Traits::kMap ? sqrtf(fminf(2e4f * p.twice_c1, 2.2e3f * p.twice_c2)) *
+                            static_cast<float>(1.0 / Traits::Window::kGain)
+                      : 0.0f;
+}
+
+// kMap: moves the centres of a column's filters to its next row `maps`, which all windows under way
+// see, where that is far away.
+template <class Traits>
+__device__ __forceinline__ void move_centres(const StripParams& p,
+                                             const typename Traits::Window& window,
+                                             const float4& maps, ColumnState<Traits>& state) {
+  using Window = typename Traits::Window;
+  const float bound = largest_centre<Traits>(p);
+  const float next[2] = {maps.x, maps.y};
+#pragma unroll
+  for (int image = 0; image < 2; ++image) {
+    const float centre = fminf(fmaxf(next[image], -bound), bound);
+    const float change = state.centres[image] - centre;
+    if (fabsf(change) > 0.0625f * bound) {
+      float* means = state.means[image].state;
+      float* squares = state.squares[image].state;
+      float taps = 0.0f;  // that the sums have so far
+#pragma unroll
+      for (int k = 9; k >= 0; --k) {
+        taps = add_product<Filter::kColumn>(window, 1.0f, 9 - k, taps);
+        const float mean = means[k];
+        means[k] = fmaf(change, taps, mean);
+        squares[k] = fmaf(static_cast<float>(Window::kGain) * change, mean + means[k], squares[k]);
+      }
+      state.centres[image] = centre;
+    }
+  }
+}
+
 // The row-filtered maps of a row above or below the image, where pixels are zero.
-template <class Window>
-__device__ __forceinline__ float4 maps_outside(const Window& window, const PixelShift& shift) {
+template <class Traits>
+__device__ __forceinline__ float4 maps_outside(const typename Traits::Window& window,
+                                               const PixelShift& shift) {
   const float s = -(shift.x + shift.y);
   const float d = -(shift.x - shift.y);
+  if constexpr (Traits::kMap) {
+    return make_float4(s, d, 0.0f, 0.0f);
+  }
   return make_float4(filtered_once<Filter::kRow>(window, s), filtered_once<Filter::kRow>(window, d),
                      filtered_once<Filter::kRowOfSquares>(window, s * s),
                      filtered_once<Filter::kRowOfSquares>(window, d * d));
@@ -79,6 +127,15 @@ struct ColumnJob {
   MaskPlane mask;
   DoubledStabilizers<float> stabilizers;
 
+  // What a column's means are to be moved by.
+  template <class Traits>
+  __device__ __forceinline__ MeanShift shift_of(const ColumnState<Traits>& state) const {
+    if constexpr (Traits::kMap) {
+      constexpr auto kGain = static_cast<float>(Traits::Window::kGain);
+      return {fmaf(kGain, state.centres[0], shift_s), fmaf(kGain, state.centres[1], shift_d)};
+    }
+    return {shift_s, shift_d};
+  }
   __device__ __forceinline__ void store(const StripParams& p, int row, float value) const {
     map[(row - p.value_top) * p.map_pitch + map_column] = value;
   }
@@ -155,6 +212,10 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   const DoubledStabilizers<float> stabilizers =
       Traits::kHasMask ? job.stabilizers : DoubledStabilizers<float>{p.twice_c1, p.twice_c2};
   float loss = 0.0f;
+  if constexpr (Traits::kMap) {
+    move_centres<Traits>(p, window, load_maps<Traits>(column), state);
+  }
+  const MeanShift shift = job.shift_of(state);
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
   constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
@@ -167,7 +228,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       const int r = first + i;
       float* place = places + i * Places::kRow;
       const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
-      Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, job.shift_s, job.shift_d);
+      Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, shift.s, shift.d);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
       if constexpr (Traits::kHasMask) {
         const float number = weights.take(p, i);
@@ -212,8 +273,12 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
 
 // The first chunk of a piece: no window is complete yet.
 template <class Traits>
-__device__ __forceinline__ void push_column_rows(const typename Traits::Window& window,
+__device__ __forceinline__ void push_column_rows(const StripParams& p,
+                                                 const typename Traits::Window& window,
                                                  const float* column, ColumnState<Traits>& state) {
+  if constexpr (Traits::kMap) {
+    move_centres<Traits>(p, window, load_maps<Traits>(column), state);
+  }
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {
     push_moments(window, load_maps<Traits>(column + r * MapPlaces<Traits>::kRow), state);
@@ -225,7 +290,7 @@ template <class Traits>
 __device__ __forceinline__ void push_rows_above(const typename Traits::Window& window,
                                                 const PixelShift& shift,
                                                 ColumnState<Traits>& state) {
-  const float4 maps = maps_outside(window, shift);
+  const float4 maps = maps_outside<Traits>(window, shift);
 #pragma unroll 1
   for (int r = 0; r < kDefaultWindowSize / 2; ++r) {
     push_moments(window, maps, state);
@@ -241,12 +306,13 @@ __device__ __forceinline__ float filter_last_rows(const StripParams& p, const Co
                                                   ColumnState<Traits>& state) {
   const typename Traits::Window window(p);
   const DoubledStabilizers<float> stabilizers = {p.twice_c1, p.twice_c2};
-  const float4 maps = maps_outside(window, shift);
+  const float4 maps = maps_outside<Traits>(window, shift);
+  const MeanShift mean_shift = job.shift_of(state);
   float loss = 0.0f;
 #pragma unroll 1
   for (int row = first_row; row < end_row; ++row) {
-    const Pixel<Traits> pixel =
-        pixel_of<Traits>(stabilizers, push_moments(window, maps, state), job.shift_s, job.shift_d);
+    const Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, push_moments(window, maps, state),
+                                                 mean_shift.s, mean_shift.d);
     if (row >= own_top) {
       loss += pixel.loss;
       if (Traits::kMap && own_column) {

@@ -51,22 +51,20 @@ struct ColumnFilter {
   }
 };
 
-// The same in pairs (filtered_in_pairs()), for means of a map, which shows the error of each single
-// window: that of a mean counts twice in a variance.
-struct PairColumnFilter {
-  float last[10] = {};  // values, the oldest first
-
-  template <class Window>
-  __device__ __forceinline__ float push(const Window& window, float v) {
-    const float out = filtered_in_pairs(window, [&](int k) { return k < 10 ? last[k] : v; });
-#pragma unroll
-    for (int k = 0; k < 9; ++k) {
-      last[k] = last[k + 1];
-    }
-    last[9] = v;
-    return out;
-  }
-};
+// A map shows the error of each single window, so its filters work on what their inputs differ by from
+// a centre nearby, and variances take the place of mean squares: rounding is then that of local
+// contrast (docs/decisions/0006). Along a row, from the sums around `centre`:
+template <class Window>
+__device__ __forceinline__ void to_mean_and_variance(float centre, float* mean, float* square) {
+  *square = fmaf(-static_cast<float>(Window::kGain) * *mean, *mean, *square);
+  *mean += centre;
+}
+// ... and down a column, to a mean and a mean square around `centre`.
+template <class Window>
+__device__ __forceinline__ void to_mean_and_square(float centre, float* mean, float* variance) {
+  *mean -= centre;
+  *variance = fmaf(static_cast<float>(Window::kGain) * *mean, *mean, *variance);
+}
 
 inline constexpr int kCell = 4;  // floats
 
@@ -125,13 +123,22 @@ __device__ __forceinline__ void filter_row_and_square(const Window& window, cons
 }
 
 // Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after
-// `row1` and `row2` (StagedRow), whose values `convert` makes s and d.
-template <int kSkip, class Window, class Row, class Convert>
+// `row1` and `row2` (StagedRow), whose values `shift` makes s and d. Centred, it does so around the
+// ninth column, which all windows of 11 see, but no farther away than `largest_centre`.
+template <int kSkip, bool kCentred, class Window, class Row, class AnyShift>
 __device__ __forceinline__ void filter_row_to_cells(const Window& window, const Row& row1,
-                                                    const Row& row2, const Convert& convert,
-                                                    float* cells) {
+                                                    const Row& row2, const AnyShift& shift,
+                                                    float largest_centre, float* cells) {
   constexpr int kAtOnce = Row::kAtOnce;
   float mean_s[8], mean_d[8], square_s[8], square_d[8];
+  AnyShift local = shift;
+  if constexpr (kCentred) {
+    constexpr int kNinth = kSkip + 8;
+    float value1[kAtOnce], value2[kAtOnce];
+    row1.read(kNinth / kAtOnce * kAtOnce, value1);
+    row2.read(kNinth / kAtOnce * kAtOnce, value2);
+    local = shift.around(value1[kNinth % kAtOnce], value2[kNinth % kAtOnce], largest_centre);
+  }
 #pragma unroll
   for (int j = 0; j < (kSkip + 17 + kAtOnce) / kAtOnce; ++j) {
     float value1[kAtOnce], value2[kAtOnce];
@@ -144,7 +151,7 @@ __device__ __forceinline__ void filter_row_to_cells(const Window& window, const 
         continue;
       }
       float s, d;
-      convert(value1[e], value2[e], &s, &d);
+      local.apply(value1[e], value2[e], &s, &d);
       const float s2 = s * s;
       const float d2 = d * d;
 #pragma unroll
@@ -158,6 +165,10 @@ __device__ __forceinline__ void filter_row_to_cells(const Window& window, const 
   }
 #pragma unroll
   for (int o = 0; o < 8; ++o) {
+    if constexpr (kCentred) {
+      to_mean_and_variance<Window>(local.centre_s(shift), &mean_s[o], &square_s[o]);
+      to_mean_and_variance<Window>(local.centre_d(shift), &mean_d[o], &square_d[o]);
+    }
     reinterpret_cast<float4*>(cells)[o] =
         make_float4(mean_s[o], mean_d[o], square_s[o], square_d[o]);
   }
@@ -172,17 +183,12 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
 template <class Traits>
 __device__ __forceinline__ void filter_staged_row(const typename Traits::Window& window,
                                                   const float* quads_s, const float* quads_d,
-                                                  float* maps) {
+                                                  float largest_centre, float* maps) {
   using Places = MapPlaces<Traits>;
   if constexpr (Traits::kCells) {
     using Row = StagedRow<DType::kFloat32>;
-    filter_row_to_cells<Traits::kSkip>(
-        window, Row{quads_s}, Row{quads_d},
-        [](float staged_s, float staged_d, float* s, float* d) {
-          *s = staged_s;
-          *d = staged_d;
-        },
-        maps);
+    filter_row_to_cells<Traits::kSkip, Traits::kMap>(window, Row{quads_s}, Row{quads_d},
+                                                     StagedShift{}, largest_centre, maps);
   } else {
 #pragma unroll
     for (int image = 0; image < 2; ++image) {

@@ -118,10 +118,11 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Shift<float> means = trimmed_means<Traits::kMap>(
-      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+  const Shift<float> means =
+      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
+  const float centre_bound = largest_centre<Traits>(p);
   if (Traits::row_thread() % (Traits::kShiftsLate ? 32 : Traits::kColumns) == 0) {
     piece_shift[Traits::row_thread() / 32] = PieceShift::of<Traits::kMap>(window, shift);
   }
@@ -189,14 +190,10 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
       float* to = map_rows + map_slot * MapPlaces<Traits>::kChunk;
       if constexpr (Traits::kShiftsLate) {
         using Row = StagedRow<DType::kFloat32>;
-        filter_row_to_cells<Traits::kSkip>(
-            window, Row{quads}, Row{quads + Traits::kImageStride},
-            [&shift](float pixel1, float pixel2, float* s, float* d) {
-              shift.apply(pixel1, pixel2, s, d);
-            },
-            to);
+        filter_row_to_cells<Traits::kSkip, Traits::kMap>(
+            window, Row{quads}, Row{quads + Traits::kImageStride}, shift, centre_bound, to);
       } else {
-        filter_staged_row<Traits>(window, quads, quads + Traits::kImageStride, to);
+        filter_staged_row<Traits>(window, quads, quads + Traits::kImageStride, centre_bound, to);
       }
     }
   };
@@ -268,13 +265,14 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  Shift<float> means = trimmed_means<Traits::kMap>(
-      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+  Shift<float> means =
+      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   if (Traits::kElement == 1) {  // then kOffset and the shift may be subtracted in one
     means = {rintf(means.x), rintf(means.y)};
   }
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
+  const float centre_bound = largest_centre<Traits>(p);
   const int thread = Traits::row_thread();
   const int warp = thread / 32;
   if (thread % 32 == 0) {
@@ -308,11 +306,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
       const float* quads = windows + staged_slot * Traits::kSlotStride;
       const Row row1 = {quads};
       const Row row2 = {quads + Traits::kImageStride};
-      filter_row_to_cells<Traits::kSkip>(
-          window, row1, row2,
-          [&staged_shift](float pixel1, float pixel2, float* s, float* d) {
-            staged_shift.apply(pixel1, pixel2, s, d);
-          },
+      filter_row_to_cells<Traits::kSkip, Traits::kMap>(
+          window, row1, row2, staged_shift, centre_bound,
           map_rows + map_slot.slot * MapPlaces<Traits>::kChunk);
       if (decltype(with_l1)::value && p.l1) {
         add_l1(sum_of_row_distances<Traits>(valued[warp], chunk * Traits::kChunkRows + row, first,
@@ -421,7 +416,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
     }
     if (Traits::kGradient || !Traits::kSpares ? chunk == 0
                                               : first_row + Traits::kChunkRows <= own_top) {
-      push_column_rows<Traits>(window, column, state);
+      push_column_rows<Traits>(p, window, column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
         if (is_needed) {

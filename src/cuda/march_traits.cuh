@@ -247,9 +247,9 @@ struct PieceShift {
   PixelShift pixels;
   MeanShift means;
 
-  template <bool kPairs, class Window>
+  template <bool kCentred, class Window>
   static __device__ __forceinline__ PieceShift of(const Window& window, const PixelShift& shift) {
-    return {shift, MeanShift::of</*kCentred=*/false, kPairs>(window, shift)};
+    return {shift, MeanShift::of<kCentred>(window, shift)};
   }
 };
 

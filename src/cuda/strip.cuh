@@ -384,13 +384,12 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     copy_chunk<Traits>(p, piece, 0, staged);
   }
   if (leads) {
-    const Shift<float> means = trimmed_means<Traits::kMap>(samples);
+    const Shift<float> means = trimmed_means(samples);
     if (threadIdx.x == 0) {
       const PixelShift shift = PixelShift::of(means.x, means.y);
       piece.shift_x = shift.x;
       piece.shift_y = shift.y;
-      const MeanShift mean_shift =
-          MeanShift::of</*kCentred=*/false, Traits::kMap>(typename Traits::Window(p), shift);
+      const MeanShift mean_shift = MeanShift::of<Traits::kMap>(typename Traits::Window(p), shift);
       piece.mean_shift_s = mean_shift.s;
       piece.mean_shift_d = mean_shift.d;
     }
@@ -434,7 +433,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const float* quads = slot(chunk) + place.staged;
       float* map = maps + place.map();
       filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
-                                map);
+                                largest_centre<Traits>(p), map);
     }
     if constexpr (kOneSlot) {
       __syncthreads();
@@ -449,7 +448,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     float* column = maps + threadIdx.x * MapPlaces<Traits>::kColumn;
     float loss = 0.0f;
     if (chunk == 0) {
-      push_column_rows<Traits>(typename Traits::Window(p), column, state);
+      push_column_rows<Traits>(p, typename Traits::Window(p), column, state);
     } else {
       loss = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }

@@ -6,9 +6,7 @@
 namespace fused_ssim::cuda {
 
 // Filters 4 columns and their squares out of quads that start 2 columns before the first window.
-// Centred, it filters what the inputs differ by from the mean of two that all four windows see, and
-// gives variances in place of mean squares: rounding is then that of local contrast
-// (docs/decisions/0006).
+// Centred, it does so around the mean of two that all four windows see.
 template <bool kCentred, class Window>
 __device__ __forceinline__ void filter_quad(const Window& window, const float* quads,
                                             float (&mean)[4], float (&square)[4]) {
@@ -36,8 +34,7 @@ __device__ __forceinline__ void filter_quad(const Window& window, const float* q
   if constexpr (kCentred) {
 #pragma unroll
     for (int o = 0; o < 4; ++o) {
-      square[o] = fmaf(-static_cast<float>(Window::kGain) * mean[o], mean[o], square[o]);
-      mean[o] += centre;
+      to_mean_and_variance<Window>(centre, &mean[o], &square[o]);
     }
   }
 }
@@ -85,12 +82,11 @@ __device__ __forceinline__ Centres filter_centred_column(const Window& window, c
     read_cell(column + i * kPitch, cell);
 #pragma unroll
     for (int image = 0; image < 2; ++image) {
-      const float mean = cell[image] - centre[image];
-      const float square = fmaf(kGain * mean, mean, cell[2 + image]);
+      to_mean_and_square<Window>(centre[image], &cell[image], &cell[2 + image]);
 #pragma unroll
       for (int o = 0; o < kRows; ++o) {
-        add_input<Filter::kColumn>(window, mean, i, o, &out[image][o]);
-        add_input<Filter::kColumn>(window, square, i, o, &out[2 + image][o]);
+        add_input<Filter::kColumn>(window, cell[image], i, o, &out[image][o]);
+        add_input<Filter::kColumn>(window, cell[2 + image], i, o, &out[2 + image][o]);
       }
     }
   }

@@ -135,26 +135,10 @@ __device__ __forceinline__ float filtered_once(const Window& window, float value
   }
   return sum;
 }
-// The filter down a column of value(0) to value(10), in pairs of the same tap, from the outermost to
-// the one in the middle: most of the sum is then there after two additions instead of six, so that it
-// is rounded less.
-template <class Window, class Value>
-__device__ __forceinline__ float filtered_in_pairs(const Window& window, const Value& value) {
-  constexpr int kMiddle = kDefaultWindowSize / 2;
-  float sum = 0.0f;
-#pragma unroll
-  for (int k = 0; k < kMiddle; ++k) {
-    sum = add_product<Filter::kColumn>(window, value(k) + value(2 * kMiddle - k), k, sum);
-  }
-  return add_product<Filter::kColumn>(window, value(kMiddle), kMiddle, sum);
-}
-
 // What filters along rows and down columns make of an image that is `value` everywhere.
-template <bool kPairs, class Window>
+template <class Window>
 __device__ __forceinline__ float filtered_constant(const Window& window, float value) {
-  const float row = filtered_once<Filter::kRow>(window, value);
-  return kPairs ? filtered_in_pairs(window, [row](int) { return row; })
-                : filtered_once<Filter::kColumn>(window, row);
+  return filtered_once<Filter::kColumn>(window, filtered_once<Filter::kRow>(window, value));
 }
 
 }  // namespace fused_ssim::cuda
