@@ -45,7 +45,7 @@ template <class Traits>
 struct ColumnState {
   ColumnFilter means[2];
   ColumnFilter squares[2];
-  float centres[2] = {};  // kMap: that the means and squares are around
+  float centre = 0.0f;  // kMap: that the mean and mean square of s are around
   ColumnFilter partials[Traits::kGradient ? Traits::kPartialMaps : 1];
   // kContains: no number where a window or a weight that has an effect was none.
   float probe = 0.0f;
@@ -55,9 +55,7 @@ template <class Traits>
 __device__ __forceinline__ Moments<float> push_moments(const typename Traits::Window& window,
                                                        float4 maps, ColumnState<Traits>& state) {
   if constexpr (Traits::kMap) {
-    using Window = typename Traits::Window;
-    to_mean_and_square<Window>(state.centres[0], &maps.x, &maps.z);
-    to_mean_and_square<Window>(state.centres[1], &maps.y, &maps.w);
+    to_mean_and_square<typename Traits::Window>(state.centre, &maps.x, &maps.z);
   }
   return {state.means[0].push(window, maps.x), state.means[1].push(window, maps.y),
           state.squares[0].push(window, maps.z), state.squares[1].push(window, maps.w)};
@@ -73,32 +71,30 @@ __device__ __forceinline__ float largest_centre(const StripParams& p) {
                       : 0.0f;
 }
 
-// kMap: moves the centres of a column's filters to its next row `maps`, which all windows under way
-// see, where that is far away.
+// kMap: moves the centre of a column's filters to its next row `maps`, which all windows under way
+// see, where that is far away: half the range of the images, or, of windows whose taps at the edge
+// weigh as much as others, half of that.
 template <class Traits>
-__device__ __forceinline__ void move_centres(const StripParams& p,
-                                             const typename Traits::Window& window,
-                                             const float4& maps, ColumnState<Traits>& state) {
-  using Window = typename Traits::Window;
+__device__ __forceinline__ void move_centre(const StripParams& p,
+                                            const typename Traits::Window& window,
+                                            const float4& maps, ColumnState<Traits>& state) {
+  constexpr float kFar = Traits::Window::kIsGiven ? 0.125f : 0.25f;
+  constexpr auto kGain = static_cast<float>(Traits::Window::kGain);
   const float bound = largest_centre<Traits>(p);
-  const float next[2] = {maps.x, maps.y};
+  const float centre = fminf(fmaxf(maps.x, -bound), bound);
+  const float change = state.centre - centre;
+  if (fabsf(change) > kFar * bound) {
+    float* mean = state.means[0].state;
+    float* square = state.squares[0].state;
+    float taps = 0.0f;  // that the sums have so far
 #pragma unroll
-  for (int image = 0; image < 2; ++image) {
-    const float centre = fminf(fmaxf(next[image], -bound), bound);
-    const float change = state.centres[image] - centre;
-    if (fabsf(change) > 0.0625f * bound) {
-      float* means = state.means[image].state;
-      float* squares = state.squares[image].state;
-      float taps = 0.0f;  // that the sums have so far
-#pragma unroll
-      for (int k = 9; k >= 0; --k) {
-        taps = add_product<Filter::kColumn>(window, 1.0f, 9 - k, taps);
-        const float mean = means[k];
-        means[k] = fmaf(change, taps, mean);
-        squares[k] = fmaf(static_cast<float>(Window::kGain) * change, mean + means[k], squares[k]);
-      }
-      state.centres[image] = centre;
+    for (int k = 9; k >= 0; --k) {
+      taps = add_product<Filter::kColumn>(window, 1.0f, 9 - k, taps);
+      const float moved = fmaf(change, taps, mean[k]);
+      square[k] = fmaf(kGain * change, mean[k] + moved, square[k]);
+      mean[k] = moved;
     }
+    state.centre = centre;
   }
 }
 
@@ -108,11 +104,9 @@ __device__ __forceinline__ float4 maps_outside(const typename Traits::Window& wi
                                                const PixelShift& shift) {
   const float s = -(shift.x + shift.y);
   const float d = -(shift.x - shift.y);
-  if constexpr (Traits::kMap) {
-    return make_float4(s, d, 0.0f, 0.0f);
-  }
-  return make_float4(filtered_once<Filter::kRow>(window, s), filtered_once<Filter::kRow>(window, d),
-                     filtered_once<Filter::kRowOfSquares>(window, s * s),
+  return make_float4(Traits::kMap ? s : filtered_once<Filter::kRow>(window, s),
+                     filtered_once<Filter::kRow>(window, d),
+                     Traits::kMap ? 0.0f : filtered_once<Filter::kRowOfSquares>(window, s * s),
                      filtered_once<Filter::kRowOfSquares>(window, d * d));
 }
 
@@ -131,8 +125,7 @@ struct ColumnJob {
   template <class Traits>
   __device__ __forceinline__ MeanShift shift_of(const ColumnState<Traits>& state) const {
     if constexpr (Traits::kMap) {
-      constexpr auto kGain = static_cast<float>(Traits::Window::kGain);
-      return {fmaf(kGain, state.centres[0], shift_s), fmaf(kGain, state.centres[1], shift_d)};
+      return {fmaf(static_cast<float>(Traits::Window::kGain), state.centre, shift_s), shift_d};
     }
     return {shift_s, shift_d};
   }
@@ -212,10 +205,6 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   const DoubledStabilizers<float> stabilizers =
       Traits::kHasMask ? job.stabilizers : DoubledStabilizers<float>{p.twice_c1, p.twice_c2};
   float loss = 0.0f;
-  if constexpr (Traits::kMap) {
-    move_centres<Traits>(p, window, load_maps<Traits>(column), state);
-  }
-  const MeanShift shift = job.shift_of(state);
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
   constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
@@ -223,6 +212,10 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   float* places = column;
 #pragma unroll 1
   for (int first = 0; first < Traits::kChunkRows; first += kRows, places += kRows * Places::kRow) {
+    if constexpr (Traits::kMap) {
+      move_centre<Traits>(p, window, load_maps<Traits>(places), state);
+    }
+    const MeanShift shift = job.shift_of(state);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int r = first + i;
@@ -277,7 +270,7 @@ __device__ __forceinline__ void push_column_rows(const StripParams& p,
                                                  const typename Traits::Window& window,
                                                  const float* column, ColumnState<Traits>& state) {
   if constexpr (Traits::kMap) {
-    move_centres<Traits>(p, window, load_maps<Traits>(column), state);
+    move_centre<Traits>(p, window, load_maps<Traits>(column), state);
   }
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {

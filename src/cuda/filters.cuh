@@ -53,7 +53,8 @@ struct ColumnFilter {
 
 // A map shows the error of each single window, so its filters work on what their inputs differ by from
 // a centre nearby, and variances take the place of mean squares: rounding is then that of local
-// contrast (docs/decisions/0006). Along a row, from the sums around `centre`:
+// contrast (docs/decisions/0006). In large images this is done for s alone, whose squares are the
+// larger ones by far. Along a row, from the filtered differences from `centre`:
 template <class Window>
 __device__ __forceinline__ void to_mean_and_variance(float centre, float* mean, float* square) {
   *square = fmaf(-static_cast<float>(Window::kGain) * *mean, *mean, *square);
@@ -123,8 +124,9 @@ __device__ __forceinline__ void filter_row_and_square(const Window& window, cons
 }
 
 // Filters 18 columns of s, d and their squares to the cells of 8. The first column lies kSkip after
-// `row1` and `row2` (StagedRow), whose values `shift` makes s and d. Centred, it does so around the
-// ninth column, which all windows of 11 see, but no farther away than `largest_centre`.
+// `row1` and `row2` (StagedRow), whose values `shift` makes s and d. Centred, the filters
+// of s work around the ninth column, which all windows of 11 see, if it is no farther than
+// `largest_centre` from the shift.
 template <int kSkip, bool kCentred, class Window, class Row, class AnyShift>
 __device__ __forceinline__ void filter_row_to_cells(const Window& window, const Row& row1,
                                                     const Row& row2, const AnyShift& shift,
@@ -132,12 +134,14 @@ __device__ __forceinline__ void filter_row_to_cells(const Window& window, const 
   constexpr int kAtOnce = Row::kAtOnce;
   float mean_s[8], mean_d[8], square_s[8], square_d[8];
   AnyShift local = shift;
+  float centre = 0.0f;
   if constexpr (kCentred) {
     constexpr int kNinth = kSkip + 8;
     float value1[kAtOnce], value2[kAtOnce];
     row1.read(kNinth / kAtOnce * kAtOnce, value1);
     row2.read(kNinth / kAtOnce * kAtOnce, value2);
-    local = shift.around(value1[kNinth % kAtOnce], value2[kNinth % kAtOnce], largest_centre);
+    local =
+        shift.around(value1[kNinth % kAtOnce], value2[kNinth % kAtOnce], largest_centre, &centre);
   }
 #pragma unroll
   for (int j = 0; j < (kSkip + 17 + kAtOnce) / kAtOnce; ++j) {
@@ -166,8 +170,7 @@ __device__ __forceinline__ void filter_row_to_cells(const Window& window, const 
 #pragma unroll
   for (int o = 0; o < 8; ++o) {
     if constexpr (kCentred) {
-      to_mean_and_variance<Window>(local.centre_s(shift), &mean_s[o], &square_s[o]);
-      to_mean_and_variance<Window>(local.centre_d(shift), &mean_d[o], &square_d[o]);
+      to_mean_and_variance<Window>(centre, &mean_s[o], &square_s[o]);
     }
     reinterpret_cast<float4*>(cells)[o] =
         make_float4(mean_s[o], mean_d[o], square_s[o], square_d[o]);

@@ -30,7 +30,8 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
   // beside that of the row warps (H200, both gradients of 1x3x1080x1920: 2 rows 78.9 us, 4 81.6, 8 82.8).
-  static constexpr int kRowsAtOnce = !kGradient                                      ? 8
+  static constexpr int kRowsAtOnce = kMap && Window::kIsGiven                        ? 4
+                                     : !kGradient                                    ? 8
                                      : kKind == StripKind::kTwoGradients || kHasMask ? 2
                                                                                      : 4;
 #if defined(__CUDA_ARCH__)
@@ -247,9 +248,9 @@ struct PieceShift {
   PixelShift pixels;
   MeanShift means;
 
-  template <bool kCentred, class Window>
+  template <bool kMap, class Window>
   static __device__ __forceinline__ PieceShift of(const Window& window, const PixelShift& shift) {
-    return {shift, MeanShift::of<kCentred>(window, shift)};
+    return {shift, MeanShift::of<kMap ? Centred::kSums : Centred::kNone>(window, shift)};
   }
 };
 

@@ -31,18 +31,16 @@ struct PixelShift {
     apply(a.z, b.z, &s->z, &d->z);
     apply(a.w, b.w, &s->w, &d->w);
   }
-  // The shift by these pixels, or as near to that as lies within `bound` of this one, which is
-  // finite whatever they are.
-  __device__ __forceinline__ PixelShift around(float px, float py, float bound) const {
-    return {fminf(fmaxf(kPixelScale * px, x - bound), x + bound),
-            fminf(fmaxf(kPixelScale * py, y - bound), y + bound)};
-  }
-  // What s and d by another shift are more than by this one.
-  __device__ __forceinline__ float centre_s(const PixelShift& other) const {
-    return (x - other.x) + (y - other.y);
-  }
-  __device__ __forceinline__ float centre_d(const PixelShift& other) const {
-    return (x - other.x) - (y - other.y);
+  // The shift that makes the sum of these pixels zero, or as near to that as `bound` allows, whatever
+  // they are, and leaves d as it is; `centre` becomes what s is then less.
+  __device__ __forceinline__ PixelShift around(float px, float py, float bound,
+                                               float* centre) const {
+    float s, d;
+    apply(px, py, &s, &d);
+    const float moved = x + 0.5f * fminf(fmaxf(s, -bound), bound);
+    const float half = moved - x;
+    *centre = 2.0f * half;
+    return {moved, y + half};
   }
   // The same with only two roundings, each of which keeps the order, between x - y and d.
   __device__ __forceinline__ void apply_in_order(float px, float py, float* s, float* d) const {
@@ -62,37 +60,34 @@ struct PixelShift {
 // The same of what is s and d already.
 struct StagedShift {
   float s = 0.0f;
-  float d = 0.0f;
 
   __device__ __forceinline__ void apply(float staged_s, float staged_d, float* out_s,
                                         float* out_d) const {
     *out_s = staged_s - s;
-    *out_d = staged_d - d;
+    *out_d = staged_d;
   }
-  __device__ __forceinline__ StagedShift around(float staged_s, float staged_d, float bound) const {
-    return {fminf(fmaxf(staged_s, s - bound), s + bound),
-            fminf(fmaxf(staged_d, d - bound), d + bound)};
+  __device__ __forceinline__ StagedShift around(float staged_s, float, float bound,
+                                                float* centre) const {
+    *centre = fminf(fmaxf(staged_s, -bound), bound);
+    return {*centre};
   }
-  __device__ __forceinline__ float centre_s(const StagedShift& other) const { return s - other.s; }
-  __device__ __forceinline__ float centre_d(const StagedShift& other) const { return d - other.d; }
 };
 
 // What the filters make of the shifts of s and d. With their rounding: where little of a window
 // lies in the image, what they make of the shifted zeros beyond it must cancel. Centred filters
-// round a constant once.
+// round a constant once: both (tiles), or those of s alone.
+enum class Centred { kNone, kSums, kBoth };
 struct MeanShift {
   float s;
   float d;
 
-  template <bool kCentred, class Window>
+  template <Centred kCentred, class Window>
   static __device__ __forceinline__ MeanShift of(const Window& window, const PixelShift& shift) {
     const float shift_s = shift.x + shift.y;
     const float shift_d = shift.x - shift.y;
-    if (kCentred) {
-      return {static_cast<float>(Window::kGain) * shift_s,
-              static_cast<float>(Window::kGain) * shift_d};
-    }
-    return {filtered_constant(window, shift_s), filtered_constant(window, shift_d)};
+    constexpr auto kGain = static_cast<float>(Window::kGain);
+    return {kCentred == Centred::kNone ? filtered_constant(window, shift_s) : kGain * shift_s,
+            kCentred == Centred::kBoth ? kGain * shift_d : filtered_constant(window, shift_d)};
   }
 };
 

@@ -389,7 +389,8 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const PixelShift shift = PixelShift::of(means.x, means.y);
       piece.shift_x = shift.x;
       piece.shift_y = shift.y;
-      const MeanShift mean_shift = MeanShift::of<Traits::kMap>(typename Traits::Window(p), shift);
+      const MeanShift mean_shift = MeanShift::of<Traits::kMap ? Centred::kSums : Centred::kNone>(
+          typename Traits::Window(p), shift);
       piece.mean_shift_s = mean_shift.s;
       piece.mean_shift_d = mean_shift.d;
     }

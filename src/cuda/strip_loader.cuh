@@ -31,7 +31,8 @@ struct StripTraits : KindTraits<kKind_, Window_> {
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
   static constexpr bool kRollMasked = kLoader == StripLoader::kAnyQuads;
-  static constexpr int kRowsAtOnce = kKind == StripKind::kTwoGradients ? 4 : 8;
+  static constexpr int kRowsAtOnce =
+      kKind == StripKind::kTwoGradients || (kMap && Window::kIsGiven) ? 4 : 8;
 
   static constexpr int kRadius = kDefaultWindowSize / 2;
   static constexpr int kChunkRows = 8;

@@ -257,7 +257,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       const Shift<float> means = trimmed_means(
           tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
       shift = PixelShift::of(means.x, means.y);
-      *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
+      *mean_shift = MeanShift::of<Traits::kCentred ? Centred::kBoth : Centred::kNone>(
+          typename Traits::Window(p), shift);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -317,7 +318,8 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const Shift<float> means = trimmed_means(
       tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
-  *mean_shift = MeanShift::of<Traits::kCentred>(typename Traits::Window(p), shift);
+  *mean_shift = MeanShift::of<Traits::kCentred ? Centred::kBoth : Centred::kNone>(
+      typename Traits::Window(p), shift);
   const float* raw2 = raw + Traits::staged_stride(p.tile_rows);
   const int first_quad = (first_x & (Traits::kBoxAlignment - 1)) / 4;  // of a row of a box
   wait_for_phase(loaded, parity);
