@@ -118,8 +118,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Shift<float> means =
-      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+  const Shift<float> means = trimmed_means<Traits::kMap>(
+      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
   const float centre_bound = largest_centre<Traits>(p);
@@ -265,8 +265,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
   wait_for_previous_launch();
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
-  Shift<float> means =
-      trimmed_means(pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+  Shift<float> means = trimmed_means<Traits::kMap>(
+      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   if (Traits::kElement == 1) {  // then kOffset and the shift may be subtracted in one
     means = {rintf(means.x), rintf(means.y)};
   }
