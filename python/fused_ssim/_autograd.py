@@ -216,7 +216,7 @@ def _factor(
     """What scale_gradient() takes for `upstream`.
 
     It divides float16 gradients, which are those of sums, by the number of pixels, where the divisor
-    of a mean under a mask is the mask's sum.
+    of a mean under a mask is the mask's sum: that number times the mask's mean.
     """
     if mask is None or gradient.dtype != torch.float16 or REDUCTIONS[reduction] == "sum":
         return upstream
@@ -226,9 +226,8 @@ def _factor(
         ):
             mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
     axes = list(range(_results.leading_axes(reduction), mask.dim()))
-    sums = mask.sum(axes, dtype=upstream.dtype)
-    pixels = mask.numel() / max(1, sums.numel())
-    return upstream * (pixels / sums).where(sums > 0, 0.0)
+    means = mask.mean(axes, dtype=upstream.dtype)
+    return (upstream / means).where(means > 0, 0.0)
 
 
 _SCALES_ARGUMENTS = _results.argument_names(_operators.ms_ssim)
@@ -406,7 +405,8 @@ def _gradients_again(
 def _reduced_again(img1: Tensor, img2: Tensor, *arguments: Any) -> Tensor:
     """The value of the operator `ssim`, by torch operations on the kernels' map."""
     call = _results.call_type(_operators.ssim)(img1, img2, *arguments)
-    definition, mask_mode = _transforms.of_composite((*arguments[:7], call.mask_mode), img1)
+    asked = Definition(*(getattr(call, name) for name in Definition._fields))
+    definition, mask_mode = _transforms.with_taps(asked, img1), MASK_MODES[call.mask_mode]
     seen = call.mask if mask_mode == "normalized" else None
     return _composite.reduced(
         img1,

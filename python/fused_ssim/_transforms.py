@@ -66,7 +66,7 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, upstream: Tensor | None) -> Any:
         if upstream is None:
-            return (None,) * 5
+            return _no_gradients(ctx)
         compute: Callable[..., Any] = _MapGradients.forward
         if torch.is_grad_enabled() or is_batched(upstream):
             compute = _MapGradients.apply
@@ -75,7 +75,7 @@ class _Map(torch.autograd.Function):
         one, two = (
             gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)
         )
-        return one, two, None, None, None
+        return _replaced(_no_gradients(ctx), (0, 1), (one, two))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -117,16 +117,16 @@ class _MapGradients(torch.autograd.Function):
     def backward(ctx: _Context, *upstreams: Tensor) -> Any:
         _composite.say_once("the derivative of a gradient")
         *given, stabilizers, mask = ctx.saved_tensors
-        definition, mask_mode = of_composite(ctx.problem, given[1])
+        *definition, mask_mode = ctx.problem
         asked = [i for i in range(3) if ctx.needs_input_grad[i]]
         wanted = [i for i in (0, 1) if ctx.wanted[i]]
 
         map_of = functools.partial(
             _composite.mapped,
-            definition=definition,
+            definition=with_taps(Definition(*definition), given[1]),
             stabilizers=stabilizers,
             mask=mask,
-            mask_mode=mask_mode,
+            mask_mode=MASK_MODES[mask_mode],
         )
 
         def gradients(*by: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ class _MapGradients(torch.autograd.Function):
 
         pull = torch.func.vjp(gradients, *(given[i] for i in asked))[1]
         found = pull(tuple(upstreams[i] for i in wanted))
-        return tuple(_replaced([None] * 7, asked, found))
+        return _replaced(_no_gradients(ctx), asked, found)
 
     @staticmethod
     def vmap(
@@ -174,18 +174,20 @@ def _split(joined: Tensor, batches: int) -> Tensor:
     return joined.reshape(batches, -1, *joined.shape[1:])
 
 
-def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) -> Any:
+def _replaced(items: Sequence[Any], places: Sequence[int], by: Sequence[Any]) -> tuple[Any, ...]:
     result = [*items]
     for place, item in zip(places, by, strict=True):
         result[place] = item
-    return result
+    return tuple(result)
 
 
-def of_composite(problem: tuple[Any, ...], image: Tensor) -> tuple[Definition, MaskMode]:
-    """What the operators are asked, with the standard window's taps that they know by themselves."""
-    *given, mask_mode = problem
-    definition = Definition(*given)
-    if not definition.taps:
-        depth, height, width = _results.window_sizes((), image.dim())
-        definition = definition._replace(taps=STANDARD_TAPS, window_sizes=(depth, height, width))
-    return definition, MASK_MODES[mask_mode]
+def _no_gradients(ctx: _Context) -> tuple[None, ...]:
+    return (None,) * len(ctx.needs_input_grad)
+
+
+def with_taps(definition: Definition, image: Tensor) -> Definition:
+    """With the taps of the standard window, which the operators know by themselves."""
+    if definition.taps:
+        return definition
+    depth, height, width = _results.window_sizes((), image.dim())
+    return definition._replace(taps=STANDARD_TAPS, window_sizes=(depth, height, width))
