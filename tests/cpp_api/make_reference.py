@@ -246,5 +246,9 @@ class Scripted(torch.nn.Module):
 
 
 if __name__ == "__main__":
-    torch.save({**results(), **messages()}, FILE)
+    RESULTS = results()
+    torch.save({**RESULTS, **messages()}, FILE)
     torch.jit.script(Scripted()).save(f"{FILE}.script")
+    inputs = RESULTS["defaults/img1"], RESULTS["defaults/img2"]
+    program = torch.export.export(fused_ssim.SSIM(), inputs)
+    torch._inductor.aoti_compile_and_package(program, package_path=f"{FILE}.pt2")

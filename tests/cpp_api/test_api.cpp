@@ -6,6 +6,7 @@
 //                                  on the same DEVICE: cpu, cuda
 #include <fused_ssim/fused_ssim.h>
 #include <torch/autograd.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>
 #include <torch/serialize.h>
 
@@ -570,12 +571,23 @@ void test_script(const Reference& reference) {
   EXPECT(at::equal(value.toTensor(), reference.tensor("defaults/value")), "a loaded program");
 }
 
+// ---- AOTInductor --------------------------------------------------------------------------------
+
+void test_package(const Reference& reference) {
+  torch::inductor::AOTIModelPackageLoader program(reference.path() + ".pt2");
+  const std::vector<at::Tensor> values =
+      program.run({reference.tensor("defaults/img1"), reference.tensor("defaults/img2")});
+  EXPECT(values.size() == 1 && at::allclose(values[0], reference.tensor("defaults/value"), 1e-6),
+         "a program compiled ahead of time");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::map<std::string, void (*)(const Reference&)> parts = {
       {"values", test_values},     {"errors", test_errors},   {"gradients", test_gradients},
       {"autograd", test_autograd}, {"layouts", test_layouts}, {"script", test_script},
+      {"package", test_package},
   };
   if (argc < 3 || argc > 4 || parts.count(argv[1]) == 0) {
     std::printf("usage: test_api PART FILE [DEVICE]\n");
