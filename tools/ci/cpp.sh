@@ -9,4 +9,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 preset=${1:?usage: cpp.sh PRESET [CMAKE_OPTION...]}
 cmake --preset "$@"
 cmake --build --preset "$preset" --parallel "$(nproc)"
-ctest --preset "$preset"
+ctest --preset "$preset" --parallel "$(nproc)"
