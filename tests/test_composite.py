@@ -75,7 +75,7 @@ def test_what_kernels_serve_on_cuda(unforced, monkeypatch):
     assert served(image(torch.float64, "cuda"), image(torch.uint8, "cuda"))
     assert not served(x, window_size=67)
     assert served(x, mask=torch.ones(1, 1))
-    assert not served(x, mask=torch.ones(1, 1), mask_mode="normalized")
+    assert served(x, mask=torch.ones(1, 1), mask_mode="normalized")
     assert served(image(device="cuda", dims=1), spatial_dims=1)
     assert served(image(device="cuda", dims=3), spatial_dims=3)
     assert served(image(device="cuda", dims=3), mask=torch.ones(1, 1, 1), spatial_dims=3)

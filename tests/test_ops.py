@@ -274,11 +274,11 @@ def test_bad_calls_are_refused(device, spoil, arguments):
 def test_what_no_kernel_serves_is_refused(device):
     x, y = images(device)
     if x.is_cuda:
-        normalized = {"mask": torch.ones_like(x), "mask_mode": 1}
-        with pytest.raises(RuntimeError, match=r"expected a weighted mask.* torch operations"):
-            ops.ssim_map(x, y, *definition(), **normalized)
-        with pytest.raises(RuntimeError, match=r"expected a weighted mask.* torch operations"):
-            ops.ssim(x, y, *definition(), MEAN, *WEIGHTS.values(), True, True, **normalized)
+        long = definition(taps=[1 / 4095] * 4095, window_sizes=[1, 4095, 4095])
+        with pytest.raises(RuntimeError, match=r"expected windows that fit.* torch operations"):
+            ops.ssim_map(x, y, *long)
+        with pytest.raises(RuntimeError, match=r"expected windows that fit.* torch operations"):
+            ops.ssim(x, y, *long, MEAN, *WEIGHTS.values(), True, True)
         return
     volume = x[:, :, None].repeat(1, 1, 3, 1, 1)
     with pytest.raises(RuntimeError, match="expected no mask"):

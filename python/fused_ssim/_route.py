@@ -209,7 +209,6 @@ def has_kernels(
         return mask is None or img1.dim() < 5
     return (
         img1.is_cuda
-        and (mask is None or mask_mode == "weighted")
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )

@@ -25,6 +25,11 @@ struct MaskNumber {
     return mask_number(static_cast<T>(number));
   }
 };
+// The same of an element that is of the accumulation type already.
+template <class T>
+__device__ __forceinline__ T counting_number(T element, DType dtype) {
+  return dtype == DType::kUInt8 ? (element > T(0) ? T(1) : T(0)) : mask_number(element);
+}
 // visit(0 of a type that elements of masks have)
 template <class Visit>
 __device__ __forceinline__ void visit_mask_type(DType dtype, const Visit& visit) {
@@ -38,6 +43,12 @@ __device__ __forceinline__ void visit_mask_type(DType dtype, const Visit& visit)
     default:
       return visit(static_cast<unsigned short>(0));
   }
+}
+
+// An element as it counts.
+template <class T>
+__device__ __forceinline__ T load_mask_number(const char* element, const InputImage& mask) {
+  return counting_number(load_element<T>(element, mask), mask.dtype);
 }
 
 // What the sum of a value's pixels is divided by. Written by the launch before, so it must not be

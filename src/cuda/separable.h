@@ -22,12 +22,18 @@ template <class T>
 inline constexpr int kSeparableVector = 16 / static_cast<int>(sizeof(T));
 inline constexpr int kSeparableImages = 2;  // inputs of moments
 inline constexpr int kSeparableMaps = 4;    // at most, of moments or of partial derivatives
+// Under a normalized mask: with the mask three inputs, and five maps. They are the sum of m over a
+// window, the means of s and d under it, and the sums of m (s - mean)^2 and of m (d - mean)^2.
+inline constexpr int kMaskedImages = 3;
+inline constexpr int kMaskedMaps = 5;
 // Columns whose partial derivatives lie together in memory: at a fixed distance, row by row and map
 // by map.
 inline constexpr int kPartialColumns = 32;
 
 // Registers for 16 warps a multiprocessor.
 inline constexpr int kSeparableBlocksPerMultiprocessor = 4;
+// Those of normalized masks need more of both: their rings leave shared memory for so many.
+inline constexpr int kMaskedBlocksPerMultiprocessor = 3;
 // Partial derivatives of a slab take half of the L2 cache, so that they stay there; or more, where
 // blocks had less work than so many chunks each: a block filters window - 1 rows more than it owns.
 inline constexpr int kSeparableSlabUnits = 16;
@@ -51,8 +57,15 @@ struct SeparableLayout {
   int shared_bytes = 0;
 };
 
+// What a pass keeps in shared memory.
+struct SeparableInputs {
+  int inputs = 0;
+  int ring_maps = kSeparableMaps;
+  bool has_sums = false;
+};
+
 template <class T>
-constexpr SeparableLayout separable_layout(int columns, int inputs, bool has_sums,
+constexpr SeparableLayout separable_layout(int columns, const SeparableInputs& pass,
                                            int window_columns, int window_rows) {
   constexpr int kVector = kSeparableVector<T>;
   const auto whole = [](int n, int multiple) { return (n + multiple - 1) / multiple * multiple; };
@@ -69,16 +82,16 @@ constexpr SeparableLayout separable_layout(int columns, int inputs, bool has_sum
   layout.row_taps = whole(window_columns, kVector);
   layout.column_taps = whole(window_rows, kVector);
   const int elements = layout.row_taps + layout.column_taps +
-                       inputs * kSeparableChunkRows<T> * layout.staged_pitch +
-                       kSeparableMaps * layout.ring_rows * layout.ring_pitch;
-  const int sums = has_sums ? 2 * kSeparableThreads : 0;
+                       pass.inputs * kSeparableChunkRows<T> * layout.staged_pitch +
+                       pass.ring_maps * layout.ring_rows * layout.ring_pitch;
+  const int sums = pass.has_sums ? 2 * kSeparableThreads : 0;
   layout.shared_bytes = elements * static_cast<int>(sizeof(T)) + sums * 8;
   return layout;
 }
 
 // The widest strip that fits; none (0 columns) where no strip does. `window_slices`: 0 of images.
 template <class T>
-constexpr SeparableLayout choose_separable_layout(int inputs, bool has_sums, int window_slices,
+constexpr SeparableLayout choose_separable_layout(const SeparableInputs& pass, int window_slices,
                                                   int window_columns, int window_rows,
                                                   int64_t width, int shared_per_block) {
   const int64_t vectors = ceil_divide(window_columns, kSeparableVector<T>) +
@@ -89,8 +102,7 @@ constexpr SeparableLayout choose_separable_layout(int inputs, bool has_sums, int
   }
   for (int columns = kSeparableColumns; columns >= kSeparableLeastColumns; columns /= 2) {
     const bool wider_than_needed = columns > kSeparableLeastColumns && columns / 2 >= width;
-    const SeparableLayout layout =
-        separable_layout<T>(columns, inputs, has_sums, window_columns, window_rows);
+    const SeparableLayout layout = separable_layout<T>(columns, pass, window_columns, window_rows);
     if (!wider_than_needed && layout.shared_bytes <= shared_per_block - kSeparableStaticShared) {
       return layout;
     }
@@ -101,8 +113,8 @@ constexpr SeparableLayout choose_separable_layout(int inputs, bool has_sums, int
 inline constexpr int kSeparableEverywhere = 65;
 template <class T>
 inline constexpr bool kFitsEverywhere =
-    choose_separable_layout<T>(kSeparableMaps, true, kSeparableEverywhere, kSeparableEverywhere,
-                               kSeparableEverywhere, 1 << 20, 64 * 1024)
+    choose_separable_layout<T>({kMaskedMaps, kMaskedMaps, true}, kSeparableEverywhere,
+                               kSeparableEverywhere, kSeparableEverywhere, 1 << 20, 64 * 1024)
         .columns > 0;
 static_assert(kFitsEverywhere<float> && kFitsEverywhere<double>, "as that file says");
 
@@ -119,8 +131,8 @@ struct SeparableRange {
 // for that in a ring.
 template <class T>
 struct SeparableVolume {
-  // [slice_count, kSeparableMaps, image.rows, pitch]: s, d, s^2, d^2 filtered along depth; of
-  // images null
+  // [slice_count, kSeparableMaps, image.rows, pitch]: s, d, s^2, d^2 filtered along depth, or those
+  // of a normalized mask, kMaskedMaps; of images null
   T* maps = nullptr;
   int64_t pitch = 0;
   T* ring = nullptr;  // [ring_slices] of partials_plane each, value slice i at i % ring_slices
@@ -169,6 +181,8 @@ struct SeparableParams {
   SeparableLayout layout;
   bool quads1 = false;  // four columns of img1 can be loaded at once, from a multiple of 4 on
   bool quads2 = false;
+  bool mask_quads = false;
+  bool mask_is_normalized = false;
   DoubledStabilizers<T> stabilizers = {};
   // With a mask, what is added to the amount by which each statistic differs from 1.
   T statistic_offset = T(0);
@@ -194,6 +208,10 @@ static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<d
 template <class T>
 cudaError_t launch_separable_moments(const SeparableParams<T>& params, int images, int blocks,
                                      const DeviceFacts& device, cudaStream_t stream);
+// The same where p.mask_is_normalized.
+template <class T>
+cudaError_t launch_masked_moments(const SeparableParams<T>& params, int images, int blocks,
+                                  const DeviceFacts& device, cudaStream_t stream);
 // The gradients of `images` images (1 or 2) in p.own; grad1 is that of one.
 template <class T>
 cudaError_t launch_separable_gradient(const SeparableParams<T>& params, int images, int blocks,

@@ -91,12 +91,11 @@ __device__ __forceinline__ Vector<T> load_vector(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
-// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m). `source` has the inputs
-// in blocks of as many as there are outputs; input i lies at index i % outputs of `window` while it
-// is needed, so that nothing moves.
-template <int kMaps, class T, int kOutputs, class Source>
-__device__ __forceinline__ void filter(const T* taps, int size, Source source,
-                                       T (&sums)[kMaps][kOutputs]) {
+// Calls add(o, input o + k of each map, taps[k]) for all k < size and outputs o. `source` has the
+// inputs in blocks of as many as there are outputs; input i lies at index i % outputs of `window`
+// while it is needed, so that nothing moves.
+template <int kMaps, int kOutputs, class T, class Source, class Add>
+__device__ __forceinline__ void for_taps(const T* taps, int size, Source source, const Add& add) {
   constexpr int kVector = kSeparableVector<T>;
   T window[kMaps][kOutputs];
 #pragma unroll
@@ -106,7 +105,6 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
 #pragma unroll
     for (int m = 0; m < kMaps; ++m) {
       window[m][i] = input[m];
-      sums[m][i] = T(0);
     }
   }
 #pragma unroll 1
@@ -126,15 +124,39 @@ __device__ __forceinline__ void filter(const T* taps, int size, Source source,
       T next[kMaps];
       source.read(j, next);
 #pragma unroll
-      for (int m = 0; m < kMaps; ++m) {
+      for (int o = 0; o < kOutputs; ++o) {
+        T input[kMaps];
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) {
-          sums[m][o] = multiply_add(window[m][(o + j) % kOutputs], tap.of[j % kVector], sums[m][o]);
+        for (int m = 0; m < kMaps; ++m) {
+          input[m] = window[m][(o + j) % kOutputs];
         }
+        add(o, input, tap.of[j % kVector]);
+      }
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
         window[m][j] = next[m];
       }
     }
   }
+}
+
+// sums[m][o] = the sum over k < size of taps[k] * (input o + k of map m).
+template <int kMaps, class T, int kOutputs, class Source>
+__device__ __forceinline__ void filter(const T* taps, int size, const Source& source,
+                                       T (&sums)[kMaps][kOutputs]) {
+#pragma unroll
+  for (int m = 0; m < kMaps; ++m) {
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      sums[m][o] = T(0);
+    }
+  }
+  for_taps<kMaps, kOutputs>(taps, size, source, [&](int o, const T(&input)[kMaps], T tap) {
+#pragma unroll
+    for (int m = 0; m < kMaps; ++m) {
+      sums[m][o] = multiply_add(input[m], tap, sums[m][o]);
+    }
+  });
 }
 
 // Maps of a staged row.
@@ -173,18 +195,22 @@ struct PixelRow {
 };
 
 // Row-filtered maps: cells of 16 bytes, which hold as many maps of a pixel as there is room for,
-// the other maps in a second plane. Row y is at y % rows.
+// the other maps in a second plane, and a fifth one by itself. Row y is at y % rows.
 template <class T>
 struct Ring {
   static constexpr int kCellMaps = kSeparableVector<T>;
   Vector<T>* cells;
+  T* fifth;
   int pitch;
   int size;  // cells of a plane
 
   template <int kMaps>
   __device__ __forceinline__ void store(int cell, const T (&maps)[kMaps]) const {
+    if constexpr (kMaps > kSeparableMaps) {
+      fifth[cell] = maps[kSeparableMaps];
+    }
 #pragma unroll
-    for (int first = 0; first < kMaps; first += kCellMaps) {
+    for (int first = 0; first < kMaps && first < kSeparableMaps; first += kCellMaps) {
       Vector<T> vector;
 #pragma unroll
       for (int i = 0; i < kCellMaps; ++i) {
@@ -201,8 +227,11 @@ struct RingColumn {
 
   __device__ __forceinline__ void read(int i, T (&input)[kMaps]) const {
     constexpr int kCellMaps = Ring<T>::kCellMaps;
+    if constexpr (kMaps > kSeparableMaps) {
+      input[kSeparableMaps] = ring.fifth[cell + i * ring.pitch];
+    }
 #pragma unroll
-    for (int first = 0; first < kMaps; first += kCellMaps) {
+    for (int first = 0; first < kMaps && first < kSeparableMaps; first += kCellMaps) {
       const Vector<T> vector = ring.cells[first / kCellMaps * ring.size + cell + i * ring.pitch];
 #pragma unroll
       for (int m = first; m < kMaps && m < first + kCellMaps; ++m) {

@@ -10,11 +10,15 @@
 namespace fused_ssim::cuda {
 namespace {
 
+struct PassLayout : SeparableLayout {
+  int most_blocks = kSeparableBlocksPerMultiprocessor;  // that registers leave room for
+};
+
 // How the separable kernels go about a problem: slabs, of whole planes or of rows of one. The
 // moments of a slab come first, then the gradients that need no more than these.
 struct SeparablePlan {
-  SeparableLayout moments;
-  SeparableLayout gradient;
+  PassLayout moments;
+  PassLayout gradient;
   int images = 0;  // whose gradients are wanted
   int64_t planes_per_value = 1;
   int64_t planes = 0;  // of a slab: whole values, or a part of one
@@ -30,10 +34,10 @@ struct SeparablePlan {
 };
 
 // Blocks that a multiprocessor holds.
-int resident_blocks(const DeviceFacts& device, const SeparableLayout& layout) {
+int resident_blocks(const DeviceFacts& device, const PassLayout& layout) {
   return std::clamp(
       device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
-      kSeparableBlocksPerMultiprocessor);
+      layout.most_blocks);
 }
 
 // What is cut into parts of at most `most`, into equal parts that are multiples of `unit`.
@@ -51,12 +55,13 @@ void lay_out_partials(const Problem& problem, int maps, SeparablePlan* plan) {
 // Slabs of a volume: as many slices as fit, but at least those that a thread filters at once. The
 // ring holds a slab and the slices before it that gradients still need, in whole slabs.
 template <class T>
-void plan_slices(const Problem& problem, int maps, int64_t slab_bytes, SeparablePlan* plan) {
+void plan_slices(const Problem& problem, int moment_maps, int maps, int64_t slab_bytes,
+                 SeparablePlan* plan) {
   constexpr int64_t kOutputs = kSeparableOutputs<T>;
   const int64_t slices = map_size(problem, kDepth);
   lay_out_partials(problem, maps, plan);
   plan->pitch = round_up(image_size(problem, kWidth), kSeparableVector<T>);
-  const int64_t slice_maps = kSeparableMaps * image_size(problem, kHeight) * plan->pitch;
+  const int64_t slice_maps = moment_maps * image_size(problem, kHeight) * plan->pitch;
   for (int64_t parts = 1;; ++parts) {
     plan->slices = std::min(slices, round_up(ceil_divide(slices, parts), kOutputs));
     const int64_t alive =
@@ -79,27 +84,35 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
   const int window_columns = problem.windows[kWidth].size;
   const int window_rows = problem.windows[kHeight].size;
   const bool volume = is_volume(problem);
-  const auto layout = [&](int inputs, bool has_sums) {
-    return choose_separable_layout<T>(inputs, has_sums, volume ? problem.windows[kDepth].size : 0,
-                                      window_columns, window_rows, image_size(problem, kWidth),
-                                      device.shared_per_block);
+  const auto layout = [&](const SeparableInputs& pass) {
+    return PassLayout{choose_separable_layout<T>(
+        pass, volume ? problem.windows[kDepth].size : 0, window_columns, window_rows,
+        image_size(problem, kWidth), device.shared_per_block)};
   };
   SeparablePlan plan;
   plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
   plan.planes = plane_count(problem.sizes);
   plan.rows = map_size(problem, kHeight);
-  plan.moments = layout(volume ? kSeparableMaps : kSeparableImages, /*has_sums=*/true);
+  const bool masked = mask_is_normalized(problem);
+  const int moment_maps = masked ? kMaskedMaps : kSeparableMaps;
+  plan.moments = layout({volume   ? moment_maps
+                         : masked ? kMaskedImages
+                                  : kSeparableImages,
+                         moment_maps, /*has_sums=*/true});
+  if (masked) {
+    plan.moments.most_blocks = kMaskedBlocksPerMultiprocessor;
+  }
   if (request.value != nullptr || request.mse != nullptr) {
     plan.planes_per_value = planes_per_value(request.reduction, problem.sizes);
   }
   const int maps = partial_maps(plan.images);
   if (plan.images > 0) {
-    plan.gradient = layout(maps, /*has_sums=*/false);
+    plan.gradient = layout({maps});
   } else if (!volume) {
     return plan;
   }
   const int64_t pixel_bytes =
-      (volume ? kSeparableMaps + 2 * maps : maps) * static_cast<int64_t>(sizeof(T));
+      (volume ? moment_maps + 2 * maps : maps) * static_cast<int64_t>(sizeof(T));
   const int64_t row_bytes = round_up(map_size(problem, kWidth), kPartialColumns) * pixel_bytes;
   const int64_t units =
       int64_t{device.multiprocessors} * resident_blocks(device, plan.moments) * kSeparableSlabUnits;
@@ -108,7 +121,7 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
                                        units * kChunkRows * plan.moments.columns * pixel_bytes));
   plan.partials_rows = round_up(plan.rows, kSeparableOutputs<T>);
   if (volume) {
-    plan_slices<T>(problem, maps, slab_bytes, &plan);
+    plan_slices<T>(problem, moment_maps, maps, slab_bytes, &plan);
     return plan;
   }
   const int64_t slab_planes = slab_bytes / (row_bytes * plan.partials_rows);
@@ -163,7 +176,7 @@ void set_taps(const Problem& problem, const SeparableLayout& layout, bool mirror
 
 // The work of one launch: `own` of so many planes. Returns its blocks.
 template <class T>
-int set_work(const Problem& problem, const DeviceFacts& device, const SeparableLayout& layout,
+int set_work(const Problem& problem, const DeviceFacts& device, const PassLayout& layout,
              int64_t planes, SeparableParams<T>* p) {
   constexpr int kVector = kSeparableVector<T>;
   p->layout = layout;
@@ -181,6 +194,13 @@ int set_work(const Problem& problem, const DeviceFacts& device, const SeparableL
   return blocks;
 }
 
+template <class T>
+cudaError_t launch_moments(const SeparableParams<T>& p, int images, int blocks,
+                           const DeviceFacts& device, cudaStream_t stream) {
+  return p.mask_is_normalized ? launch_masked_moments(p, images, blocks, device, stream)
+                              : launch_separable_moments(p, images, blocks, device, stream);
+}
+
 // What is the same for all launches of a problem.
 template <class T>
 SeparableParams<T> common_params(const Problem& problem, const Request& request,
@@ -195,6 +215,7 @@ SeparableParams<T> common_params(const Problem& problem, const Request& request,
   p.own_stabilizers = static_cast<const T*>(problem.stabilizers);
   set_stabilizer_scales(problem, 1.0, p.stabilizer_scales);
   p.divisors = gradient_divisors<T>(problem, request);
+  p.mask_is_normalized = mask_is_normalized(problem);
   p.statistic_offset = static_cast<T>(1.0 - masked_statistic_base(request));
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;
@@ -307,11 +328,12 @@ cudaError_t run_images(const Problem& problem, const Request& request, const Dev
   put_gradient_first(plan, &p);
   p.map_gradient = bytes_of<const char>(request.map_gradient);
   p.mask = bytes_of<const char>(problem.mask);
+  p.mask_quads = loads_quads<T>(problem.mask, p.mask, problem.sizes);
   p.map = static_cast<T*>(request.map);
   p.channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
   char* free_bytes = static_cast<char*>(workspace);
   const SumOutputs outputs(problem, request, device, &free_bytes);
-  p.partials = reinterpret_cast<T*>(free_bytes);
+  p.partials = plan.images == 0 ? nullptr : reinterpret_cast<T*>(free_bytes);
 
   // Rows [top, top + rows) of those that have a value, of so many planes.
   const auto run_moments = [&](int64_t slab_planes, int64_t top, int64_t rows) {
@@ -326,8 +348,7 @@ cudaError_t run_images(const Problem& problem, const Request& request, const Dev
     const cudaError_t error = outputs.set(p.first_plane / plan.planes_per_value,
                                           std::max<int64_t>(1, slab_planes / plan.planes_per_value),
                                           /*begins=*/first == 0 && top == 0, carries, stream, &p);
-    return error != cudaSuccess ? error
-                                : launch_separable_moments(p, plan.images, blocks, device, stream);
+    return error != cudaSuccess ? error : launch_moments(p, plan.images, blocks, device, stream);
   };
   // Rows [top, bottom) of the image.
   const auto run_gradient = [&](int64_t slab_planes, int64_t top, int64_t bottom) {
@@ -393,7 +414,8 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   SeparableVolume<T>& v = p.volume;
   v.maps = reinterpret_cast<T*>(free_bytes);
   v.pitch = plan.pitch;
-  v.ring = v.maps + plan.slices * kSeparableMaps * p.image.rows * plan.pitch;
+  v.ring = v.maps + plan.slices * (p.mask_is_normalized ? kMaskedMaps : kSeparableMaps) *
+                        p.image.rows * plan.pitch;
   v.ring_slices = plan.ring_slices;
   v.slices = slices;
   v.value_front = front;
@@ -421,8 +443,7 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
           /*carries=*/in_value + 1 != plan.planes_per_value || first + count != value_slices,
           stream, &p);
     }
-    return error != cudaSuccess ? error
-                                : launch_separable_moments(p, plan.images, blocks, device, stream);
+    return error != cudaSuccess ? error : launch_moments(p, plan.images, blocks, device, stream);
   };
   // The slices [first, first + count) of a volume.
   const auto run_gradient = [&](int64_t first, int64_t count) {

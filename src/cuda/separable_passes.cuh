@@ -52,13 +52,36 @@ __device__ __forceinline__ DoubledStabilizers<T> stabilizers_of(const SeparableP
   return doubled;
 }
 
+// Moves a sample to the next pixel down the diagonal that the mask lets see, if there is one close by.
+template <class T>
+__device__ __forceinline__ bool find_seen(const SeparableParams<T>& p, const Piece& piece,
+                                          int64_t bottom, int64_t right, SamplePoint* at) {
+  constexpr int kTries = 8;
+  const SamplePoint first = *at;
+#pragma unroll 1
+  for (int i = 0; i < kTries; ++i) {
+    *at = {min(first.y + i, bottom - 1), min(first.x + i, right - 1)};
+    if (load_mask_number<T>(pixel_at(p.mask, piece, at->y, at->x), p.mask) > T(0)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 template <class T>
 __device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
                                                 int64_t top, int64_t bottom, int64_t left,
                                                 int64_t right) {
-  const SamplePoint at = sample_point(top, bottom, left, right);
-  const Samples<T> samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
-                              load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
+  SamplePoint at = sample_point(top, bottom, left, right);
+  bool is_seen = true;
+  if (p.mask_is_normalized) {
+    is_seen = find_seen(p, piece, bottom, right, &at);
+  }
+  Samples<T> samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+                        load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
+  if (!is_seen) {
+    samples = {T(INFINITY), T(INFINITY)};  // which do not count
+  }
   return p.map != nullptr ? trimmed_means</*kMidway=*/true>(samples) : trimmed_means(samples);
 }
 // Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
@@ -188,6 +211,7 @@ struct ThreadSums {
 // becomes of a column of filtered maps.
 template <class T, int kImages>
 struct MomentsPass {
+  static constexpr int kBlocks = kSeparableBlocksPerMultiprocessor;
   static constexpr int kInputs = 2;
   static constexpr int kMaps = 4;
   static constexpr int kOutputs = kSeparableOutputs<T>;
@@ -234,14 +258,7 @@ struct MomentsPass {
       });
     };
     const auto copy_each = [&](const auto& copy) {
-      at.for_vectors<T>([&](int column, int count) {
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) {
-          const bool inside = j < count;
-          copy(staged + column + j,
-               row + (inside ? (column + j - at.begin) * image.column : int64_t{0}), inside);
-        }
-      });
+      this->copy_each(at, row, image.column, staged, copy);
     };
     if (image.dtype == kDTypeOf<T>) {
       if (quads) {
@@ -265,6 +282,20 @@ struct MomentsPass {
         *to = inside ? load_element<T>(from, image) : T(0);
       });
     }
+  }
+
+  // copy(to, from, whether there is such a pixel) for each element of a row, whose first is at `row`.
+  template <class Copy>
+  __device__ __forceinline__ void copy_each(const SeparableRow& at, const char* row, int64_t stride,
+                                            T* staged, const Copy& copy) const {
+    at.for_vectors<T>([&](int column, int count) {
+#pragma unroll
+      for (int j = 0; j < kSeparableVector<T>; ++j) {
+        const bool inside = j < count;
+        copy(staged + column + j, row + (inside ? (column + j - at.begin) * stride : int64_t{0}),
+             inside);
+      }
+    });
   }
 
   // Staged elements of both images -> s, d.
@@ -307,15 +338,33 @@ struct MomentsPass {
   struct NoPixels {};
   __device__ __forceinline__ NoPixels load(int64_t, int64_t, int) const { return {}; }
 
-  __device__ __forceinline__ PixelRow<T> row(const T* staged, int input_stride) const {
-    return {{staged, input_stride, {}}};
+  __device__ __forceinline__ void filter_row(const T* taps, const T* staged, int input_stride,
+                                             T (&filtered)[kMaps][kOutputs]) const {
+    filter(taps, p.window_columns, PixelRow<T>{{staged, input_stride, {}}}, filtered);
+  }
+  __device__ __forceinline__ void filter_column(const T* taps, const Ring<T>& ring, int cell,
+                                                T (&filtered)[kMaps][kOutputs]) const {
+    filter(taps, p.window_rows, RingColumn<T, kMaps>{ring, cell}, filtered);
   }
 
   // Pixels (y, x) .. (y + count - 1, x), all of them own.
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs], const NoPixels&,
                                          const ThreadSums& sums) const {
-    const bool has_mask = p.mask.data != nullptr;
+    add_differences(y, x, count, sums);
+    PixelStatistic<kImages, T> pixels[kOutputs];
+    const DoubledStabilizers<T> stabilizers = stabilizers_of(p, piece);
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
+      pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
+                                                                      stabilizers);
+    }
+    finish_pixels(y, x, count, pixels, sums);
+  }
+
+  __device__ __forceinline__ void add_differences(int64_t y, int64_t x, int count,
+                                                  const ThreadSums& sums) const {
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
       T b[kOutputs];
@@ -323,7 +372,7 @@ struct MomentsPass {
       load_column(p.img2, pixel_at(p.img2, piece, y, x), count, b);
       T absolute = T(0);
       T squares = T(0);
-      if (has_mask) {
+      if (p.mask.data != nullptr) {
         T numbers[kOutputs];
         load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
 #pragma unroll
@@ -347,21 +396,22 @@ struct MomentsPass {
         sums[0] += p.l2_weight * static_cast<double>(squares);
       }
     }
+  }
+
+  // What becomes of the statistics of a thread's pixels.
+  __device__ __forceinline__ void finish_pixels(int64_t y, int64_t x, int count,
+                                                PixelStatistic<kImages, T> (&pixels)[kOutputs],
+                                                const ThreadSums& sums) const {
     T sum = T(0);
-    PixelStatistic<kImages, T> pixels[kOutputs];
-    const DoubledStabilizers<T> stabilizers = stabilizers_of(p, piece);
+    if (p.mask.data == nullptr) {
 #pragma unroll
-    for (int o = 0; o < kOutputs; ++o) {
-      const Moments<T> moments = {filtered[0][o], filtered[1][o], filtered[2][o], filtered[3][o]};
-      pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
-                                                                      stabilizers);
-      sum += o < count ? pixels[o].value() : T(0);
-    }
-    if (has_mask) {
+      for (int o = 0; o < kOutputs; ++o) {
+        sum += o < count ? pixels[o].value() : T(0);
+      }
+    } else {
       T numbers[kOutputs];
       load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
       const T inverse = kGradient ? inverse_divisor(p.divisors, piece.batch, piece.channel) : T(1);
-      sum = T(0);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {  // numbers are 0 from count on
         mask_pixel(numbers[o], p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse,
@@ -382,43 +432,86 @@ struct MomentsPass {
       }
     }
     if constexpr (kGradient) {
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        T(&partials)[kPartials] = pixels[o].partials;
-        // s and d of the other shift are these plus delta_s and delta_d.
-        const T by_s = delta_s * partials[1];
-        const T by_d = delta_d * partials[2];
-        partials[0] -= by_s + by_d;
-        if constexpr (kImages == 2) {
-          partials[3] -= by_s - by_d;
-        }
-      }
-      if (p.map_gradient.data != nullptr) {
-        T weights[kOutputs];
-        load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
-#pragma unroll
-        for (int o = 0; o < kOutputs; ++o) {
-          for (T& partial : pixels[o].partials) {
-            partial *= weights[o];
-          }
-        }
-      }
-      T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        if (o < count) {
-#pragma unroll
-          for (int m = 0; m < kPartials; ++m) {
-            to[(o * kPartials + m) * kPartialColumns] = pixels[o].partials[m];
-          }
-        }
+      if (p.partials != nullptr) {
+        store_partials(y, x, count, pixels);
       }
     }
     if (p.statistic_weight != 0.0) {
       sums[0] += p.statistic_weight * static_cast<double>(sum);
     }
   }
+
+  __device__ __forceinline__ void store_partials(
+      int64_t y, int64_t x, int count, PixelStatistic<kImages, T> (&pixels)[kOutputs]) const {
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      T(&partials)[kPartials] = pixels[o].partials;
+      // s and d of the other shift are these plus delta_s and delta_d.
+      const T by_s = delta_s * partials[1];
+      const T by_d = delta_d * partials[2];
+      partials[0] -= by_s + by_d;
+      if constexpr (kImages == 2) {
+        partials[3] -= by_s - by_d;
+      }
+    }
+    if (p.map_gradient.data != nullptr) {
+      T weights[kOutputs];
+      load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        for (T& partial : pixels[o].partials) {
+          partial *= weights[o];
+        }
+      }
+    }
+    T* to = partials_at<kPartials>(p, piece, y, x - p.value.left);
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      if (o < count) {
+#pragma unroll
+        for (int m = 0; m < kPartials; ++m) {
+          to[(o * kPartials + m) * kPartialColumns] = pixels[o].partials[m];
+        }
+      }
+    }
+  }
 };
+
+// Begins to copy a row of a slice's maps.
+template <int kMaps, class T>
+__device__ __forceinline__ void stage_maps(const SeparableParams<T>& p, const Piece& piece,
+                                           const SeparableRow& at, T* staged, int input_stride) {
+  const int64_t map = p.image.rows * p.volume.pitch;
+  const T* row = p.volume.maps;
+  if (at.begin < at.end) {
+    row +=
+        (piece.channel - p.first_plane) * kMaps * map + at.y * p.volume.pitch + at.left + at.begin;
+  }
+  at.template for_vectors<T>([&](int column, int count) {
+    const T* from = count > 0 ? row + (column - at.begin) : p.volume.maps;
+#pragma unroll
+    for (int m = 0; m < kMaps; ++m) {
+      copy_async<16>(staged + m * input_stride + column, from + m * map,
+                     count * static_cast<int>(sizeof(T)));
+    }
+  });
+}
+// What the maps are beyond the slice.
+template <int kMaps, class T>
+__device__ __forceinline__ void fill_outside(const SeparableRow& at, const T (&outside)[kMaps],
+                                             T* staged, int input_stride) {
+  at.template for_vectors<T>([&](int column, int count) {
+#pragma unroll
+    for (int i = 0; i < kSeparableVector<T>; ++i) {
+      if (i >= count) {
+#pragma unroll
+        for (int m = 0; m < kMaps; ++m) {
+          staged[m * input_stride + column + i] = outside[m];
+        }
+      }
+    }
+  });
+}
 
 // The first pass over a volume: of a slice the maps that are filtered along depth already.
 template <class T, int kImages>
@@ -444,46 +537,22 @@ struct VolumeMomentsPass : MomentsPass<T, kImages> {
   }
 
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
-    const auto& p = this->p;
-    const int64_t map = p.image.rows * p.volume.pitch;
-    const T* row = p.volume.maps;
-    if (at.begin < at.end) {
-      row += (this->piece.channel - p.first_plane) * kSeparableMaps * map + at.y * p.volume.pitch +
-             at.left + at.begin;
-    }
-    at.template for_vectors<T>([&](int column, int count) {
-      const T* from = count > 0 ? row + (column - at.begin) : p.volume.maps;
-#pragma unroll
-      for (int m = 0; m < kSeparableMaps; ++m) {
-        copy_async<16>(staged + m * input_stride + column, from + m * map,
-                       count * static_cast<int>(sizeof(T)));
-      }
-    });
+    stage_maps<kInputs>(this->p, this->piece, at, staged, input_stride);
   }
   __device__ __forceinline__ void prepare(const SeparableRow& at, T* staged,
                                           int input_stride) const {
-    at.template for_vectors<T>([&](int column, int count) {
-#pragma unroll
-      for (int i = 0; i < kSeparableVector<T>; ++i) {
-        if (i >= count) {
-#pragma unroll
-          for (int m = 0; m < kSeparableMaps; ++m) {
-            staged[m * input_stride + column + i] = outside[m];
-          }
-        }
-      }
-    });
+    fill_outside(at, outside, staged, input_stride);
   }
-
-  __device__ __forceinline__ MapRow<T, kSeparableMaps> row(const T* staged,
-                                                           int input_stride) const {
-    return {staged, input_stride, {}};
+  __device__ __forceinline__ void filter_row(const T* taps, const T* staged, int input_stride,
+                                             T (&filtered)[kInputs][kSeparableOutputs<T>]) const {
+    filter(taps, this->p.window_columns, MapRow<T, kInputs>{staged, input_stride, {}}, filtered);
   }
 };
 
 // The second pass, of maps by_mean1, by_mean_s2, by_mean_d2 and for two images by_mean2.
 template <class T, int kImages>
 struct GradientPass {
+  static constexpr int kBlocks = kSeparableBlocksPerMultiprocessor;
   static constexpr int kMaps = partial_maps(kImages);
   static constexpr int kInputs = kMaps;
   static constexpr int kOutputs = kSeparableOutputs<T>;
@@ -526,8 +595,13 @@ struct GradientPass {
     return pixels;
   }
 
-  __device__ __forceinline__ MapRow<T, kMaps> row(const T* staged, int input_stride) const {
-    return {staged, input_stride, {}};
+  __device__ __forceinline__ void filter_row(const T* taps, const T* staged, int input_stride,
+                                             T (&filtered)[kMaps][kOutputs]) const {
+    filter(taps, p.window_columns, MapRow<T, kMaps>{staged, input_stride, {}}, filtered);
+  }
+  __device__ __forceinline__ void filter_column(const T* taps, const Ring<T>& ring, int cell,
+                                                T (&filtered)[kMaps][kOutputs]) const {
+    filter(taps, p.window_rows, RingColumn<T, kMaps>{ring, cell}, filtered);
   }
 
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
@@ -565,15 +639,32 @@ struct GradientPass {
       const T shifted_b = b[o] - shift.y;
       const T by_s = (shifted_a + shifted_b) * filtered[1][o];
       const T by_d = (shifted_a - shifted_b) * filtered[2][o];
-      // A factor of 0 leaves the statistic out, which may be NaN.
-      const auto gradient = [&](T by_statistic, T of_difference) {
-        return p.statistic_factor == T(0)
-                   ? of_difference
-                   : multiply_add(p.statistic_factor, by_statistic, of_difference);
-      };
-      gradients[0][o] = gradient(filtered[0][o] + (by_s + by_d), by_difference[o]);
+      gradients[0][o] = filtered[0][o] + (by_s + by_d);
       if constexpr (kImages == 2) {
-        gradients[1][o] = gradient(filtered[3][o] + (by_s - by_d), -by_difference[o]);
+        gradients[1][o] = filtered[3][o] + (by_s - by_d);
+      }
+    }
+    if (p.mask_is_normalized) {
+      T numbers[kOutputs];
+      load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+#pragma unroll
+        for (int image = 0; image < kImages; ++image) {
+          gradients[image][o] = select_positive(numbers[o], numbers[o] * gradients[image][o], T(0));
+        }
+      }
+    }
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+#pragma unroll
+      for (int image = 0; image < kImages; ++image) {
+        const T of_difference = image == 0 ? by_difference[o] : -by_difference[o];
+        // A factor of 0 leaves the statistic out, which may be NaN.
+        gradients[image][o] =
+            p.statistic_factor == T(0)
+                ? of_difference
+                : multiply_add(p.statistic_factor, gradients[image][o], of_difference);
       }
     }
     store_column(p.grad1, pixel_at(p.grad1, piece, y, x), count, gradients[0]);

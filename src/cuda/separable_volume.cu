@@ -1,7 +1,8 @@
 // The filters along depth of the separable schedule (separable.cu), for volumes. Around its two
 // passes, which see slices as planes:
 //
-//   depth      pixels of slices z - r .. z + r  ->  s, d, s^2, d^2 of slice z, in memory
+//   depth      pixels of slices z - r .. z + r  ->  s, d, s^2, d^2 of slice z, in memory; under a
+//              normalized mask what separable_masked_passes.cuh merges
 //   moments    these along rows and columns: sums, map, partial derivatives, which go to a ring
 //   depth      partial derivatives of slices z - r .. z + r  ->  those of slice z
 //   gradient   these along rows and columns
@@ -16,7 +17,7 @@
 
 #include "cuda/launches.h"
 #include "cuda/separable.h"
-#include "cuda/separable_passes.cuh"
+#include "cuda/separable_masked_passes.cuh"
 
 namespace fused_ssim::cuda {
 namespace separable {
@@ -41,6 +42,31 @@ struct DepthPixels {
     input[1] = d;
     input[2] = s * s;
     input[3] = d * d;
+  }
+  __device__ __forceinline__ void next_block() { slice += kSeparableOutputs<T>; }
+};
+
+// A pixel's m, s, d under a normalized mask, slice by slice.
+template <class T>
+struct DepthMaskedPixels {
+  const SeparableParams<T>& p;
+  const char* x;  // of the volume's first slice
+  const char* y;
+  const char* mask;
+  int64_t slice;
+
+  __device__ __forceinline__ void read(int i, T (&input)[kMaskedImages]) const {
+    const int64_t z = slice + i;
+    input[0] = T(1);
+    input[1] = T(0);
+    input[2] = T(0);
+    if (z >= 0 && z < p.volume.slices) {
+      const T a = load_element<T>(x + z * p.img1.channel, p.img1);
+      const T b = load_element<T>(y + z * p.img2.channel, p.img2);
+      input[0] = load_mask_number<T>(mask + z * p.mask.channel, p.mask);
+      input[1] = select_positive(input[0], a + b, T(0));
+      input[2] = select_positive(input[0], a - b, T(0));
+    }
   }
   __device__ __forceinline__ void next_block() { slice += kSeparableOutputs<T>; }
 };
@@ -104,29 +130,37 @@ __device__ __forceinline__ const T* depth_taps(const SeparableParams<T>& p) {
   return taps;
 }
 
-template <class T>
+template <class T, bool kMasked>
 __global__ void __launch_bounds__(kThreads)
     depth_moments_kernel(const __grid_constant__ SeparableParams<T> p) {
+  constexpr int kMaps = kMasked ? kMaskedMaps : kSeparableMaps;
   const T* taps = depth_taps(p);
   allow_next_launch();
   wait_for_previous_launch();
-  const Shift<T> shift = volume_shift(p);
+  const Shift<T> shift = kMasked ? Shift<T>{} : volume_shift(p);
   const int64_t map = p.image.rows * p.volume.pitch;
   for_elements(p, p.image.rows * p.image.columns, [&](int64_t pixel, int64_t first) {
     const int64_t row = quotient(pixel, p.image.columns);
     const int64_t column = pixel - row * p.image.columns;
-    const DepthPixels<T> pixels = {p, p.img1.data + row * p.img1.row + column * p.img1.column,
-                                   p.img2.data + row * p.img2.row + column * p.img2.column,
-                                   p.volume.first_slice + first - p.volume.window / 2, shift};
-    T filtered[kSeparableMaps][kSeparableOutputs<T>];
-    filter(taps, p.volume.window, pixels, filtered);
-    T* to = p.volume.maps + first * kSeparableMaps * map + row * p.volume.pitch + column;
+    const auto place = [&](const InputImage& image) {
+      return image.data + row * image.row + column * image.column;
+    };
+    const int64_t slice = p.volume.first_slice + first - p.volume.window / 2;
+    T filtered[kMaps][kSeparableOutputs<T>];
+    if constexpr (kMasked) {
+      const DepthMaskedPixels<T> pixels = {p, place(p.img1), place(p.img2), place(p.mask), slice};
+      filter_masked<kMaskedImages>(taps, p.volume.window, pixels, pixels, filtered);
+    } else {
+      const DepthPixels<T> pixels = {p, place(p.img1), place(p.img2), slice, shift};
+      filter(taps, p.volume.window, pixels, filtered);
+    }
+    T* to = p.volume.maps + first * kMaps * map + row * p.volume.pitch + column;
 #pragma unroll
     for (int o = 0; o < kSeparableOutputs<T>; ++o) {
       if (first + o < p.volume.slice_count) {
 #pragma unroll
-        for (int m = 0; m < kSeparableMaps; ++m) {
-          to[(o * kSeparableMaps + m) * map] = filtered[m][o];
+        for (int m = 0; m < kMaps; ++m) {
+          to[(o * kMaps + m) * map] = filtered[m][o];
         }
       }
     }
@@ -174,8 +208,10 @@ cudaError_t launch_along_depth(void (*kernel)(const SeparableParams<T>),
 template <class T>
 cudaError_t launch_depth_moments(const SeparableParams<T>& params, const DeviceFacts& device,
                                  cudaStream_t stream) {
-  return separable::launch_along_depth(separable::depth_moments_kernel<T>, params,
-                                       params.image.rows * params.image.columns, device, stream);
+  return separable::launch_along_depth(
+      params.mask_is_normalized ? separable::depth_moments_kernel<T, true>
+                                : separable::depth_moments_kernel<T, false>,
+      params, params.image.rows * params.image.columns, device, stream);
 }
 
 template <class T>

@@ -89,7 +89,8 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (is_masked(problem) && !strips_serve_masked(problem, request)) {
+  if (mask_is_normalized(problem) ||
+      (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
@@ -473,9 +474,6 @@ cudaError_t current_device(DeviceFacts* facts) {
 const char* not_served(const Problem& problem, const Request& request) {
   if (problem.sizes[FUSED_SSIM_AXIS_CHANNEL] > INT_MAX || image_size(problem, kDepth) > INT_MAX) {
     return "expected less than 2^31 channels and slices for the CUDA kernels, got more";
-  }
-  if (mask_is_normalized(problem)) {
-    return "expected a weighted mask or none for the CUDA kernels, got a normalized one";
   }
   // Where there is no device, `workspace_bytes` says so.
   DeviceFacts device;

@@ -129,6 +129,7 @@ struct Definition {
   double statistic_weight = 1, l1_weight = 0, l2_weight = 0;
   const std::vector<double>* mask = nullptr;         // [planes, height, width]
   const std::vector<double>* stabilizers = nullptr;  // [batch, 2]
+  bool normalized = false;                           // the mask
 };
 
 struct Reference {
@@ -203,11 +204,24 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
     const T c1 = T(own ? own[0] : d.c1), c2 = T(own ? own[1] : d.c2);
     const std::vector<T> x(a.begin() + p * n, a.begin() + (p + 1) * n);
     const std::vector<T> y(b.begin() + p * n, b.begin() + (p + 1) * n);
-    std::vector<T> xx(n), yy(n), xy(n);
-    for (int64_t i = 0; i < n; ++i) xx[i] = x[i] * x[i], yy[i] = y[i] * y[i], xy[i] = x[i] * y[i];
-    const auto mx = filter(x, h, w, rows, columns), my = filter(y, h, w, rows, columns);
-    const auto exx = filter(xx, h, w, rows, columns), eyy = filter(yy, h, w, rows, columns);
-    const auto exy = filter(xy, h, w, rows, columns);
+    std::vector<T> seen(n, T(1));  // what windows see of the mask, which is 1 outside the image
+    if (d.normalized) {
+      for (int64_t i = 0; i < n; ++i) seen[i] = T((*d.mask)[p * n + i]) - T(1);
+      seen = filter(seen, h, w, rows, columns);
+      for (T& number : seen) number += T(1);
+    }
+    const auto means = [&](const std::vector<T>& u, const std::vector<T>* v) {
+      std::vector<T> of(n);
+      for (int64_t i = 0; i < n; ++i) {
+        const T m = T(d.normalized ? (*d.mask)[p * n + i] : 1.0);
+        of[i] = m > 0 ? m * (u[i] * (v ? (*v)[i] : T(1))) : T(0);
+      }
+      of = filter(of, h, w, rows, columns);
+      for (int64_t i = 0; i < n; ++i) of[i] = seen[i] > T(1e-14) ? of[i] / seen[i] : T(0);
+      return of;
+    };
+    const auto mx = means(x, nullptr), my = means(y, nullptr);
+    const auto exx = means(x, &x), eyy = means(y, &y), exy = means(x, &y);
     std::vector<T> px(n), py(n), pxx(n), pxy(n);  // derivatives by the moments
     std::vector<T> of_difference(n);
     for (int64_t i = 0; i < n; ++i) {
@@ -226,16 +240,24 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
       }
       const T difference = x[i] - y[i];
       const int64_t in_map = (p * (h - 2 * top) + row - top) * (w - 2 * left) + column - left;
-      const double m = d.mask ? (*d.mask)[p * n + i] : 1.0;
+      double m = d.mask ? (*d.mask)[p * n + i] : 1.0;
+      if (d.normalized && !(seen[i] > T(1e-14))) {
+        // Of no pixel: counts as one of equal images.
+        ref.map[in_map] = 1, ref.statistic[p] += m, ref.weights[p] += m;
+        ref.absolute[p] += m * std::fabs(x[i] - y[i]);
+        ref.squares[p] += m * (x[i] - y[i]) * (x[i] - y[i]);
+        m = 0;
+      }
       ref.map[in_map] = m > 0 ? value : T(1);
       if (!(m > 0)) continue;
       ref.statistic[p] += m * value;
       ref.absolute[p] += m * std::fabs(difference);
       ref.squares[p] += m * difference * difference;
       ref.weights[p] += m;
-      const T g = T(weights ? (*weights)[in_map] : m);
+      T g = T(weights ? (*weights)[in_map] : m);
       of_difference[i] = g * (T(d.l1_weight) * T((difference > 0) - (difference < 0)) +
                               T(d.l2_weight) * 2 * difference);
+      g /= seen[i];
       px[i] = g * (by_luminance * 2 * (my[i] - mx[i] * luminance) / b1 +
                    by_contrast * 2 * (mx[i] * contrast - my[i]) / b2);
       py[i] = g * (by_luminance * 2 * (mx[i] - my[i] * luminance) / b1 +
@@ -249,10 +271,13 @@ Reference reference(const Definition& d, const std::vector<double>& a, const std
     };
     const auto fx = back(px), fy = back(py), fxx = back(pxx), fxy = back(pxy);
     for (int64_t i = 0; i < n; ++i) {
-      ref.grads[0][p * n + i] =
-          d.statistic_weight * (fx[i] + 2 * x[i] * fxx[i] + y[i] * fxy[i]) + of_difference[i];
-      ref.grads[1][p * n + i] =
-          d.statistic_weight * (fy[i] + 2 * y[i] * fxx[i] + x[i] * fxy[i]) - of_difference[i];
+      const double m = d.normalized ? (*d.mask)[p * n + i] : 1.0;
+      const double weight = m * d.statistic_weight;
+      const auto by_statistic = [&](T u, T v, T mean_partial) {
+        return m > 0 ? weight * (mean_partial + 2 * u * fxx[i] + v * fxy[i]) : 0.0;
+      };
+      ref.grads[0][p * n + i] = by_statistic(x[i], y[i], fx[i]) + of_difference[i];
+      ref.grads[1][p * n + i] = by_statistic(y[i], x[i], fy[i]) - of_difference[i];
     }
   });
   return ref;
@@ -572,6 +597,7 @@ struct Mask {
   int32_t dtype = kUInt8;
   Sharing sharing = Sharing::kAll;
   bool some_empty = false;
+  bool normalized = false;
 
   double number(int64_t i, unsigned seed) const {
     const double r = random_number(i, seed);
@@ -587,6 +613,12 @@ const std::vector<Mask> kMasks = {
     {true, kFloat16, Sharing::kNone},
     {true, kBFloat16, Sharing::kChannels},
     {true, kFloat64, Sharing::kNone},
+    {true, kUInt8, Sharing::kAll, false, true},
+    {true, kUInt8, Sharing::kChannels, true, true},
+    {true, kFloat32, Sharing::kNone, true, true},
+    {true, kFloat16, Sharing::kNone, false, true},
+    {true, kBFloat16, Sharing::kAll, false, true},
+    {true, kFloat64, Sharing::kChannels, false, true},
 };
 
 struct Case {
@@ -661,14 +693,15 @@ void report(const Case& c, bool strips, const char* what, double error, double l
   const char* statistics[] = {"ssim", "contrast", "luminance"};
   std::printf(
       "FAIL %s: %.3g > %.3g  [%s l1 %g l2 %g, window %s, %s %s, %s %s/%d, %s %s -> %s, %s, %s, "
-      "r%d%s%s, mask %s/%d%s%s]\n",
+      "r%d%s%s, mask %s/%d%s%s%s]\n",
       what, error, limit, c.kind.words.c_str(), c.kind.l1, c.kind.l2, c.window.name.c_str(),
       text_of(c.shape).c_str(), paddings[c.padding], name_of_dtype(c.types.img1),
       name_of_dtype(c.types.img2), c.divisor, name_of(c.layouts.img1), name_of(c.layouts.img2),
       name_of(c.output_layout), name_of(c.content), statistics[c.statistic], c.reduction,
       c.gradient_of_sum ? " of sum" : "", strips ? " strips" : "",
       c.mask.exists ? name_of_dtype(c.mask.dtype) : "none", static_cast<int>(c.mask.sharing),
-      c.mask.some_empty ? " some empty" : "", c.own_stabilizers ? ", own stabilizers" : "");
+      c.mask.some_empty ? " some empty" : "", c.mask.normalized ? " normalized" : "",
+      c.own_stabilizers ? ", own stabilizers" : "");
 }
 void expect(bool right, const std::string& what) {
   ++cases_run;
@@ -764,6 +797,7 @@ Errors run_case(Case c) {
   std::vector<double> mask_numbers, stabilizers(2 * s.batch);
   const DeviceMask mask(c, seed + 2, &mask_numbers);
   if (c.mask.exists) problem.mask = mask.image;
+  problem.mask_mode = c.mask.normalized ? FUSED_SSIM_MASK_NORMALIZED : FUSED_SSIM_MASK_WEIGHTED;
   DeviceImage stabilizer_image({1, 1, 1, 2 * s.batch}, accumulator);
   for (int64_t i = 0; i < 2 * s.batch; ++i) {
     stabilizers[i] = (1 + 3 * random_number(i, seed + 3)) * (i % 2 == 0 ? problem.c1 : problem.c2);
@@ -804,7 +838,8 @@ Errors run_case(Case c) {
                                  kind.l1,
                                  kind.l2,
                                  c.mask.exists ? &mask_numbers : nullptr,
-                                 c.own_stabilizers ? &stabilizers : nullptr};
+                                 c.own_stabilizers ? &stabilizers : nullptr,
+                                 c.mask.normalized};
   const auto refer = [&](auto zero) {
     return reference<decltype(zero)>(definition, a, b, s, kind.weighted ? &weights : nullptr,
                                      kind.grad1 || kind.grad2);
@@ -839,7 +874,8 @@ Errors run_case(Case c) {
 
   const size_t longest = std::max(c.window.rows.size(), c.window.columns.size());
   for (const bool strips : {false, true}) {
-    if (strips && (in_double || longest > 11)) continue;  // which has one schedule
+    // These have one schedule.
+    if (strips && (in_double || longest > 11 || c.mask.normalized)) continue;
     for (DeviceImage* output : {&value, &mse, &map, &grad1, &grad2}) output->poison();
     run(problem, request, strips);
     bool clean = true;
@@ -1248,14 +1284,15 @@ void test_nan_containment(const Window& window) {
 }
 
 // A NaN that no pixel with a weight sees changes nothing but its own gradient; also where filters,
-// which have 11 taps, see it, and the window does not.
-void test_nan_under_mask(const Window& window, int32_t dtype) {
+// which have 11 taps, see it, and the window does not. Under a normalized mask it is enough that it is
+// masked itself, and its gradient is 0.
+void test_nan_under_mask(const Window& window, int32_t dtype, bool normalized) {
   Case c;
   c.shape = {1, 2, 90, 300};
   c.window = window;
   c.types = {dtype, dtype};
   const Shape& s = c.shape;
-  const auto radius = static_cast<int64_t>(window.rows.size() / 2);
+  const auto radius = static_cast<int64_t>(normalized ? 0 : window.rows.size() / 2);
   const int64_t bad_y = 40, bad_x = 243, pixels = s.height * s.width;
   std::vector<double> a, b, numbers(s.pixels());
   fill(Content::kNoise, s, 7, &a, &b);
@@ -1274,6 +1311,7 @@ void test_nan_under_mask(const Window& window, int32_t dtype) {
     for (int kind = 0; kind < 2; ++kind) {
       fs::Problem problem = c.problem(img1.image(), img2.image());
       problem.mask = mask.image();
+      problem.mask_mode = normalized ? FUSED_SSIM_MASK_NORMALIZED : FUSED_SSIM_MASK_WEIGHTED;
       fs::Request request = fused_ssim_request();
       request.reduction = FUSED_SSIM_CHANNEL;
       request.l1_weight = 0.5;
@@ -1291,16 +1329,19 @@ void test_nan_under_mask(const Window& window, int32_t dtype) {
     a[pixels + bad_y * s.width + bad_x] = HUGE_VAL;
   }
   double worst = 0;
+  bool is_zero = true;  // at the masked pixel, where it is not seen
   for (int kind = 0; kind < 2; ++kind) {
     for (size_t i = 0; i < clean_run[kind].size(); ++i) {
       const auto pixel = static_cast<int64_t>(i) - 2;
-      if (pixel >= 0 && pixel % pixels == bad_y * s.width + bad_x) continue;
+      const bool is_bad = pixel >= 0 && pixel % pixels == bad_y * s.width + bad_x;
+      if (is_bad && !normalized) continue;
+      is_zero = is_zero && (!is_bad || (clean_run[kind][i] == 0 && spoilt_run[kind][i] == 0));
       const double scale = pixel >= 0 ? static_cast<double>(pixels) : 1.0;
       const double error = scale * std::fabs(clean_run[kind][i] - spoilt_run[kind][i]);
       if (!(error <= worst)) worst = error;
     }
   }
-  expect(worst <= (dtype == kBFloat16 ? 0.3 : 1e-3),
+  expect(worst <= (dtype == kBFloat16 ? 0.3 : 1e-3) && is_zero,
          "NaN under a mask, window " + window.name + ": " + std::to_string(worst));
 }
 
@@ -1523,7 +1564,9 @@ void test_special() {
   test_large_sums();
   for (const Window& window : {kStandard, seven, thirteen}) {
     test_nan_containment(window);
-    for (const int32_t dtype : {kFloat32, kBFloat16, kFloat64}) test_nan_under_mask(window, dtype);
+    for (const int32_t dtype : {kFloat32, kBFloat16, kFloat64}) {
+      for (const bool normalized : {false, true}) test_nan_under_mask(window, dtype, normalized);
+    }
     test_determinism(window, {});
     test_determinism(window, {kBFloat16, kUInt8});
   }
@@ -1634,6 +1677,7 @@ double bench(const Case& c, const fs::cuda::StripChoice* choice = nullptr) {
     fs::Problem problem = c.problem(set.img1.image(), set.img2.image());
     if (c.mask.exists) {
       problem.mask = set.mask.image();
+      problem.mask_mode = c.mask.normalized ? FUSED_SSIM_MASK_NORMALIZED : FUSED_SSIM_MASK_WEIGHTED;
       if (c.mask.sharing != Sharing::kNone) problem.mask.strides[FUSED_SSIM_AXIS_CHANNEL] = 0;
     }
     return problem;
@@ -1740,8 +1784,11 @@ std::vector<Row> bench_table() {
   add("value + mse", kMse);
   add("value float64", kValue, {kFloat64, kFloat64});
   for (const Mask& mask :
-       {Mask{true, kUInt8, Sharing::kChannels}, Mask{true, kFloat32, Sharing::kNone}}) {
-    const std::string of = mask.dtype == kUInt8 ? ", mask of bools" : ", mask of float32";
+       {Mask{true, kUInt8, Sharing::kChannels}, Mask{true, kFloat32, Sharing::kNone},
+        Mask{true, kUInt8, Sharing::kChannels, false, true},
+        Mask{true, kFloat32, Sharing::kNone, false, true}}) {
+    const std::string of = std::string(mask.normalized ? ", normalized mask of " : ", mask of ") +
+                           (mask.dtype == kUInt8 ? "bools" : "float32");
     for (const auto& [name, kind] : {std::pair<const char*, Kind>{"value", kValue},
                                      {"value + gradient", kGradient},
                                      {"value + both gradients", kBoth},
