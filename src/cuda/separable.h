@@ -41,7 +41,7 @@ inline constexpr int64_t kMaxSlabBytes = int64_t{256} << 20;
 // Shared memory that a block uses beside what its layout says.
 inline constexpr int kSeparableStaticShared = 1024;
 // Taps of both axes together, in the kernel's parameters.
-inline constexpr int kSeparableTapBytes = 3072;
+inline constexpr int kSeparableTapBytes = 3040;
 
 // A block's shared memory: taps, staged rows of each input, the ring of filtered rows, and of
 // images each thread's two sums.
@@ -158,7 +158,8 @@ struct SeparableParams {
   const T* own_stabilizers = nullptr;  // [batch, 2]: C1 and C2 of each image
   // What makes these `stabilizers`; 0 where the one of all images holds.
   T stabilizer_scales[2] = {};
-  T* map = nullptr;  // [planes, value.rows, value.columns]
+  T* map = nullptr;  // [planes, value.rows, value.columns], planes map_plane apart
+  int64_t map_plane = 0;
   // [planes from first_plane on, blocks of columns, rows, maps, columns of a block], of the pixels
   // that have a value. Rows go round: that of the image at partials_top is the first, and again
   // that `partials_rows` further down.

@@ -22,7 +22,7 @@ struct SeparablePlan {
   int images = 0;  // whose gradients are wanted
   int64_t planes_per_value = 1;
   int64_t planes = 0;  // of a slab: whole values, or a part of one
-  int64_t rows = 0;    // that have a value
+  int64_t rows = 0;    // that have a value, of a slab; of volumes, of a band
   int64_t partials_rows = 0;
   int partials_block = 0;  // strides in elements
   int64_t partials_plane = 0;
@@ -30,6 +30,7 @@ struct SeparablePlan {
   int64_t slices = 0;
   int64_t ring_slices = 0;
   int64_t pitch = 0;
+  int64_t band_maps = 0;  // elements of the maps that are filtered along depth
   int64_t scratch_bytes = 0;
 };
 
@@ -52,28 +53,62 @@ void lay_out_partials(const Problem& problem, int maps, SeparablePlan* plan) {
       ceil_divide(map_size(problem, kWidth), kPartialColumns) * plan->partials_block;
 }
 
-// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once. The
-// ring holds a slab and the slices before it that gradients still need, in whole slabs.
+// The rows around those of a band, which have a value, that the band works on.
+struct BandRows {
+  SeparableRange image;  // in rows of the image
+  SeparableRange value;  // in rows of those that have a value; columns are not set
+};
+
+// A band of a volume's rows owns the values and gradients of `rows` rows. Gradients need the partial
+// derivatives of those that their windows reach, and these the pixels of their own windows.
+BandRows rows_of_band(const Problem& problem, bool gradient, int64_t top, int64_t rows) {
+  const int64_t reach = radius(problem, kHeight);
+  const int64_t value_rows = map_size(problem, kHeight);
+  const int64_t front = crop(problem, kHeight);
+  const int64_t beyond = gradient ? reach : 0;
+  // The rows of the image above the first value and below the last one belong to the bands there.
+  const int64_t begin = top == 0 ? 0 : std::max<int64_t>(0, top - beyond);
+  const int64_t end = std::min(value_rows, top + rows + beyond);
+  const int64_t first = begin == 0 ? 0 : std::max<int64_t>(0, front + begin - reach);
+  const int64_t last = end == value_rows
+                           ? image_size(problem, kHeight)
+                           : std::min(image_size(problem, kHeight), front + end + reach);
+  return {{first, 0, last - first, 0}, {begin, 0, end - begin, 0}};
+}
+
+// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once; where
+// even these take too much, a band of rows at a time. The ring holds a slab and the slices before it
+// that gradients still need, in whole slabs.
 template <class T>
 void plan_slices(const Problem& problem, int moment_maps, int maps, int64_t slab_bytes,
                  SeparablePlan* plan) {
   constexpr int64_t kOutputs = kSeparableOutputs<T>;
   const int64_t slices = map_size(problem, kDepth);
-  lay_out_partials(problem, maps, plan);
+  const int64_t value_rows = plan->rows;
   plan->pitch = round_up(image_size(problem, kWidth), kSeparableVector<T>);
-  const int64_t slice_maps = moment_maps * image_size(problem, kHeight) * plan->pitch;
-  for (int64_t parts = 1;; ++parts) {
-    plan->slices = std::min(slices, round_up(ceil_divide(slices, parts), kOutputs));
+  const auto lay_out = [&](int64_t slice_parts, int64_t row_parts) {
+    plan->slices = std::min(slices, round_up(ceil_divide(slices, slice_parts), kOutputs));
     const int64_t alive =
         plan->slices < slices ? plan->slices + 2 * radius(problem, kDepth) : slices;
     plan->ring_slices = maps == 0 ? 0 : std::max(kOutputs, round_up(alive, plan->slices));
+    plan->rows = ceil_divide(value_rows, row_parts);
+    // A band in the middle is the largest.
+    const int64_t top = row_parts > 2 ? plan->rows : 0;
+    const BandRows band = rows_of_band(problem, maps > 0, top, plan->rows);
+    plan->partials_rows = round_up(band.value.rows, kOutputs);
+    lay_out_partials(problem, maps, plan);
+    plan->band_maps = plan->slices * moment_maps * band.image.rows * plan->pitch;
     const int64_t elements =
-        plan->slices * slice_maps +
+        plan->band_maps +
         (maps == 0 ? 0 : (plan->ring_slices + plan->slices) * plan->partials_plane);
     plan->scratch_bytes = elements * static_cast<int64_t>(sizeof(T));
-    if (plan->scratch_bytes <= slab_bytes || plan->slices <= kOutputs) {
-      return;
-    }
+  };
+  int64_t slice_parts = 1;
+  do {
+    lay_out(slice_parts++, 1);
+  } while (plan->scratch_bytes > slab_bytes && plan->slices > kOutputs);
+  for (int64_t row_parts = 2; plan->scratch_bytes > kMaxSlabBytes && plan->rows > 1; ++row_parts) {
+    lay_out(slices, row_parts);
   }
 }
 
@@ -209,6 +244,7 @@ SeparableParams<T> common_params(const Problem& problem, const Request& request,
   p.image = {0, 0, image_size(problem, kHeight), image_size(problem, kWidth)};
   p.value = {crop(problem, kHeight), crop(problem, kWidth), map_size(problem, kHeight),
              map_size(problem, kWidth)};
+  p.map_plane = p.value.rows * p.value.columns;
   p.window_columns = problem.windows[kWidth].size;
   p.window_rows = problem.windows[kHeight].size;
   p.stabilizers = doubled_stabilizers<T>(problem);
@@ -383,9 +419,9 @@ cudaError_t run_images(const Problem& problem, const Request& request, const Dev
   return cudaSuccess;
 }
 
-// A volume's slices as planes. Slices of `image` before `front` have no memory.
+// A volume's slices as planes, from row `top` on. Slices of `image` before `front` have no memory.
 template <class Byte>
-ByteImage<Byte> slices_of(const Problem& problem, const Image& image, int64_t volume,
+ByteImage<Byte> slices_of(const Problem& problem, const Image& image, int64_t volume, int64_t top,
                           int64_t front = 0) {
   auto bytes = bytes_of<Byte>(image, problem.uint8_divisor);
   if (bytes.data != nullptr) {
@@ -393,7 +429,7 @@ ByteImage<Byte> slices_of(const Problem& problem, const Image& image, int64_t vo
     bytes.data += volume / channels * bytes.batch + volume % channels * bytes.channel;
     bytes.batch = 0;
     bytes.channel = image.strides[FUSED_SSIM_AXIS_DEPTH] * size_of(image.dtype);
-    bytes.data -= front * bytes.channel;
+    bytes.data += top * bytes.row - front * bytes.channel;
   }
   return bytes;
 }
@@ -414,8 +450,7 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   SeparableVolume<T>& v = p.volume;
   v.maps = reinterpret_cast<T*>(free_bytes);
   v.pitch = plan.pitch;
-  v.ring = v.maps + plan.slices * (p.mask_is_normalized ? kMaskedMaps : kSeparableMaps) *
-                        p.image.rows * plan.pitch;
+  v.ring = v.maps + plan.band_maps;
   v.ring_slices = plan.ring_slices;
   v.slices = slices;
   v.value_front = front;
@@ -423,8 +458,13 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
   v.window = problem.windows[kDepth].size;
   T* const filtered = v.ring + plan.ring_slices * plan.partials_plane;
 
-  // Of those that have a value, the slices [first, first + count) of a volume.
-  const auto run_moments = [&](int64_t volume, int64_t first, int64_t count) {
+  const SeparableRange whole_image = p.image;
+  const SeparableRange whole_value = p.value;
+
+  // Of those that have a value, the slices [first, first + count) of a volume: their sums in rows
+  // [top, top + rows), and the partial derivatives of the band around these.
+  const auto run_moments = [&](int64_t volume, int64_t first, int64_t count, int64_t top,
+                               int64_t rows, int64_t band_top) {
     set_taps(problem, plan.moments, /*mirrored=*/false, &p);
     v.first_slice = front + first;
     v.slice_count = count;
@@ -432,21 +472,36 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
     p.first_plane = front + first;
     p.partials = plan.images == 0 ? nullptr : v.ring + first % v.ring_slices * p.partials_plane;
     p.source = p.image;
-    p.own = p.value;
     p.partials_top = p.value.top;
-    const int blocks = set_work(problem, device, plan.moments, count, &p);
-    const int64_t in_value = volume % plan.planes_per_value;
-    if (error == cudaSuccess) {
-      error = outputs.set(
-          volume / plan.planes_per_value, 1,
-          /*begins=*/in_value == 0 && first == 0,
-          /*carries=*/in_value + 1 != plan.planes_per_value || first + count != value_slices,
-          stream, &p);
-    }
-    return error != cudaSuccess ? error : launch_moments(p, plan.images, blocks, device, stream);
+    const auto run_rows = [&](int64_t begin, int64_t end, bool has_sums) {
+      if (error != cudaSuccess || begin == end) {
+        return;
+      }
+      p.own = {p.value.top + begin, p.value.left, end - begin, p.value.columns};
+      const int blocks = set_work(problem, device, plan.moments, count, &p);
+      const int64_t in_value = volume % plan.planes_per_value;
+      const bool is_last = in_value + 1 == plan.planes_per_value &&
+                           top + rows == whole_value.rows && first + count == value_slices;
+      if (has_sums) {
+        error = outputs.set(volume / plan.planes_per_value, 1,
+                            /*begins=*/in_value == 0 && top == 0 && first == 0,
+                            /*carries=*/!is_last, stream, &p);
+      } else {
+        p.carried[0] = p.carried[1] = nullptr;
+        p.carries = false;
+      }
+      if (error == cudaSuccess) {
+        error = launch_moments(p, plan.images, blocks, device, stream);
+      }
+    };
+    const int64_t own = top - band_top;
+    run_rows(0, own, /*has_sums=*/false);
+    run_rows(own, own + rows, /*has_sums=*/true);
+    run_rows(own + rows, p.value.rows, /*has_sums=*/false);
+    return error;
   };
-  // The slices [first, first + count) of a volume.
-  const auto run_gradient = [&](int64_t first, int64_t count) {
+  // The slices [first, first + count) of a volume, rows [top, bottom) of a band.
+  const auto run_gradient = [&](int64_t first, int64_t count, int64_t top, int64_t bottom) {
     set_taps(problem, plan.gradient, /*mirrored=*/true, &p);
     p.partials = filtered;
     v.first_slice = first;
@@ -454,43 +509,62 @@ cudaError_t run_volumes(const Problem& problem, const Request& request, const De
     const cudaError_t error = launch_depth_partials(p, device, stream);
     p.first_plane = first;
     p.source = p.value;
-    p.own = p.image;
+    p.own = {top, 0, bottom - top, p.image.columns};
     const int blocks = set_work(problem, device, plan.gradient, count, &p);
     return error != cudaSuccess ? error
                                 : launch_separable_gradient(p, plan.images, blocks, device, stream);
   };
-  for (int64_t volume = 0; volume < volumes; ++volume) {
-    p.img1 = slices_of<const char>(problem, problem.img1, volume);
-    p.img2 = slices_of<const char>(problem, problem.img2, volume);
-    p.grad1 = slices_of<char>(problem, request.grad1, volume);
-    p.grad2 = slices_of<char>(problem, request.grad2, volume);
+  const auto run_band = [&](int64_t volume, int64_t top, int64_t rows) {
+    const BandRows band = rows_of_band(problem, plan.images > 0, top, rows);
+    const int64_t first_row = band.image.top;
+    p.image.rows = band.image.rows;
+    p.value.top = whole_value.top + band.value.top - first_row;
+    p.value.rows = band.value.rows;
+    p.img1 = slices_of<const char>(problem, problem.img1, volume, first_row);
+    p.img2 = slices_of<const char>(problem, problem.img2, volume, first_row);
+    p.grad1 = slices_of<char>(problem, request.grad1, volume, first_row);
+    p.grad2 = slices_of<char>(problem, request.grad2, volume, first_row);
     put_gradient_first(plan, &p);
-    p.map_gradient = slices_of<const char>(problem, request.map_gradient, volume, front);
-    p.mask = slices_of<const char>(problem, problem.mask, volume);
+    p.map_gradient =
+        slices_of<const char>(problem, request.map_gradient, volume, band.value.top, front);
+    p.mask = slices_of<const char>(problem, problem.mask, volume, first_row);
+    if (request.map != nullptr) {
+      p.map = static_cast<T*>(request.map) + (volume * value_slices - front) * p.map_plane +
+              band.value.top * p.value.columns;
+    }
+    // Rows of gradients in the image.
+    const int64_t begin = top == 0 ? 0 : whole_value.top + top;
+    const int64_t end =
+        top + rows == whole_value.rows ? whole_image.rows : whole_value.top + top + rows;
+    int64_t done = 0;  // slices of gradients
+    for (int64_t first = 0; first < value_slices; first += plan.slices) {
+      const int64_t last = std::min(first + plan.slices, value_slices);
+      cudaError_t error = run_moments(volume, first, last - first, top, rows, band.value.top);
+      const int64_t complete = plan.images == 0       ? 0
+                               : last == value_slices ? slices
+                                                      : front + last - radius(problem, kDepth);
+      for (; error == cudaSuccess && done < complete;
+           done = std::min(done + plan.slices, complete)) {
+        error = run_gradient(done, std::min(plan.slices, complete - done), begin - first_row,
+                             end - first_row);
+      }
+      if (error != cudaSuccess) {
+        return error;
+      }
+    }
+    return cudaSuccess;
+  };
+  for (int64_t volume = 0; volume < volumes; ++volume) {
+    const int64_t channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
     if (problem.stabilizers != nullptr) {
-      const int64_t batch = volume / problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
-      p.own_stabilizers = static_cast<const T*>(problem.stabilizers) + 2 * batch;
+      p.own_stabilizers = static_cast<const T*>(problem.stabilizers) + 2 * (volume / channels);
     }
     if (divisors.first != nullptr) {  // one for all slices
-      const int64_t channels = problem.sizes[FUSED_SSIM_AXIS_CHANNEL];
       p.divisors.first = divisors.first + volume / channels * divisors.batch +
                          volume % channels * divisors.channel;
     }
-    if (request.map != nullptr) {
-      p.map = static_cast<T*>(request.map) +
-              (volume * value_slices - front) * p.value.rows * p.value.columns;
-    }
-    int64_t done = 0;  // slices of gradients
-    for (int64_t first = 0; first < value_slices; first += plan.slices) {
-      const int64_t end = std::min(first + plan.slices, value_slices);
-      cudaError_t error = run_moments(volume, first, end - first);
-      const int64_t complete = plan.images == 0      ? 0
-                               : end == value_slices ? slices
-                                                     : front + end - radius(problem, kDepth);
-      for (; error == cudaSuccess && done < complete;
-           done = std::min(done + plan.slices, complete)) {
-        error = run_gradient(done, std::min(plan.slices, complete - done));
-      }
+    for (int64_t top = 0; top < whole_value.rows; top += plan.rows) {
+      const cudaError_t error = run_band(volume, top, std::min(plan.rows, whole_value.rows - top));
       if (error != cudaSuccess) {
         return error;
       }

@@ -423,7 +423,7 @@ struct MomentsPass {
     if (p.map != nullptr) {
       const int64_t plane = piece.batch * p.channels + piece.channel;
       T* to =
-          p.map + (plane * p.value.rows + (y - p.value.top)) * p.value.columns + (x - p.value.left);
+          p.map + plane * p.map_plane + (y - p.value.top) * p.value.columns + (x - p.value.left);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
         if (o < count) {
