@@ -20,7 +20,7 @@ from commandline import (
     save,
     write_folders,
 )
-from fused_ssim.cli import main
+from fused_ssim.cli import by_torch, main, pipeline
 from fused_ssim.cli.matching import match
 
 
@@ -127,6 +127,50 @@ def test_matching_prefers_whole_names_and_never_guesses():
     ]
     assert matches.only_a == paths("a", "3.png", "4.jpg", "4.png")
     assert matches.only_b == paths("b", "1.jpg", "3.bmp", "3.jpg", "4.webp")
+
+
+def test_pairs_that_torch_measures_go_in_batches(capsys, tmp_path, device, monkeypatch):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    for i in range(5):
+        crop = COFFEE[:, : 380 if i == 3 else 400, 40 * i : 40 * i + 300]
+        save(crop, a / f"{i}.png")
+        save(crop, b / f"{i}.jpg", quality=10 + 10 * i)
+    (b / "1.jpg").write_text("no image")
+    sizes = []
+    measure = by_torch.measure
+
+    def recording(pairs, *arguments, **options):
+        sizes.append(len(pairs))
+        return measure(pairs, *arguments, **options)
+
+    monkeypatch.setattr(by_torch, "measure", recording)
+    monkeypatch.setattr(pipeline, "_BATCH_PAIRS", 2)
+    options = ("--metric", "ssim,psnr,ms-ssim,l1-ssim", "--device", device, "--json")
+    code, out, err = run(capsys, "compare", a, b, *options)
+    assert code == 2
+    assert "1.jpg: not an image" in err
+    assert sizes == [1, 1, 1, 1]  # the neighbours are of other sizes, or no image
+    assert len(json.loads(out)["pairs"]) == 4
+    (b / "1.jpg").unlink()
+    (a / "1.png").unlink()
+    save(COFFEE[:, :, 120:420], a / "3.png")
+    save(COFFEE[:, :, 120:420], b / "3.jpg", quality=40)
+    sizes.clear()
+    batched = json.loads(call(capsys, "compare", a, b, *options))["pairs"]
+    assert sizes == [2, 2]
+    for pair in batched:
+        alone = json.loads(call(capsys, "compare", pair["a"], pair["b"], *options))
+        for key in ("ssim", "psnr_db", "ms_ssim", "l1_ssim"):
+            assert pair[key] == pytest.approx(alone[key], abs=1e-6)
+
+
+def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders, tmp_path):
+    code, out, err = run(capsys, "compare", *folders, "--csv", tmp_path / "missing" / "x.csv")
+    assert code == 2
+    assert "mean of 3" in out
+    assert "cannot write" in err
 
 
 # --- files without a partner, sub-folders, hidden files ---

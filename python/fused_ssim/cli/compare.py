@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fused_ssim.cli import report
+from fused_ssim.cli import pipeline, report
 from fused_ssim.cli.ahead import ahead, cores
 from fused_ssim.cli.errors import CliError
 from fused_ssim.cli.errors import report as to_stderr
@@ -24,7 +24,8 @@ from fused_ssim.cli.images import (
     save_image,
 )
 from fused_ssim.cli.matching import match
-from fused_ssim.cli.measure import check_settings, measure
+from fused_ssim.cli.measure import Scores, check_settings
+from fused_ssim.cli.pipeline import Work
 from fused_ssim.cli.progress import progress
 from fused_ssim.cli.results import Failure, Pair, Results, below
 from fused_ssim.cli.settings import Settings
@@ -41,18 +42,6 @@ class Job:
     name_a: str
     name_b: str
     map_path: Path | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What all pairs have in common."""
-
-    settings: Settings
-    reading: Reading
-    mask: Pixels | None
-    map_min: float
-    threads: int
-    """Of the kernels, a pair."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,15 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not a.is_dir() and results.failures:
         raise CliError(results.failures[0].reason)
-    if arguments.csv is not None:
-        report.write_csv(arguments.csv, results, settings)
     _print(results, settings, arguments)
-    for failure in results.failures:
-        to_stderr(failure.reason)
+    errors = [failure.reason for failure in results.failures]
+    if arguments.csv is not None:
+        try:
+            report.write_csv(arguments.csv, results, settings)
+        except CliError as error:
+            errors.append(str(error))
     too_low = below(results, arguments.min)
-    for line in too_low:
+    for line in (*errors, *too_low):
         to_stderr(line)
-    return FAILED if results.failures else BELOW_MINIMUM if too_low else 0
+    return FAILED if errors else BELOW_MINIMUM if too_low else 0
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -149,16 +140,17 @@ def _measure_all(
     mask: Pixels | None,
     arguments: argparse.Namespace,
 ) -> Results:
-    # A core for each pair is better than many for one, but for the last few pairs.
     workers = min(len(jobs), cores())
-    comparison = Comparison(
-        settings,
-        Reading(arguments.background, arguments.data_range),
-        mask,
-        arguments.map_min,
-        threads=max(1, cores() // workers),
+    reading = Reading(arguments.background, arguments.data_range)
+    work = Work(
+        read=partial(_read, reading=reading, together=len(jobs) == 1),
+        name=lambda job: f"{job.a} and {job.b}",
+        finish=partial(_finish, map_min=arguments.map_min),
+        settings=settings,
+        mask=mask,
+        with_map=arguments.map is not None,
     )
-    found = ahead(lambda job: _compare(job, comparison), jobs, workers)
+    found = pipeline.run(jobs, work, workers)
     results = Results()
     show = arguments.a.is_dir() and not arguments.no_progress
     for result in progress(found, "comparing", "pair", show=show, total=len(jobs)):
@@ -169,29 +161,21 @@ def _measure_all(
     return results
 
 
-def _compare(job: Job, comparison: Comparison) -> Pair | Failure:
+def _read(job: Job, reading: Reading, together: bool) -> tuple[Pixels, Pixels]:
+    a, b = ahead(partial(read_image, reading=reading), (job.a, job.b), 2 if together else 1)
+    return a, b
+
+
+def _finish(job: Job, scores: Scores | CliError, map_min: float) -> Pair | Failure:
     try:
-        read = partial(read_image, reading=comparison.reading)
-        image_a, image_b = ahead(read, (job.a, job.b), min(2, comparison.threads))
-        try:
-            scores = measure(
-                image_a,
-                image_b,
-                comparison.settings,
-                mask=comparison.mask,
-                with_map=job.map_path is not None,
-                threads=comparison.threads,
-            )
-        except CliError as error:
-            raise CliError(f"{job.a} and {job.b}: {error}") from None
+        if isinstance(scores, CliError):
+            raise scores
         if job.map_path is not None and scores.ssim_map is not None:
-            save_image(heat_map(scores.ssim_map, comparison.map_min), job.map_path)
+            save_image(heat_map(scores.ssim_map, map_min), job.map_path)
     except CliError as error:
         return Failure(job.a, job.b, job.name_a, job.name_b, str(error))
-    height, width = image_a.shape[:2]
     # The map is in its file: those of a thousand pairs would fill the memory.
-    scores = scores.without_map()
-    return Pair(job.a, job.b, job.name_a, job.name_b, width, height, scores)
+    return Pair(job.a, job.b, job.name_a, job.name_b, scores.without_map())
 
 
 def _print(results: Results, settings: Settings, arguments: argparse.Namespace) -> None:

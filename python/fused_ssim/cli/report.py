@@ -33,7 +33,7 @@ def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> st
     lines = [
         ("A", str(pair.a)),
         ("B", str(pair.b)),
-        ("size", f"{pair.width} x {pair.height}, {channels}"),
+        ("size", "{} x {}, {}".format(*pair.scores.size, channels)),
         ("window", window_text(settings)),
     ]
     for metric in settings.metrics:
@@ -97,8 +97,7 @@ def pair_json(pair: Pair, settings: Settings) -> dict[str, object]:
     return {
         "a": str(pair.a),
         "b": str(pair.b),
-        "width": pair.width,
-        "height": pair.height,
+        **dict(zip(("width", "height"), scores.size, strict=True)),
         **numbers,
     }
 
@@ -136,8 +135,7 @@ def write_csv(path: Path, results: Results, settings: Settings) -> None:
         row: dict[str, object] = {
             "name_a": pair.name_a,
             "name_b": pair.name_b,
-            "width": pair.width,
-            "height": pair.height,
+            **dict(zip(("width", "height"), scores.size, strict=True)),
         }
         for metric in settings.metrics:
             key = KEYS[metric]

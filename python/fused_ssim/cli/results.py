@@ -19,8 +19,6 @@ class Pair:
     b: Path
     name_a: str
     name_b: str
-    width: int
-    height: int
     scores: Scores
 
     @property
