@@ -18,6 +18,7 @@ _OPTIONAL = {
     "numpy": ("numpy", "cli"),
     "tqdm": ("tqdm", "cli"),
     "skimage": ("scikit-image", "demo"),
+    "av": ("av", "video"),
 }
 
 

@@ -18,7 +18,7 @@ from fused_ssim import _C, _arrays
 from fused_ssim._parameters import Definition, Padding, definition_of
 from fused_ssim.cli.errors import CliError, first_line
 from fused_ssim.cli.images import CHANNEL_NAMES, Pixels
-from fused_ssim.cli.settings import Metric, Settings
+from fused_ssim.cli.settings import Channels, Metric, Settings
 
 # Luma of ITU-R BT.601: weights of R, G and B in 0..1, and the value of black. Studio swing is black
 # at 16 and white at 235, of 255.
@@ -91,7 +91,9 @@ def prepare(a: Pixels, b: Pixels, settings: Settings, mask: Pixels | None = None
         _check_same_size(a, mask, "the mask must have the images' size")
         mask = _cropped(mask, settings.crop_border)
     size = (a.shape[1], a.shape[0])
-    a, b = (_channels(_cropped(image, settings.crop_border), settings) for image in (a, b))
+    a, b = (
+        channels_of(_cropped(image, settings.crop_border), settings.channels) for image in (a, b)
+    )
     count = max(a.shape[2], b.shape[2])
     a, b = (np.broadcast_to(image, (*image.shape[:2], count)) for image in (a, b))
     _check_window_fits(a, settings)
@@ -250,11 +252,11 @@ def as_floats(image: Pixels) -> Pixels:
     return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
 
 
-def _channels(image: Pixels, settings: Settings) -> Pixels:
+def channels_of(image: Pixels, channels: Channels) -> Pixels:
     """The channels that are measured."""
-    if settings.channels not in _LUMA:
+    if channels not in _LUMA:
         return image
-    weights, black = _LUMA[settings.channels]
+    weights, black = _LUMA[channels]
     values = as_floats(image)
     if image.shape[2] == 1:
         values = np.repeat(values, 3, axis=2)
