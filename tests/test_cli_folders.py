@@ -13,6 +13,7 @@ import pytest
 import fused_ssim
 from commandline import (
     COFFEE,
+    Page,
     call,
     fails,
     read_tensor,
@@ -289,3 +290,36 @@ def test_bad_minima(capsys, folders):
     assert "lower is better" in fails(capsys, "compare", *folders, "--min", "l1-ssim=0.1")
     line = fails(capsys, "compare", *folders, "--min", "ms-ssim=0.9")
     assert "expected one of --metric ssim,psnr" in line
+
+
+# --- the page ---
+
+
+def test_page_of_folders(capsys, folders, tmp_path):
+    a, b = folders
+    save(COFFEE, a / "a <b> & c.png")
+    save(COFFEE.flip(-1), b / "a <b> & c.png")
+    save(COFFEE, a / "left.png")
+    path = tmp_path / "report.html"
+    code, out, _ = run(capsys, "compare", *folders, "--html", path, "--pictures", 2)
+    assert code == 2
+    text = path.read_text()
+    page = Page(text)
+    assert "<b>" not in text
+    assert page.text.count("a <b> & c.png") == 2  # in the table and above its pictures
+    assert page.anchors == ["pair_0", "pair_1"]  # the worst two of four
+    assert text.index('id="pair_0"') < text.index("<h3>a &lt;b&gt;") < text.index('id="pair_1"')
+    assert page.tags.count("img") == 6
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.links)
+    assert f"{a / 'left.png'}: has no partner in {b}" in page.text
+    ssim = sorted(float(line.split()[-2]) for line in out.splitlines()[3:7])
+    in_page = [float(v) for v in re.findall(r'<td data-value="([^"]+)">0', text)]
+    assert sorted(in_page) == pytest.approx(ssim, abs=1e-6)
+
+
+def test_page_of_two_files_and_one_that_cannot_be_written(capsys, folders, tmp_path):
+    pair = [folder / "coffee.png" for folder in folders]
+    call(capsys, "compare", *pair, "--html", tmp_path / "report.html")
+    assert Page((tmp_path / "report.html").read_text()).tags.count("img") == 3
+    nowhere = tmp_path / "missing" / "report.html"
+    assert "cannot write" in fails(capsys, "compare", *pair, "--html", nowhere)

@@ -136,6 +136,7 @@ def _pairs(results: VideoResults, *, by_order: bool) -> Iterator[FramePair]:
     shortest_s = 1.0 / float(max(a.rate or 0, b.rate or 0) or 1)
     starts: tuple[float | None, float | None] = (None, None)
     told = by_order
+    index = 0
     try:
         for index in count():
             one, other = (next(source, None) for source in sources)
@@ -155,7 +156,7 @@ def _pairs(results: VideoResults, *, by_order: bool) -> Iterator[FramePair]:
                     )
             yield FramePair(index, time_a, one, other)
     except CliError as error:
-        results.failures.append(str(error))
+        results.failures.append(f"{error}; {index} frames of each were compared")
     finally:
         for source in sources:
             source.close()

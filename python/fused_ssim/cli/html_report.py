@@ -198,8 +198,8 @@ figure { margin: 0; } img { width: 100%; height: auto; display: block; }
 img.a, img.b { cursor: pointer; }
 .legend span { display: inline-block; width: 12rem; max-width: 40%; height: .8rem; }
 .failures { color: var(--accent); overflow-wrap: anywhere; }
-svg { width: 100%; min-width: 40rem; height: auto; }
-svg text { font-size: 12px; fill: var(--faint); } svg .grid { stroke: var(--line); }
+svg { width: 100%; min-width: 48rem; height: auto; }
+svg text { font-size: 13px; fill: var(--faint); } svg .grid { stroke: var(--line); }
 svg .line { fill: none; stroke: var(--accent); stroke-width: 1.5; stroke-linejoin: round; }
 svg .band { fill: var(--accent); opacity: .25; }
 svg circle { fill: var(--paper); stroke: var(--accent); stroke-width: 2; }

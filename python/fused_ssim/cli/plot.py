@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 _WIDTH, _HEIGHT = 960, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 28, 34
 _MOST_POINTS = 800  # more than pixels can tell apart: then each stands for several frames
 _TICKS = 5
 
@@ -51,12 +51,14 @@ def timeline(
         )
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
     for tick in x_ticks:
+        if not left <= tick <= right:
+            continue
         parts.append(
             f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{tick:.6g}</text>'
         )
     unit = "seconds" if over_time else "frame"
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">{unit}</text>')
-    parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 1}">{title}</text>')
+    parts.append(f'<text x="{_LEFT}" y="14">{title}</text>')
 
     step = math.ceil(len(values) / _MOST_POINTS)
     line, upper, lower = [], [], []
@@ -85,9 +87,9 @@ def timeline(
 
 
 def _nice_ticks(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, from at most `low` to at most `high`."""
+    """Multiples of 1, 2 or 5 times a power of ten, from at most `low` to at least `high`."""
     span = max(high - low, 1e-6 * max(abs(high), 1.0))
     power = 10.0 ** math.floor(math.log10(span / _TICKS))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * _TICKS >= span)
-    first, last = math.floor(low / step), math.floor(high / step + 1e-9)
+    first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]

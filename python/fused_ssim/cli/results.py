@@ -47,7 +47,7 @@ class Results:
 
     def mean(self, metric: Metric) -> float:
         """Over the pairs."""
-        return mean_of_finite(self.numbers(metric))
+        return mean(finite(self.numbers(metric)))
 
     def numbers(self, metric: Metric) -> list[float]:
         """Of each pair."""
@@ -77,10 +77,9 @@ def badness(scores: Scores, settings: Settings) -> float:
     return value if settings.metrics[0] == "l1-ssim" else -value
 
 
-def mean_of_finite(numbers: Sequence[float]) -> float:
-    """PSNR is infinite for identical images: their mean is of the others, unless there is none."""
-    finite = [number for number in numbers if math.isfinite(number)]
-    return mean(finite or numbers)
+def finite(numbers: Sequence[float]) -> Sequence[float]:
+    """PSNR is infinite for identical images: means are of the others, unless there is none."""
+    return [number for number in numbers if math.isfinite(number)] or numbers
 
 
 def mean(numbers: Sequence[float]) -> float:

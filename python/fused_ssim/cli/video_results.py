@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fused_ssim.cli.measure import Scores
-from fused_ssim.cli.results import mean, mean_of_finite
+from fused_ssim.cli.results import finite, mean
 from fused_ssim.cli.settings import Metric
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class VideoResults:
         # Of the order statistics themselves: between infinities nothing can be interpolated.
         percentiles = np.percentile(numbers, PERCENTILES, method="nearest")
         return {
-            "mean": mean_of_finite(numbers),
-            "harmonic_mean": harmonic_mean(numbers),
+            "mean": mean(finite(numbers)),
+            "harmonic_mean": harmonic_mean(finite(numbers)),
             "min": min(numbers),
             **{f"p{p}": float(v) for p, v in zip(PERCENTILES, percentiles, strict=True)},
             "max": max(numbers),
@@ -57,7 +57,7 @@ class VideoResults:
 
     def below(self, minima: Sequence[tuple[Metric, float]]) -> list[str]:
         """A line for each mean below its minimum. NaN is below every one."""
-        means = [(metric, mean_of_finite(self.numbers(metric)), least) for metric, least in minima]
+        means = [(metric, mean(finite(self.numbers(metric))), least) for metric, least in minima]
         return [
             f"{self.a.path} and {self.b.path}: mean {metric} {value:.6g} is below the minimum of "
             f"{least:g}"
