@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -220,6 +223,26 @@ def test_recursive_pairs_by_path(capsys, folders, tmp_path):
     text = call(capsys, "compare", *folders, "--recursive", "--map", maps)
     assert re.search(r"^x/y/coffee.png +1.000000 ", text, re.MULTILINE)
     assert (maps / "x" / "y" / "coffee.png.png").exists()
+
+
+def test_a_name_that_is_no_text(folders, tmp_path):
+    a, b = folders
+    name = os.fsdecode(b"caf\xe9.png")
+    for folder in folders:
+        shutil.copy(a / "coffee.png", folder / name)
+    outputs = [tmp_path / "scores.csv", tmp_path / "report.html"]
+    command = ["compare", a, b, "--csv", outputs[0], "--html", outputs[1], "--no-progress"]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fused_ssim", *map(str, command)],
+        check=False,
+        capture_output=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9.png" in done.stdout
+    for path in outputs:
+        assert b"caf\xe9.png" in path.read_bytes()
 
 
 # --- matching ---

@@ -45,6 +45,7 @@ def write_video(
     rate=RATE,
     times=None,
     full_swing=False,
+    damage=None,
 ):
     """Without loss by default; `times` are in frames, colours become `kind` by way of `via`."""
     with av.open(str(path), "w") as container:
@@ -60,9 +61,23 @@ def write_video(
                 frame.color_range = 2
             frame.pts = 10 * (i if times is None else times[i])
             frame.time_base = Fraction(1, 10 * rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            _mux(container, stream.encode(frame), damage)
+        _mux(container, stream.encode(), damage)
     return path
+
+
+def _mux(container, packets, damage):
+    """Writes packets, half of the one at the time `damage` overwritten."""
+    for packet in packets:
+        if packet.pts == damage:
+            data = bytearray(bytes(packet))
+            middle = len(data) // 2
+            data[middle:] = bytes(value ^ 0xA5 for value in data[middle:])
+            hurt = av.Packet(bytes(data))
+            hurt.pts, hurt.dts, hurt.time_base = packet.pts, packet.dts, packet.time_base
+            hurt.is_keyframe, hurt.stream = packet.is_keyframe, packet.stream
+            packet = hurt
+        container.mux(packet)
 
 
 def decoded(path) -> list[av.VideoFrame]:
@@ -275,6 +290,8 @@ def test_what_cannot_be_compared(capsys, videos, tmp_path):
         container.mux(stream.encode(silence))
         container.mux(stream.encode())
     assert f"{sound}: has no video stream" in fails(capsys, "compare", a, sound)
+    assert "videos tell what white is" in fails(capsys, "compare", *videos, "--data-range", 255)
+    assert "frames have no names" in fails(capsys, "compare", *videos, "--match", "{}_x4")
     assert "smaller than the window of 99" in fails(
         capsys, "compare", *videos, "--padding", "valid", "--window-size", 99
     )
@@ -288,6 +305,18 @@ def test_frames_before_a_fault_are_listed(capsys, videos, tmp_path):
     assert code == 2
     assert "SSIM" in out
     assert len(err.splitlines()) == 1
+
+
+def test_damaged_frames_are_a_failure(capsys, tmp_path):
+    videos = [
+        write_video(tmp_path / f"{i}.mkv", pictures(), codec="mpeg4", damage=[None, 30][i])
+        for i in (0, 1)
+    ]
+    call(capsys, "compare", videos[0], videos[0])
+    code, out, err = run(capsys, "compare", *videos)
+    assert code == 2
+    assert f"frames  {FRAMES}" in out
+    assert f"{videos[1]}: 1 damaged frame(s), the first is frame 3; what the decoder made" in err
 
 
 # --- pictures, pages, progress ---

@@ -52,6 +52,10 @@ Reader = Callable[[FramePair], tuple[Pixels, Pixels]]
 
 def run(arguments: argparse.Namespace, settings: Settings, mask: Pixels | None) -> int:
     """Compare two videos; the exit code is 2 when a part of one has no partner or can't be read."""
+    if arguments.match not in ("name", "order"):
+        raise CliError(f"--match {arguments.match}: frames have no names; expected order")
+    if arguments.data_range is not None:
+        raise CliError("--data-range is for images: videos tell what white is")
     a, b = probe(arguments.a), probe(arguments.b)
     by_order = arguments.match == "order"
     _check_comparable(a, b, settings, by_order=by_order)
@@ -130,44 +134,69 @@ def _reading(a: Video, b: Video, settings: Settings) -> tuple[Reader, Settings]:
 
 
 def _pairs(results: VideoResults, *, by_order: bool) -> Iterator[FramePair]:
-    """Frames in the order in which they are shown, until one video ends; notes what is wrong."""
-    a, b = results.a, results.b
-    sources = [taken_ahead(frames(video.path)) for video in (a, b)]
-    shortest_s = 1.0 / float(max(a.rate or 0, b.rate or 0) or 1)
-    starts: tuple[float | None, float | None] = (None, None)
-    told = by_order
+    """Frames in the order in which they are shown, until one video ends; says what is wrong."""
+    videos = (results.a, results.b)
+    sources = [taken_ahead(frames(video.path)) for video in videos]
+    clock = _Clock(results, silent=by_order)
+    damaged: dict[Path, list[int]] = {}
     index = 0
     try:
         for index in count():
-            one, other = (next(source, None) for source in sources)
-            if one is None or other is None:
-                if one is not other:
-                    results.failures.append(_left_over(results, index, a if other is None else b))
+            a, b = (next(source, None) for source in sources)
+            if a is None or b is None:
+                if a is not b:
+                    results.failures.append(_left_over(results, index, b is None))
                 return
-            if index == 0:
-                starts = (one.time, other.time)
-            time_a, time_b = _since(starts[0], one.time), _since(starts[1], other.time)
-            if time_a is not None and time_b is not None and not told:
-                told = abs(time_a - time_b) > shortest_s / 2
-                if told:
-                    note(
-                        f"{a.path} and {b.path}: frame {index} is shown after {time_a:.3f} s and "
-                        f"after {time_b:.3f} s; frames are compared in their order all the same"
-                    )
-            yield FramePair(index, time_a, one, other)
+            for video, frame in zip(videos, (a, b), strict=True):
+                if frame.is_corrupt:
+                    damaged.setdefault(video.path, []).append(index)
+            yield FramePair(index, clock.time_of(index, a, b), a, b)
     except CliError as error:
         results.failures.append(f"{error}; {index} frames of each were compared")
     finally:
+        results.failures += [
+            f"{path}: {len(indices)} damaged frame(s), the first is frame {indices[0]}; what the "
+            "decoder made of them was compared"
+            for path, indices in damaged.items()
+        ]
         for source in sources:
             source.close()
+
+
+class _Clock:
+    """When frames are shown; notes where the two videos first disagree about it."""
+
+    def __init__(self, results: VideoResults, *, silent: bool) -> None:
+        self._results = results
+        self._silent = silent
+        rate = max(results.a.rate or 0, results.b.rate or 0) or 1
+        self._half_a_frame_s = 0.5 / float(rate)
+        self._starts: tuple[float | None, float | None] = (None, None)
+
+    def time_of(self, index: int, a: VideoFrame, b: VideoFrame) -> float | None:
+        """Of A's frame, after A's first one."""
+        if index == 0:
+            self._starts = (a.time, b.time)
+        time_a, time_b = _since(self._starts[0], a.time), _since(self._starts[1], b.time)
+        if time_a is not None and time_b is not None and not self._silent:
+            self._silent = abs(time_a - time_b) > self._half_a_frame_s
+            if self._silent:
+                note(
+                    f"{self._results.a.path} and {self._results.b.path}: frame {index} is shown "
+                    f"after {time_a:.3f} s and after {time_b:.3f} s; frames are compared in their "
+                    "order all the same"
+                )
+        return time_a
 
 
 def _since(start: float | None, time: float | None) -> float | None:
     return None if start is None or time is None else time - start
 
 
-def _left_over(results: VideoResults, index: int, longer: Video) -> str:
-    shorter = results.b if longer is results.a else results.a
+def _left_over(results: VideoResults, index: int, a_is_longer: bool) -> str:
+    longer, shorter = results.a, results.b
+    if not a_is_longer:
+        longer, shorter = shorter, longer
     ends = f"ends after {index} frames" if index else "has no frame"
     count = "" if longer.frame_count is None else f" ({longer.frame_count} by its header)"
     return f"{shorter.path} {ends}, {longer.path} has more{count}; these have no partner"
