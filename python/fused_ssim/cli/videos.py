@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -51,14 +52,15 @@ def probe(path: Path) -> Video:
     with _opened(path) as container:
         stream = _video_stream(container, path)
         codec = stream.codec_context
-        pixels = codec.format
+        pixels, rate = codec.format, stream.average_rate
         if pixels is None:
             raise CliError(f"{path}: its header does not tell the format of pixels")
         return Video(
             path=path,
             width=codec.width,
             height=codec.height,
-            rate=stream.average_rate or None,
+            # PyAV 19 has a type of its own for fractions.
+            rate=Fraction(rate.numerator, rate.denominator) if rate else None,
             frame_count=stream.frames or None,
             bits=pixels.components[0].bits,
             is_rgb=pixels.is_rgb or pixels.has_palette,
@@ -118,10 +120,10 @@ def _luma_lies_alone(frame: VideoFrame) -> bool:
 
 def _plane(frame: VideoFrame, big_endian: bool, bits: int) -> Pixels:
     """[H, W']: the first plane with what lies behind its rows."""
-    plane = frame.planes[0]
+    plane: Any = frame.planes[0]  # before PyAV 19 its type does not say that it is a buffer
     kind = np.dtype(np.uint8 if bits <= 8 else ">u2" if big_endian else "<u2")
     count = plane.height * plane.line_size // kind.itemsize
-    values: Pixels = np.frombuffer(plane, kind, count)  # type: ignore[call-overload]
+    values: Pixels = np.frombuffer(plane, kind, count)
     return values.reshape(plane.height, -1)
 
 
