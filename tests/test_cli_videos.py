@@ -290,6 +290,10 @@ def test_what_cannot_be_compared(capsys, videos, tmp_path):
         container.mux(stream.encode(silence))
         container.mux(stream.encode())
     assert f"{sound}: has no video stream" in fails(capsys, "compare", a, sound)
+    empty = tmp_path / "empty.y4m"
+    empty.write_text("YUV4MPEG2 W130 H98 F5:1 C420jpeg\n")
+    assert "no frame to compare" in fails(capsys, "compare", empty, empty)
+    assert f"{empty} has no frame, {a} has more" in fails(capsys, "compare", a, empty)
     assert "videos tell what white is" in fails(capsys, "compare", *videos, "--data-range", 255)
     assert "frames have no names" in fails(capsys, "compare", *videos, "--match", "{}_x4")
     assert "smaller than the window of 99" in fails(

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, settings: Settings, mask: Pixels | None) 
         results.frames.append(FrameScores(pair.index, pair.time_s, scores))
         worst.add(pair, scores)
     if not results.frames:
-        raise CliError(results.failures[0])
+        raise CliError([*results.failures, f"{a.path} and {b.path}: no frame to compare"][0])
 
     if arguments.json:
         print(json.dumps(video_report.facts(results, settings, arguments.mask), indent=2))

@@ -91,7 +91,7 @@ def luma(frame: VideoFrame, bits: int, *, full_swing: bool) -> Pixels:
     if not _luma_lies_alone(frame):
         depth = next((d for d in (8, 10, 12) if d >= kind.components[0].bits), 16)
         suffix = f"{depth}le" if depth > 8 else ""
-        frame = frame.reformat(format=f"yuv444p{suffix}")
+        frame = _converted(frame, f"yuv444p{suffix}")
         kind = frame.format
     depth = kind.components[0].bits
     values = _plane(frame, kind.is_big_endian, depth)[:, : frame.width, None]
@@ -105,10 +105,19 @@ def luma(frame: VideoFrame, bits: int, *, full_swing: bool) -> Pixels:
 def rgb(frame: VideoFrame) -> Pixels:
     """[H, W, 3], as FFmpeg converts it."""
     deep = frame.format.components[0].bits > 8
-    frame = frame.reformat(format="rgb48le" if deep else "rgb24")
+    frame = _converted(frame, "rgb48le" if deep else "rgb24")
     values = _plane(frame, False, 16 if deep else 8)[:, : 3 * frame.width]
     values = values.reshape(frame.height, frame.width, 3)
     return np.divide(values, np.float32(65535)) if deep else values
+
+
+def _converted(frame: VideoFrame, kind: str) -> VideoFrame:
+    try:
+        return frame.reformat(format=kind)
+    except (av.FFmpegError, ValueError) as error:
+        raise CliError(
+            f"FFmpeg does not convert {frame.format.name} to {kind} ({first_line(error)})"
+        ) from None
 
 
 def _luma_lies_alone(frame: VideoFrame) -> bool:
