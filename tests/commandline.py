@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,24 @@ def write_folders(folder: Path) -> tuple[Path, Path]:
         blurred.save(b / (f"{name}.bmp" if name == "camera" else f"{name}.png"))
     (a / "notes.txt").write_text("not an image")
     return a, b
+
+
+class Page(HTMLParser):
+    """Tags, links, anchors and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.anchors: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.links += [found[key] for key in ("src", "href") if key in found]
+        self.anchors += [found["id"]] if "id" in found else []
+
+    def handle_data(self, data):
+        self.text += data

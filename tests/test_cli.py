@@ -176,8 +176,12 @@ def test_image_below_the_window(capsys, tmp_path):
 
 
 def test_folder_beside_file(capsys, folders, coffee):
-    assert "give two files or two folders" in fails(capsys, "compare", folders[0], coffee[0])
-    assert "give two files or two folders" in fails(capsys, "compare", coffee[0], folders[0])
+    assert "give two images, two folders or two videos" in fails(
+        capsys, "compare", folders[0], coffee[0]
+    )
+    assert "give two images, two folders or two videos" in fails(
+        capsys, "compare", coffee[0], folders[0]
+    )
 
 
 def test_folders_without_a_match(capsys, folders, tmp_path):
@@ -239,12 +243,15 @@ def test_no_command(capsys):
         ("numpy", "numpy", ["compare", "A", "B"]),
         ("tqdm", "tqdm", ["compare", "A", "B"]),
         ("skimage", "scikit-image", ["demo", "--out", "OUT"]),
+        ("av", "av", ["compare", "VIDEO", "VIDEO"]),
     ],
 )
 def test_missing_optional_package(tmp_path, folders, module, package, arguments):
     # In a process of its own: this one has the packages loaded already.
-    names = {"A": str(folders[0]), "B": str(folders[1]), "OUT": str(tmp_path / "out")}
-    command = [names.get(word, word) for word in arguments]
+    video = tmp_path / "video.mp4"
+    video.touch()
+    names = {"A": folders[0], "B": folders[1], "OUT": tmp_path / "out", "VIDEO": video}
+    command = [str(names.get(word, word)) for word in arguments]
     block = "skimage.data" if module == "skimage" else module
     program = f"""
 import sys
@@ -264,7 +271,7 @@ sys.exit(main({command!r}))
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert done.returncode == 2, done.stderr
-    extra = "demo" if module == "skimage" else "cli"
+    extra = {"skimage": "demo", "av": "video"}.get(module, "cli")
     # Without the name of the package itself: before the first release no index has it.
     expected = f"needs {package}: pip install {package} (all that it needs: the extra [{extra}] of"
     assert expected in done.stderr.strip().splitlines()[-1]

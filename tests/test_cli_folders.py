@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 import fused_ssim
 from commandline import (
     COFFEE,
+    Page,
     call,
     fails,
     read_tensor,
@@ -20,7 +24,7 @@ from commandline import (
     save,
     write_folders,
 )
-from fused_ssim.cli import main
+from fused_ssim.cli import by_torch, main, pipeline
 from fused_ssim.cli.matching import match
 
 
@@ -129,6 +133,50 @@ def test_matching_prefers_whole_names_and_never_guesses():
     assert matches.only_b == paths("b", "1.jpg", "3.bmp", "3.jpg", "4.webp")
 
 
+def test_pairs_that_torch_measures_go_in_batches(capsys, tmp_path, device, monkeypatch):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    for i in range(5):
+        crop = COFFEE[:, : 380 if i == 3 else 400, 40 * i : 40 * i + 300]
+        save(crop, a / f"{i}.png")
+        save(crop, b / f"{i}.jpg", quality=10 + 10 * i)
+    (b / "1.jpg").write_text("no image")
+    sizes = []
+    measure = by_torch.measure
+
+    def recording(pairs, *arguments, **options):
+        sizes.append(len(pairs))
+        return measure(pairs, *arguments, **options)
+
+    monkeypatch.setattr(by_torch, "measure", recording)
+    monkeypatch.setattr(pipeline, "_BATCH_PAIRS", 2)
+    options = ("--metric", "ssim,psnr,ms-ssim,l1-ssim", "--device", device, "--json")
+    code, out, err = run(capsys, "compare", a, b, *options)
+    assert code == 2
+    assert "1.jpg: not an image" in err
+    assert sizes == [1, 1, 1, 1]  # the neighbours are of other sizes, or no image
+    assert len(json.loads(out)["pairs"]) == 4
+    (b / "1.jpg").unlink()
+    (a / "1.png").unlink()
+    save(COFFEE[:, :, 120:420], a / "3.png")
+    save(COFFEE[:, :, 120:420], b / "3.jpg", quality=40)
+    sizes.clear()
+    batched = json.loads(call(capsys, "compare", a, b, *options))["pairs"]
+    assert sizes == [2, 2]
+    for pair in batched:
+        alone = json.loads(call(capsys, "compare", pair["a"], pair["b"], *options))
+        for key in ("ssim", "psnr_db", "ms_ssim", "l1_ssim"):
+            assert pair[key] == pytest.approx(alone[key], abs=1e-6)
+
+
+def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders, tmp_path):
+    code, out, err = run(capsys, "compare", *folders, "--csv", tmp_path / "missing" / "x.csv")
+    assert code == 2
+    assert "mean of 3" in out
+    assert "cannot write" in err
+
+
 # --- files without a partner, sub-folders, hidden files ---
 
 
@@ -175,6 +223,26 @@ def test_recursive_pairs_by_path(capsys, folders, tmp_path):
     text = call(capsys, "compare", *folders, "--recursive", "--map", maps)
     assert re.search(r"^x/y/coffee.png +1.000000 ", text, re.MULTILINE)
     assert (maps / "x" / "y" / "coffee.png.png").exists()
+
+
+def test_a_name_that_is_no_text(folders, tmp_path):
+    a, b = folders
+    name = os.fsdecode(b"caf\xe9.png")
+    for folder in folders:
+        shutil.copy(a / "coffee.png", folder / name)
+    outputs = [tmp_path / "scores.csv", tmp_path / "report.html"]
+    command = ["compare", a, b, "--csv", outputs[0], "--html", outputs[1], "--no-progress"]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fused_ssim", *map(str, command)],
+        check=False,
+        capture_output=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9.png" in done.stdout
+    for path in outputs:
+        assert b"caf\xe9.png" in path.read_bytes()
 
 
 # --- matching ---
@@ -245,3 +313,36 @@ def test_bad_minima(capsys, folders):
     assert "lower is better" in fails(capsys, "compare", *folders, "--min", "l1-ssim=0.1")
     line = fails(capsys, "compare", *folders, "--min", "ms-ssim=0.9")
     assert "expected one of --metric ssim,psnr" in line
+
+
+# --- the page ---
+
+
+def test_page_of_folders(capsys, folders, tmp_path):
+    a, b = folders
+    save(COFFEE, a / "a <b> & c.png")
+    save(COFFEE.flip(-1), b / "a <b> & c.png")
+    save(COFFEE, a / "left.png")
+    path = tmp_path / "report.html"
+    code, out, _ = run(capsys, "compare", *folders, "--html", path, "--pictures", 2)
+    assert code == 2
+    text = path.read_text()
+    page = Page(text)
+    assert "<b>" not in text
+    assert page.text.count("a <b> & c.png") == 2  # in the table and above its pictures
+    assert page.anchors == ["pair_0", "pair_1"]  # the worst two of four
+    assert text.index('id="pair_0"') < text.index("<h3>a &lt;b&gt;") < text.index('id="pair_1"')
+    assert page.tags.count("img") == 6
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.links)
+    assert f"{a / 'left.png'}: has no partner in {b}" in page.text
+    ssim = sorted(float(line.split()[-2]) for line in out.splitlines()[3:7])
+    in_page = [float(v) for v in re.findall(r'<td data-value="([^"]+)">0', text)]
+    assert sorted(in_page) == pytest.approx(ssim, abs=1e-6)
+
+
+def test_page_of_two_files_and_one_that_cannot_be_written(capsys, folders, tmp_path):
+    pair = [folder / "coffee.png" for folder in folders]
+    call(capsys, "compare", *pair, "--html", tmp_path / "report.html")
+    assert Page((tmp_path / "report.html").read_text()).tags.count("img") == 3
+    nowhere = tmp_path / "missing" / "report.html"
+    assert "cannot write" in fails(capsys, "compare", *pair, "--html", nowhere)

@@ -190,3 +190,25 @@ def test_every_metric_has_a_minimum_or_says_why_not(capsys, coffee):
             assert "lower is better" in fails(capsys, "compare", *coffee, *options)
         else:
             call(capsys, "compare", *coffee, *options)
+
+
+def test_freed_memory_is_used_again():
+    program = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from fused_ssim.cli.memory import keep_freed_memory
+
+def faults():
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: len(bytes(bytearray(b"x" * 6_000_000))), range(20)))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        list(pool.map(lambda _: len(bytes(bytearray(b"x" * 6_000_000))), range(100)))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+keep_freed_memory()
+print(faults())
+"""
+    without, kept = map(int, run_python(program).split())
+    assert without > 100 * 6_000_000 / 4096  # at least one of the three buffers, each time
+    assert kept < without / 20

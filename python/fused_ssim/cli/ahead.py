@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """The results in order, of which at most two a worker are under way or wait to be taken."""
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -33,3 +34,12 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Itera
         finally:
             for future in pending:
                 future.cancel()
+
+
+def taken_ahead(items: Iterable[T]) -> Generator[T, None, None]:
+    """The items, which one thread takes from `items` before they are asked for."""
+    iterator, end = iter(items), object()
+    for item in ahead(lambda _: next(iterator, end), repeat(None), 1):
+        if item is end:
+            return
+        yield item  # type: ignore[misc]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import fused_ssim
 from fused_ssim.cli.errors import CliError, first_line
 from fused_ssim.cli.images import Pixels
-from fused_ssim.cli.measure import Planes, as_floats
+from fused_ssim.cli.measure import Planes, Prepared, as_floats
 from fused_ssim.cli.settings import Settings
-
-# One pair at a time: torch has threads of its own.
-_lock = threading.Lock()
 
 
 def check_device(settings: Settings) -> None:
@@ -34,58 +32,82 @@ def check_device(settings: Settings) -> None:
         ) from None
 
 
-def measure(
-    a: Pixels, b: Pixels, mask: Pixels | None, settings: Settings, *, with_map: bool
-) -> Planes:
-    """As measure.measure(), for images of the same shape and settings that have been checked."""
-    with _lock:
-        x, y = (batch(image, settings.device) for image in (a, b))
-        window: dict[str, Any] = {
-            "window": settings.window,
-            "window_size": settings.window_size,
-            "sigma": settings.sigma,
-        }
-        weights = None if mask is None else batch(as_floats(mask), settings.device)
-        form: dict[str, Any] = {**window, "padding": settings.ssim_padding, "mask": weights}
-        ssim = fused_ssim.ssim(x, y, reduction="channel", **form)
-        difference = (_floats(x) - _floats(y)).abs()
-        mse = _means(difference.square(), weights)
-        l1 = None
-        if "l1-ssim" in settings.metrics:
-            radius = settings.window_size // 2 if settings.ssim_padding == "valid" else 0
-            inner = (..., *2 * (slice(radius, -radius or None),))
-            l1 = _means(difference[inner], None if weights is None else weights[inner])
-        ms_ssim = None
-        if "ms-ssim" in settings.metrics:
-            padding = settings.padding or "valid"
-            ms_ssim = _numbers(
-                fused_ssim.ms_ssim(x, y, padding=padding, reduction="channel", **window)
-            )
-        ssim_map = None
-        if with_map:
-            ssim_map = fused_ssim.ssim(x, y, reduction="none", **form)[0].cpu().numpy()
-        return Planes(ssim=_numbers(ssim), mse=mse, l1=l1, ms_ssim=ms_ssim, ssim_map=ssim_map)
+def measure(pairs: Sequence[Prepared], settings: Settings, *, with_map: bool) -> list[Planes]:
+    """As measure.measure(), for pairs that share a shape, dtypes and the mask."""
+    device = torch.device(settings.device)
+    try:
+        x = batch([pair.a for pair in pairs], device)
+        y = batch([pair.b for pair in pairs], device)
+        mask = pairs[0].mask
+        weights = None if mask is None else batch([as_floats(mask)], device)
+        return _measure(x, y, weights, settings, with_map=with_map)
+    except torch.cuda.OutOfMemoryError:
+        raise CliError(
+            f"not enough memory on {settings.device} for images of this size; use --device cpu"
+        ) from None
 
 
-def batch(image: Pixels, device: str) -> Tensor:
-    """[H, W, C] as [1, C, H, W]: a copy, since torch takes no memory that it can't write to."""
-    return torch.tensor(image).permute(2, 0, 1)[None].to(device)
+def batch(images: Sequence[Pixels], device: torch.device | str) -> Tensor:
+    """Images [H, W, C] as [B, C, H, W], by way of pinned memory where there is a GPU to copy to."""
+    first = images[0]
+    on_gpu = torch.device(device).type == "cuda"
+    host = torch.empty(
+        (len(images), *first.shape),
+        dtype=torch.uint8 if first.dtype == np.uint8 else torch.float32,
+        pin_memory=on_gpu,
+    )
+    np.stack(images, out=host.numpy())
+    return host.to(device, non_blocking=on_gpu).permute(0, 3, 1, 2)
+
+
+def _measure(
+    x: Tensor, y: Tensor, weights: Tensor | None, settings: Settings, *, with_map: bool
+) -> list[Planes]:
+    window: dict[str, Any] = {
+        "window": settings.window,
+        "window_size": settings.window_size,
+        "sigma": settings.sigma,
+    }
+    form: dict[str, Any] = {**window, "padding": settings.ssim_padding}
+    valid = settings.ssim_padding == "valid"
+    if weights is None and not valid:
+        values, errors = fused_ssim.ssim_and_mse(x, y, **form)
+        mse = errors.double().tolist()
+    else:
+        # The one pass knows no mask, and sees the pixels with a whole window alone; PSNR is of all.
+        form["mask"] = weights
+        values = fused_ssim.ssim(x, y, reduction="channel", **form)
+        mse = _means((_floats(x) - _floats(y)).square(), weights)
+    ssim = values.double().tolist()
+    count = len(ssim)
+    l1: list[Any] = [None] * count
+    if "l1-ssim" in settings.metrics:
+        radius = settings.window_size // 2 if valid else 0
+        inner = (..., *2 * (slice(radius, -radius or None),))
+        difference = (_floats(x[inner]) - _floats(y[inner])).abs()
+        l1 = _means(difference, None if weights is None else weights[inner])
+    ms_ssim: list[Any] = [None] * count
+    if "ms-ssim" in settings.metrics:
+        padding = settings.padding or "valid"
+        scales = fused_ssim.ms_ssim(x, y, padding=padding, reduction="channel", **window)
+        ms_ssim = scales.double().tolist()
+    maps: list[Any] = [None] * count
+    if with_map:
+        maps = list(fused_ssim.ssim(x, y, reduction="none", **form).cpu().numpy())
+    return [Planes(*numbers) for numbers in zip(ssim, mse, l1, ms_ssim, maps, strict=True)]
 
 
 def _floats(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
-def _means(values: Tensor, weights: Tensor | None) -> list[float]:
-    """The mean of each channel, weighted."""
+def _means(values: Tensor, weights: Tensor | None) -> list[list[float]]:
+    """The mean of each channel of each image, weighted."""
     if weights is None:
-        return _numbers(values.double().mean(dim=(-2, -1)))
+        means: list[list[float]] = values.mean(dim=(-2, -1), dtype=torch.float64).tolist()
+        return means
     total = weights.double().sum()
     if not total > 0:
         raise CliError("the mask is black: no pixel is left to measure")
-    return _numbers((values.double() * weights).sum(dim=(-2, -1)) / total)
-
-
-def _numbers(per_channel: Tensor) -> list[float]:
-    numbers: list[float] = per_channel[0].double().tolist()
-    return numbers
+    means = ((values * weights).sum(dim=(-2, -1), dtype=torch.float64) / total).tolist()
+    return means

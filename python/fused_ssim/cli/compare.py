@@ -1,18 +1,19 @@
-"""`fused-ssim compare`: two image files, or two folders of them."""
+"""`fused-ssim compare`: two image files, or two folders of them; videos are compare_videos.py's."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fused_ssim.cli import report
+from fused_ssim.cli import html_report, pipeline, report
 from fused_ssim.cli.ahead import ahead, cores
 from fused_ssim.cli.errors import CliError
-from fused_ssim.cli.errors import report as to_stderr
 from fused_ssim.cli.heatmap import heat_map
+from fused_ssim.cli.html_report import Shown
 from fused_ssim.cli.images import (
     Pixels,
     Reading,
@@ -24,12 +25,19 @@ from fused_ssim.cli.images import (
     save_image,
 )
 from fused_ssim.cli.matching import match
-from fused_ssim.cli.measure import check_settings, measure
+from fused_ssim.cli.measure import Scores, check_settings, measure
+from fused_ssim.cli.outcome import conclude
+from fused_ssim.cli.pipeline import Work
 from fused_ssim.cli.progress import progress
-from fused_ssim.cli.results import Failure, Pair, Results, below
-from fused_ssim.cli.settings import Settings
+from fused_ssim.cli.results import Failure, Pair, Results, badness, below
+from fused_ssim.cli.settings import Channels, Settings
 
-BELOW_MINIMUM, FAILED = 1, 2
+_PICTURES = 40
+_VIDEO = "a video"
+_VIDEO_SUFFIXES = {
+    *(".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".obu", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,6 @@ class Job:
     map_path: Path | None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What all pairs have in common."""
-
-    settings: Settings
-    reading: Reading
-    mask: Pixels | None
-    map_min: float
-    threads: int
-    """Of the kernels, a pair."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Compare what the arguments name; the exit code is 2 when a pair of a folder failed."""
     a: Path = arguments.a
@@ -62,32 +58,61 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (a, b):
         if not path.exists():
             raise CliError(f"{path}: no such file or folder")
-    if a.is_dir() != b.is_dir():
-        folder, file = (a, b) if a.is_dir() else (b, a)
-        raise CliError(f"{folder} is a folder and {file} is a file; give two files or two folders")
+    kinds = {_kind(path): path for path in (a, b)}
+    if len(kinds) > 1:
+        (one, first), (other, second) = kinds.items()
+        raise CliError(
+            f"{first} is {one} and {second} is {other}; give two images, two folders or two videos"
+        )
     parse_colour(arguments.background)
-    settings = _settings(arguments)
+    of_videos = _VIDEO in kinds
+    settings = _settings(arguments, "y" if of_videos else "each")
     with large_pictures(any_size=arguments.any_size):
         mask = None if arguments.mask is None else _read_mask(arguments.mask)
         check_settings(settings, mask)
-        jobs, unmatched = _jobs(arguments)
-        results = _measure_all(jobs, settings, mask, arguments)
-        results.failures += unmatched
+        if of_videos:
+            from fused_ssim.cli import compare_videos  # needs PyAV
 
-    if not a.is_dir() and results.failures:
+            return compare_videos.run(arguments, settings, mask)
+        return _compare_images(arguments, settings, mask)
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    return _VIDEO if path.suffix.lower() in _VIDEO_SUFFIXES else "a file"
+
+
+def _compare_images(arguments: argparse.Namespace, settings: Settings, mask: Pixels | None) -> int:
+    jobs, unmatched = _jobs(arguments)
+    reading = Reading(arguments.background, arguments.data_range)
+    work = Work(
+        read=partial(_read, reading=reading, together=len(jobs) == 1),
+        name=lambda job: f"{job.a} and {job.b}",
+        finish=partial(_finish, map_min=arguments.map_min),
+        settings=settings,
+        mask=mask,
+        with_map=arguments.map is not None,
+    )
+    results = _measure_all(jobs, work, arguments)
+    results.failures += unmatched
+    if not arguments.a.is_dir() and results.failures:
         raise CliError(results.failures[0].reason)
-    if arguments.csv is not None:
-        report.write_csv(arguments.csv, results, settings)
     _print(results, settings, arguments)
-    for failure in results.failures:
-        to_stderr(failure.reason)
-    too_low = below(results, arguments.min)
-    for line in too_low:
-        to_stderr(line)
-    return FAILED if results.failures else BELOW_MINIMUM if too_low else 0
+    outputs: list[Callable[[], None]] = []
+    if arguments.csv is not None:
+        outputs.append(partial(report.write_csv, arguments.csv, results, settings))
+    if arguments.html is not None:
+        worst = sorted(results.pairs, key=lambda pair: badness(pair.scores, settings), reverse=True)
+        most = arguments.pictures or _PICTURES
+        shown = [_shown(place, pair, work) for place, pair in enumerate(worst[:most])]
+        page = partial(report.page, results, settings, shown, arguments.map_min)
+        outputs.append(partial(html_report.write, arguments.html, page))
+    failures = [failure.reason for failure in results.failures]
+    return conclude(failures, outputs, below(results, arguments.min))
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def _settings(arguments: argparse.Namespace, channels: Channels) -> Settings:
     for metric, _ in arguments.min:
         if metric not in arguments.metric:
             raise CliError(f"--min {metric}: expected one of --metric {','.join(arguments.metric)}")
@@ -98,7 +123,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         window_size=arguments.window_size if isinstance(window, str) else len(window),
         sigma=arguments.sigma,
         padding=arguments.padding,
-        channels=arguments.channels,
+        channels=arguments.channels or channels,
         crop_border=arguments.crop_border,
         device=arguments.device,
     )
@@ -144,21 +169,9 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _measure_all(
-    jobs: list[Job],
-    settings: Settings,
-    mask: Pixels | None,
-    arguments: argparse.Namespace,
+    jobs: list[Job], work: Work[Job, Pair | Failure], arguments: argparse.Namespace
 ) -> Results:
-    # A core for each pair is better than many for one, but for the last few pairs.
-    workers = min(len(jobs), cores())
-    comparison = Comparison(
-        settings,
-        Reading(arguments.background, arguments.data_range),
-        mask,
-        arguments.map_min,
-        threads=max(1, cores() // workers),
-    )
-    found = ahead(lambda job: _compare(job, comparison), jobs, workers)
+    found = pipeline.run(jobs, work, min(len(jobs), cores()))
     results = Results()
     show = arguments.a.is_dir() and not arguments.no_progress
     for result in progress(found, "comparing", "pair", show=show, total=len(jobs)):
@@ -169,29 +182,34 @@ def _measure_all(
     return results
 
 
-def _compare(job: Job, comparison: Comparison) -> Pair | Failure:
+def _read(job: Job, reading: Reading, together: bool) -> tuple[Pixels, Pixels]:
+    a, b = ahead(partial(read_image, reading=reading), (job.a, job.b), 2 if together else 1)
+    return a, b
+
+
+def _finish(job: Job, scores: Scores | CliError, map_min: float) -> Pair | Failure:
     try:
-        read = partial(read_image, reading=comparison.reading)
-        image_a, image_b = ahead(read, (job.a, job.b), min(2, comparison.threads))
-        try:
-            scores = measure(
-                image_a,
-                image_b,
-                comparison.settings,
-                mask=comparison.mask,
-                with_map=job.map_path is not None,
-                threads=comparison.threads,
-            )
-        except CliError as error:
-            raise CliError(f"{job.a} and {job.b}: {error}") from None
+        if isinstance(scores, CliError):
+            raise scores
         if job.map_path is not None and scores.ssim_map is not None:
-            save_image(heat_map(scores.ssim_map, comparison.map_min), job.map_path)
+            save_image(heat_map(scores.ssim_map, map_min), job.map_path)
     except CliError as error:
         return Failure(job.a, job.b, job.name_a, job.name_b, str(error))
-    height, width = image_a.shape[:2]
     # The map is in its file: those of a thousand pairs would fill the memory.
-    scores = scores.without_map()
-    return Pair(job.a, job.b, job.name_a, job.name_b, width, height, scores)
+    return Pair(job.a, job.b, job.name_a, job.name_b, scores.without_map())
+
+
+def _shown(place: int, pair: Pair, work: Work[Job, Pair | Failure]) -> Shown:
+    """For a page; the files are read once more."""
+
+    def load() -> tuple[Pixels, Pixels, Pixels]:
+        a, b = work.read(Job(pair.a, pair.b, pair.name_a, pair.name_b, None))
+        settings = replace(work.settings, metrics=("ssim",))
+        found = measure(a, b, settings, mask=work.mask, with_map=True, threads=1)
+        assert found.ssim_map is not None  # it was asked for
+        return a, b, found.ssim_map
+
+    return Shown(pair.name, f"pair_{place}", pair.scores, load)
 
 
 def _print(results: Results, settings: Settings, arguments: argparse.Namespace) -> None:

@@ -20,13 +20,14 @@ from fused_ssim.cli.matching import PLACEHOLDER
 from fused_ssim.cli.settings import CHANNELS, METRICS, Metric
 
 _DESCRIPTION = """\
-Compare two images, or two folders of images.
+Compare two images, two folders of images, or two videos.
 
-Two files: prints SSIM, the SSIM of each channel, and PSNR.
+Two images: prints SSIM, the SSIM of each channel, and PSNR.
 Two folders: pairs the images by name, prints a table and the mean. Names match exactly
 ("a.png" with "a.png"), or without the suffix where that is unambiguous ("a.png" with
 "a.jpg"); --match has other ways. A file without a partner is a failure. Hidden files are
 skipped, and sub-folders unless --recursive is given.
+Two videos (needs the extra [video]): compares frame by frame, and prints means and percentiles.
 """
 
 _EPILOG = """\
@@ -40,6 +41,14 @@ How images are read:
   grayscale      has one channel; beside a colour image it counts as three equal channels.
   others         palette, CMYK, Lab and YCbCr images become RGB; colour profiles are not
                  applied; of an animation the first frame counts.
+
+How videos are read:
+  luma           as it is stored, 8 bits into the kernels as they are and more of them as numbers
+                 of 0..1: what ffmpeg compares, though by another SSIM. --channels rgb, each and
+                 y-full take the colours as FFmpeg converts them.
+  frames         are paired by their order; a frame without a partner is a failure. Rates must
+                 agree (unless --match order), times that differ are told.
+  --min          is of the mean over the frames.
 
 Metrics:
   ssim           the mean over all pixels and channels.
@@ -58,6 +67,7 @@ examples:
   fused-ssim compare render.png photo.png --map map.png
   fused-ssim compare renders/ photos/ --csv scores.csv --min ssim=0.95
   fused-ssim compare a.png b.png --padding valid --json
+  fused-ssim compare source.mp4 encoded.mp4 --csv frames.csv --html report.html
   fused-ssim compare hr/ sr/ --match '{}_x4_SR' --channels y --crop-border 4 --padding valid
 """
 
@@ -66,13 +76,13 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     compare = commands.add_parser(
         "compare",
-        help="compare two images or two folders of images",
+        help="compare two images, two folders of images, or two videos",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    compare.add_argument("a", metavar="A", type=Path, help="image file or folder")
-    compare.add_argument("b", metavar="B", type=Path, help="image file or folder")
+    compare.add_argument("a", metavar="A", type=Path, help="image, folder or video")
+    compare.add_argument("b", metavar="B", type=Path, help="image, folder or video")
     _add_reading(compare.add_argument_group("reading"))
     _add_measuring(compare.add_argument_group("measuring"))
     _add_output(compare.add_argument_group("output"))
@@ -148,10 +158,10 @@ def _add_measuring(group: Group) -> None:
     group.add_argument(
         "--channels",
         choices=CHANNELS,
-        default="each",
-        help="each: all, with each one's number (default); rgb: all, their mean alone; y: the luma "
-        "of ITU-R BT.601 in studio swing (16 to 235), as papers on super-resolution take it; "
-        "y-full: in full swing (0 to 255), as JPEG does",
+        help="each: all, with each one's number (default for images); rgb: all, their mean alone; y: "
+        "the luma of ITU-R BT.601 in studio swing (16 to 235), as papers on super-resolution take "
+        "it, of videos the luma as it is stored (their default); y-full: in full swing (0 to 255), as "
+        "JPEG does",
     )
     group.add_argument(
         "--crop-border",
@@ -182,7 +192,8 @@ def _add_output(group: Group) -> None:
         "--map",
         type=Path,
         metavar="PATH",
-        help="write the SSIM map as a heat map with a legend; with two folders, a folder to fill",
+        help="write the SSIM map as a heat map with a legend; with two folders or videos (of which the "
+        "worst frames have maps), a folder to fill",
     )
     group.add_argument(
         "--map-min",
@@ -193,7 +204,24 @@ def _add_output(group: Group) -> None:
         "(default: %(default)s); raise it to see small differences",
     )
     group.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write one row for each pair and each failure"
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write one row for each pair, or frame, and each failure",
+    )
+    group.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page that needs no other file: a table to sort, pictures, heat maps, and of "
+        "videos SSIM over time",
+    )
+    group.add_argument(
+        "--pictures",
+        type=integer_from(1),
+        metavar="N",
+        help="how many pairs or frames --html shows, and of how many frames --map has maps, the worst "
+        "first (default: 40 pairs, 8 frames)",
     )
     group.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_no_progress(group)

@@ -111,8 +111,8 @@ def fit(start: Pixels, target: Pixels, steps: int, device: str, *, show: bool) -
 
     Returns the image at some stages, by the number of steps done; the first is 0, the last `steps`.
     """
-    goal = batch(target, device)
-    image = batch(start, device).requires_grad_()
+    goal = batch([target], device)
+    image = batch([start], device).requires_grad_()
     optimiser = torch.optim.Adam([image], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     stages = {0: start}

@@ -176,19 +176,27 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
 
     Hidden ones are left out: those with a leading dot, as macOS leaves beside every image.
     """
-    suffixes = {
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
-    }
     try:
         paths = [path.relative_to(folder) for path in folder.glob("**/*" if recursive else "*")]
         visible = [path for path in paths if not any(part[0] == "." for part in path.parts)]
         sub_folders = sum((folder / path).is_dir() for path in visible)
         if sub_folders and not recursive:
             note(f"{folder}: {sub_folders} sub-folder(s) not searched; --recursive does")
+        known = _known_suffixes({path.suffix.lower() for path in visible})
         return sorted(
             folder / path
             for path in visible
-            if path.suffix.lower() in suffixes and (folder / path).is_file()
+            if path.suffix.lower() in known and (folder / path).is_file()
         )
     except OSError as error:
         raise CliError(f"cannot read the folder {folder}: {error.strerror}") from None
+
+
+def _known_suffixes(asked: set[str]) -> set[str]:
+    """Suffixes of the formats that Pillow reads, at least those among `asked`."""
+    Image.preinit()
+    extensions = Image.EXTENSION
+    if not asked <= extensions.keys():
+        # This loads all of Pillow's plugins, which takes longer than reading some pictures.
+        extensions = Image.registered_extensions()
+    return {suffix for suffix, kind in extensions.items() if kind in Image.OPEN}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from fused_ssim.cli.errors import CliError, report
+from fused_ssim.cli.memory import keep_freed_memory
 from fused_ssim.cli.parser import build_parser
 
 USER_ERROR = 2
@@ -18,6 +20,7 @@ _OPTIONAL = {
     "numpy": ("numpy", "cli"),
     "tqdm": ("tqdm", "cli"),
     "skimage": ("scikit-image", "demo"),
+    "av": ("av", "video"),
 }
 
 
@@ -27,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         # parse_args() would show the usage of the whole program.
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if argv is None:  # this process is the program, and no other's
+        keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file need not be text; one that is not shall not end the table.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.run(arguments)
         # Flush here, where a closed pipe can still be caught.

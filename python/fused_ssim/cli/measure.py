@@ -6,7 +6,8 @@ On the CPU the kernels read NumPy's memory, without torch; what they lack (by_to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -17,7 +18,7 @@ from fused_ssim import _C, _arrays
 from fused_ssim._parameters import Definition, Padding, definition_of
 from fused_ssim.cli.errors import CliError, first_line
 from fused_ssim.cli.images import CHANNEL_NAMES, Pixels
-from fused_ssim.cli.settings import Metric, Settings
+from fused_ssim.cli.settings import Channels, Metric, Settings
 
 # Luma of ITU-R BT.601: weights of R, G and B in 0..1, and the value of black. Studio swing is black
 # at 16 and white at 235, of 255.
@@ -39,6 +40,8 @@ class Scores:
     values: dict[Metric, float]
     per_channel: dict[Metric, tuple[float, ...]]
     channel_names: tuple[str, ...]
+    size: tuple[int, int]
+    """Width and height of the images, of which a border may have been cropped."""
     ssim_map: Pixels | None
     """[C, H', W'], when asked for."""
 
@@ -47,9 +50,20 @@ class Scores:
         return replace(self, ssim_map=None)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Two images of one shape, with nothing left to do but to measure them."""
+
+    a: Pixels
+    b: Pixels
+    mask: Pixels | None
+    channel_names: tuple[str, ...]
+    size: tuple[int, int]
+
+
 def check_settings(settings: Settings, mask: Pixels | None = None) -> None:
     """Refuse settings that no image could be measured with, before any image is read."""
-    if _needs_torch(settings, mask):
+    if needs_torch(settings, mask):
         from fused_ssim.cli import by_torch
 
         by_torch.check_device(settings)
@@ -63,6 +77,30 @@ def check_settings(settings: Settings, mask: Pixels | None = None) -> None:
         raise CliError(first_line(error)) from None
 
 
+def prepare(a: Pixels, b: Pixels, settings: Settings, mask: Pixels | None = None) -> Prepared:
+    """Crop, take the channels that are measured, and refuse what has no SSIM.
+
+    Args:
+        a: [H, W, C], C = 1 or 3: uint8, or float32 in 0..1.
+        b: likewise; a single channel is compared with each of three.
+        settings: how to measure.
+        mask: [H, W, 1], weights in 0..1.
+    """
+    _check_same_size(a, b, "scale or crop one of them")
+    if mask is not None:
+        _check_same_size(a, mask, "the mask must have the images' size")
+        mask = _cropped(mask, settings.crop_border)
+    size = (a.shape[1], a.shape[0])
+    a, b = (
+        channels_of(_cropped(image, settings.crop_border), settings.channels) for image in (a, b)
+    )
+    count = max(a.shape[2], b.shape[2])
+    a, b = (np.broadcast_to(image, (*image.shape[:2], count)) for image in (a, b))
+    _check_window_fits(a, settings)
+    names = CHANNEL_NAMES[count] if settings.channels in ("each", "rgb") else ("Y",)
+    return Prepared(a, b, mask, names, size)
+
+
 def measure(
     a: Pixels,
     b: Pixels,
@@ -72,34 +110,42 @@ def measure(
     with_map: bool = False,
     threads: int = 0,
 ) -> Scores:
-    """Compare two images; a single channel is compared with each of three.
+    """Compare two images as prepare() takes them, on `threads` threads of the CPU (0: all)."""
+    images = prepare(a, b, settings, mask)
+    if needs_torch(settings, mask):
+        return measure_by_torch([images], settings, with_map=with_map)[0]
+    return measure_by_kernels(images, settings, with_map=with_map, threads=threads)
 
-    Args:
-        a: [H, W, C], C = 1 or 3: uint8, or float32 in 0..1.
-        b: likewise.
-        mask: [H, W, 1], weights in 0..1.
-        with_map: whether the map is wanted, too.
-        threads: of the CPU; 0: all.
-    """
-    _check_same_size(a, b, "scale or crop one of them")
-    if mask is not None:
-        _check_same_size(a, mask, "the mask must have the images' size")
-    a, b = (_channels(_cropped(image, settings.crop_border), settings) for image in (a, b))
-    count = max(a.shape[2], b.shape[2])
-    a, b = (np.broadcast_to(image, (*image.shape[:2], count)) for image in (a, b))
-    _check_window_fits(a, settings)
-    names = CHANNEL_NAMES[count] if settings.channels in ("each", "rgb") else ("Y",)
+
+def measure_by_kernels(
+    images: Prepared, settings: Settings, *, with_map: bool, threads: int
+) -> Scores:
+    """On NumPy's memory, where needs_torch() says that this does."""
+    with _one_line_errors():
+        planes = _by_kernels(images.a, images.b, settings, with_map=with_map, threads=threads)
+    return _scores(planes, settings, images)
+
+
+def measure_by_torch(
+    pairs: Sequence[Prepared], settings: Settings, *, with_map: bool
+) -> list[Scores]:
+    """A batch: pairs of one shape and one dtype."""
+    from fused_ssim.cli import by_torch
+
+    with _one_line_errors():
+        batch = by_torch.measure(pairs, settings, with_map=with_map)
+    return [_scores(planes, settings, pair) for planes, pair in zip(batch, pairs, strict=True)]
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What a pair's size or type causes, as a CliError."""
     try:
-        if _needs_torch(settings, mask):
-            from fused_ssim.cli import by_torch
-
-            weights = None if mask is None else _cropped(mask, settings.crop_border)
-            planes = by_torch.measure(a, b, weights, settings, with_map=with_map)
-        else:
-            planes = _by_kernels(a, b, settings, with_map=with_map, threads=threads)
+        yield
     except (ValueError, NotImplementedError) as error:
         raise CliError(first_line(error)) from None
-    return _scores(planes, settings, names)
+    except MemoryError:
+        raise CliError("not enough memory for images of this size") from None
 
 
 @dataclass(frozen=True)
@@ -113,7 +159,7 @@ class Planes:
     ssim_map: Pixels | None = None
 
 
-def _scores(planes: Planes, settings: Settings, names: tuple[str, ...]) -> Scores:
+def _scores(planes: Planes, settings: Settings, images: Prepared) -> Scores:
     per_channel: dict[Metric, tuple[float, ...]] = {}
     values: dict[Metric, float] = {}
     for metric in settings.metrics:
@@ -135,7 +181,7 @@ def _scores(planes: Planes, settings: Settings, names: tuple[str, ...]) -> Score
             ]
         per_channel[metric] = tuple(numbers)
         values[metric] = _mean(numbers)
-    return Scores(values, per_channel, names, planes.ssim_map)
+    return Scores(values, per_channel, images.channel_names, images.size, planes.ssim_map)
 
 
 def psnr_db(mse: float) -> float:
@@ -157,7 +203,8 @@ def _taps(window: str | tuple[float, ...], size: int, sigma: float) -> tuple[flo
     return gaussian if window == "gaussian" else (1.0 / size,) * size
 
 
-def _needs_torch(settings: Settings, mask: Pixels | None) -> bool:
+def needs_torch(settings: Settings, mask: Pixels | None) -> bool:
+    """Whether kernels on NumPy's memory do not do."""
     return settings.device != "cpu" or mask is not None or "ms-ssim" in settings.metrics
 
 
@@ -205,11 +252,11 @@ def as_floats(image: Pixels) -> Pixels:
     return np.divide(image, 255, dtype=np.float32) if image.dtype == np.uint8 else image
 
 
-def _channels(image: Pixels, settings: Settings) -> Pixels:
+def channels_of(image: Pixels, channels: Channels) -> Pixels:
     """The channels that are measured."""
-    if settings.channels not in _LUMA:
+    if channels not in _LUMA:
         return image
-    weights, black = _LUMA[settings.channels]
+    weights, black = _LUMA[channels]
     values = as_floats(image)
     if image.shape[2] == 1:
         values = np.repeat(values, 3, axis=2)

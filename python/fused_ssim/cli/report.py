@@ -1,23 +1,20 @@
-"""Results as text, JSON and CSV."""
+"""Results of images as text, JSON, CSV and a page."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from fused_ssim.cli.errors import CliError
+from fused_ssim.cli.html_report import Page, Row, Shown
+from fused_ssim.cli.measure import Scores
 from fused_ssim.cli.results import Pair, Results
-from fused_ssim.cli.settings import KEYS, Metric, Settings
-from fused_ssim.cli.tables import json_number, metric_text, text_table
+from fused_ssim.cli.settings import KEYS, Settings
+from fused_ssim.cli.tables import TITLES, json_number, metric_text, text_table
 
-_TITLES: dict[Metric, str] = {
-    "ssim": "SSIM",
-    "ms-ssim": "MS-SSIM",
-    "psnr": "PSNR (dB)",
-    "l1-ssim": "L1+SSIM",
-}
 _CSV_CHANNELS = {
     "each": ("R", "G", "B", "gray"),
     "rgb": (),
@@ -33,7 +30,7 @@ def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> st
     lines = [
         ("A", str(pair.a)),
         ("B", str(pair.b)),
-        ("size", f"{pair.width} x {pair.height}, {channels}"),
+        ("size", "{} x {}, {}".format(*pair.scores.size, channels)),
         ("window", window_text(settings)),
     ]
     for metric in settings.metrics:
@@ -41,7 +38,7 @@ def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> st
         unit = ""
         if metric == "psnr":
             unit = " dB" if math.isfinite(value) else " (identical)"
-        lines.append((_TITLES[metric].split()[0], metric_text(metric, value) + unit))
+        lines.append((TITLES[metric].split()[0], metric_text(metric, value) + unit))
         if settings.channels == "each" and metric != "psnr":
             numbers = zip(names, pair.scores.per_channel[metric], strict=True)
             lines += [(f"  {name}", metric_text(metric, number)) for name, number in numbers]
@@ -50,7 +47,7 @@ def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> st
 
 def folders_text(results: Results, settings: Settings) -> str:
     """Of two folders: a table with the means."""
-    header = ("image", *(_TITLES[metric] for metric in settings.metrics))
+    header = ("image", *(TITLES[metric] for metric in settings.metrics))
     rows = [
         (
             pair.name,
@@ -84,9 +81,8 @@ def settings_json(settings: Settings, mask: Path | None) -> dict[str, object]:
     return {**asdict(settings), "padding": padding, "mask": None if mask is None else str(mask)}
 
 
-def pair_json(pair: Pair, settings: Settings) -> dict[str, object]:
+def numbers_json(scores: Scores, settings: Settings) -> dict[str, object]:
     """The numbers of a pair; null stands for infinity."""
-    scores = pair.scores
     numbers: dict[str, object] = {}
     for metric in settings.metrics:
         key = KEYS[metric]
@@ -94,12 +90,16 @@ def pair_json(pair: Pair, settings: Settings) -> dict[str, object]:
         if settings.channels == "each":
             per_channel = zip(scores.channel_names, scores.per_channel[metric], strict=True)
             numbers[f"{key}_per_channel"] = {name: json_number(v) for name, v in per_channel}
+    return numbers
+
+
+def pair_json(pair: Pair, settings: Settings) -> dict[str, object]:
+    """Files, size and numbers."""
     return {
         "a": str(pair.a),
         "b": str(pair.b),
-        "width": pair.width,
-        "height": pair.height,
-        **numbers,
+        **dict(zip(("width", "height"), pair.scores.size, strict=True)),
+        **numbers_json(pair.scores, settings),
     }
 
 
@@ -123,37 +123,70 @@ def folders_json(results: Results, settings: Settings) -> dict[str, object]:
     }
 
 
+def numeric_columns(settings: Settings) -> list[str]:
+    """Of a CSV: each metric, and its channels."""
+    suffixes = ("", *(f"_{name.lower()}" for name in _CSV_CHANNELS[settings.channels]))
+    return [f"{KEYS[metric]}{suffix}" for metric in settings.metrics for suffix in suffixes]
+
+
+def numbers_row(scores: Scores, settings: Settings) -> dict[str, object]:
+    """What stands in numeric_columns(), as far as the images have these channels."""
+    row: dict[str, object] = {}
+    for metric in settings.metrics:
+        row[KEYS[metric]] = scores.values[metric]
+        if _CSV_CHANNELS[settings.channels]:
+            numbers = zip(scores.channel_names, scores.per_channel[metric], strict=True)
+            row |= {f"{KEYS[metric]}_{name.lower()}": number for name, number in numbers}
+    return row
+
+
 def write_csv(path: Path, results: Results, settings: Settings) -> None:
     """A row for each pair and each failure."""
-    channels = _CSV_CHANNELS[settings.channels]
-    columns = ["name_a", "name_b", "width", "height"]
-    for metric in settings.metrics:
-        key = KEYS[metric]
-        columns += [key, *(f"{key}_{name.lower()}" for name in channels)]
-    rows: list[dict[str, object]] = []
-    for pair in results.pairs:
-        scores = pair.scores
-        row: dict[str, object] = {
+    columns = ["name_a", "name_b", "width", "height", *numeric_columns(settings), "error"]
+    rows: list[dict[str, object]] = [
+        {
             "name_a": pair.name_a,
             "name_b": pair.name_b,
-            "width": pair.width,
-            "height": pair.height,
+            **dict(zip(("width", "height"), pair.scores.size, strict=True)),
+            **numbers_row(pair.scores, settings),
         }
-        for metric in settings.metrics:
-            key = KEYS[metric]
-            row[key] = scores.values[metric]
-            if channels:
-                numbers = zip(scores.channel_names, scores.per_channel[metric], strict=True)
-                row |= {f"{key}_{name.lower()}": number for name, number in numbers}
-        rows.append(row)
+        for pair in results.pairs
+    ]
     rows += [
         {"name_a": failure.name_a, "name_b": failure.name_b, "error": failure.reason}
         for failure in results.failures
     ]
+    write_rows(path, columns, rows)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """A CSV file with a header; what a row lacks stays empty."""
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*columns, "error"])
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror}") from None
+
+
+def page(results: Results, settings: Settings, shown: Sequence[Shown], map_min: float) -> Page:
+    """A row for each pair, and pictures of the worst ones."""
+    anchors = {id(one.scores): one.anchor for one in shown}
+    means = [(TITLES[m], metric_text(m, results.mean(m))) for m in settings.metrics]
+    failed = [("failed", str(len(results.failures)))] if results.failures else []
+    return Page(
+        title=f"{len(results.pairs)} pairs of images",
+        facts=[("pairs", str(len(results.pairs))), *failed, ("window", window_text(settings))],
+        statistics=(("mean",), means),
+        plot="",
+        rows=[
+            Row.of(pair.name, pair.scores, settings, anchors.get(id(pair.scores)))
+            for pair in results.pairs
+        ],
+        rows_title="Pairs",
+        metrics=settings.metrics,
+        shown=shown,
+        failures=[failure.reason for failure in results.failures],
+        map_min=map_min,
+    )

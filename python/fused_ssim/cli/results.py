@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fused_ssim.cli.measure import Scores
-from fused_ssim.cli.settings import Metric
+from fused_ssim.cli.settings import Metric, Settings
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,6 @@ class Pair:
     b: Path
     name_a: str
     name_b: str
-    width: int
-    height: int
     scores: Scores
 
     @property
@@ -48,10 +46,8 @@ class Results:
     failures: list[Failure] = field(default_factory=list)
 
     def mean(self, metric: Metric) -> float:
-        """Over the pairs; of PSNR over those that differ, unless none does."""
-        numbers = self.numbers(metric)
-        finite = [number for number in numbers if math.isfinite(number)]
-        return mean(finite or numbers)
+        """Over the pairs."""
+        return mean(finite(self.numbers(metric)))
 
     def numbers(self, metric: Metric) -> list[float]:
         """Of each pair."""
@@ -71,6 +67,19 @@ def below(results: Results, minima: Sequence[tuple[Metric, float]]) -> list[str]
         for metric, least in minima
         if not pair.scores.values[metric] >= least
     ]
+
+
+def badness(scores: Scores, settings: Settings) -> float:
+    """Larger for what is less alike, by the first metric."""
+    value = scores.values[settings.metrics[0]]
+    if math.isnan(value):
+        return math.inf
+    return value if settings.metrics[0] == "l1-ssim" else -value
+
+
+def finite(numbers: Sequence[float]) -> Sequence[float]:
+    """PSNR is infinite for identical images: means are of the others, unless there is none."""
+    return [number for number in numbers if math.isfinite(number)] or numbers
 
 
 def mean(numbers: Sequence[float]) -> float:

@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 from fused_ssim.cli.settings import Metric
 
+TITLES: dict[Metric, str] = {
+    "ssim": "SSIM",
+    "ms-ssim": "MS-SSIM",
+    "psnr": "PSNR (dB)",
+    "l1-ssim": "L1+SSIM",
+}
+
 
 def text_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], footer: Sequence[str] | None = None
