@@ -114,24 +114,27 @@ if __name__ == "__main__":
     runs = {"L1": 0.0, "0.8 L1 + 0.2 (1 - SSIM)": 0.2}
     results = {name: fit(target, 900, 200, weight) for name, weight in runs.items()}
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, axes = plt.subplot_mosaic(
+        [["PSNR"] * 3 + ["SSIM"] * 3, [0, 0, 1, 1, 2, 2]], figsize=(9, 6.6), layout="constrained"
+    )
     for name, (scores, _) in results.items():
         steps, psnr, similarity = zip(*scores, strict=True)
-        left.plot(steps, psnr, label=name)
-        right.plot(steps, similarity, label=name)
+        axes["PSNR"].plot(steps, psnr, label=name)
+        axes["SSIM"].plot(steps, similarity, label=name)
         print(f"{name}: PSNR {psnr[-1]:.2f} dB, SSIM {similarity[-1]:.4f}")
-    left.set(xlabel="step", ylabel="PSNR (dB)")
-    right.set(xlabel="step", ylabel="SSIM")
-    right.legend(loc="lower right")
+    axes["PSNR"].set(xlabel="step", ylabel="PSNR (dB)")
+    axes["SSIM"].set(xlabel="step", ylabel="SSIM")
+    axes["SSIM"].legend(loc="lower right")
 
     shown = {name: frames[-1] for name, (_, frames) in results.items()}
     shown["photograph"] = target[0].permute(1, 2, 0)
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
-    for axis, (name, picture) in zip(axes, shown.items(), strict=True):
-        axis.imshow(picture)
-        axis.set_title(name, fontsize=10)
-        axis.axis("off")
+    for i, (name, picture) in enumerate(shown.items()):
+        axes[i].imshow(picture)
+        axes[i].set_title(name, fontsize=10)
+        axes[i].axis("off")
+    plt.show()
 
+    # As a film.
     frames = results["0.8 L1 + 0.2 (1 - SSIM)"][1]
     figure, axis = plt.subplots(figsize=(3, 3), layout="constrained")
     axis.axis("off")
