@@ -249,13 +249,12 @@ def _page_cell(row: Row | None, first: Row | None) -> str:
 def _section(name: str, results: Results) -> str:
     """A run: what and where, and a table for each kind, the libraries as columns."""
     versions = ", ".join(f"{library} {version}" for library, version in results.libraries.items())
-    heading = "" if results.subject == "libraries" else f": {results.subject}"
     date = f", {results.date[:10]}" if results.date else ""
     about = (
         f"`{results.command}`, torch {results.machine['torch']}, {results.dtype}; commit "
         f"{results.commit or 'unknown'}{date}; [{name}](../benchmarks/results/{name}). {versions}.\n"
     )
-    parts = [f"### {results.where}{heading}\n", about]
+    parts = [f"**{results.subject.capitalize()}**: {about}"]
     for kind in dict.fromkeys(row.kind for row in results.rows):
         rows = [row for row in results.rows if row.kind == kind]
         sizes, libraries = (
@@ -276,13 +275,23 @@ def _section(name: str, results: Results) -> str:
 
 
 def _runs() -> dict[str, Results]:
-    """GPUs first, then by name."""
-    runs = {path.name: Results.read(path) for path in sorted(RESULTS.glob("*.json"))}
-    return dict(sorted(runs.items(), key=lambda item: (item[1].device != "cuda", item[0])))
+    """GPUs first, then by device and name."""
+    runs = {path.name: Results.read(path) for path in RESULTS.glob("*.json")}
+
+    def place(run: tuple[str, Results]) -> tuple[bool, str, str]:
+        return (run[1].device != "cuda", run[1].where, run[0])
+
+    return dict(sorted(runs.items(), key=place))
 
 
 def _page(runs: dict[str, Results]) -> str:
-    return "\n" + "\n".join(_section(name, results) for name, results in runs.items()) + "\n"
+    parts, where = [""], ""
+    for name, results in runs.items():
+        if results.where != where:
+            where = results.where
+            parts.append(f"### {where}\n")
+        parts.append(_section(name, results))
+    return "\n".join(parts) + "\n"
 
 
 def _readme(runs: dict[str, Results]) -> str:

@@ -31,6 +31,8 @@ html_theme = "furo"
 html_title = f"fused_ssim {version}"
 html_copy_source = False
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_heading_anchors = 4  # as GitHub gives them
 
@@ -63,8 +65,8 @@ def _read(app: object, name: str, text: list[str]) -> None:
 def _read_docstring(
     app: object, what: str, name: str, subject: object, options: object, lines: list[str]
 ) -> None:
-    """Docstrings are plain text: a bar stands for an absolute value, a star for no emphasis."""
-    lines[:] = [re.sub(r"(?<!\*)([|*])(?!\*)", r"\\\1", line) for line in lines]
+    """In |x| and [B, *sizes] docstrings mean bars and stars, no substitution and no emphasis."""
+    lines[:] = [re.sub(r"(?<![*\w])([|*])(?=\w)", r"\\\1", line) for line in lines]
 
 
 def setup(app: object) -> None:

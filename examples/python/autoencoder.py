@@ -95,6 +95,8 @@ def photograph(name: str) -> Tensor:
 # %%
 # A photograph that it has not seen
 # ---------------------------------
+# After so few steps the one knows the colours, and has blurred the structure, which is the cheapest way to
+# small squares; the other knows the structure, and learns colours by its part of L1.
 
 if __name__ == "__main__":
     import matplotlib.pyplot as plt
