@@ -1,12 +1,14 @@
 """Compare fused_ssim with its peers on this machine, in one run.
 
-    python benchmarks/bench.py --device cpu
+    python benchmarks/bench.py --device cpu --threads 2
     python benchmarks/bench.py --device cuda
     python benchmarks/bench.py --device cuda --preset sweep --kinds training inference
+    python benchmarks/bench.py --subject windows --sizes 1x3x1080x1920
+    python benchmarks/bench.py --subject masks --sizes 1x3x1080x1920
 
-Prints a table for each kind of step, and writes NAME.json and NAME.png to benchmarks/results/.
-How the times are taken stands in timing.py, what is timed in workload.py and peers.py, the memory
-in memory.py, the ceilings in machine.py.
+Prints a table for each kind of step, and writes NAME.json to benchmarks/results/ (docs/benchmark.schema.json
+describes it). docs/benchmarks.md has the method in words; how the times are taken stands in timing.py,
+what is timed in workload.py and peers.py, the memory in memory.py, the ceilings in machine.py.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,25 +24,26 @@ from pathlib import Path
 import torch
 from machine import commit, describe, file_name, measure_ceilings, recorded_command
 from memory import cpu_peak, cuda_peak
-from peers import KINDS, NAMES, Library, load
+from peers import NAMES, forms, load
 from report import Results, Row, tables
 from timing import Step, Timing, cpu_times, cuda_kernel_time, cuda_wall_times
-from workload import Images, Size, make_images, make_step
+from workload import KINDS, Images, Library, Size, make_images, make_step
 
 _RESULTS = Path(__file__).parent / "results"
 _PRESETS = {
-    "table": ["1x3x256x256", "1x3x512x512", "1x3x1080x1920", "1x3x2160x3840"],
+    "table": ["1x3x256x256", "1x3x512x512", "1x3x1080x1920", "1x3x2160x3840", "1x1x32x64x64"],
     "sweep": [f"1x3x{side}x{side}" for side in (64, 128, 256, 512, 1024, 2048)],
 }
 # Minutes a step for the slowest peer on a CPU, so on a GPU alone.
 _PRESETS_CUDA = {
-    "table": [*_PRESETS["table"], "5x5x1080x1920"],
+    "table": [*_PRESETS["table"], "5x5x1080x1920", "1x1x128x256x256"],
     "sweep": [*_PRESETS["sweep"], "1x3x4096x4096"],
 }
+_LEAST_SIDE_OF_SCALES = 161
 # Enough different images that none is still in the L2 cache when its turn comes again.
 _CACHES_FULL, _MOST_IMAGES = 3, 96
 # A peer that knows not the dtype or the size, or needs more memory than there is.
-_FAILURES = (RuntimeError, ValueError, TypeError, AssertionError)
+_FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, OSError)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,14 +59,25 @@ def parse_arguments() -> argparse.Namespace:
         help="table: the sizes of the README's table; sweep: squares, for the plot",
     )
     parser.add_argument(
-        "--sizes", nargs="+", type=_size, metavar="BxCxHxW", help="sizes of your own"
+        "--sizes",
+        nargs="+",
+        type=_size,
+        metavar="BxCxHxW",
+        help="sizes of your own; BxCxDxHxW of volumes",
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
         "--libraries",
         nargs="+",
         choices=NAMES,
-        default=["fused_ssim", "pytorch-msssim", "torchmetrics", "mse_loss"],
+        default=[name for name in NAMES if name != "original"],
+        help="default: all that are installed",
+    )
+    parser.add_argument(
+        "--subject",
+        choices=["libraries", "windows", "masks"],
+        default="libraries",
+        help="windows, masks: forms of this package's SSIM in place of libraries",
     )
     parser.add_argument(
         "--original",
@@ -95,8 +110,8 @@ def parse_arguments() -> argparse.Namespace:
 def _size(text: str) -> Size:
     try:
         return Size.parse(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected BxCxHxW, got {text!r}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main() -> int:
@@ -112,9 +127,20 @@ def main() -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
 
-    libraries, notes = load(arguments.libraries, arguments.original)
+    if arguments.subject == "libraries":
+        libraries, notes = load(arguments.libraries, arguments.original)
+    else:
+        libraries, notes = forms(arguments.subject), []
+    libraries = [library for library in libraries if device.type in library.on]
+    if device.type == "cpu":
+        load_before = os.getloadavg()[0]  # of others: nothing has been timed yet
+        notes.append(f"{load_before:.1f} other processes on {os.cpu_count()} processors before")
     dtype: torch.dtype = getattr(torch, arguments.dtype)
+    versions = {library.name: library.version for library in libraries}
+    if arguments.subject != "libraries":
+        versions = {"fused_ssim": libraries[0].version}
     results = Results(
+        subject=arguments.subject,
         command=recorded_command("benchmarks/bench.py"),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         commit=arguments.commit or commit(),
@@ -123,20 +149,26 @@ def main() -> int:
         element_bytes=torch.empty(0, dtype=dtype).element_size(),
         machine=describe(device),
         ceilings=measure_ceilings(device),
-        libraries={library.name: library.version for library in libraries},
+        libraries=versions,
         notes=notes,
     )
     presets = _PRESETS_CUDA if device.type == "cuda" else _PRESETS
     sizes = arguments.sizes or [Size.parse(text) for text in presets[arguments.preset]]
     for kind in arguments.kinds:
         candidates = [library for library in libraries if kind in library.functions]
+        if not candidates:
+            continue
         for size in sizes:
+            if size.axes != KINDS[kind].axes:
+                continue
+            if kind.startswith("ms_ssim") and min(size.shape[2:]) < _LEAST_SIDE_OF_SCALES:
+                continue
             print(f"measuring {kind} at {size} ...", file=sys.stderr, flush=True)
             if device.type == "cuda":
                 rows = _cuda_rows(candidates, kind, size, dtype, device)
             else:
                 rows = _cpu_rows(candidates, kind, size, dtype, arguments.budget)
-            if kind == "training" and not arguments.no_memory:
+            if kind == "training" and arguments.subject == "libraries" and not arguments.no_memory:
                 _add_memory(rows, libraries, size, device, arguments)
             results.rows += rows
 
@@ -147,7 +179,7 @@ def main() -> int:
     path = arguments.out / f"{name}.json"
     results.write(path)
     print(f"\nwritten: {path}")
-    return _draw(results, path.with_suffix(".png"))
+    return 0
 
 
 def _cpu_rows(
@@ -155,7 +187,9 @@ def _cpu_rows(
 ) -> list[Row]:
     images = make_images(size, 1, dtype, torch.device("cpu"), kind)
     rows, steps = _try_libraries(libraries, kind, size, images, lambda row, step: None)
-    _set_wall_times(rows, cpu_times(steps, budget_s))
+    pairs = {library.name: library.pairs_per_call for library in libraries}
+    times = cpu_times(steps, budget_s)
+    _set_wall_times(rows, {name: time.divided(pairs[name]) for name, time in times.items()})
     return rows
 
 
@@ -224,20 +258,10 @@ def _add_memory(
             row.peak_extra_bytes = cpu_peak(row.library, size, arguments.dtype, arguments.original)
 
 
-def _draw(results: Results, path: Path) -> int:
-    try:
-        from plot import draw
-    except ImportError as error:
-        print(f"no plot: {error}")
-        return 0
-    draw(results, path)
-    print(f"written: {path}")
-    return 0
-
-
 def _default_name(results: Results, arguments: argparse.Namespace) -> str:
     preset = "sizes" if arguments.sizes else arguments.preset
-    return file_name(results.machine, results.device, results.dtype, preset)
+    subject = preset if arguments.subject == "libraries" else arguments.subject
+    return file_name(results.machine, results.device, results.dtype, subject)
 
 
 def _one_line(error: Exception) -> str:

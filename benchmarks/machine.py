@@ -44,8 +44,11 @@ class Ceilings:
 
 def describe(device: torch.device) -> dict[str, object]:
     """Facts about the hardware and software that a reader of the numbers needs."""
+    import fused_ssim
+
     facts: dict[str, object] = {
         "processor": cpu_name(),
+        "cpu_level": fused_ssim.build_info().cpu_level,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

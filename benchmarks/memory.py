@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
-from peers import Library, load_one
-from workload import Size, make_images, make_step
+from peers import load_one
+from workload import Library, Size, make_images, make_step
 
-_WARM_UP = Size(1, 3, 32, 32)
+_WARM_UP = Size((1, 3, 32, 32))
 
 
 def cuda_peak(library: Library, size: Size, dtype: torch.dtype, device: torch.device) -> int:

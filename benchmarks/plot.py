@@ -1,98 +1,69 @@
-"""Time against pixels, a line for each library.
-
-python benchmarks/plot.py benchmarks/results/NAME.json    draws NAME.png again
-"""
+"""Time against pixels, a line for each library: the plot of README.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
-from report import Results, Row
+from report import OURS, Results
+from workload import KINDS
 
 mpl.use("Agg")  # no display is needed, or asked for
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 
-_TITLES = {
-    "training": "Training step",
-    "inference": "Inference",
-    "photometric": "Training step, L1 + SSIM",
-}
-_CLOCKS = {"gpu": "time on the GPU", "wall": "end to end"}
+_KIND = "training"
 # Line, marker and width by library: this package stands out, the yardstick stays back.
 _STYLES = {
     "fused_ssim": ("#c2255c", "o", 2.6),
     "original": ("#e8890c", "s", 1.6),
+    "frame-analytics": ("#7048e8", "v", 1.6),
     "pytorch-msssim": ("#1c5fa8", "^", 1.6),
     "torchmetrics": ("#2b8a3e", "D", 1.6),
+    "kornia": ("#0b7285", "P", 1.6),
+    "piqa": ("#5c940d", "h", 1.6),
     "mse_loss": ("#868e96", "x", 1.2),
 }
 
 
-def draw(results: Results, path: Path) -> None:
-    """Write the picture: a row of panels for each clock, a column for each kind of step."""
-    clocks = [clock for clock in _CLOCKS if any(getattr(r, clock) for r in results.rows)]
-    kinds = [kind for kind in _TITLES if any(row.kind == kind for row in results.rows)]
-    figure, axes = plt.subplots(
-        len(clocks),
-        len(kinds),
-        figsize=(5.4 * len(kinds), 0.6 + 4.4 * len(clocks)),
-        squeeze=False,
-        sharey="row",
-        layout="constrained",
-    )
-    for row, clock in zip(axes, clocks, strict=True):
-        for axis, kind in zip(row, kinds, strict=True):
-            _panel(axis, results, kind, clock)
-            axis.set_title(f"{_TITLES[kind]}, {_CLOCKS[clock]}")
-        row[0].set_ylabel("median time (ms)")
-    machine = results.machine
-    where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
-    figure.suptitle(f"{where}, {results.dtype}, torch {machine['torch']}", fontsize=11)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def draw_sweep(runs: Mapping[str, Results], path: Path) -> None:
+    """Training steps of the run that has most sizes of them, one on a GPU if there is any."""
 
+    def sizes(results: Results) -> int:
+        return len({row.size for row in results.rows if row.kind == _KIND})
 
-def _panel(axis: Axes, results: Results, kind: str, clock: str) -> None:
+    libraries = [results for results in runs.values() if results.subject == "libraries"]
+    results = max(libraries, key=lambda r: (r.device == "cuda", sizes(r)))
+    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     for library in results.libraries:
-        points = _points([r for r in results.rows if (r.library, r.kind) == (library, kind)], clock)
+        points = sorted(
+            (row.values, row.best_known.median_s * 1e3)
+            for row in results.rows
+            if (row.library, row.kind) == (library, _KIND) and row.best_known is not None
+        )
         if not points:
             continue
         colour, marker, width = _STYLES.get(library, ("black", ".", 1.0))
         axis.plot(
-            [values for values, _ in points],
-            [milliseconds for _, milliseconds in points],
+            *zip(*points, strict=True),
             color=colour,
             marker=marker,
             markersize=5,
             linewidth=width,
             label=library,
-            zorder=3 if library == "fused_ssim" else 2,
+            zorder=3 if library == OURS else 2,
         )
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("pixels x channels x batch")
+    axis.set(xscale="log", yscale="log", xlabel="pixels x channels x batch")
+    clock = "on the GPU" if results.device == "cuda" else "end to end"
+    axis.set_ylabel(f"median time {clock} (ms)")
+    axis.set_title(f"{KINDS[_KIND].title}: {results.where}, {results.dtype}", fontsize=11)
     axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.8)
     axis.grid(visible=True, which="minor", color="#eeeeee", linewidth=0.5)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="upper left", frameon=False, fontsize=9)
-
-
-def _points(rows: list[Row], clock: str) -> list[tuple[int, float]]:
-    timings = [(row.values, getattr(row, clock)) for row in rows]
-    return sorted((values, t.median_s * 1e3) for values, t in timings if t is not None)
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description="draw the plot of a benchmark's JSON again")
-    parser.add_argument("json", type=Path)
-    path: Path = parser.parse_args().json
-    draw(Results.read(path), path.with_suffix(".png"))
-
-
-if __name__ == "__main__":
-    _main()
+    # Without a date, and with ids that are the same every time.
+    with mpl.rc_context({"svg.hashsalt": "fused_ssim"}):
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

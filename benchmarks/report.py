@@ -1,8 +1,15 @@
-"""The results of a run: collected as rows, kept as JSON, printed as tables."""
+"""The results of a run: collected as rows, kept as JSON, printed as tables.
+
+python benchmarks/report.py            puts the tables of benchmarks/results/*.json into docs/benchmarks.md and
+                                       README.md, and draws the plot
+python benchmarks/report.py --check    says whether the tables are what the files hold
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,15 +17,16 @@ from typing import Any
 
 from machine import Ceilings
 from timing import Timing
-from workload import ELEMENTS_MOVED, MULTIPLY_ADDS
+from workload import KINDS
 
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results"
 RIVALS = ("pytorch-msssim", "torchmetrics")
+OURS = "fused_ssim"
 YARDSTICK = "mse_loss"
-_TITLES = {
-    "inference": "inference (mean SSIM)",
-    "training": "training step (mean SSIM, forward + backward)",
-    "photometric": "training step of 0.8 L1 + 0.2 (1 - SSIM)",
-}
+_README_SIZE = "1x3x1080x1920"
+_README_KINDS = ("inference", "training", "photometric")
+_BLOCK = re.compile(r"(<!-- benchmarks/report\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 @dataclass
@@ -46,16 +54,17 @@ class Results:
     """A whole run."""
 
     command: str
-    date: str
+    date: str | None
     commit: str | None
     device: str
     dtype: str
     element_bytes: int
-    machine: dict[str, object]
-    ceilings: Ceilings
+    machine: dict[str, Any]
+    ceilings: Ceilings | None
     libraries: dict[str, str]
     notes: list[str]
     rows: list[Row] = field(default_factory=list)
+    subject: str = "libraries"  # or "windows", "masks", "switching": what stands in their place
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -67,12 +76,23 @@ class Results:
         """What write() wrote."""
         data: dict[str, Any] = json.loads(path.read_text())
         rows = [_row(row) for row in data.pop("rows")]
-        return cls(**{**data, "ceilings": Ceilings(**data["ceilings"]), "rows": rows})
+        ceilings = data.pop("ceilings")
+        ceilings = None if ceilings is None else Ceilings(**ceilings)
+        return cls(**data, ceilings=ceilings, rows=rows)
 
     def find(self, library: str, kind: str, size: str) -> Row | None:
         """The row, if it was measured."""
         wanted = (library, kind, size)
         return next((r for r in self.rows if (r.library, r.kind, r.size) == wanted), None)
+
+    @property
+    def where(self) -> str:
+        """The device in words."""
+        if self.device == "cuda":
+            return str(self.machine["gpu"])
+        level = self.machine.get("cpu_level")
+        level = f", {level}" if level else ""
+        return f"{self.machine['processor']}{level}, {self.machine['threads']} threads"
 
 
 def _row(data: dict[str, Any]) -> Row:
@@ -80,9 +100,8 @@ def _row(data: dict[str, Any]) -> Row:
     return Row(**{**data, **timings})
 
 
-def bytes_moved(row: Row, element_bytes: int) -> int:
-    """The least that must go through memory: both images read, for training a gradient written."""
-    return ELEMENTS_MOVED[row.kind] * element_bytes * row.values
+def _title(kind: str) -> str:
+    return KINDS[kind].title if kind in KINDS else kind
 
 
 def tables(results: Results) -> str:
@@ -96,12 +115,13 @@ def tables(results: Results) -> str:
 
 
 def _heading(results: Results) -> str:
-    machine, ceilings = results.machine, results.ceilings
-    where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+    ceilings = results.ceilings
     versions = ", ".join(f"{name} {version}" for name, version in results.libraries.items())
+    heading = f"{results.where}; torch {results.machine['torch']}; {results.dtype}\n{versions}"
+    if ceilings is None:
+        return heading
     return (
-        f"{where}; torch {machine['torch']}; {results.dtype}\n{versions}\n"
-        f"measured here: copy {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "
+        f"{heading}\nmeasured here: copy {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "
         f"{ceilings.multiply_adds_per_s / 1e9:.1f} G multiply-adds/s "
         f"({ceilings.multiply_adds_from})"
     )
@@ -116,7 +136,7 @@ def _table(results: Results, kind: str) -> str:
         header += [f"wall vs {rival}" for rival in RIVALS]
     header += ["B/pixel", "GB/s", "of copy", "of FMA"]
     rows = [_cells(results, row, on_gpu) for row in results.rows if row.kind == kind]
-    return f"{_TITLES[kind]}\n{format_table(header, rows)}"
+    return f"{_title(kind)}\n{format_table(header, rows)}"
 
 
 def _cells(results: Results, row: Row, on_gpu: bool) -> list[str]:
@@ -128,18 +148,20 @@ def _cells(results: Results, row: Row, on_gpu: bool) -> list[str]:
     cells += [_duration(row.gpu), _duration(row.wall)] if on_gpu else [_duration(row.wall)]
     clocks = ("gpu", "wall") if on_gpu else ("wall",)
     cells += [_speedup(results, row, rival, clock) for clock in clocks for rival in RIVALS]
-
-    moved = bytes_moved(row, results.element_bytes)
-    rate = moved / time.median_s
-    cells += [
-        str(ELEMENTS_MOVED[row.kind] * results.element_bytes),
-        f"{rate / 1e9:.1f}",
-        f"{rate / results.ceilings.copy_bytes_per_s:.0%}",
-    ]
+    kind = KINDS.get(row.kind)
+    if kind is None or results.ceilings is None:
+        return [*cells, "-", "-", "-", "-"]
+    # The least that must go through memory, and the share of the device's rates that this is.
+    element = results.element_bytes if kind.dtype is None else kind.dtype.itemsize
+    moved = kind.images_moved * element
+    rate = moved * row.values / time.median_s
+    cells += [str(moved), f"{rate / 1e9:.1f}"]
+    cells.append(f"{rate / results.ceilings.copy_bytes_per_s:.0%}")
     # The count of multiply-adds is that of this package's algorithm; for others it means nothing.
-    floor_s = MULTIPLY_ADDS[row.kind] * row.values / results.ceilings.multiply_adds_per_s
-    cells.append(f"{floor_s / time.median_s:.0%}" if row.library == "fused_ssim" else "-")
-    return cells
+    if kind.multiply_adds is None or row.library != OURS:
+        return [*cells, "-"]
+    floor_s = kind.multiply_adds * row.values / results.ceilings.multiply_adds_per_s
+    return [*cells, f"{floor_s / time.median_s:.0%}"]
 
 
 def _speedup(results: Results, row: Row, rival: str, clock: str) -> str:
@@ -194,3 +216,118 @@ def format_table(header: list[str], rows: Iterable[list[str]]) -> str:
         for row in (header, ["-" * width for width in widths], *cells[1:])
     ]
     return "\n".join(lines)
+
+
+# The page and the README.
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _short(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s"
+
+
+def _page_cell(row: Row | None, first: Row | None) -> str:
+    """The time, on a GPU that of its kernels and in brackets the wall clock's, and how many times ours."""
+    if row is None or row.best_known is None:
+        return "" if row is None or row.error is None else "fails"
+    text = _short(row.best_known.median_s)
+    if row.gpu is not None and row.wall is not None:
+        text += f" ({_short(row.wall.median_s)})"
+    if first is not None and first is not row and first.best_known is not None:
+        text += f", {row.best_known.median_s / first.best_known.median_s:.3g}x"
+    return text
+
+
+def _section(name: str, results: Results) -> str:
+    """A run: what and where, and a table for each kind, the libraries as columns."""
+    versions = ", ".join(f"{library} {version}" for library, version in results.libraries.items())
+    date = f", {results.date[:10]}" if results.date else ""
+    about = (
+        f"`{results.command}`, torch {results.machine['torch']}, {results.dtype}; commit "
+        f"{results.commit or 'unknown'}{date}; [{name}](../benchmarks/results/{name}). {versions}.\n"
+    )
+    parts = [f"**{results.subject.capitalize()}**: {about}"]
+    for kind in dict.fromkeys(row.kind for row in results.rows):
+        rows = [row for row in results.rows if row.kind == kind]
+        sizes, libraries = (
+            list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("size", "library")
+        )
+        # The long side goes down: few sizes beside many libraries, or the other way round.
+        cells = {
+            (size, library): _page_cell(
+                results.find(library, kind, size), results.find(libraries[0], kind, size)
+            )
+            for size in sizes
+            for library in libraries
+        }
+        body = [[library, *(cells[size, library] for size in sizes)] for library in libraries]
+        parts.append(f"{_title(kind)}:\n\n{_markdown(['', *sizes], body)}")
+    parts += [f"Note: {note}\n" for note in results.notes]
+    return "\n".join(parts)
+
+
+def _runs() -> dict[str, Results]:
+    """GPUs first, then by device and name."""
+    runs = {path.name: Results.read(path) for path in RESULTS.glob("*.json")}
+
+    def place(run: tuple[str, Results]) -> tuple[bool, str, str]:
+        return (run[1].device != "cuda", run[1].where, run[0])
+
+    return dict(sorted(runs.items(), key=place))
+
+
+def _page(runs: dict[str, Results]) -> str:
+    parts, where = [""], ""
+    for name, results in runs.items():
+        if results.where != where:
+            where = results.where
+            parts.append(f"### {where}\n")
+        parts.append(_section(name, results))
+    return "\n".join(parts) + "\n"
+
+
+def _readme(runs: dict[str, Results]) -> str:
+    """Ours and the rivals at one size, a line for each kind and device."""
+    body = []
+    for results in runs.values():
+        for kind in _README_KINDS:
+            rows = [results.find(name, kind, _README_SIZE) for name in (OURS, *RIVALS)]
+            if results.subject == "libraries" and all(row and row.best_known for row in rows):
+                cells = [_page_cell(row, rows[0]) for row in rows]
+                body.append([f"{_title(kind)}; {results.where}", *cells])
+    return _markdown([f"float32, {_README_SIZE}", OURS, *RIVALS], body)
+
+
+def main() -> int:
+    """Write or check."""
+    check = sys.argv[1:] == ["--check"]
+    runs = _runs()
+    wrong = False
+    for name, made in (("docs/benchmarks.md", _page(runs)), ("README.md", _readme(runs))):
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        new = _BLOCK.sub(lambda match, made=made: match[1] + made + match[3], text)
+        if check and new != text:
+            print(
+                f"{name}: not what benchmarks/results holds; python benchmarks/report.py mends it"
+            )
+            wrong = True
+        elif not check:
+            path.write_text(new, encoding="utf-8")
+    if not check:
+        from plot import draw_sweep
+
+        draw_sweep(runs, ROOT / "docs/pictures/speed.svg")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,25 +3,28 @@
     pip install pytorch-msssim torchmetrics scikit-image
     python benchmarks/switching.py --threads 2
 
-Prints the table of docs/switching.md, and writes NAME.json to benchmarks/results/. Each pair takes turns,
+Prints the numbers of docs/switching.md, and writes NAME.json to benchmarks/results/. Each pair takes turns,
 so that a disturbance of the machine meets both.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytorch_msssim
 import skimage.metrics
 import torch
 import torchmetrics.image
-from report import format_table
-from script import parse, parser, record
+from machine import commit, describe, file_name, recorded_command
+from report import Results, Row, tables
 from timing import cpu_times
 
 from fused_ssim import metrics
@@ -87,33 +90,39 @@ def _pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
 def main() -> int:
     """Measure, print, write."""
-    arguments = parse(parser(__doc__, 10.0))
-    times = {
-        name: cpu_times(
-            {"theirs": lambda _, f=theirs: f(), "ours": lambda _, f=ours: f()}, arguments.budget
-        )
-        for name, (theirs, ours) in _pairs().items()
-    }
-
-    def cells(name: str) -> list[str]:
-        theirs, ours = (times[name][of].median_s for of in ("theirs", "ours"))
-        return [name, f"{theirs * 1e3:.0f} ms", f"{ours * 1e3:.1f} ms", f"{theirs / ours:.1f}x"]
-
-    header = ["call", "theirs", "ours", "ratio"]
-    print(f"{'x'.join(map(str, _SHAPE))}\n{format_table(header, map(cells, times))}")
-    record(
-        arguments,
-        "switching",
-        torch.device("cpu"),
-        versions={
-            package: metadata.version(package)
-            for package in ("fused-ssim", "pytorch-msssim", "torchmetrics", "scikit-image")
-        },
-        times={
-            name: {of: asdict(timing) for of, timing in both.items()}
-            for name, both in times.items()
-        },
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="a call")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", help="file name (default: from device and processor)")
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cpu")
+    packages = ("fused-ssim", "pytorch-msssim", "torchmetrics", "scikit-image")
+    results = Results(
+        subject="switching",
+        command=recorded_command("benchmarks/switching.py"),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=commit(),
+        device="cpu",
+        dtype="float32",
+        element_bytes=4,
+        machine=describe(device),
+        ceilings=None,
+        libraries={package: metadata.version(package) for package in packages},
+        notes=[],
+    )
+    for call, (theirs, ours) in _pairs().items():
+        steps = {"ours": lambda _, f=ours: f(), "theirs": lambda _, f=theirs: f()}
+        for name, timing in cpu_times(steps, arguments.budget).items():
+            size = "x".join(map(str, _SHAPE))
+            results.rows.append(Row(name, call, size, math.prod(_SHAPE), wall=timing))
+    print(tables(results))
+    name = arguments.name or file_name(results.machine, "cpu", "switching")
+    results.write(arguments.out / f"{name}.json")
     return 0
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,6 +29,10 @@ class Timing:
     best_s: float
     samples: int
     method: str
+
+    def divided(self, parts: int) -> Timing:
+        """Of one of so many equal parts."""
+        return replace(self, median_s=self.median_s / parts, best_s=self.best_s / parts)
 
 
 def cpu_times(steps: Mapping[str, Step], budget_s: float) -> dict[str, Timing]:
@@ -126,26 +130,6 @@ def cuda_wall_times(steps: Mapping[str, Step], device: torch.device) -> dict[str
         for name, step in steps.items():
             samples[name].append(batch(step, counts[name]))
     return {name: _timing(values, "wall clock") for name, values in samples.items()}
-
-
-def sets_of_images(bytes_of_one: int, device: torch.device) -> int:
-    """How many images, taken in turn, the L2 cache cannot hold; one on the CPU."""
-    if device.type == "cpu":
-        return 1
-    return 1 + torch.cuda.get_device_properties(device).L2_cache_size // bytes_of_one
-
-
-def times_by_clock(
-    steps: Mapping[str, Step], distinct: int, device: torch.device, budget_s: float
-) -> dict[str, dict[str, Timing]]:
-    """By clock and name: what passes on the wall's, and on a GPU the kernels' own time as well."""
-    if device.type == "cpu":
-        return {"wall": cpu_times(steps, budget_s)}
-    kernels = {}
-    for name, step in steps.items():
-        kernels[name] = cuda_kernel_time(step, distinct, device)
-        torch.cuda.empty_cache()  # what one library kept shall not crowd the next
-    return {"kernels": kernels, "wall": cuda_wall_times(steps, device)}
 
 
 def cuda_seconds(action: Callable[[], object]) -> float:

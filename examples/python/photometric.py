@@ -1,13 +1,12 @@
-#!/usr/bin/env python3
-"""The photometric error of self-supervised depth, as Monodepth2 has it, by fused kernels.
+"""
+Depth: the photometric error of Monodepth2
+==========================================
 
-A network predicts depth for a picture; neighbouring pictures are warped to it with that depth, and
-where the depth is right they look like it. Each pixel takes the neighbour that fits it best, so that
-what one of them does not see (occlusion, the border) does not count.
+A network predicts depth for a picture; neighbouring pictures are warped to it with that depth, and where the
+depth is right they look like it. Each pixel takes the neighbour that fits it best, so that what one of them
+does not see (occlusion, the border) does not count.
 
-    python examples/python/photometric.py
-
-finds the depth of a slanted wall from two neighbours.
+``python examples/python/photometric.py`` finds the depth of a slanted wall from two neighbours.
 """
 
 from __future__ import annotations
@@ -17,6 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fused_ssim import ssim
+
+# %%
+# The error of each pixel
+# -----------------------
+# A uniform window of 3 x 3 and mirrored borders: two arguments of :func:`fused_ssim.ssim`.
 
 
 def photometric_error(prediction: Tensor, target: Tensor, ssim_weight: float = 0.85) -> Tensor:
@@ -39,6 +43,11 @@ def reprojection_loss(warped: list[Tensor], target: Tensor) -> Tensor:
     return errors.amin(1).mean()
 
 
+# %%
+# Warping, and a wall
+# -------------------
+
+
 def warp(image: Tensor, disparity: Tensor) -> Tensor:
     """What a camera sees that stands `disparity` [B, H, W] pixels to the right, of [B, C, H, W]."""
     height, width = image.shape[-2:]
@@ -54,8 +63,11 @@ def warp(image: Tensor, disparity: Tensor) -> Tensor:
     return functional.grid_sample(image, grid, padding_mode="border", align_corners=True)
 
 
-def fit_wall(steps: int = 150) -> tuple[Tensor, Tensor]:
-    """Disparities at the left and right end of a slanted wall: the true ones and those found."""
+def fit_wall(steps: int = 150) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Disparities at the left and right end of a slanted wall: the true ones, and those found.
+
+    The pictures are the target, its neighbour to the right, and that neighbour warped.
+    """
     generator = torch.Generator().manual_seed(0)
     texture = torch.rand(1, 3, 24, 40, generator=generator)
     target = functional.interpolate(texture, (96, 160), mode="bicubic", align_corners=True)
@@ -78,9 +90,23 @@ def fit_wall(steps: int = 150) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return true, ends.detach()
+    return true, ends.detach(), [target, neighbours[1], warped[1].detach()]
 
 
 if __name__ == "__main__":
-    wanted, found = fit_wall()
+    import matplotlib.pyplot as plt
+
+    wanted, found, (target, neighbour, warped) = fit_wall()
     print(f"disparity at the left and right end: {found.tolist()}, true {wanted.tolist()}")
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5), layout="constrained")
+    pictures = {
+        "target": target,
+        "neighbour": neighbour,
+        "error of the neighbour as it is": photometric_error(neighbour, target),
+        "error of the neighbour, warped": photometric_error(warped, target),
+    }
+    for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=True):
+        axis.imshow(picture[0].permute(1, 2, 0), cmap="magma", vmin=0, vmax=1)
+        axis.set_title(name, fontsize=10)
+        axis.axis("off")
+    plt.show()

@@ -1,10 +1,13 @@
-"""SSIM of an image that nobody holds as a whole: each process has a tile, and tiles share no pixels.
+"""
+Tiles: an image that nobody holds as a whole
+============================================
 
-    python examples/python/tiles.py
+Each process has a tile of the image, and tiles share no pixels. A window reaches 5 pixels beyond its centre.
+Where each tile is rendered with that margin around it, sums with ``padding="valid"`` over the tiles add up to
+that over the whole image, and so do their gradients, so that processes exchange one number, or none where each
+goes on with its own sum.
 
-A window reaches 5 pixels beyond its centre. Where each tile is rendered with that margin around it,
-sums with padding="valid" over the tiles add up to that over the whole image, and so do their
-gradients, so that processes exchange one number, or none where each goes on with its own sum.
+``python examples/python/tiles.py``
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SSIM and losses built on it, as functions.
 
 SSIM is that of Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to
-structural similarity", IEEE Transactions on Image Processing 13 (4), 2004:
+structural similarity", IEEE Transactions on Image Processing 13 (4), 2004::
 
     luminance = (2 mean_x mean_y + C1) / (mean_x^2 + mean_y^2 + C1)
     contrast  = (2 cov_xy + C2) / (var_x + var_y + C2)          (contrast times structure)
@@ -276,7 +276,8 @@ def ssim_and_mse(
     data_range is 255. PSNR is 10 log10(data_range^2 / mse).
 
     Args:
-        img1, img2 and all others: see `ssim`.
+        img1, img2, data_range, window, window_size, sigma, k1, k2, padding, unbiased, spatial_dims:
+            see `ssim`.
 
     Shape:
         img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; both results

@@ -82,7 +82,8 @@ def main() -> int:
     write = sys.argv[1:] == ["--write"]
     wrong = list(table(ROOT / "docs/install.md", write=write))
     wrong += actions(ROOT / "docs/releasing.md")
-    wrong += tests(ROOT / "docs/pytorch.md")
+    for page in ("conventions", "pytorch"):
+        wrong += tests(ROOT / f"docs/{page}.md")
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("conda/*.md")):
         wrong += links(path)
     print("\n".join(wrong) if wrong else "documentation: in order")

@@ -67,6 +67,8 @@ sanitizer() {
 
 benchmark() {
   "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark"
+  "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark" \
+    --preset sweep --kinds inference training --no-memory
 }
 
 for step in "${steps[@]}"; do

@@ -26,10 +26,12 @@ find "${scripts[@]}" -name '*.sh' -print0 | xargs -0 shellcheck --exclude=SC2015
 hadolint docker/Dockerfile
 python tools/ci/check_recipe.py
 python tools/ci/check_docs.py
+python benchmarks/report.py --check
 
 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
-check-jsonschema --check-metaschema docs/check.schema.json
+check-jsonschema --check-metaschema docs/*.schema.json
+check-jsonschema --schemafile docs/benchmark.schema.json benchmarks/results/*.json
 zizmor --offline --pedantic --quiet .github
 # actionlint is no Python package: PyPI has only one that downloads it. On GitHub that works, and must.
 if [[ ${GITHUB_ACTIONS:-} == true ]]; then

@@ -99,7 +99,7 @@ def ms_ssim(
         number of scales; the result [] or, without size_average, [B].
 
     Raises:
-        AssertionError (and ValueError): H or W too small.
+        AssertionError: H or W too small; a ValueError, too.
         ValueError, TypeError, RuntimeError: see `ssim`.
 
     Example:
