@@ -55,8 +55,8 @@ FORMS = {
     "signal": lambda x, y: ssim(x.flatten(2), y.flatten(2), spatial_dims=1),
     "one image": lambda x, y: ssim(x[0], y[0], window=[0.25, 0.5, 0.25], unbiased=True),
     "ranges": lambda x, y: ssim(x, y, data_range=torch.tensor([1.0, 2.0], device=x.device)),
-    "masked half": lambda x, y: 1000 * ssim(
-        x.half(), y.half(), mask=y.detach() > 0.3, padding="valid"
+    "masked half": lambda x, y: (
+        1000 * ssim(x.half(), y.half(), mask=y.detach() > 0.3, padding="valid")
     ),
     "loss masked": lambda x, y: l1_ssim_loss(x, y, mask=y.detach() > 0.3),
     "loss of the pull request": lambda x, y: fused_l1_ssim_loss(x, y, 0.3, True),
@@ -159,7 +159,16 @@ def test_train_false_refuses_the_backward_pass(device, function):
 
 @pytest.mark.parametrize(
     "name",
-    ["fused_ssim valid", "image", "loss", "map", "ms_ssim", "reflect", "loss masked", "masked half"],
+    [
+        "fused_ssim valid",
+        "image",
+        "loss",
+        "map",
+        "ms_ssim",
+        "reflect",
+        "loss masked",
+        "masked half",
+    ],
 )
 def test_a_second_size_does_not_recompile(device, name):
     function = (FUNCTIONS | FORMS)[name]
