@@ -4,13 +4,15 @@
 
 Needs ffmpeg on the path (Debian's package), Pillow, scikit-image and PyAV. Makes two folders of 1920x1080
 photographs, as BMP and as PNG, and two videos out of them, in a temporary folder; prints a table of
-times, and writes NAME.json to benchmarks/results/. The programs take turns, so that a disturbance of
+times, and writes NAME.json to benchmarks/results/commandline/. The programs take turns, so that a disturbance of
 the machine meets all of them. ffmpeg's SSIM is another one (windows of 8x8 pixels, every fourth of
 them, on Y, Cb and Cr), so only times can be compared.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import resource
 import shutil
@@ -23,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import commit, describe, file_name, recorded_command
 from PIL import Image, ImageFilter
 from report import format_table
-from script import parse, parser, record
 from skimage import data
 
 _WIDTH, _HEIGHT = 1920, 1080
@@ -62,11 +64,16 @@ for path in sorted(a.iterdir())[:count]:
 
 def main() -> int:
     """Make the files, measure, print, write."""
-    options = parser(__doc__, 90.0)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--budget", type=float, default=90.0, metavar="SECONDS", help="a group")
+    options.add_argument("--out", type=Path, default=Path(__file__).parent / "results/commandline")
+    options.add_argument("--name", help="file name (default: from the processor)")
     options.add_argument("--pairs", type=int, default=40, metavar="N")
     options.add_argument("--width", type=int, default=_WIDTH)
     options.add_argument("--height", type=int, default=_HEIGHT)
-    arguments = parse(options)
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         groups = _commands(Path(folder), arguments.pairs, (arguments.width, arguments.height))
         results = {
@@ -82,16 +89,17 @@ def main() -> int:
         for name, runs in times.items()
     ]
     print(format_table(["what", "program", "wall clock", "all cores' work"], rows))
-    record(
-        arguments,
-        "commandline",
-        torch.device("cpu"),
-        load_average=os.getloadavg()[0],
-        ffmpeg=_first_line(["ffmpeg", "-version"]),
-        pairs=arguments.pairs,
-        scikit_image_pairs=_SKIMAGE_PAIRS,
-        size=[arguments.width, arguments.height],
-        times={
+    facts = describe(torch.device("cpu"))
+    results_file = {
+        "command": recorded_command("benchmarks/commandline.py"),
+        "commit": commit(),
+        "machine": facts,
+        "load_average": os.getloadavg()[0],
+        "ffmpeg": _first_line(["ffmpeg", "-version"]),
+        "pairs": arguments.pairs,
+        "scikit_image_pairs": _SKIMAGE_PAIRS,
+        "size": [arguments.width, arguments.height],
+        "times": {
             group: {
                 name: {
                     "median_s": statistics.median(wall for wall, _ in runs),
@@ -103,7 +111,10 @@ def main() -> int:
             }
             for group, times in results.items()
         },
-    )
+    }
+    path = arguments.out / f"{arguments.name or file_name(facts)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results_file, indent=1) + "\n")
     return 0
 
 
