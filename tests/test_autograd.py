@@ -269,16 +269,10 @@ def test_third_derivative(device):
 @each_function
 def test_an_image_changed_in_place_has_no_second_derivative(device, function):
     x, y = images(device, 1, 2, 14, 15)
-    (expected,) = torch.autograd.grad(function(x, y), y)
     hidden = x * 1.0
     value = function(hidden, y)
     with torch.no_grad():
         hidden.mul_(0.5)
-    if device == "cuda" and function is FUNCTIONS["masked"]:
-        # Torch operations compute it, and keep what they made of the images.
-        (found,) = torch.autograd.grad(value, y, create_graph=True)
-        assert relative_error(found, expected) <= 1e-6
-        return
     # The map's gradient needs its images anyway, so torch refuses by itself.
     with pytest.raises(RuntimeError, match=r"changed in place|inplace"):
         torch.autograd.grad(value, y, create_graph=True)

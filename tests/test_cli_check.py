@@ -120,8 +120,10 @@ def test_devices_without_kernels(capsys):
 
 def test_every_form_and_window_is_among_the_kinds():
     names = [(form, window) for form, _, window, _, _ in check._kinds(torch.device("cpu"))]
-    assert {"normalized mask, gradient", "MS-SSIM, both gradients", "volume, gradient"} <= {
-        form for form, _ in names
-    }
+    assert {
+        "normalized mask, gradient",
+        "MS-SSIM, both gradients",
+        "volume, normalized, gradient",
+    } <= {form for form, _ in names}
     assert {window for _, window in names} == set(check._WINDOWS)
     assert len(names) > 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -254,15 +256,78 @@ def test_seams(device, mode, padding, shape):
 
 @pytest.mark.parametrize("window_size", [11, 33])
 @pytest.mark.parametrize("kept", [0.05, 0.004])
-def test_few_pixels_see_each_other(device, kept, window_size):
+@pytest.mark.parametrize("shape", [(1, 2, 90, 101), (1, 1, 20, 22, 24)], ids=str)
+def test_few_pixels_see_each_other(device, shape, kept, window_size):
     # Of a window's one or two pixels the variance is the difference of large squares, or none.
-    x, y = images(device, 1, 2, 90, 101)
-    mask = (noise(90, 101, seed=6) < kept).to(device)
-    mask[:, 50:] &= noise(90, 51, seed=7).to(device) < 0.5
-    form = {"window_size": window_size, "sigma": window_size / 7, "mask_mode": "normalized"}
-    # References of groups, on the CPU, leave some digits less.
-    bound = 5e-6 if device == "cuda" else 2e-5
-    check(x, y, mask=mask, map_bound=bound, gradient_bound=1e-4, **form)
+    x, y = images(device, *shape)
+    mask = (noise(*shape[2:], seed=6) < kept).to(device)
+    form = {"window_size": window_size, "sigma": window_size / 7, "spatial_dims": len(shape) - 2}
+    # References of groups, in images on the CPU, leave some digits less.
+    bound = 2e-5 if device == "cpu" and x.dim() == 4 else 5e-6
+    form |= {"map_bound": bound, "gradient_bound": 1e-4, "mask_mode": "normalized"}
+    check(x, y, mask=mask, **form)
+
+
+VOLUME_WINDOWS = {
+    "standard": {},
+    "uniform": {"window": "uniform", "window_size": 5},
+    "one for each axis": {"window": [LEANING, [0.25, 0.5, 0.25], [1.0]]},
+}
+
+
+@each_mode
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("window", VOLUME_WINDOWS.values(), ids=VOLUME_WINDOWS.keys())
+def test_volumes(device, mode, padding, window):
+    shape = (1, 2, 19, 28, 37)  # several chunks of slices, groups of rows, and lanes
+    x, y = images(device, *shape)
+    form = {"mask_mode": mode, "padding": padding, "spatial_dims": 3, **window}
+    holes = bools(*shape[2:]).to(device)
+    holes[:, 3:15, 20:] = False
+    for mask in (holes, floats(*shape).to(device).double()):
+        check(x, y, mask=mask, **form)
+
+
+@each_mode
+def test_types_of_volumes(device, mode):
+    shape = (2, 1, 13, 12, 18)
+    x, y = images(device, *shape)
+    form = {"mask": floats(*shape).half().to(device), "mask_mode": mode, "spatial_dims": 3}
+    u = (255 * y.detach()).round().byte()
+    for image in (x.detach().half(), x.detach().bfloat16(), x.detach().double()):
+        given = leaf(image)
+        loss = l1_ssim_loss(given, u, 0.3, **form)
+        expected = partial(oracle.l1_ssim_loss, ssim_weight=0.3, **form)
+        assert max_error(loss, expected(image, u / 255)) <= 1e-6
+        truth, _ = oracle.gradients(expected, image, u.double() / 255)
+        gradient = torch.autograd.grad(x.numel() * loss, given)[0]
+        bound = max(2e-5, torch.finfo(image.dtype).eps)
+        assert relative_error(gradient, x.numel() * truth) <= bound
+    assert max_error(
+        ssim(u, u.flip(-1), **form), oracle.ssim(u / 255, u.flip(-1) / 255, **form)
+    ) <= (1e-6)
+
+
+def test_volumes_see_nothing_under_a_normalized_mask(device):
+    x, y = images(device, 1, 2, 19, 20, 21)
+    mask = bools(19, 20, 21).to(device)
+    form = {"mask": mask, "mask_mode": "normalized", "spatial_dims": 3}
+    spoilt = [leaf(torch.where(mask, image.detach(), torch.nan)) for image in (x, y)]
+    for function in (ssim, l1_ssim_loss, partial(ssim, reduction="none")):
+        found, expected = function(*spoilt, **form), function(x, y, **form)
+        assert torch.equal(found, expected)
+        for gradient, truth in zip(
+            torch.autograd.grad(found.sum(), spoilt),
+            torch.autograd.grad(expected.sum(), (x, y)),
+            strict=True,
+        ):
+            assert torch.equal(gradient, truth)
+            assert torch.equal(gradient[:, :, ~mask], torch.zeros_like(gradient[:, :, ~mask]))
+    form["mask"] = torch.zeros_like(mask)
+    loss = l1_ssim_loss(*spoilt, **form)
+    assert loss.item() == 0
+    for gradient in torch.autograd.grad(loss, spoilt):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
 @each_mode
@@ -359,10 +424,10 @@ def test_equal_images_under_any_mask(device, way, mode):
 
 
 @each_mode
-@pytest.mark.parametrize("shape", [(1, 3, 211, 283), (2, 1, 64, 1931)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 211, 283), (2, 1, 64, 1931), (1, 1, 40, 37, 21)], ids=str)
 def test_any_number_of_threads(restore_threads, mode, shape):
     x, y = images("cpu", *shape)
-    form = {"mask": floats(*shape[2:]), "mask_mode": mode}
+    form = {"mask": floats(*shape[2:]), "mask_mode": mode, "spatial_dims": len(shape) - 2}
 
     def everything():
         results = []
@@ -413,32 +478,22 @@ def test_compiled(device, mode, dtype):
 
 
 @each_mode
-@pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_the_map_is_that_of_kernels(device, monkeypatch, mode, dims, padding):
-    def fail(*arguments):
-        raise AssertionError("the map was computed by the composite")
-
-    if mode == "weighted" or dims < 3 or device == "cuda":
-        monkeypatch.setattr(_route._composite, "_statistic", fail)
-    shape = (2, 3, 13, 12, 14)[: 2 + dims]
-    x, y = images(device, *shape)
-    for mask in (bools(*shape[2:]).to(device), floats(2, 1, *shape[2:]).to(device)):
-        form = {"mask": mask, "mask_mode": mode, "padding": padding, "spatial_dims": dims}
-        check_reductions(x, y, **form)
-
-
-def test_one_pass(device, monkeypatch):
+def test_one_pass(device, monkeypatch, mode, dims):
     # No composite: kernels serve both modes, and the loss, too.
     def fail(*arguments, **options):
         raise AssertionError("the composite was called")
 
     monkeypatch.setattr(_route._composite, "reduced", fail)
     monkeypatch.setattr(_route._composite, "mapped", fail)
-    x, y = images(device)
-    for mode in MODES:
-        form = {"mask": MASKS["bool"].to(device), "mask_mode": mode}
-        ssim(x, y, **form).backward()
+    shape = (2, 3, 13, 12, 14)[: 2 + dims]
+    x, y = images(device, *shape)
+    for mask in (bools(*shape[2:]).to(device), floats(2, 1, *shape[2:]).to(device)):
+        form = {"mask": mask, "mask_mode": mode, "spatial_dims": dims}
+        for padding in ("same", "valid"):
+            check_reductions(x, y, padding=padding, **form)
         ssim(x, y, reduction="none", padding="reflect", **form).sum().backward()
-        l1_ssim_loss(x, y, **form).backward()
+        loss = l1_ssim_loss(x, y, 0.3, **form)
+        assert max_error(loss, oracle.l1_ssim_loss(x.detach(), y.detach(), 0.3, **form)) <= 1e-6
+        loss.backward()
         ssim(x, y, data_range=torch.tensor([1.0, 2.0]), **form).backward()

@@ -40,7 +40,6 @@ FUNCTIONS = {
     "ms_ssim": lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.5, 0.5)),
 }
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
-on_cpu_alone = {"masked"}  # where its kernels are
 
 
 class Launches(TorchDispatchMode):
@@ -78,9 +77,7 @@ def test_vmap_is_one_launch(device, function, request):
     assert relative_error(found, by_loop) <= 1e-5
     name = request.node.callspec.id.partition("-")[2]
     by_kernels = torch.__version__ >= "2.4"  # below that the composite serves transforms
-    if by_kernels and not (
-        _route.composite_is_forced or (device == "cuda" and name in on_cpu_alone)
-    ):
+    if by_kernels and not _route.composite_is_forced:
         scales = 2 if name == "ms_ssim" else 1
         assert launches.count == {"ssim_map": scales}
         assert of_gradient.count == {"ssim_map": scales, "ssim_map_backward": scales}

@@ -7,8 +7,7 @@
 ///     loss.backward();
 ///
 /// The functions, their defaults and their errors are those of the Python package `fused_ssim`, as
-/// far as the kernels serve: masks of volumes on the CPU, reflected borders and second derivatives
-/// are computed in Python alone.
+/// far as the kernels serve: reflected borders and second derivatives are computed in Python alone.
 ///
 /// This header is compiled by the program against its own libtorch, 2.10 or newer; the operators it
 /// calls are registered by libfused_ssim (CPU) and libfused_ssim_cuda (CUDA), which serve every

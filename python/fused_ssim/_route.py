@@ -66,7 +66,7 @@ def reduced(
     statistic_weight, l1_weight, offset = 1.0, 0.0, 0.0
     if loss_weight is not None:
         statistic_weight, l1_weight, offset = -loss_weight, 1.0 - loss_weight, loss_weight
-    if has_kernels(img1, definition, mask, mask_mode) and not is_transformed():
+    if kernels_serve(img1, definition):
         return _autograd.reduced(
             img1,
             img2,
@@ -80,7 +80,7 @@ def reduced(
             mask,
             mask_mode,
         )
-    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, definition, mask, mask_mode, stabilizers)
     return _composite.reduced(
         img1,
         img2,
@@ -128,9 +128,9 @@ def mapped(
             mask_mode=mask_mode,
         )
         return without_gradient(constant, img1, img2)
-    if kernels_serve(img1, img2, definition, mask, mask_mode):
+    if kernels_serve(img1, definition):
         return _autograd.mapped(img1, img2, definition, stabilizers, mask, mask_mode)
-    map_of = _map_by_kernels(img1, img2, definition, mask, mask_mode, stabilizers)
+    map_of = _map_by_kernels(img1, definition, mask, mask_mode, stabilizers)
     return _composite.mapped(
         img1,
         img2,
@@ -144,20 +144,16 @@ def mapped(
 
 def _map_by_kernels(
     img1: Tensor,
-    img2: Tensor,
     definition: Definition,
     mask: Tensor | None,
     mask_mode: MaskMode,
     stabilizers: Tensor | None,
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The map by kernels, where only the mask, which does not change it, or a transform keeps them from
-    all the rest; else a word about the composite."""
-    seen = mask if mask_mode == "normalized" else None
-    kernels = has_kernels(img1, definition, seen, mask_mode)
-    if kernels and not is_transformed():
-        return lambda x, y: _autograd.mapped(x, y, definition, stabilizers, seen, mask_mode)
+    """The map by kernels, where only a transform keeps them from all the rest; else a word about the
+    composite."""
     # Compilers don't trace what vmap and gradients of gradients need of autograd functions.
-    if kernels and not is_forward_mode() and not is_compiling():
+    if has_kernels(img1, definition) and not is_forward_mode() and not is_compiling():
+        seen = mask if mask_mode == "normalized" else None
         return _transforms.map_by_kernels(definition, stabilizers, seen, mask_mode)
     _say_once(img1)
     return None
@@ -173,7 +169,7 @@ def ssim_and_mse(
             lambda x, y: ssim_and_mse(x, y, definition), img1, img2, [[*img1.shape[:2]]] * 2
         )
         return values, mse
-    if kernels_serve(img1, img2, definition):
+    if kernels_serve(img1, definition):
         return _autograd.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
     _say_once(img1)
     return _composite.ssim_and_mse(img1, img2, definition, stabilizers=stabilizers)
@@ -188,37 +184,27 @@ def refuse_beside_shards(mask: Tensor | None, data_range: Any) -> None:
             )
 
 
-def kernels_serve(
-    img1: Tensor,
-    img2: Tensor,
-    definition: Definition,
-    mask: Tensor | None = None,
-    mask_mode: MaskMode = "weighted",
-) -> bool:
+def kernels_serve(image: Tensor, definition: Definition) -> bool:
     """Whether kernels compute all of this form, on this device, under the transforms in force."""
-    return has_kernels(img1, definition, mask, mask_mode) and not is_transformed()
+    return has_kernels(image, definition) and not is_transformed()
 
 
-def has_kernels(
-    img1: Tensor, definition: Definition, mask: Tensor | None, mask_mode: MaskMode
-) -> bool:
+def has_kernels(image: Tensor, definition: Definition) -> bool:
     """Whether there are kernels for this form on this device."""
     if composite_is_forced:
         return False
-    if img1.is_cpu or img1.is_meta:
-        return mask is None or img1.dim() < 5
+    if image.is_cpu or image.is_meta:
+        return True
     return (
-        img1.is_cuda
+        image.is_cuda
         and torch.version.cuda is not None
         and max(definition.window_sizes) <= _MAX_CUDA_TAPS
     )
 
 
-def kernels_serve_scales(img1: Tensor, img2: Tensor, definition: Definition, scales: int) -> bool:
+def kernels_serve_scales(image: Tensor, definition: Definition, scales: int) -> bool:
     """Whether MS-SSIM is one operator; elsewhere each scale goes its own way."""
-    return kernels_serve(img1, img2, definition) and (
-        not img1.is_cuda or scales <= _MAX_CUDA_SCALES
-    )
+    return kernels_serve(image, definition) and (not image.is_cuda or scales <= _MAX_CUDA_SCALES)
 
 
 def _say_once(image: Tensor) -> None:
@@ -226,7 +212,7 @@ def _say_once(image: Tensor) -> None:
         return
     if is_forward_mode():
         what = "forward-mode differentiation"
-    elif image.is_cpu or (image.is_cuda and torch.version.cuda is not None):
+    elif image.is_cuda and torch.version.cuda is not None:
         what = "this form of SSIM"
     else:
         what = f"device {image.device}"

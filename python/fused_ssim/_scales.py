@@ -64,7 +64,7 @@ def reduced(
     def by_scale(x: Tensor, y: Tensor) -> Tensor:
         return _by_scale(x, y, form, contrast, exponents, negative, odd_sizes, spatial_dims)
 
-    if form.border is None and _route.kernels_serve_scales(img1, img2, definition, len(exponents)):
+    if form.border is None and _route.kernels_serve_scales(img1, definition, len(exponents)):
         result = _autograd.ms_ssim(
             img1,
             img2,

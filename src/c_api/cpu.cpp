@@ -33,7 +33,7 @@ struct FusedSsimCpuPlan {
       : problem(c_api::problem_of(given_problem)),
         request(c_api::request_of(given_request, problem)),
         taps(own_taps(&problem)),
-        plan(served(problem, request), checked_threads(threads)),
+        plan(with_mask_sums(problem, request), checked_threads(threads)),
         sums(static_cast<std::size_t>(plan.slots())),
         workspace_bytes(cpu::workspace_bytes(problem, request, plan)) {}
 
@@ -51,11 +51,7 @@ struct FusedSsimCpuPlan {
     return taps;
   }
 
-  static const Problem& served(const Problem& problem, const Request& request) {
-    const char* reason = cpu::not_served(problem, request);
-    if (reason != nullptr) {
-      throw c_api::NotServed(reason);
-    }
+  static const Problem& with_mask_sums(const Problem& problem, const Request& request) {
     c_api::check_mask_sums(problem, request);
     return problem;
   }

@@ -334,6 +334,8 @@ class AnyFilter {
     return AnyFilter(window);
   }
 
+  AnyWindow<V, 1> window() const { return AnyWindow<V, 1>(window_, largest_); }
+
   template <class Body>
   FUSED_SSIM_INLINE void visit(Body body) const {
     if (window_.end - window_.begin > kChunkRows && largest_ == window_.radius) {

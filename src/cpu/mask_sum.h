@@ -26,22 +26,25 @@ class MaskSum {
     T scratch[kPiece] = {};
     double sums[kLanes] = {};
     const Loader<Arch, T> loader(T(1));
-    const Plane mask = plane_of(problem.mask, batch, channel);
+    const int64_t front = crop(problem, kDepth);
     const int64_t top = crop(problem, kHeight);
     const int64_t left = crop(problem, kWidth);
     const int64_t right = image_size(problem, kWidth) - left;
-    for (int64_t row = top; row < image_size(problem, kHeight) - top; ++row) {
+    const int64_t rows = map_size(problem, kHeight);
+    for (int64_t i = 0; i < map_size(problem, kDepth) * rows; ++i) {
+      const Plane mask = plane_of(problem.mask, batch, channel, front + i / rows);
+      const int64_t row = top + i % rows;
       for (int64_t column = left; column < right; column += kPiece) {
         const int64_t count = right - column < kPiece ? right - column : kPiece;
         loader.mask_row(mask, row, column, count, scratch);
-        int64_t i = 0;
-        for (; i + kLanes <= count; i += kLanes) {
+        int64_t c = 0;
+        for (; c + kLanes <= count; c += kLanes) {
           for (int lane = 0; lane < kLanes; ++lane) {
-            sums[lane] += static_cast<double>(scratch[i + lane]);
+            sums[lane] += static_cast<double>(scratch[c + lane]);
           }
         }
-        for (; i < count; ++i) {
-          sums[0] += static_cast<double>(scratch[i]);
+        for (; c < count; ++c) {
+          sums[0] += static_cast<double>(scratch[c]);
         }
       }
     }

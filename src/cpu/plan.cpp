@@ -19,13 +19,6 @@ WindowKind window_kind(const Window& window) {
 
 }  // namespace
 
-const char* not_served(const Problem& problem, const Request&) {
-  if (is_volume(problem) && problem.mask.data != nullptr) {
-    return "expected no mask for volumes on the CPU, got one";
-  }
-  return nullptr;
-}
-
 WindowKind window_kind(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = window_kind(problem.windows[axis]);
   // In float64 and for windows that a mask weighs nothing is compiled for short windows alone.

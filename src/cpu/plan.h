@@ -32,9 +32,6 @@ inline constexpr int64_t kMinThreadPixels = 1 << 13;
 // The radius that is fixed at compile time for symmetric windows of up to 11 taps.
 inline constexpr int kFixedRadius = kDefaultWindowSize / 2;
 
-// Why the CPU kernels do not compute this, as one sentence, or null where they do.
-const char* not_served(const Problem& problem, const Request& request);
-
 // What the windows along both axes have in common; the strip kernel has a filter (cpu/filter.h) for
 // each.
 enum class WindowKind {

@@ -15,6 +15,11 @@
 //                          |--- values ---|
 //                                       |-- staged ---|          (chunk g, radius r)
 //
+// Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
+// m is staged, too, nothing is shifted, and five maps take the place of the four moments: what windows
+// see of m, the means of s and d under it, and the sums of m (s - mean)^2 and m (d - mean)^2, around the
+// means of each window. Along each axis merge_steps() makes those of longer windows of them.
+//
 // Traffic per voxel (float32): 8 B read, 4 B written for each gradient or map. The rest is meant
 // for the L2 and L3 caches, some 500 B for each column of a tile: 2 (2r + 8) floats of staged
 // slices, 32 of moments, 3 (2r + 8) of partials. About 132 multiply-adds for the value and 231 with the gradient.
@@ -49,6 +54,15 @@ class AxisFilter {
     } else if (kHasShort) {
       short_ = ShortFilter<V>(window);
     }
+  }
+
+  // Of what a mask weighs, for which little is worth code of its own.
+  template <class Body>
+  FUSED_SSIM_INLINE void visit_masked(Body body) const {
+    if (kind_ == WindowKind::kFixed) {
+      return fixed_.visit(body);
+    }
+    body(any_.window());
   }
 
   FUSED_SSIM_INLINE AxisFilter adjoint() const {
@@ -100,9 +114,10 @@ class VolumeKernel {
   using Rows = Segments<Arch, T>;
   using DoubleLanes = typename Vec<double, V::kLanes * 8>::Native;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int kMoments = 4;  // s, d, s^2, d^2
+  static constexpr int kMoments = 4;       // s, d, s^2, d^2
+  static constexpr int kMaskedImages = 3;  // m, s, d
+  static constexpr int kMaskedMaps = 5;    // m, the means, the sums of squares
   static constexpr int kMaxPartials = partial_maps(2);
-  static constexpr int kZero = kMoments;  // of outside_
 
   struct Range {
     int64_t begin;
@@ -128,12 +143,14 @@ class VolumeKernel {
   void choose_shift();
   void stage_slices(int64_t chunk, bool owned);
   void stage_row(int64_t z, int64_t row, ChunkSums* sums);
+  void stage_masked(const T* x, const T* y, int64_t z, int64_t row);
   void filter_moments(int64_t chunk, Range slices);
+  void filter_masked_moments(int64_t chunk, Range slices);
   void evaluate_slice(int64_t chunk, int64_t z, const V* moments, bool owned);
-  void stage_map_gradient(int64_t z, Range rows);
-  template <int kStatistic>
+  void stage_value_rows(int64_t z, Range rows, bool of_mask, V* to);
+  template <int kStatistic, bool kMasked>
   void evaluate_rows(int64_t first_row, Range rows, ChunkSums* sums);
-  template <int kStatistic, int kImages>
+  template <int kStatistic, int kImages, bool kMasked>
   __attribute__((noinline)) void evaluate_pixels(int64_t first_row, Range rows, ChunkSums* sums);
   void store_map(int64_t z, Range rows);
   void filter_partials(int64_t z);
@@ -154,11 +171,26 @@ class VolumeKernel {
   template <Form kForm>
   __attribute__((noinline)) void filter_along(const AxisFilter<V>& axis, V* row, V fill,
                                               V* out) const;
+  template <int kInputs, class Window>
+  FUSED_SSIM_INLINE void merge_steps(const Window& shared, int64_t step, V* out, int64_t map_stride,
+                                     int64_t out_stride) const;
+  template <int kInputs>
+  __attribute__((noinline)) void merge_inputs(const AxisFilter<V>& axis, int64_t step, V* out,
+                                              int64_t map_stride, int64_t out_stride) const;
+
+  const T* mask_row(int64_t z, int64_t row, int64_t column, int64_t count) const {
+    return loader_.mask_row(plane_of(problem_.mask, batch_, channel_, z), row, column, count,
+                            mask_scratch_);
+  }
 
   // Places in the workspace.
+  const V** inputs(int map) const { return inputs_ + map * inputs_per_map_; }
   V* staged(int64_t z, int64_t row, int image) const {
     return ring_ + z % ring_slices_ * ring_slice_ + (row - staged_rows_.begin) * ring_row_ +
            image * segment_;
+  }
+  const V* masked_input(int64_t z, int64_t row, int map) const {
+    return staged(z, row, map == 0 ? 2 : map - 1);
   }
   V* partial(int64_t z, int64_t row, int map) const {
     return partial_ring_ + z % ring_slices_ * partial_slice_ +
@@ -169,6 +201,7 @@ class VolumeKernel {
   }
   V* eight_rows(int map) const { return eight_rows_ + map * kChunkRows * segment_; }
   const V* outside(int map) const { return outside_ + map * segment_; }
+  const V* zeros() const { return outside(moments_per_row_); }
   ChunkSums* sums_of(int64_t row, int64_t chunk) const {
     return task_.sums + (row - own_rows_.begin) / kChunkRows * task_.slots_per_group + chunk;
   }
@@ -176,9 +209,10 @@ class VolumeKernel {
   const Problem& problem_;
   const Request& request_;
   const Loader<Arch, T> loader_;
-  const GradientFactors gradient_factors_;
   const int images_;  // of which a gradient is wanted
   const int maps_;    // of partial derivatives
+  const bool normalized_;
+  const int moments_per_row_;
   int radius_[kSpatialAxes];
   AxisFilter<V> filter_[kSpatialAxes];
   int64_t segment_;
@@ -193,33 +227,37 @@ class VolumeKernel {
   int64_t moment_slice_ = 0;
   int64_t partial_row_ = 0;
   int64_t partial_slice_ = 0;
-  const V** inputs_ = nullptr;  // [2 radius + 8]: rows that are filtered across
-  V* ring_ = nullptr;           // [slice][row][2: s, d][segment]
-  V* moments_ = nullptr;        // [8][row][kMoments][segment]
+  int64_t inputs_per_map_ = 0;
+  const V** inputs_ = nullptr;  // [maps][2 radius + 8]: rows that are filtered across
+  V* ring_ = nullptr;           // [slice][row][2 or 3: s, d, m][segment]
+  V* moments_ = nullptr;        // [8][row][moments_per_row_][segment]
   V* partials_ = nullptr;       // [row][maps][segment]: of one slice, unfiltered
   V* partial_ring_ = nullptr;   // [slice][row][maps][segment]: filtered along y and x
-  V* eight_rows_ = nullptr;     // [kMaxPartials][8][segment]
-  V* lines_ = nullptr;          // [2][8][radius + segment + radius]
-  V* outside_ = nullptr;        // [kMoments + 1][segment]: the moments beyond the border, and zeros
-  V* gradient_rows_ = nullptr;  // [images][segment]
-  V* map_rows_ = nullptr;       // [8][segment]
+  V* eight_rows_ = nullptr;     // [kMaxPartials or kMaskedMaps][8][segment]
+  V* lines_ = nullptr;          // [2 or kMaskedMaps][8][radius + segment + radius]
+  V* outside_ = nullptr;  // [moments_per_row_ + 1][segment]: those beyond the border, and zeros
+  V* gradient_rows_ = nullptr;      // [images][segment]
+  V* map_rows_ = nullptr;           // [8][segment]
   V* map_gradient_rows_ = nullptr;  // [8][segment]
+  V* mask_rows_ = nullptr;          // [8][segment]
   Mask* value_mask_ = nullptr;      // [segment]: columns that have a value
   T* natural_ = nullptr;            // [kLanes * segment]
   T* scratch_a_ = nullptr;
   T* scratch_b_ = nullptr;
   T* weights_ = nullptr;
+  T* mask_scratch_ = nullptr;
 
   // The tile in hand.
   Task task_ = {};
   int64_t batch_ = 0;
   int64_t channel_ = 0;
+  GradientFactors gradient_factors_ = {};
   DoubledStabilizers<V> doubled_stabilizers_;
   Range own_rows_ = {};
   Range value_rows_ = {};   // that gradients of own rows depend on
   Range staged_rows_ = {};  // that those depend on
   int64_t staged_end_ = 0;  // slices from here on are not staged yet
-  T shift_s_ = 0;
+  T shift_s_ = 0;  // of the pixels; under a normalized mask of the partial derivatives alone
   T shift_d_ = 0;
 };
 
@@ -229,9 +267,10 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
     : problem_(problem),
       request_(request),
       loader_(T(pixel_unit(problem) == 1.0 ? problem.uint8_divisor : 1)),
-      gradient_factors_(gradient_factors(problem, request)),
       images_((request.grad1.data != nullptr) + (request.grad2.data != nullptr)),
-      maps_(partial_maps(images_)) {
+      maps_(partial_maps(images_)),
+      normalized_(mask_is_normalized(problem)),
+      moments_per_row_(normalized_ ? kMaskedMaps : kMoments) {
   WorkspaceLayout layout(workspace);
   int widest = 0;
   for (int axis = 0; axis < kSpatialAxes; ++axis) {
@@ -253,29 +292,33 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
   const int64_t value_rows = at_most(kHeight, tile_rows + (images_ > 0 ? 2 * radius_y : 0));
   const int64_t staged_rows = at_most(kHeight, value_rows + 2 * radius_y);
   ring_slices_ = at_most(kDepth, 2 * radius_[kDepth] + kChunkRows);
-  ring_row_ = in_cache_lines(2 * segment_);
+  ring_row_ = in_cache_lines((normalized_ ? 3 : 2) * segment_);
   ring_slice_ = in_cache_lines(staged_rows * ring_row_);
-  moment_row_ = in_cache_lines(kMoments * segment_);
+  moment_row_ = in_cache_lines(moments_per_row_ * segment_);
   moment_slice_ = in_cache_lines(staged_rows * moment_row_);
   partial_row_ = in_cache_lines(maps_ * segment_);
   partial_slice_ = in_cache_lines(at_most(kHeight, tile_rows) * partial_row_);
-  inputs_ = layout.take<const V*>(2 * widest + kChunkRows);
+  inputs_per_map_ = 2 * widest + kChunkRows;
+  inputs_ = layout.take<const V*>((normalized_ ? kMaskedMaps : 1) * inputs_per_map_);
   ring_ = layout.take<V>(ring_slices_ * ring_slice_);
   moments_ = layout.take<V>(at_most(kDepth, kChunkRows) * moment_slice_);
   partials_ = layout.take<V>(images_ > 0 ? value_rows * partial_row_ : 0);
   partial_ring_ = layout.take<V>(images_ > 0 ? ring_slices_ * partial_slice_ : 0);
-  eight_rows_ = layout.take<V>(kMaxPartials * kChunkRows * segment_);
-  lines_ = layout.take<V>(2 * kChunkRows * (segment_ + 2 * radius_[kWidth]));
-  outside_ = layout.take<V>((kMoments + 1) * segment_);
+  eight_rows_ = layout.take<V>((normalized_ ? kMaskedMaps : kMaxPartials) * kChunkRows * segment_);
+  lines_ = layout.take<V>((normalized_ ? kMaskedMaps : 2) * kChunkRows *
+                          (segment_ + 2 * radius_[kWidth]));
+  outside_ = layout.take<V>((moments_per_row_ + 1) * segment_);
   gradient_rows_ = layout.take<V>(images_ * segment_);
   map_rows_ = layout.take<V>(request.map != nullptr ? kChunkRows * segment_ : 0);
   map_gradient_rows_ =
       layout.take<V>(request.map_gradient.data != nullptr ? kChunkRows * segment_ : 0);
+  mask_rows_ = layout.take<V>(has_mask(problem) ? kChunkRows * segment_ : 0);
   value_mask_ = layout.take<Mask>(segment_);
   natural_ = layout.take<T>(kLanes * segment_);
   scratch_a_ = layout.take<T>(kLanes * segment_);
   scratch_b_ = layout.take<T>(kLanes * segment_);
   weights_ = layout.take<T>(kLanes * segment_);
+  mask_scratch_ = layout.take<T>(has_mask(problem) ? kLanes * segment_ : 0);
   workspace_bytes_ = layout.bytes();
 }
 
@@ -310,7 +353,7 @@ void VolumeKernel<Arch, T>::run(const Task& task) {
       slices = slices.within({first_needed, slices.end});
     }
     if (slices.size() > 0) {
-      filter_moments(chunk, slices);
+      normalized_ ? filter_masked_moments(chunk, slices) : filter_moments(chunk, slices);
       for (int64_t z = slices.begin; z < slices.end; ++z) {
         evaluate_slice(chunk, z, moments_ + (z - slices.begin) * moment_slice_, owned);
         if (images_ > 0) {
@@ -333,15 +376,19 @@ void VolumeKernel<Arch, T>::begin_tile(const Task& task) {
   channel_ = task.plane % channels;
   const DoubledStabilizers<T> doubled = doubled_stabilizers<T>(problem_, batch_, 1.0);
   doubled_stabilizers_ = {V(doubled.c1), V(doubled.c2)};
+  if (images_ > 0) {
+    gradient_factors_ = gradient_factors(problem_, request_, task.plane);
+  }
   own_rows_ = {task.row_begin, task.row_end};
   value_rows_ = own_rows_.widened(images_ > 0 ? radius_[kHeight] : 0);
   staged_rows_ = value_rows_.widened(radius_[kHeight]).within(image);
   value_rows_ = value_rows_.within(valued(kHeight));
   choose_shift();
-  const T moments[] = {-shift_s_, -shift_d_, shift_s_ * shift_s_, shift_d_ * shift_d_, T(0)};
-  for (int map = 0; map <= kZero; ++map) {
+  const T moments[kMoments + 1] = {-shift_s_, -shift_d_, shift_s_ * shift_s_, shift_d_ * shift_d_};
+  const T masked[kMaskedMaps + 1] = {T(1)};  // pixels beyond the image are 0, and seen
+  for (int map = 0; map <= moments_per_row_; ++map) {
     for (int64_t j = 0; j < segment_; ++j) {
-      outside_[map * segment_ + j] = V(moments[map]);
+      outside_[map * segment_ + j] = V(normalized_ ? masked[map] : moments[map]);
     }
   }
   for (int64_t j = 0; j < segment_; ++j) {
@@ -425,6 +472,58 @@ void VolumeKernel<Arch, T>::filter_along(const AxisFilter<V>& axis, V* row, V fi
   filter_inputs<kForm>(axis, kChunkRows, out, 1);
 }
 
+// Eight outputs at each `step` under a mask, as for filter_steps(): out[m map_stride + i out_stride + j]
+// of inputs(m)[i + k][j] for maps m. Inputs are m, s and d of pixels, or all the maps of what has been
+// merged along other axes. Sums of squares are those around the mean of each window: where it sees a
+// pixel or two, E[m s^2] / E[m] and the square of the mean agree in nearly all digits.
+template <class Arch, class T>
+template <int kInputs, class Window>
+FUSED_SSIM_INLINE void VolumeKernel<Arch, T>::merge_steps(const Window& shared, int64_t step,
+                                                          V* out, int64_t map_stride,
+                                                          int64_t out_stride) const {
+  const Window window = shared;
+  const int64_t segment = segment_;
+  for (int64_t begin = 0; begin < segment; begin += step) {
+    const int64_t j = begin + step <= segment ? begin : segment - step;
+    const auto load = [&](int map, int k)
+                          __attribute__((always_inline)) { return inputs(map)[k][j]; };
+    V seen[kChunkRows];
+    window.template apply<kChunkRows>(
+        [&](int k) __attribute__((always_inline)) { return load(0, k); }, seen);
+    for (int i = 0; i < kChunkRows; ++i) {
+      out[i * out_stride + j] = seen[i];
+    }
+    for (int image = 1; image < kMaskedImages; ++image) {
+      V means[kChunkRows];
+      window.template apply<kChunkRows>(
+          [&](int k) __attribute__((always_inline)) { return load(0, k) * load(image, k); }, means);
+      for (int i = 0; i < kChunkRows; ++i) {
+        const V mean = reciprocal_of_seen(seen[i]) * means[i];
+        V squares[1];
+        window.template apply<1>(
+            [&](int k) __attribute__((always_inline)) {
+              const V from_mean = load(image, i + k) - mean;
+              const V square = load(0, i + k) * from_mean * from_mean;
+              return kInputs == kMaskedMaps ? square + load(image + 2, i + k) : square;
+            },
+            squares);
+        V* to = out + image * map_stride + i * out_stride + j;
+        to[0] = mean;
+        to[2 * map_stride] = squares[0];
+      }
+    }
+  }
+}
+
+template <class Arch, class T>
+template <int kInputs>
+void VolumeKernel<Arch, T>::merge_inputs(const AxisFilter<V>& axis, int64_t step, V* out,
+                                         int64_t map_stride, int64_t out_stride) const {
+  axis.visit_masked([&](const auto& window) __attribute__((always_inline)) {
+    merge_steps<kInputs>(window, step, out, map_stride, out_stride);
+  });
+}
+
 // ---- 2. moments along depth and x ---------------------------------------------------------------
 
 template <class Arch, class T>
@@ -455,6 +554,36 @@ void VolumeKernel<Arch, T>::filter_moments(int64_t chunk, Range slices) {
   }
 }
 
+template <class Arch, class T>
+void VolumeKernel<Arch, T>::filter_masked_moments(int64_t chunk, Range slices) {
+  const int64_t first_input = chunk * kChunkRows;
+  const int64_t first_value = first_input + radius_[kDepth];
+  const Range volume = {0, image_size(problem_, kDepth)};
+  const int64_t pitch = segment_ + 2 * radius_[kWidth];
+  const int64_t lines = kChunkRows * pitch;  // of a map
+  for (int64_t row = staged_rows_.begin; row < staged_rows_.end; ++row) {
+    for (int map = 0; map < kMaskedImages; ++map) {
+      for (int k = 0; k < kChunkRows + 2 * radius_[kDepth]; ++k) {
+        const int64_t z = first_input + k;
+        inputs(map)[k] = volume.holds(z) ? masked_input(z, row, map) : outside(map);
+      }
+    }
+    merge_inputs<kMaskedImages>(filter_[kDepth], 1, lines_ + radius_[kWidth], lines, pitch);
+    for (int64_t z = slices.begin; z < slices.end; ++z) {
+      for (int map = 0; map < kMaskedMaps; ++map) {
+        V* line = lines_ + map * lines + (z - first_value) * pitch;
+        Rows::fill_halo(line, segment_, radius_[kWidth], outside(map)[0]);
+        for (int k = 0; k < kChunkRows + 2 * radius_[kWidth]; ++k) {
+          inputs(map)[k] = line + k;
+        }
+      }
+      V* out =
+          moments_ + (z - slices.begin) * moment_slice_ + (row - staged_rows_.begin) * moment_row_;
+      merge_inputs<kMaskedMaps>(filter_[kWidth], kChunkRows, out, segment_, 1);
+    }
+  }
+}
+
 // ---- 3. values and partial derivatives of a slice -----------------------------------------------
 
 template <class Arch, class T>
@@ -462,32 +591,44 @@ void VolumeKernel<Arch, T>::evaluate_slice(int64_t chunk, int64_t z, const V* mo
   const auto group_of = [](int64_t row) { return row - row % kChunkRows; };
   const int64_t radius = radius_[kHeight];
   for (int64_t first = group_of(value_rows_.begin); first < value_rows_.end; first += kChunkRows) {
-    for (int map = 0; map < kMoments; ++map) {
+    for (int map = 0; map < moments_per_row_; ++map) {
+      const V** rows = inputs(normalized_ ? map : 0);
       for (int k = 0; k < kChunkRows + 2 * radius; ++k) {
         // Rows of the image that are not staged are seen by no row that is evaluated.
         const int64_t row = first - radius + k;
-        inputs_[k] = staged_rows_.holds(row)
-                         ? moments + (row - staged_rows_.begin) * moment_row_ + map * segment_
-                         : outside(map);
+        rows[k] = staged_rows_.holds(row)
+                      ? moments + (row - staged_rows_.begin) * moment_row_ + map * segment_
+                      : outside(map);
       }
-      filter_across<Form::kCentred>(filter_[kHeight], eight_rows(map), segment_);
+      if (!normalized_) {
+        filter_across<Form::kCentred>(filter_[kHeight], eight_rows(map), segment_);
+      }
+    }
+    if (normalized_) {
+      merge_inputs<kMaskedMaps>(filter_[kHeight], 1, eight_rows(0), kChunkRows * segment_,
+                                segment_);
     }
     const Range rows = value_rows_.within({first, first + kChunkRows});
     if (request_.map_gradient.data != nullptr && images_ > 0) {
-      stage_map_gradient(z, rows);
+      stage_value_rows(z, rows, /*of_mask=*/false, map_gradient_rows_);
     }
     const bool counted = owned && own_rows_.holds(first);
     ChunkSums* sums = counted ? sums_of(first, chunk) : nullptr;
-    switch (problem_.statistic) {
-      case FUSED_SSIM_STATISTIC_CONTRAST:
-        evaluate_rows<FUSED_SSIM_STATISTIC_CONTRAST>(first, rows, sums);
-        break;
-      case FUSED_SSIM_STATISTIC_LUMINANCE:
-        evaluate_rows<FUSED_SSIM_STATISTIC_LUMINANCE>(first, rows, sums);
-        break;
-      default:
-        evaluate_rows<FUSED_SSIM_STATISTIC_SSIM>(first, rows, sums);
-        break;
+    if (has_mask(problem_)) {
+      stage_value_rows(z, rows, /*of_mask=*/true, mask_rows_);
+      evaluate_rows<kAnyStatistic, true>(first, rows, sums);
+    } else {
+      switch (problem_.statistic) {
+        case FUSED_SSIM_STATISTIC_CONTRAST:
+          evaluate_rows<FUSED_SSIM_STATISTIC_CONTRAST, false>(first, rows, sums);
+          break;
+        case FUSED_SSIM_STATISTIC_LUMINANCE:
+          evaluate_rows<FUSED_SSIM_STATISTIC_LUMINANCE, false>(first, rows, sums);
+          break;
+        default:
+          evaluate_rows<FUSED_SSIM_STATISTIC_SSIM, false>(first, rows, sums);
+          break;
+      }
     }
     if (counted && request_.map != nullptr) {
       store_map(z, rows);
@@ -496,21 +637,21 @@ void VolumeKernel<Arch, T>::evaluate_slice(int64_t chunk, int64_t z, const V* mo
 }
 
 template <class Arch, class T>
-template <int kStatistic>
+template <int kStatistic, bool kMasked>
 void VolumeKernel<Arch, T>::evaluate_rows(int64_t first_row, Range rows, ChunkSums* sums) {
   switch (images_) {
     case 0:
-      return evaluate_pixels<kStatistic, 0>(first_row, rows, sums);
+      return evaluate_pixels<kStatistic, 0, kMasked>(first_row, rows, sums);
     case 1:
-      return evaluate_pixels<kStatistic, 1>(first_row, rows, sums);
+      return evaluate_pixels<kStatistic, 1, kMasked>(first_row, rows, sums);
     default:
-      return evaluate_pixels<kStatistic, 2>(first_row, rows, sums);
+      return evaluate_pixels<kStatistic, 2, kMasked>(first_row, rows, sums);
   }
 }
 
 // `sums`: null where the rows count elsewhere.
 template <class Arch, class T>
-template <int kStatistic, int kImages>
+template <int kStatistic, int kImages, bool kMasked>
 void VolumeKernel<Arch, T>::evaluate_pixels(int64_t first_row, Range rows, ChunkSums* sums) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
@@ -520,6 +661,7 @@ void VolumeKernel<Arch, T>::evaluate_pixels(int64_t first_row, Range rows, Chunk
   const int64_t stride = kChunkRows * segment;  // from map to map
   const bool keep_map = request_.map != nullptr;
   const bool weighted = kImages > 0 && request_.map_gradient.data != nullptr;
+  const V base(T(masked_statistic_base(request_)));
   DoubleLanes sum = {};
   for (int64_t j = 0; j < segment; ++j) {
     const Mask has_value = value_mask_[j];
@@ -527,18 +669,37 @@ void VolumeKernel<Arch, T>::evaluate_pixels(int64_t first_row, Range rows, Chunk
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t at = (row - first_row) * segment + j;
       const V* moments = eight_rows_ + at;
-      const Moments<V> m = {moments[0], moments[stride], moments[2 * stride], moments[3 * stride]};
-      const PixelStatistic<kImages, V> pixel =
-          pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled);
+      PixelStatistic<kImages, V> pixel;
+      V seen(T(1));
+      if (kMasked && normalized_) {
+        seen = reciprocal_of_seen(moments[0]);
+        const V mean_s = moments[stride];
+        const V mean_d = moments[2 * stride];
+        const SsimTerms<V> terms = ssim_terms(mean_s, mean_d, seen * moments[3 * stride],
+                                              seen * moments[4 * stride], doubled);
+        const Moments<V> m = {mean_s - shift_s, mean_d - shift_d, V(T(0)), V(T(0))};
+        pixel = pixel_statistic<kStatistic, kImages>(m, terms, doubled, problem_.statistic);
+      } else {
+        const Moments<V> m = {moments[0], moments[stride], moments[2 * stride],
+                              moments[3 * stride]};
+        pixel =
+            pixel_statistic<kStatistic, kImages>(m, shift_s, shift_d, doubled, problem_.statistic);
+      }
+      if constexpr (kMasked) {
+        const V mask = mask_rows_[at];
+        mask_pixel(mask * seen, seen * (weighted ? map_gradient_rows_[at] : mask), &pixel);
+        column_sum = column_sum + keep(mask * (pixel.value() - base), has_value);
+      } else {
+        column_sum = column_sum + keep(pixel.value(), has_value);
+      }
       const V value = pixel.value();
-      column_sum = column_sum + keep(value, has_value);
       if (keep_map) {
         map_rows_[at] = value;
       }
       unroll<0, partial_maps(kImages)>([&](auto map) __attribute__((always_inline)) {
         constexpr int kMap = decltype(map)::value;
         V partial = pixel.partials[kMap];
-        if (weighted) {
+        if (!kMasked && weighted) {
           partial = partial * map_gradient_rows_[at];
         }
         partials_[(row - value_rows_.begin) * partial_row + kMap * segment + j] =
@@ -565,7 +726,7 @@ void VolumeKernel<Arch, T>::filter_partials(int64_t z) {
     for (int map = 0; map < maps_; ++map) {
       for (int k = 0; k < kChunkRows + 2 * radius; ++k) {
         const int64_t row = first - radius + k;
-        inputs_[k] = value_rows_.holds(row) ? unfiltered_partial(row, map) : outside(kZero);
+        inputs_[k] = value_rows_.holds(row) ? unfiltered_partial(row, map) : zeros();
       }
       filter_across<Form::kPlain>(across, lines_ + radius_[kWidth], pitch);
       for (int64_t row = rows.begin; row < rows.end; ++row) {

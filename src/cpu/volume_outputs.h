@@ -28,7 +28,7 @@ void VolumeKernel<Arch, T>::finish_gradient(int64_t chunk) {
     for (int map = 0; map < maps_; ++map) {
       for (int k = 0; k < kChunkRows + 2 * radius_[kDepth]; ++k) {
         const int64_t z = first - radius_[kDepth] + k;
-        inputs_[k] = valued(kDepth).holds(z) ? partial(z, row, map) : outside(kZero);
+        inputs_[k] = valued(kDepth).holds(z) ? partial(z, row, map) : zeros();
       }
       filter_across<Form::kPlain>(filter, eight_rows(map), segment_);
     }
@@ -37,14 +37,26 @@ void VolumeKernel<Arch, T>::finish_gradient(int64_t chunk) {
       const V* s = staged(z, row, 0);
       const V* d = staged(z, row, 1);
       const int64_t stride = kChunkRows * segment_;
-      for (int64_t j = 0; j < segment_; ++j) {
-        // A quarter of the gradient: the store multiplies by four (see core/formula.h).
-        const V by_s = s[j] * filtered[stride + j];
-        const V by_d = d[j] * filtered[2 * stride + j];
-        gradient_rows_[j] = filtered[j] + (by_s + by_d);
-        if (images_ == 2) {
-          gradient_rows_[segment_ + j] = filtered[3 * stride + j] + (by_s - by_d);
+      const auto combine = [&](auto number) __attribute__((always_inline)) {
+        for (int64_t j = 0; j < segment_; ++j) {
+          // A quarter of the gradient: the store multiplies by four (see core/formula.h).
+          const V by_s = number(s[j], shift_s_) * filtered[stride + j];
+          const V by_d = number(d[j], shift_d_) * filtered[2 * stride + j];
+          gradient_rows_[j] = filtered[j] + (by_s + by_d);
+          if (images_ == 2) {
+            gradient_rows_[segment_ + j] = filtered[3 * stride + j] + (by_s - by_d);
+          }
         }
+      };
+      if (normalized_) {
+        combine([](V number, T shift) __attribute__((always_inline)) { return number - V(shift); });
+        const V* mask = staged(z, row, 2);
+        for (int64_t j = 0; j < images_ * segment_; ++j) {
+          const V m = mask[j < segment_ ? j : j - segment_];
+          gradient_rows_[j] = select_positive(m, m * gradient_rows_[j], V(T(0)));
+        }
+      } else {
+        combine([](V shifted, T) __attribute__((always_inline)) { return shifted; });
       }
       store_gradient_row(z, row, gradient_rows_, request_.grad1, T(1));
       if (images_ == 2) {
@@ -74,19 +86,15 @@ void VolumeKernel<Arch, T>::store_gradient_row(int64_t z, int64_t row, const V* 
                              own.size(), scratch_a_);
     const T* y = loader_.row(plane_of(problem_.img2, batch_, channel_, z), row, own.begin,
                              own.size(), scratch_b_);
-    T* to = natural_ + own.begin;
-    if (request_.map_gradient.data == nullptr) {
-      for (int64_t i = 0; i < own.size(); ++i) {
-        to[i] += difference_gradient(x[i] - y[i], l1, l2);
-      }
-    } else {
+    const T* mask = has_mask(problem_) ? mask_row(z, row, own.begin, own.size()) : nullptr;
+    const T* weights = mask;
+    if (request_.map_gradient.data != nullptr) {
       const Plane slice =
           plane_of(request_.map_gradient, batch_, channel_, z - valued(kDepth).begin);
-      const T* weights = loader_.row(slice, row - valued(kHeight).begin, 0, own.size(), weights_);
-      for (int64_t i = 0; i < own.size(); ++i) {
-        to[i] += weights[i] * difference_gradient(x[i] - y[i], l1, l2);
-      }
+      weights = loader_.row(slice, row - valued(kHeight).begin, 0, own.size(), weights_);
     }
+    Differences<Arch, T>::add_gradient(x, y, weights, mask, own.size(), l1, l2,
+                                       natural_ + own.begin);
   }
   Loader<Arch, T>::store_row(plane_of(image, batch_, channel_, z), row, 0, columns, natural_);
 }

@@ -22,8 +22,10 @@ void VolumeKernel<Arch, T>::choose_shift() {
     for (int k = 0; k < kSamples[kHeight] * kSamples[kWidth]; ++k) {
       const int64_t row = place(kHeight, k / kSamples[kWidth]);
       const int64_t column = place(kWidth, k % kSamples[kWidth]);
-      samples.add(*loader_.row(x, row, column, 1, scratch_a_),
-                  *loader_.row(y, row, column, 1, scratch_b_));
+      if (!normalized_ || *mask_row(z, row, column, 1) > T(0)) {
+        samples.add(*loader_.row(x, row, column, 1, scratch_a_),
+                    *loader_.row(y, row, column, 1, scratch_b_));
+      }
     }
   }
   shift_s_ = samples.shift_s();
@@ -68,18 +70,47 @@ void VolumeKernel<Arch, T>::stage_row(int64_t z, int64_t row, ChunkSums* sums) {
     }
     Rows::from_natural(natural_, segment_, staged(z, row, image));
   };
-  stage(0, shift_s_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-  stage(1, shift_d_, [](auto a, auto b) __attribute__((always_inline)) { return a - b; });
+  const T* mask = nullptr;
+  if (normalized_ || (has_mask(problem_) && sums != nullptr)) {
+    mask = mask_row(z, row, 0, columns);
+  }
+  if (normalized_) {
+    stage_masked(x, y, z, row);
+  } else {
+    stage(0, shift_s_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+    stage(1, shift_d_, [](auto a, auto b) __attribute__((always_inline)) { return a - b; });
+  }
   if (sums != nullptr) {
-    Differences<Arch, T>::add_sums(x + own.begin, y + own.begin, nullptr, own.size(),
+    const T* numbers = mask != nullptr ? mask + own.begin : nullptr;
+    Differences<Arch, T>::add_sums(x + own.begin, y + own.begin, numbers, own.size(),
                                    request_.l1_weight != 0.0,
                                    request_.l2_weight != 0.0 || request_.mse != nullptr, sums);
   }
 }
 
-// d(loss)/d(map) of the rows, zero where there is no value.
+// s, d and m, whose numbers are in mask_scratch_. A masked pixel is 0, whatever stands there; one beyond
+// the image is 0, and seen.
 template <class Arch, class T>
-void VolumeKernel<Arch, T>::stage_map_gradient(int64_t z, Range rows) {
+void VolumeKernel<Arch, T>::stage_masked(const T* x, const T* y, int64_t z, int64_t row) {
+  const int64_t columns = image_size(problem_, kWidth);
+  for (int64_t c = columns; c < kLanes * segment_; ++c) {
+    mask_scratch_[c] = T(1);
+    natural_[c] = T(0);
+  }
+  Rows::from_natural(mask_scratch_, segment_, staged(z, row, 2));
+  for (int64_t c = 0; c < columns; ++c) {
+    natural_[c] = select_positive(mask_scratch_[c], x[c] + y[c], T(0));
+  }
+  Rows::from_natural(natural_, segment_, staged(z, row, 0));
+  for (int64_t c = 0; c < columns; ++c) {
+    natural_[c] = select_positive(mask_scratch_[c], x[c] - y[c], T(0));
+  }
+  Rows::from_natural(natural_, segment_, staged(z, row, 1));
+}
+
+// The weights of the rows' pixels, zero where there is no value: the mask, or d(loss)/d(map).
+template <class Arch, class T>
+void VolumeKernel<Arch, T>::stage_value_rows(int64_t z, Range rows, bool of_mask, V* to) {
   const Range columns = valued(kWidth);
   const Plane slice = plane_of(request_.map_gradient, batch_, channel_, z - valued(kDepth).begin);
   for (int64_t c = 0; c < kLanes * segment_; ++c) {
@@ -87,11 +118,12 @@ void VolumeKernel<Arch, T>::stage_map_gradient(int64_t z, Range rows) {
   }
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const T* values =
-        loader_.row(slice, row - valued(kHeight).begin, 0, columns.size(), scratch_a_);
+        of_mask ? mask_row(z, row, columns.begin, columns.size())
+                : loader_.row(slice, row - valued(kHeight).begin, 0, columns.size(), scratch_a_);
     for (int64_t c = columns.begin; c < columns.end; ++c) {
       natural_[c] = values[c - columns.begin];
     }
-    Rows::from_natural(natural_, segment_, map_gradient_rows_ + row % kChunkRows * segment_);
+    Rows::from_natural(natural_, segment_, to + row % kChunkRows * segment_);
   }
 }
 

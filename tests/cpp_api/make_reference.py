@@ -103,6 +103,12 @@ CASES: dict[str, tuple[Pair, Callable[..., torch.Tensor]]] = {
     ),
     "volumes, map": (VOLUMES, lambda x, y: FusedSSIMMap.apply(1e-4, 9e-4, x, y, "same", True, 3)),
     "volumes, loss": (VOLUMES, lambda x, y: l1_ssim_loss(x, y, 0.3, spatial_dims=3)),
+    "volumes, mask": (
+        VOLUMES,
+        lambda x, y: ssim(
+            x, y, mask=y.detach()[0, 0] > 0.4, mask_mode="normalized", spatial_dims=3
+        ),
+    ),
     "volumes, ms_ssim": (
         VOLUMES,
         lambda x, y: ms_ssim(x, y, window_size=3, weights=(0.4, 0.6), spatial_dims=3),

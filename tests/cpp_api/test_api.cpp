@@ -161,6 +161,14 @@ void test_values(const Reference& reference) {
        [](auto& x, auto& y) { return fs::FusedSSIMMap::apply(1e-4, 9e-4, x, y, "same", true, 3); }},
       {"volumes, loss",
        [](auto& x, auto& y) { return fs::l1_ssim_loss(x, y, 0.3, "same", true, "BCDHW"); }},
+      {"volumes, mask",
+       [](auto& x, auto& y) {
+         return fs::ssim(x, y, with([&](auto& o) {
+                           o.mask = y.detach()[0][0] > 0.4;
+                           o.mask_mode = "normalized";
+                           o.layout = "BCDHW";
+                         }));
+       }},
       {"volumes, ms_ssim",
        [](auto& x, auto& y) {
          MSSSIMOptions options;

@@ -68,13 +68,6 @@ int main(void) {
   expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_INVALID_ARGUMENT, "an error");
   expect(strstr(fused_ssim_last_error(), "taps along the width") != NULL, "its message");
   problem.windows[2].size = 11;
-  problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 2;
-  problem.mask = problem.img1;
-  problem.mask_sums = &value;
-  expect(fused_ssim_cpu_run(&problem, &request, 1) == FUSED_SSIM_NOT_SERVED, "masks of volumes");
-  problem.mask.data = NULL;
-  problem.mask_sums = NULL;
-  problem.sizes[FUSED_SSIM_AXIS_DEPTH] = 1;
 
 #ifdef WITH_CUDA_KERNELS
   {
@@ -90,11 +83,11 @@ int main(void) {
       expect(strlen(fused_ssim_cuda_last_error()) > 0, "CUDA: its message");
       printf("without a GPU: %s\n", fused_ssim_cuda_last_error());
     }
-    problem.mask = problem.img1;
-    problem.mask_mode = FUSED_SSIM_MASK_NORMALIZED;
+    problem.sizes[FUSED_SSIM_AXIS_CHANNEL] = (int64_t)1 << 31;
+    request.grad1.data = NULL;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_NOT_SERVED,
            "CUDA: what it does not serve");
-    memset(&problem.mask, 0, sizeof problem.mask);
+    problem.sizes[FUSED_SSIM_AXIS_CHANNEL] = 1;
     problem.windows[2].size = 4;
     expect(fused_ssim_cuda_run(&problem, &request, 0, 0, 0) == FUSED_SSIM_INVALID_ARGUMENT,
            "CUDA: a bad argument");

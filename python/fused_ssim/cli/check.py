@@ -99,9 +99,8 @@ def _ssim_and_mse(x: Tensor, y: Tensor, **form: Any) -> Outputs:
 
 def _masked(mode: str) -> Form:
     def run(x: Tensor, y: Tensor, **form: Any) -> Outputs:
-        height, width = x.shape[-2:]
-        rows = torch.arange(height, device=x.device)[:, None]
-        mask = (rows + torch.arange(width, device=x.device)) % 5 > 0
+        sizes = x.shape[2:]
+        mask = torch.arange(sizes.numel(), device=x.device).view(sizes) % 5 > 0
         return _step(fused_ssim.ssim, mask=mask, mask_mode=mode)(x, y, **form)
 
     return run
@@ -138,6 +137,10 @@ _STANDARD_FORMS: dict[str, Form] = {
         fused_ssim.ms_ssim, both=True, weights=(0.3, 0.3, 0.4), padding="same"
     ),
 }
+_MASKED_VOLUME_FORMS: dict[str, Form] = {
+    "volume, weighted, gradient": _masked("weighted"),
+    "volume, normalized, gradient": _masked("normalized"),
+}
 _LOOSER = {"contrast, gradient": 10.0, "MS-SSIM, both gradients": 5.0}
 _LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda image: image.contiguous(),
@@ -163,6 +166,8 @@ def _kinds(
         yield "volume, gradient", _step(fused_ssim.ssim), window, volume, (1, 2, 15, 21, 34)
         signal = {**arguments, "spatial_dims": 1}
         yield "signal, gradient", _step(fused_ssim.ssim), window, signal, (2, 3, 301)
+    for name, form in _MASKED_VOLUME_FORMS.items():
+        yield name, form, "11", {"spatial_dims": 3}, (1, 2, 15, 21, 34)
 
 
 # ---- running them -------------------------------------------------------------------------------
