@@ -19,7 +19,7 @@ from measure import leaf, max_error, relative_error
 NAMES = [p.name for p in PAIRS]
 DIFFERENT = [name for name in NAMES if name not in EQUAL_PAIRS]
 MAP_BOUND = {"photograph": 1e-4, "synthetic": 5e-6}
-LARGE_MAP_BOUND = 1.8e-4  # of photographs on a GPU: README's limits
+LARGE_MAP_BOUND = 1.8e-4  # of photographs on a GPU: docs/limits.md
 MEAN_BOUND = 1e-6
 GRADIENT_BOUND = 1e-4
 
