@@ -63,7 +63,7 @@ def draw_sweep(runs: Mapping[str, Results], path: Path) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="upper left", frameon=False, fontsize=9)
-    # Without a date, and with ids that are the same every time.
-    with mpl.rc_context({"svg.hashsalt": "fused_ssim"}):
+    # Without a date, with ids that are the same every time, and with words as words.
+    with mpl.rc_context({"svg.hashsalt": "fused_ssim", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
