@@ -235,7 +235,7 @@ def _short(seconds: float) -> str:
 
 
 def _page_cell(row: Row | None, first: Row | None) -> str:
-    """The time, on a GPU that of its kernels and in brackets the wall clock's, and how many times ours."""
+    """The time, on a GPU that of its kernels and in brackets the wall clock's, and how many times ours by both."""
     if row is None or row.best_known is None:
         return "" if row is None or row.error is None else "fails"
     text = _short(row.best_known.median_s)
@@ -243,6 +243,8 @@ def _page_cell(row: Row | None, first: Row | None) -> str:
         text += f" ({_short(row.wall.median_s)})"
     if first is not None and first is not row and first.best_known is not None:
         text += f", {row.best_known.median_s / first.best_known.median_s:.3g}x"
+        if row.gpu is not None and row.wall is not None and first.wall is not None:
+            text += f" ({row.wall.median_s / first.wall.median_s:.3g}x)"
     return text
 
 

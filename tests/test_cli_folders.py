@@ -171,10 +171,21 @@ def test_pairs_that_torch_measures_go_in_batches(capsys, tmp_path, device, monke
 
 
 def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders, tmp_path):
-    code, out, err = run(capsys, "compare", *folders, "--csv", tmp_path / "missing" / "x.csv")
+    (tmp_path / "x.csv").mkdir()
+    code, out, err = run(capsys, "compare", *folders, "--csv", tmp_path / "x.csv")
     assert code == 2
     assert "mean of 3" in out
     assert "cannot write" in err
+
+
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_a_folder_that_is_missing_is_named_before_anything_is_compared(
+    capsys, folders, tmp_path, option
+):
+    code, out, err = run(capsys, "compare", *folders, option, tmp_path / "missing" / "x")
+    assert code == 2
+    assert not out
+    assert "there is no folder" in err
 
 
 # --- files without a partner, sub-folders, hidden files ---

@@ -408,8 +408,8 @@ def check_images(
     pair = f"{names[0]} and {names[1]}"
     if img1.shape != img2.shape:
         raise ValueError(
-            f"{pair}: expected one shape, got {_shape(img1)} and {_shape(img2)}; nothing is "
-            "broadcast, use .expand_as()"
+            f"{pair}: expected one shape, got {_shape(img1)} and {_shape(img2)}; scale or crop one "
+            "of them, or use .expand_as() where it has an axis of 1"
         )
     if img1.device != img2.device:
         raise ValueError(

@@ -446,7 +446,7 @@ def _of_one_kind(preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if preds.shape != target.shape:
         raise ArgumentError(
             f"preds and target: expected one shape, got {list(preds.shape)} and "
-            f"{list(target.shape)}; nothing is broadcast, use .expand_as()"
+            f"{list(target.shape)}; scale or crop one of them"
         )
     if preds.dim() not in (4, 5):
         raise ValueError(

@@ -202,7 +202,7 @@ inline void check_images(const at::Tensor& img1, const at::Tensor& img2, const N
   check_image(names[1], img2, spatial_dims, take_uint8);
   TORCH_CHECK_VALUE(img1.sizes() == img2.sizes(), names[0], " and ", names[1],
                     ": expected one shape, got ", shape_of(img1), " and ", shape_of(img2),
-                    "; nothing is broadcast, use .expand_as()");
+                    "; scale or crop one of them, or use .expand_as() where it has an axis of 1");
   TORCH_CHECK_VALUE(img1.device() == img2.device(), names[0], " and ", names[1],
                     ": expected one device, got ", img1.device(), " and ", img2.device(),
                     "; move one with .to(other.device)");

@@ -64,6 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise CliError(
             f"{first} is {one} and {second} is {other}; give two images, two folders or two videos"
         )
+    for path in (arguments.csv, arguments.html):  # now, not after hours of comparing
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CliError(
+                f"cannot write {path}: there is no folder {path.absolute().parent}; make it"
+            )
     parse_colour(arguments.background)
     of_videos = _VIDEO in kinds
     settings = _settings(arguments, "y" if of_videos else "each")

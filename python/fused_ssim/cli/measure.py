@@ -86,9 +86,9 @@ def prepare(a: Pixels, b: Pixels, settings: Settings, mask: Pixels | None = None
         settings: how to measure.
         mask: [H, W, 1], weights in 0..1.
     """
-    _check_same_size(a, b, "scale or crop one of them")
+    _check_same_size(a, b, "different sizes", "scale or crop one of them")
     if mask is not None:
-        _check_same_size(a, mask, "the mask must have the images' size")
+        _check_same_size(a, mask, "--mask of another size", "the mask must have the images' size")
         mask = _cropped(mask, settings.crop_border)
     size = (a.shape[1], a.shape[0])
     a, b = (
@@ -274,12 +274,10 @@ def _cropped(image: Pixels, border: int) -> Pixels:
     return image[border : height - border, border : width - border]
 
 
-def _check_same_size(a: Pixels, b: Pixels, remedy: str) -> None:
+def _check_same_size(a: Pixels, b: Pixels, what: str, remedy: str) -> None:
     (height_a, width_a), (height_b, width_b) = a.shape[:2], b.shape[:2]
     if (height_a, width_a) != (height_b, width_b):
-        raise CliError(
-            f"different sizes: {width_a}x{height_a} and {width_b}x{height_b} pixels; {remedy}"
-        )
+        raise CliError(f"{what}: {width_a}x{height_a} and {width_b}x{height_b} pixels; {remedy}")
 
 
 def _check_window_fits(image: Pixels, settings: Settings) -> None:

@@ -258,8 +258,8 @@ def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
             )
     if X.shape != Y.shape:
         raise ValueError(
-            f"X and Y: expected one shape, got {list(X.shape)} and {list(Y.shape)}; use "
-            ".expand_as()"
+            f"X and Y: expected one shape, got {list(X.shape)} and {list(Y.shape)}; scale or crop "
+            "one of them"
         )
     single = [axis for axis in range(2, X.dim()) if X.shape[axis] == 1]
     x, y = X.squeeze(single), Y.squeeze(single)
