@@ -391,7 +391,9 @@ def test_half_precision_under_a_scaler(device, way, mode, reduction, padding):
 @each_mode
 @pytest.mark.parametrize("name", [p.name for p in PAIRS])
 def test_accuracy(device, mode, name):
-    # The bounds of images without a mask.
+    # The bounds of images without a mask; on the CPU a normalized one leaves windows fewer pixels, which
+    # average out less of what its references round (docs/limits.md).
+    synthetic = 1e-5 if mode == "normalized" and str(device) == "cpu" else 5e-6
     x, y = (leaf(image.to(device).clone()) for image in pair(name))
     size = x.shape[-2:]
     near = (torch.arange(size[0])[:, None] - 60) ** 2 + (torch.arange(size[1]) - 70) ** 2 < 40**2
@@ -399,7 +401,7 @@ def test_accuracy(device, mode, name):
         form = {"mask": mask, "mask_mode": mode}
         a, b = x.detach(), y.detach()
         values = ssim(x, y, reduction="none", **form)
-        bound = {"photograph": 1e-4, "synthetic": 5e-6}[BY_NAME[name].kind]
+        bound = {"photograph": 1e-4, "synthetic": synthetic}[BY_NAME[name].kind]
         assert max_error(values, oracle.ssim_map(a, b, **form)) <= bound
         mean = ssim(x, y, **form)
         assert max_error(mean, oracle.ssim(a, b, **form)) <= 1e-6
