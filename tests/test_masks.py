@@ -18,6 +18,12 @@ MODES = ["weighted", "normalized"]
 REDUCTIONS = ["mean", "sum", "image", "channel", "none"]
 
 
+@pytest.fixture
+def by_kernels(monkeypatch):
+    """Of what kernels alone promise, also where the suite runs by the composite."""
+    monkeypatch.setattr(_route, "composite_is_forced", False)
+
+
 def bools(*shape, seed=20):
     return noise(*shape, seed=seed) > 0.4
 
@@ -257,6 +263,7 @@ def test_seams(device, mode, padding, shape):
 @pytest.mark.parametrize("window_size", [11, 33])
 @pytest.mark.parametrize("kept", [0.05, 0.004])
 @pytest.mark.parametrize("shape", [(1, 2, 90, 101), (1, 1, 20, 22, 24)], ids=str)
+@pytest.mark.usefixtures("by_kernels")
 def test_few_pixels_see_each_other(device, shape, kept, window_size):
     # Of a window's one or two pixels the variance is the difference of large squares, or none.
     x, y = images(device, *shape)
@@ -338,6 +345,7 @@ def test_small_images(device, mode, shape):
 
 
 @each_mode
+@pytest.mark.usefixtures("by_kernels")
 def test_any_strides(device, mode):
     x, y = images(device)
     mask = MASKS["float for each plane"].to(device)
@@ -390,6 +398,7 @@ def test_half_precision_under_a_scaler(device, way, mode, reduction, padding):
 
 @each_mode
 @pytest.mark.parametrize("name", [p.name for p in PAIRS])
+@pytest.mark.usefixtures("by_kernels")
 def test_accuracy(device, mode, name):
     # The bounds of images without a mask; on the CPU a normalized one leaves windows fewer pixels, which
     # average out less of what its references round (docs/limits.md).
@@ -427,6 +436,7 @@ def test_equal_images_under_any_mask(device, way, mode):
 
 @each_mode
 @pytest.mark.parametrize("shape", [(1, 3, 211, 283), (2, 1, 64, 1931), (1, 1, 40, 37, 21)], ids=str)
+@pytest.mark.usefixtures("by_kernels")
 def test_any_number_of_threads(restore_threads, mode, shape):
     x, y = images("cpu", *shape)
     form = {"mask": floats(*shape[2:]), "mask_mode": mode, "spatial_dims": len(shape) - 2}
@@ -481,6 +491,7 @@ def test_compiled(device, mode, dtype):
 
 @each_mode
 @pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.usefixtures("by_kernels")
 def test_one_pass(device, monkeypatch, mode, dims):
     # No composite: kernels serve both modes, and the loss, too.
     def fail(*arguments, **options):
