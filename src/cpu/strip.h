@@ -66,7 +66,7 @@ class StripKernel {
   using Rows = Segments<Arch, T>;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kBlock = 8;    // columns of vectors filtered at a time
-  static constexpr int kMoments = 4;  // s, d, s^2, d^2
+  static constexpr int kMoments = 4;  // s, d, s^2, d^2; under a mask variances, not squares
   // What is staged, and what is filtered as moments: where windows are weighed, the mask comes last.
   static constexpr int kStaged = kNormalized ? 3 : 2;
   static constexpr int kFiltered = kNormalized ? kMoments + 1 : kMoments;
@@ -122,21 +122,28 @@ class StripKernel {
   void filter_plain_block(int64_t chunk, int64_t j);
   template <int kCount>
   void filter_masked_block(int64_t chunk, int64_t j);
-  FUSED_SSIM_INLINE void begin_masked_column(V* carry, const V* fresh);
+  // Row k of a column: the carried ones, then the fresh ones.
+  FUSED_SSIM_INLINE V column_at(const V* carry, const V* fresh, int k) const {
+    return k < carried() ? carry[k] : fresh[k - carried()];
+  }
   template <bool kAreMoments, class Window>
   FUSED_SSIM_INLINE void filter_column(const Window& window, V* carry, const V* fresh,
-                                       V (&out)[kChunkRows], V* references) const;
-  using References = V[kNormalized ? kMoments : 1][kChunkRows];
+                                       V (&out)[kChunkRows]) const;
   template <int kGroup, class Window, class LoadMask, class Load>
   static FUSED_SSIM_INLINE V masked_reference(const Window& window, const LoadMask& mask,
                                               const Load& load);
+  template <int kGroup, class Window, class LoadMask, class LoadMean, class LoadVariance>
+  static FUSED_SSIM_INLINE void merge_masked(const Window& window, const LoadMask& mask,
+                                             const LoadMean& mean, const LoadVariance& variance,
+                                             const V* by_seen, V* means, V* variances);
   FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
   // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
-  static FUSED_SSIM_INLINE void means_and_variances(const References& references,
-                                                    Moments8& moments);
+  template <class Window>
+  FUSED_SSIM_INLINE void merge_masked_column(const Window& window, V* carry, const V* fresh,
+                                             Moments8& moments);
   template <int kStatistic, bool kMasked>
   FUSED_SSIM_INLINE void evaluate_pixels(int64_t j, const Moments8& moments, const ValueRows& rows,
                                          Partials8& partials, DoubleLanes* sum) const;
@@ -180,7 +187,6 @@ class StripKernel {
   V* partial_carry_ = nullptr;      // [segment][kPartialMaps][2 radius_y]
   V* partial_rows_ = nullptr;       // [8][kPartialMaps][pitch]
   V* column_ = nullptr;             // [2 radius_y + 8]
-  V* mask_column_ = nullptr;        // [2 radius_y + 8]
   V* seen_reciprocals_ = nullptr;   // [8]: 1 / E[m] of a column's rows
   V* gradient_rows_ = nullptr;      // [kImages][segment]
   V* map_rows_ = nullptr;           // [8][segment]
@@ -229,7 +235,6 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::lay_out(int64_t strip_c
   partial_carry_ = layout.take<V>(segment_capacity_ * kPartialMaps * carried());
   partial_rows_ = layout.take<V>(kChunkRows * kPartialMaps * pitch());
   column_ = layout.take<V>(carried() + kChunkRows);
-  mask_column_ = layout.take<V>(kNormalized ? carried() + kChunkRows : 0);
   seen_reciprocals_ = layout.take<V>(kNormalized ? kChunkRows : 0);
   gradient_rows_ = layout.take<V>(kImages * segment_capacity_);
   map_rows_ = layout.take<V>(request_.map != nullptr ? kChunkRows * segment_capacity_ : 0);
@@ -419,20 +424,16 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
                                                                          DoubleLanes* sum) {
   const Filter<V> filter = filter_y_;
   V* carry = carry_ + j * kFiltered * carried();
-  if constexpr (kNormalized) {
-    begin_masked_column(carry + kMoments * carried(), tile + kMoments * kChunkRows);
-  }
   Moments8 moments;
-  References references;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
-    for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
-      filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map],
-                          references[kNormalized ? map : 0]);
-    });
+    if constexpr (kNormalized) {
+      merge_masked_column(window, carry, tile, moments);
+    } else {
+      for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
+        filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map]);
+      });
+    }
   });
-  if constexpr (kNormalized) {
-    means_and_variances(references, moments);
-  }
   Partials8 partials;
   if (kNormalized || has_mask(problem_)) {
     evaluate_apart<kAnyStatistic, true>(j, moments, rows, partials, sum);
@@ -454,7 +455,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
     for_each_map<Filter<V>, kPartialMaps>([&](int map) __attribute__((always_inline)) {
       V filtered[kChunkRows];
       filter_column<false>(window, partial_carry_ + (j * kPartialMaps + map) * carried(),
-                           partials[map], filtered, nullptr);
+                           partials[map], filtered);
       V* to = partial_rows_ + map * pitch() + radius_x() + j;
       unroll<0, kChunkRows>([&](auto row) __attribute__((always_inline)) {
         to[decltype(row)::value * kPartialMaps * pitch()] = filtered[decltype(row)::value];

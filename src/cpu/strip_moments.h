@@ -5,12 +5,11 @@
 
 namespace fused_ssim::cpu {
 
-// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on. Under a
-// mask moments come out without their references.
+// Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <bool kAreMoments, class Window>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_column(
-    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows], V* references) const {
+    const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
   constexpr bool kIsFixed = Filter<V>::kIsFixed;
   constexpr int kGroup = kAreMoments ? Window::kGroup : kChunkRows;
   if constexpr (!kIsFixed) {
@@ -25,21 +24,12 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
     }
   }
   const auto input = [&](int k) __attribute__((always_inline)) {
-    if constexpr (kIsFixed) {
-      return k < 2 * kFixedRadius ? carry[k] : fresh[k - 2 * kFixedRadius];
-    } else {
-      return column_[k];
-    }
+    return kIsFixed ? column_at(carry, fresh, k) : column_[k];
   };
   unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
     constexpr int kFirst = decltype(group)::value * kGroup;
-    const auto mask = [&](int k)
-                          __attribute__((always_inline)) { return mask_column_[kFirst + k]; };
     V reference(T(0));
-    if constexpr (kAreMoments && kNormalized) {
-      reference = masked_reference<kGroup>(
-          window, mask, [&](int k) __attribute__((always_inline)) { return input(kFirst + k); });
-    } else if constexpr (kAreMoments) {
+    if constexpr (kAreMoments) {
       reference = window.template reference<kGroup>(
           [&](int k) __attribute__((always_inline)) { return input(kFirst + k); });
     }
@@ -50,21 +40,12 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
           if (Window::kLoadsInOrder && k >= kChunkRows) {
             carry[k - kChunkRows] = value;
           }
-          if constexpr (kAreMoments && kNormalized) {
-            return mask(k) * (value - reference);
-          } else {
-            return kAreMoments ? value - reference : value;
-          }
+          return kAreMoments ? value - reference : value;
         },
         filtered);
     unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
       constexpr int kI = decltype(i)::value;
-      if constexpr (kAreMoments && kNormalized) {
-        out[kFirst + kI] = filtered[kI] * seen_reciprocals_[kFirst + kI];
-        references[kFirst + kI] = reference;
-      } else {
-        out[kFirst + kI] = kAreMoments ? filtered[kI] + reference : filtered[kI];
-      }
+      out[kFirst + kI] = kAreMoments ? filtered[kI] + reference : filtered[kI];
     });
   });
   if constexpr (kIsFixed && !Window::kLoadsInOrder) {
@@ -140,8 +121,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_plain_block(int6
   });
 }
 
-// The same under a mask: its own means E[m] and E[m x] / E[m], near which the numbers stay that are
-// rounded. References are the weighted means of what a group sees together.
+// The same under a mask: E[m], and means and variances of what a window sees of its row, which may be
+// too few pixels to average out what squares far from zero are rounded by.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int64_t chunk,
@@ -166,73 +147,81 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int
           to[(kI * kFiltered + kMoments) * kChunkRows] = seen[kI];
           by_seen[kI] = reciprocal_of_seen(seen[kI]);
         });
-        const auto store = [&](int map, const V(&out)[kGroup],
-                               V reference) __attribute__((always_inline)) {
-          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            constexpr int kI = decltype(i)::value;
-            to[(kI * kFiltered + map) * kChunkRows] = multiply_add(out[kI], by_seen[kI], reference);
-          });
-        };
         for (int image = 0; image < 2; ++image) {
           const V* from = images + image * pitch();
-          const V reference = masked_reference<kGroup>(
-              window, load_mask, [&](int k) __attribute__((always_inline)) { return from[k]; });
-          const V reference2 = reference * reference;
-          V out[kGroup];
-          window.template apply<kGroup>(
-              [&](int k) __attribute__((always_inline)) { return mask[k] * (from[k] - reference); },
-              out);
-          store(image, out, reference);
-          window.template apply<kGroup>(
-              [&](int k) __attribute__((always_inline)) {
-                const V value = from[k];
-                return mask[k] * multiply_add(value, value, -reference2);
-              },
-              out);
-          store(2 + image, out, reference2);
+          V means[kGroup];
+          V variances[kGroup];
+          merge_masked<kGroup>(
+              window, load_mask, [&](int k) __attribute__((always_inline)) { return from[k]; },
+              [](int) __attribute__((always_inline)) { return V(T(0)); }, by_seen, means,
+              variances);
+          unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+            constexpr int kI = decltype(i)::value;
+            to[(kI * kFiltered + image) * kChunkRows] = means[kI];
+            to[(kI * kFiltered + 2 + image) * kChunkRows] = variances[kI];
+          });
         }
       });
     }
   });
 }
 
-// Under a mask fewer pixels average out what is rounded, so that references are not added before the
-// squares are subtracted: of E[s] = r + e and E[s^2] = q + f the variance is (q - r^2) + f - e (2 r + e).
+// Means and variances of a group's windows under a mask, of inputs that are means and variances
+// themselves, around a number near the inputs: `by_seen` is 1 / E[m].
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::means_and_variances(
-    const References& references, Moments8& moments) {
-  for (int image = 0; image < 2; ++image) {
-    for (int row = 0; row < kChunkRows; ++row) {
-      const V r = references[image][row];
-      const V e = moments[image][row];
-      const V of_squares =
-          multiply_add(-r, r, references[2 + image][row]) + moments[2 + image][row];
-      moments[image][row] = r + e;
-      moments[2 + image][row] = clamp_to_nonnegative(multiply_add(-e, (r + r) + e, of_squares));
-    }
-  }
+template <int kGroup, class Window, class LoadMask, class LoadMean, class LoadVariance>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge_masked(
+    const Window& window, const LoadMask& mask, const LoadMean& mean, const LoadVariance& variance,
+    const V* by_seen, V* means, V* variances) {
+  const V reference = masked_reference<kGroup>(window, mask, mean);
+  V sums[kGroup];
+  V squares[kGroup];
+  window.template apply<kGroup>(
+      [&](int k) __attribute__((always_inline)) { return mask(k) * (mean(k) - reference); }, sums);
+  window.template apply<kGroup>(
+      [&](int k) __attribute__((always_inline)) {
+        const V difference = mean(k) - reference;
+        return mask(k) * multiply_add(difference, difference, variance(k));
+      },
+      squares);
+  unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kI = decltype(i)::value;
+    const V from_reference = sums[kI] * by_seen[kI];
+    means[kI] = reference + from_reference;
+    variances[kI] = clamp_to_nonnegative(
+        multiply_add(-from_reference, from_reference, squares[kI] * by_seen[kI]));
+  });
 }
 
-// The column of the mask's means along x, which weigh those of the images, and 1 / E[m] of its rows.
+// The moments of one column under a mask: E[m] of its rows weighs the means and variances along x.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_masked_column(
-    V* carry, const V* fresh) {
-  for (int k = 0; k < carried(); ++k) {
-    mask_column_[k] = carry[k];
+template <class Window>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge_masked_column(
+    const Window& window, V* carry, const V* fresh, Moments8& moments) {
+  constexpr int kGroup = Window::kGroup;
+  const auto load = [&](int map, int k) __attribute__((always_inline)) {
+    return column_at(carry + map * carried(), fresh + map * kChunkRows, k);
+  };
+  V seen[kChunkRows];
+  window.template apply<kChunkRows>(
+      [&](int k) __attribute__((always_inline)) { return load(kMoments, k); }, seen);
+  for (int row = 0; row < kChunkRows; ++row) {
+    seen_reciprocals_[row] = reciprocal_of_seen(seen[row]);
   }
-  for (int k = 0; k < kChunkRows; ++k) {
-    mask_column_[carried() + k] = fresh[k];
+  for (int image = 0; image < 2; ++image) {
+    unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
+      constexpr int kFirst = decltype(group)::value * kGroup;
+      const auto loads = [&](int map) __attribute__((always_inline)) {
+        return [&load, map](int k) __attribute__((always_inline)) { return load(map, kFirst + k); };
+      };
+      merge_masked<kGroup>(window, loads(kMoments), loads(image), loads(2 + image),
+                           seen_reciprocals_ + kFirst, moments[image] + kFirst,
+                           moments[2 + image] + kFirst);
+    });
   }
-  carry_rows(carry, fresh);
-  const Filter<V> filter = filter_y_;
-  filter.visit([&](const auto& window) __attribute__((always_inline)) {
-    V seen[kChunkRows];
-    window.template apply<kChunkRows>(
-        [&](int k) __attribute__((always_inline)) { return mask_column_[k]; }, seen);
-    for (int row = 0; row < kChunkRows; ++row) {
-      seen_reciprocals_[row] = reciprocal_of_seen(seen[row]);
-    }
-  });
+  for (int map = 0; map < kFiltered; ++map) {
+    carry_rows(carry + map * carried(), fresh + map * kChunkRows);
+  }
 }
 
 }  // namespace fused_ssim::cpu
