@@ -139,6 +139,16 @@ struct Vec {
   }
 
   // Lanes where the mask is set, zero elsewhere, whatever stands there (also NaN).
+  FUSED_SSIM_INLINE friend bool any_positive(Vec a) {
+    const Mask positive = a.v > Native{};
+    uint64_t words[kBytes / 8];
+    __builtin_memcpy(words, &positive, kBytes);
+    uint64_t any = 0;
+    for (uint64_t word : words) {
+      any |= word;
+    }
+    return any != 0;
+  }
   FUSED_SSIM_INLINE friend Vec keep(Vec a, Mask mask) { return Native(Mask(a.v) & mask); }
 
   FUSED_SSIM_INLINE static Vec newton_step(Vec a, Vec estimate) {

@@ -133,9 +133,9 @@ class StripKernel {
   static FUSED_SSIM_INLINE V masked_reference(const Window& window, const LoadMask& mask,
                                               const Load& load);
   template <int kGroup, class Window, class LoadMask, class LoadMean, class LoadVariance>
-  static FUSED_SSIM_INLINE void merge_masked(const Window& window, const LoadMask& mask,
-                                             const LoadMean& mean, const LoadVariance& variance,
-                                             const V* by_seen, V* means, V* variances);
+  FUSED_SSIM_INLINE void merge_masked(const Window& window, const LoadMask& mask,
+                                      const LoadMean& mean, const LoadVariance& variance,
+                                      const V* by_seen, V* means, V* variances) const;
   FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
   // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.

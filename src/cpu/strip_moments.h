@@ -167,30 +167,43 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int
 }
 
 // Means and variances of a group's windows under a mask, of inputs that are means and variances
-// themselves, around a number near the inputs: `by_seen` is 1 / E[m].
+// themselves, around a number near the inputs: `by_seen` is 1 / E[m]. Where that number is far from a
+// window's mean, beside what the window's pixels differ by, squares are summed up once more around
+// the means: a speck or the border may have made the number.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
 template <int kGroup, class Window, class LoadMask, class LoadMean, class LoadVariance>
 FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge_masked(
     const Window& window, const LoadMask& mask, const LoadMean& mean, const LoadVariance& variance,
-    const V* by_seen, V* means, V* variances) {
+    const V* by_seen, V* means, V* variances) const {
+  const auto square = [&](int k, V from) __attribute__((always_inline)) {
+    const V difference = mean(k) - from;
+    return mask(k) * multiply_add(difference, difference, variance(k));
+  };
   const V reference = masked_reference<kGroup>(window, mask, mean);
   V sums[kGroup];
   V squares[kGroup];
   window.template apply<kGroup>(
       [&](int k) __attribute__((always_inline)) { return mask(k) * (mean(k) - reference); }, sums);
   window.template apply<kGroup>(
-      [&](int k) __attribute__((always_inline)) {
-        const V difference = mean(k) - reference;
-        return mask(k) * multiply_add(difference, difference, variance(k));
-      },
-      squares);
+      [&](int k) __attribute__((always_inline)) { return square(k, reference); }, squares);
+  V far(T(0));
   unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
     constexpr int kI = decltype(i)::value;
     const V from_reference = sums[kI] * by_seen[kI];
+    const V offset = from_reference * from_reference;
     means[kI] = reference + from_reference;
-    variances[kI] = clamp_to_nonnegative(
-        multiply_add(-from_reference, from_reference, squares[kI] * by_seen[kI]));
+    variances[kI] = clamp_to_nonnegative(multiply_add(squares[kI], by_seen[kI], -offset));
+    const V excess = multiply_add(V(T(-4)), variances[kI] + doubled_stabilizers_.c2, offset);
+    far = select_positive(excess, excess, far);
   });
+  if (any_positive(far)) {
+    for (int i = 0; i < kGroup; ++i) {
+      V own[1];
+      window.template apply<1>(
+          [&](int k) __attribute__((always_inline)) { return square(i + k, means[i]); }, own);
+      variances[i] = own[0] * by_seen[i];
+    }
+  }
 }
 
 // The moments of one column under a mask: E[m] of its rows weighs the means and variances along x.
