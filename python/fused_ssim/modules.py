@@ -47,7 +47,11 @@ class _Parameters(torch.nn.Module):
 
 
 class SSIM(_Parameters):
-    """`fused_ssim.ssim` with fixed parameters; see there for shapes, ranges and errors.
+    """`fused_ssim.ssim` with fixed parameters; see there for ranges and errors.
+
+    Shape:
+        img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; a mask of the spatial
+            sizes alone or of the images' rank; the result by reduction: [], [B], [B, C] or the map.
 
     Example:
         >>> criterion = SSIM(data_range=255, padding="valid")
@@ -92,7 +96,11 @@ class SSIM(_Parameters):
 
 
 class MS_SSIM(_Parameters):  # noqa: N801 (what the peers call it)
-    """`fused_ssim.ms_ssim` with fixed parameters; see there for shapes, ranges and errors.
+    """`fused_ssim.ms_ssim` with fixed parameters; see there for the least sides, ranges and errors.
+
+    Shape:
+        img1, img2: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; the result by
+            reduction: [], [B] or [B, C].
 
     Example:
         >>> criterion = MS_SSIM(data_range=255)
@@ -137,7 +145,11 @@ class MS_SSIM(_Parameters):  # noqa: N801 (what the peers call it)
 
 
 class L1SSIMLoss(_Parameters):
-    """`fused_ssim.l1_ssim_loss` with fixed parameters; see there for shapes, ranges and errors.
+    """`fused_ssim.l1_ssim_loss` with fixed parameters; see there for ranges and errors.
+
+    Shape:
+        pred, target: [B, C, W], [B, C, H, W] or [B, C, D, H, W], by spatial_dims; a mask of the
+            spatial sizes alone or of the images' rank; the result [].
 
     Example:
         >>> criterion = L1SSIMLoss(ssim_weight=0.2)

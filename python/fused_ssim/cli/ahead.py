@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,8 +38,8 @@ def ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Gener
 
 def taken_ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """The items, which one thread takes from `items` before they are asked for."""
-    iterator, end = iter(items), object()
-    for item in ahead(lambda _: next(iterator, end), repeat(None), 1):
-        if item is end:
+    iterator = iter(items)
+    for taken in ahead(lambda _: list(islice(iterator, 1)), repeat(None), 1):
+        if not taken:
             return
-        yield item  # type: ignore[misc]
+        yield taken[0]
