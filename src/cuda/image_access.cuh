@@ -295,13 +295,17 @@ __device__ __forceinline__ float4 narrow_words_to_float(const float4& copied, co
                                                         const InputImage& image) {
   const float words[4] = {copied.x, copied.y, copied.z, copied.w};
   const auto low = static_cast<unsigned>(reinterpret_cast<uintptr_t>(first));
-  float value[4];
+  unsigned bits[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const unsigned byte = (low + i * static_cast<unsigned>(image.column)) & 3u;
-    value[i] = narrow_to_float(__float_as_uint(words[i]) >> 8 * byte, image);
+    bits[i] = __float_as_uint(words[i]) >> 8 * byte;
   }
-  return make_float4(value[0], value[1], value[2], value[3]);
+  if (image.dtype != DType::kUInt8) {
+    return low_halves_to_float(bits, image.dtype);
+  }
+  const auto number = [&](int i) { return byte_to_float(bits[i] & 0xffu, image.uint8_divisor); };
+  return make_float4(number(0), number(1), number(2), number(3));
 }
 
 // One element as the accumulation type T.
@@ -382,49 +386,50 @@ __device__ __forceinline__ void store_element(char* element, T value, DType dtyp
   }
 }
 
-// Columns [x, x + 4) of a row; zeros beyond `width`.
+// Columns [x, x + 4) of a row, as raw_to_float() takes them; zeros beyond `width`.
 template <StripLoader kLoader>
-__device__ __forceinline__ float4 load_quad(const char* row, const InputImage& image, int x,
-                                            int width) {
-  float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+__device__ __forceinline__ float4 load_raw(const char* row, const InputImage& image, int x,
+                                           int width) {
+  constexpr bool kIsFloat = elements_of(kLoader) == Elements::kFloat;
   if constexpr (kLoader == StripLoader::kFloatQuads || kLoader == StripLoader::kAnyQuads) {
+    float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (x < width) {
-      if (kLoader == StripLoader::kFloatQuads || image.dtype == DType::kFloat32) {
-        return __ldg(reinterpret_cast<const float4*>(row) + x / 4);
-      }
-      if (image.dtype == DType::kUInt8) {
+      if (kIsFloat || image.dtype == DType::kFloat32) {
+        quad = __ldg(reinterpret_cast<const float4*>(row) + x / 4);
+      } else if (image.dtype == DType::kUInt8) {
         quad.x = __ldg(reinterpret_cast<const float*>(row) + x / 4);
       } else {
         *reinterpret_cast<float2*>(&quad) = __ldg(reinterpret_cast<const float2*>(row) + x / 4);
       }
-      quad = raw_quad_to_float(quad, image);
     }
-  } else {
-    // One question of the type for all four.
-    float value[4] = {};
-    const auto load_as = [&](auto elements) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (x + i < width) {
-          const char* element = row + (x + i) * image.column;
-          value[i] = load_element_of<float, decltype(elements)::value>(element, image);
-        }
-      }
-    };
-    if (elements_of(kLoader) == Elements::kFloat || image.dtype == DType::kFloat32) {
-      load_as(std::integral_constant<Elements, Elements::kFloat>{});
-    } else if (image.dtype == DType::kUInt8) {
-      load_as(std::integral_constant<Elements, Elements::kByte>{});
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        value[i] = byte_to_float(static_cast<unsigned>(value[i]), image.uint8_divisor);
-      }
-    } else {
-      load_as(std::integral_constant<Elements, Elements::kHalf>{});
-    }
-    quad = make_float4(value[0], value[1], value[2], value[3]);
+    return quad;
   }
-  return quad;
+  float word[4] = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (x + i < width) {
+      auto address = reinterpret_cast<uintptr_t>(row + (x + i) * image.column);
+      address &= kIsFloat ? ~uintptr_t{0} : ~uintptr_t{3};
+      word[i] = __ldg(reinterpret_cast<const float*>(address));
+    }
+  }
+  return make_float4(word[0], word[1], word[2], word[3]);
+}
+// Their numbers. One question of the type for all four, when all loads are under way.
+template <StripLoader kLoader>
+__device__ __forceinline__ float4 raw_to_float(const float4& raw, const char* row,
+                                               const InputImage& image, int x) {
+  if (elements_of(kLoader) == Elements::kFloat || image.dtype == DType::kFloat32) {
+    return raw;
+  }
+  return kLoader == StripLoader::kAnyQuads
+             ? raw_quad_to_float(raw, image)
+             : narrow_words_to_float(raw, row + x * image.column, image);
+}
+template <StripLoader kLoader>
+__device__ __forceinline__ float4 load_quad(const char* row, const InputImage& image, int x,
+                                            int width) {
+  return raw_to_float<kLoader>(load_raw<kLoader>(row, image, x, width), row, image, x);
 }
 
 // Bytes of four columns.

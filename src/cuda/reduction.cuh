@@ -24,6 +24,7 @@ __device__ __forceinline__ int64_t block_of_unit(const ReductionPlan& plan, int6
 }
 
 __device__ __forceinline__ double warp_sum(double sum) {
+  reconverge();
 #pragma unroll
   for (int distance = 16; distance > 0; distance >>= 1) {
     sum += __shfl_xor_sync(0xffffffffu, sum, distance);
@@ -36,8 +37,8 @@ template <int kThreads>
 __device__ __forceinline__ double sum_of_warp(double sum) {
   __shared__ double warp_sums[kThreads / 32];
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "one lane a warp");
-  sum = warp_sum(sum);
   __syncthreads();  // the previous use of warp_sums is over
+  sum = warp_sum(sum);
   if (lane_index() == 0) {
     warp_sums[threadIdx.x / 32] = sum;
   }
@@ -47,8 +48,7 @@ __device__ __forceinline__ double sum_of_warp(double sum) {
 // The sum over the block's threads, there.
 template <int kThreads>
 __device__ __forceinline__ double block_sum(double sum) {
-  const double of_warp = sum_of_warp<kThreads>(sum);
-  return threadIdx.x < 32 ? warp_sum(of_warp) : 0.0;
+  return warp_sum(sum_of_warp<kThreads>(sum));
 }
 
 // Those of ReductionPlan::mse follow.
@@ -90,9 +90,8 @@ __device__ __forceinline__ double divided(const ReductionPlan& plan, int64_t val
   return sum;
 }
 template <class T, bool kDivides>
-__device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t value, double sum) {
-  const double quotient = divided<T, kDivides>(plan, value, sum);
-  static_cast<T*>(plan.value)[value] = static_cast<T>(plan.offset + plan.factor * quotient);
+__device__ __forceinline__ T value_of(const ReductionPlan& plan, int64_t value, double sum) {
+  return static_cast<T>(plan.offset + plan.factor * divided<T, kDivides>(plan, value, sum));
 }
 
 // The sum of partials[0 .. count) whatever their order, by one thread: as multiples of 2^-50 of the
@@ -100,7 +99,7 @@ __device__ __forceinline__ void write_value(const ReductionPlan& plan, int64_t v
 inline __device__ double sum_of_large(const double* partials, unsigned count) {
   double largest = 0.0;
   double plain_sum = 0.0;
-#pragma unroll 4
+#pragma unroll 1
   for (unsigned i = 0; i < count; ++i) {
     const double partial = __ldcg(partials + i);
     largest = fmax(largest, fabs(partial));
@@ -111,7 +110,7 @@ inline __device__ double sum_of_large(const double* partials, unsigned count) {
   }
   const int exponent = 50 - ilogb(largest);
   long long sum = 0;
-#pragma unroll 4
+#pragma unroll 1
   for (unsigned i = 0; i < count; ++i) {
     sum += __double2ll_rn(scalbn(__ldcg(partials + i), exponent));
   }
@@ -123,6 +122,7 @@ inline __device__ double sum_of_large(const double* partials, unsigned count) {
 
 // Of magnitudes up to 2^48, or of 16 up to 2^53.
 __device__ __forceinline__ long long warp_sum(long long sum) {
+  reconverge();
 #if __CUDA_ARCH__ >= 800
   constexpr int kLowBits = 27;  // 32 of them fit 32 bits
   const auto low = static_cast<unsigned>(sum) & ((1u << kLowBits) - 1);
@@ -214,7 +214,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
       __threadfence();
       whole += sum_of_large(large_sums, large);
     }
-    write_value<T, kDivides>(plan, value, whole);
+    static_cast<T*>(plan.value)[value] = value_of<T, kDivides>(plan, value, whole);
   }
 }
 
@@ -229,9 +229,10 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan, WarpSums<k
   }
 }
 
-// Called by every thread of every block after its partials: the last block writes the values.
+// Called by every thread of every block after its partials: the last block writes the values; as
+// they are, in float64, where it `carries` them to the next launch.
 template <int kThreads, class T, bool kHasMse = false, bool kDivides = false>
-__device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
+__device__ __forceinline__ void finish_reduction(const ReductionPlan& plan, bool carries = false) {
   __shared__ bool is_last;
   if (threadIdx.x == 0) {
     __threadfence();
@@ -243,53 +244,46 @@ __device__ __forceinline__ void finish_reduction(const ReductionPlan& plan) {
     return;
   }
   __threadfence();
-  const auto first_partial = [&](int64_t value) {
-    return value + block_of_unit(plan, value * plan.units_per_value);
-  };
-  const auto last_partial = [&](int64_t value) {
-    return value + block_of_unit(plan, (value + 1) * plan.units_per_value - 1);
-  };
-  // Calls write(value, sum) for each value.
-  const auto add_up = [&](const double* partials, const auto& write) {
-    const int64_t blocks = grid_blocks();
-    if (plan.values == 1) {
+  // A value is added up by the block, by a warp, or by a thread. One loop for all three, since this
+  // code stands in every kernel.
+  const int64_t blocks = grid_blocks();
+  const bool by_block = plan.values == 1;
+  const int together = by_block ? kThreads : blocks > 4 * plan.values ? 32 : 1;
+  const int lane = static_cast<int>(threadIdx.x) & (together - 1);
+  static_assert((kThreads & (kThreads - 1)) == 0, "a power of two");
+  const int sums = kHasMse && plan.mse != nullptr ? 2 : 1;
+#pragma unroll 1
+  for (int i = 0; i < sums; ++i) {
+    const double* partials = i == 0 ? plan.partials : mse_partials(plan);
+#pragma unroll 1
+    for (int64_t value = static_cast<int>(threadIdx.x) / together; value < plan.values;
+         value += kThreads / together) {
+      int64_t first = 0;
+      int64_t end = blocks;
+      if (!by_block) {
+        first = value + block_of_unit(plan, value * plan.units_per_value);
+        end = value + block_of_unit(plan, (value + 1) * plan.units_per_value - 1) + 1;
+      }
       double sum = 0.0;
 #pragma unroll 4
-      for (int64_t i = threadIdx.x; i < blocks; i += kThreads) {
-        sum += __ldcg(partials + i);
+      for (int64_t part = first + lane; part < end; part += together) {
+        sum += __ldcg(partials + part);
       }
-      sum = block_sum<kThreads>(sum);
-      if (threadIdx.x == 0) {
-        write(0, sum);
-      }
-    } else if (blocks > 4 * plan.values) {
-      for (int64_t value = threadIdx.x / 32; value < plan.values; value += kThreads / 32) {
-        double sum = 0.0;
-        for (int64_t i = first_partial(value) + lane_index(); i <= last_partial(value); i += 32) {
-          sum += __ldcg(partials + i);
-        }
+      if (by_block) {
+        sum = block_sum<kThreads>(sum);
+      } else if (together > 1) {
         sum = warp_sum(sum);
-        if (lane_index() == 0) {
-          write(value, sum);
-        }
       }
-    } else {
-      for (int64_t value = threadIdx.x; value < plan.values; value += kThreads) {
-        double sum = 0.0;
-        for (int64_t i = first_partial(value); i <= last_partial(value); ++i) {
-          sum += __ldcg(partials + i);
-        }
-        write(value, sum);
+      if (lane != 0) {
+        continue;
       }
-    }
-  };
-  add_up(plan.partials,
-         [&](int64_t value, double sum) { write_value<T, kDivides>(plan, value, sum); });
-  if constexpr (kHasMse) {
-    if (plan.mse != nullptr) {
-      add_up(mse_partials(plan), [&](int64_t value, double sum) {
+      if (i == 1) {
         static_cast<T*>(plan.mse)[value] = static_cast<T>(plan.mse_factor * sum);
-      });
+      } else if (carries) {
+        static_cast<double*>(plan.value)[value] = sum;
+      } else {
+        static_cast<T*>(plan.value)[value] = value_of<T, kDivides>(plan, value, sum);
+      }
     }
   }
 }

@@ -3,20 +3,22 @@
 
 namespace fused_ssim::cuda {
 
-template <template <class, int> class Pass, class T>
-cudaError_t launch_moments(const SeparableParams<T>& params, int images, int blocks,
-                           const DeviceFacts& device, cudaStream_t stream) {
-  return images == 2   ? separable::launch<T, Pass<T, 2>>(params, blocks, device, stream)
-         : images == 1 ? separable::launch<T, Pass<T, 1>>(params, blocks, device, stream)
-                       : separable::launch<T, Pass<T, 0>>(params, blocks, device, stream);
-}
-
+// A value alone is that of one gradient, but of images with float32 sums: that one has most users.
 template <class T>
 cudaError_t launch_separable_moments(const SeparableParams<T>& params, int images, int blocks,
                                      const DeviceFacts& device, cudaStream_t stream) {
-  return params.volume.maps != nullptr
-             ? launch_moments<separable::VolumeMomentsPass>(params, images, blocks, device, stream)
-             : launch_moments<separable::MomentsPass>(params, images, blocks, device, stream);
+  using separable::launch, separable::MomentsPass, separable::VolumeMomentsPass;
+  if (params.volume.maps != nullptr) {
+    return images == 2 ? launch<T, VolumeMomentsPass<T, 2>>(params, blocks, device, stream)
+                       : launch<T, VolumeMomentsPass<T, 1>>(params, blocks, device, stream);
+  }
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (images == 0) {
+      return launch<T, MomentsPass<T, 0>>(params, blocks, device, stream);
+    }
+  }
+  return images == 2 ? launch<T, MomentsPass<T, 2>>(params, blocks, device, stream)
+                     : launch<T, MomentsPass<T, 1>>(params, blocks, device, stream);
 }
 
 template <class T>

@@ -45,7 +45,7 @@ __device__ __forceinline__ void load_column(const InputImage& image, const char*
         return byte_to_double(bits, image.uint8_divisor);
       }
     };
-    if (image.dtype == DType::kUInt8) {
+    if (sizeof(T) == 8 || image.dtype == DType::kUInt8) {
       load(static_cast<unsigned char>(0), to_number);
     } else {
       load(static_cast<unsigned short>(0), to_number);
@@ -65,18 +65,21 @@ __device__ __forceinline__ void load_mask_column(const InputImage& mask, const c
 template <class T, int kCount>
 __device__ __forceinline__ void store_column(const OutputImage& image, char* first, int count,
                                              const T (&pixels)[kCount]) {
-  const auto store = [&](DType dtype) {
+  const auto store = [&](const auto& to_element) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       if (i < count) {
-        store_element(first + i * image.row, pixels[i], dtype);
+        const auto element = to_element(pixels[i]);
+        *reinterpret_cast<std::remove_const_t<decltype(element)>*>(first + i * image.row) = element;
       }
     }
   };
-  if (image.dtype == kDTypeOf<T>) {
-    store(kDTypeOf<T>);
+  if (sizeof(T) == 8 || image.dtype == kDTypeOf<T>) {
+    store([](T number) { return number; });
+  } else if (image.dtype == DType::kFloat16) {
+    store([](T number) { return __float2half_rn(static_cast<float>(number)); });
   } else {
-    store(image.dtype);
+    store([](T number) { return __float2bfloat16_rn(static_cast<float>(number)); });
   }
 }
 

@@ -140,33 +140,34 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
   const int above = p.window_rows - 1;
   const int64_t first_row = piece.top - p.window_rows / 2;
   const int all_rows = piece.rows + above;
-  int rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
+  int next_rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
+  int rows = 0;  // of the chunk that is filtered along rows, up to row `done`
   int done = 0;
-  int slot = 0;  // of row `done`
-  stage_rows(p, pass, first_row, rows, shared);
-  pass.start();
+  int slot = 0;  // of the chunk's first row
 #pragma unroll 1
   for (;;) {
-    finish_staging(p, pass, first_row + done, rows, shared);
-    __syncthreads();
-    filter_rows(p, pass, rows, slot, shared);
-    __syncthreads();
-    const int finished = done - above;  // rows of the piece
-    done += rows;
-    const int next_rows = min(kChunkRows, all_rows - done);
     if (next_rows > 0) {
       stage_rows(p, pass, first_row + done, next_rows, shared);
     }
-    if (finished >= 0) {
+    const int finished = done - rows - above;  // rows of the piece
+    if (done == 0) {
+      pass.start();
+    } else if (finished >= 0) {
       const int first_slot = slot - above + (slot < above ? ring_rows : 0);
       filter_columns(p, pass, piece.top + finished, rows, first_slot, shared, sums);
     }
     if (next_rows <= 0) {
       return;
     }
+    finish_staging(p, pass, first_row + done, next_rows, shared);
+    __syncthreads();
     slot += rows;
     slot -= slot >= ring_rows ? ring_rows : 0;
     rows = next_rows;
+    filter_rows(p, pass, rows, slot, shared);
+    __syncthreads();
+    done += rows;
+    next_rows = min(kChunkRows, all_rows - done);
   }
 }
 
@@ -229,11 +230,7 @@ __global__ void __launch_bounds__(kThreads, Pass::kBlocks)
     for (int i = 0; i < 2; ++i) {
       if (p.sums[i].value != nullptr) {
         __syncthreads();  // all threads know whether their block was the last, the time before
-        if (p.carries) {
-          finish_reduction<kThreads, double>(p.sums[i]);
-        } else {
-          finish_reduction<kThreads, T, /*kHasMse=*/false, /*kDivides=*/true>(p.sums[i]);
-        }
+        finish_reduction<kThreads, T, /*kHasMse=*/false, /*kDivides=*/true>(p.sums[i], p.carries);
       }
     }
   }

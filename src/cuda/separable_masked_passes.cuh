@@ -66,7 +66,7 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
   // That of the partial derivatives in memory; nothing else is shifted.
   __device__ __forceinline__ void start() {
     if (Base::kGradient) {
-      this->shift = plane_shift(this->p, this->piece);
+      this->shift = sampled_shift(this->p, this->piece, /*whole=*/true);
     }
   }
 
@@ -131,7 +131,8 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&merged)[kMaps][kOutputs], const NoPixels&,
                                          const ThreadSums& sums) const {
-    this->add_differences(y, x, count, sums);
+    const PixelNumbers<T> numbers = numbers_of(this->p, this->piece, y, x, count);
+    this->add_differences(y, x, count, numbers, sums);
     PixelStatistic<kImages, T> pixels[kOutputs];
     const DoubledStabilizers<T> stabilizers = stabilizers_of(this->p, this->piece);
     const T shift_s = this->shift.x + this->shift.y;
@@ -145,7 +146,7 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
       pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(shifted, terms, stabilizers);
       mask_pixel(by_seen, by_seen, &pixels[o]);
     }
-    this->finish_pixels(y, x, count, pixels, sums);
+    this->finish_pixels(y, x, count, numbers, pixels, sums);
   }
 };
 

@@ -52,6 +52,22 @@ __device__ __forceinline__ DoubledStabilizers<T> stabilizers_of(const SeparableP
   return doubled;
 }
 
+// The mask's numbers of a thread's pixels, where there is a mask.
+template <class T>
+struct PixelNumbers {
+  T of[kSeparableOutputs<T>];
+};
+template <class T>
+__device__ __forceinline__ PixelNumbers<T> numbers_of(const SeparableParams<T>& p,
+                                                      const Piece& piece, int64_t y, int64_t x,
+                                                      int count, bool wanted = true) {
+  PixelNumbers<T> numbers = {};
+  if (wanted && p.mask.data != nullptr) {
+    load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers.of);
+  }
+  return numbers;
+}
+
 // Moves a sample to the next pixel down the diagonal that the mask lets see, if there is one close by.
 template <class T>
 __device__ __forceinline__ bool find_seen(const SeparableParams<T>& p, const Piece& piece,
@@ -68,59 +84,47 @@ __device__ __forceinline__ bool find_seen(const SeparableParams<T>& p, const Pie
   return false;
 }
 
+// The shift of a piece: of all pixels that its windows see, be it by their edge. Or that of the
+// partial derivatives in memory, which is the same whichever piece they come from, of the `whole`
+// plane. Of a volume it is always that of all slices, from samples of four of them. Images smaller
+// than their window count with the zeros around them.
 template <class T>
-__device__ __forceinline__ Shift<T> range_shift(const SeparableParams<T>& p, const Piece& piece,
-                                                int64_t top, int64_t bottom, int64_t left,
-                                                int64_t right) {
+__device__ __forceinline__ Shift<T> sampled_shift(const SeparableParams<T>& p, Piece piece,
+                                                  bool whole) {
+  int64_t top = 0;
+  int64_t bottom = p.image.rows;
+  int64_t left = 0;
+  int64_t right = p.image.columns;
+  T covered = T(1);
+  const bool is_volume = p.volume.maps != nullptr;
+  if (is_volume) {
+    const int lane = lane_index();
+    piece.channel = static_cast<int>(p.volume.slices * (2 * ((lane + lane / 8) % 4) + 1) / 8);
+    covered = min(T(1), T(p.volume.slices) / T(p.volume.window));
+  } else if (!whole) {
+    const int around_y = p.window_rows / 2;
+    const int around_x = p.window_columns / 2;
+    top = max(piece.top - around_y, top);
+    bottom = min(piece.top + piece.rows + around_y, bottom);
+    left = max(piece.left - around_x, left);
+    right = min(piece.left + p.layout.columns + around_x, right);
+  }
+  if (is_volume || !whole) {
+    covered *= min(T(1), T(p.image.rows) / T(p.window_rows)) *
+               min(T(1), T(p.image.columns) / T(p.window_columns));
+  }
   SamplePoint at = sample_point(top, bottom, left, right);
-  bool is_seen = true;
-  if (p.mask_is_normalized) {
-    is_seen = find_seen(p, piece, bottom, right, &at);
+  const bool is_seen = !p.mask_is_normalized || find_seen(p, piece, bottom, right, &at);
+  Samples<T> samples = {T(INFINITY), T(INFINITY)};  // which do not count
+  if (is_seen) {
+    samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+               load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
   }
-  Samples<T> samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
-                        load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
-  if (!is_seen) {
-    samples = {T(INFINITY), T(INFINITY)};  // which do not count
-  }
-  return p.map != nullptr ? trimmed_means</*kMidway=*/true>(samples) : trimmed_means(samples);
-}
-// Of all pixels that a piece's windows see, be it by their edge; of an image smaller than its
-// window with the zeros around it.
-template <class T>
-__device__ __forceinline__ Shift<T> piece_shift(const SeparableParams<T>& p, const Piece& piece) {
-  const int around_y = p.window_rows / 2;
-  const int around_x = p.window_columns / 2;
-  Shift<T> shift = range_shift(p, piece, max(piece.top - around_y, int64_t{0}),
-                               min(piece.top + piece.rows + around_y, p.image.rows),
-                               max(piece.left - around_x, int64_t{0}),
-                               min(piece.left + p.layout.columns + around_x, p.image.columns));
-  const T covered = min(T(1), T(p.image.rows) / T(p.window_rows)) *
-                    min(T(1), T(p.image.columns) / T(p.window_columns));
+  __syncthreads();  // tells the compiler that warps are whole, like reconverge(), which it believes less
+  Shift<T> shift = trimmed_means(samples, /*midway=*/p.map != nullptr);
   shift.x *= covered;
   shift.y *= covered;
   return shift;
-}
-// Of all slices, from samples of four of them.
-template <class T>
-__device__ __forceinline__ Shift<T> volume_shift(const SeparableParams<T>& p) {
-  const int lane = lane_index();
-  Piece piece = {};
-  piece.channel = static_cast<int>(p.volume.slices * (2 * ((lane + lane / 8) % 4) + 1) / 8);
-  Shift<T> shift = range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
-  const T covered = min(T(1), T(p.volume.slices) / T(p.volume.window)) *
-                    min(T(1), T(p.image.rows) / T(p.window_rows)) *
-                    min(T(1), T(p.image.columns) / T(p.window_columns));
-  shift.x *= covered;
-  shift.y *= covered;
-  return shift;
-}
-// The partial derivatives in memory are those for this shift, whichever piece they come from.
-template <class T>
-__device__ __forceinline__ Shift<T> plane_shift(const SeparableParams<T>& p, const Piece& piece) {
-  if (p.volume.maps != nullptr) {
-    return volume_shift(p);
-  }
-  return range_shift(p, piece, 0, p.image.rows, 0, p.image.columns);
 }
 
 // What the filters make of images that are `values` everywhere, rounding and all: where little of a
@@ -226,21 +230,29 @@ struct MomentsPass {
   T delta_d = T(0);
 
   __device__ __forceinline__ void start() {
-    shift = piece_shift(p, piece);
+    // In a loop, since it is much code.
+    Shift<T> stored = {};
+#pragma unroll 1
+    for (bool whole = kGradient && p.partials != nullptr;; whole = false) {
+      shift = sampled_shift(p, piece, whole);
+      if (!whole) {
+        break;
+      }
+      stored = shift;
+    }
     means[0] = shift.x + shift.y;
     means[1] = shift.x - shift.y;
     filter_constants(p, means);
-    if (kGradient) {
-      const Shift<T> stored = plane_shift(p, piece);
-      delta_s = (shift.x - stored.x) + (shift.y - stored.y);
-      delta_d = (shift.x - stored.x) - (shift.y - stored.y);
-    }
+    delta_s = (shift.x - stored.x) + (shift.y - stored.y);
+    delta_d = (shift.x - stored.x) - (shift.y - stored.y);
   }
 
   // Of a row of an image, elements as they are in memory.
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
-    stage(at, p.img1, p.quads1, staged);
-    stage(at, p.img2, p.quads2, staged + input_stride);
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      stage(at, i == 0 ? p.img1 : p.img2, i == 0 ? p.quads1 : p.quads2, staged + i * input_stride);
+    }
   }
   __device__ __forceinline__ void stage(const SeparableRow& at, const InputImage& image, bool quads,
                                         T* staged) const {
@@ -351,7 +363,8 @@ struct MomentsPass {
   __device__ __forceinline__ void finish(int64_t y, int64_t x, int count,
                                          const T (&filtered)[kMaps][kOutputs], const NoPixels&,
                                          const ThreadSums& sums) const {
-    add_differences(y, x, count, sums);
+    const PixelNumbers<T> numbers = numbers_of(p, piece, y, x, count);
+    add_differences(y, x, count, numbers, sums);
     PixelStatistic<kImages, T> pixels[kOutputs];
     const DoubledStabilizers<T> stabilizers = stabilizers_of(p, piece);
 #pragma unroll
@@ -360,10 +373,11 @@ struct MomentsPass {
       pixels[o] = pixel_statistic<FUSED_SSIM_STATISTIC_SSIM, kImages>(moments, means[0], means[1],
                                                                       stabilizers);
     }
-    finish_pixels(y, x, count, pixels, sums);
+    finish_pixels(y, x, count, numbers, pixels, sums);
   }
 
   __device__ __forceinline__ void add_differences(int64_t y, int64_t x, int count,
+                                                  const PixelNumbers<T>& mask,
                                                   const ThreadSums& sums) const {
     if (p.l1_weight != 0.0 || p.l2_weight != 0.0 || p.sums[1].value != nullptr) {
       T a[kOutputs];
@@ -373,13 +387,11 @@ struct MomentsPass {
       T absolute = T(0);
       T squares = T(0);
       if (p.mask.data != nullptr) {
-        T numbers[kOutputs];
-        load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
 #pragma unroll
         for (int o = 0; o < kOutputs; ++o) {
-          const T difference = select_positive(numbers[o], a[o] - b[o], T(0));
-          absolute = multiply_add(numbers[o], fabs(difference), absolute);
-          squares = multiply_add(numbers[o] * difference, difference, squares);
+          const T difference = select_positive(mask.of[o], a[o] - b[o], T(0));
+          absolute = multiply_add(mask.of[o], fabs(difference), absolute);
+          squares = multiply_add(mask.of[o] * difference, difference, squares);
         }
       } else {
 #pragma unroll
@@ -400,6 +412,7 @@ struct MomentsPass {
 
   // What becomes of the statistics of a thread's pixels.
   __device__ __forceinline__ void finish_pixels(int64_t y, int64_t x, int count,
+                                                const PixelNumbers<T>& mask,
                                                 PixelStatistic<kImages, T> (&pixels)[kOutputs],
                                                 const ThreadSums& sums) const {
     T sum = T(0);
@@ -409,15 +422,12 @@ struct MomentsPass {
         sum += o < count ? pixels[o].value() : T(0);
       }
     } else {
-      T numbers[kOutputs];
-      load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
       const T inverse = kGradient ? inverse_divisor(p.divisors, piece.batch, piece.channel) : T(1);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {  // numbers are 0 from count on
-        mask_pixel(numbers[o], p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse,
-                   &pixels[o]);
-        sum =
-            multiply_add(numbers[o], multiply_add(T(-2), pixels[o].loss, p.statistic_offset), sum);
+        const T number = mask.of[o];
+        mask_pixel(number, p.map_gradient.data != nullptr ? T(1) : number * inverse, &pixels[o]);
+        sum = multiply_add(number, multiply_add(T(-2), pixels[o].loss, p.statistic_offset), sum);
       }
     }
     if (p.map != nullptr) {
@@ -456,7 +466,8 @@ struct MomentsPass {
     }
     if (p.map_gradient.data != nullptr) {
       T weights[kOutputs];
-      load_column(p.map_gradient, weight_at(p, piece, y, x), count, weights);
+      load_elements<T>(weight_at(p, piece, y, x), p.map_gradient.row, count,
+                       [](T number) { return number; }, weights);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
         for (T& partial : pixels[o].partials) {
@@ -521,7 +532,7 @@ struct VolumeMomentsPass : MomentsPass<T, kImages> {
 
   __device__ __forceinline__ void start() {
     const auto& p = this->p;
-    this->shift = volume_shift(p);
+    this->shift = sampled_shift(p, this->piece, /*whole=*/true);
     const T s = this->shift.x + this->shift.y;
     const T d = this->shift.x - this->shift.y;
     T squares[2] = {s * s, d * d};
@@ -561,7 +572,7 @@ struct GradientPass {
   Piece piece;
   Shift<T> shift = {};
 
-  __device__ __forceinline__ void start() { shift = plane_shift(p, piece); }
+  __device__ __forceinline__ void start() { shift = sampled_shift(p, piece, /*whole=*/true); }
 
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
     const T* row = partials_at<kMaps>(p, piece, at.begin < at.end ? at.y : p.partials_top, 0);
@@ -609,8 +620,11 @@ struct GradientPass {
                                          const ThreadSums&) const {
     const auto& a = pixels.a;
     const auto& b = pixels.b;
+    const bool has_differences = p.l1_factor != T(0) || p.l2_factor != T(0);
+    const PixelNumbers<T> mask =
+        numbers_of(p, piece, y, x, count, has_differences || p.mask_is_normalized);
     T by_difference[kOutputs] = {};
-    if ((p.l1_factor != T(0) || p.l2_factor != T(0)) && x >= p.value.left &&
+    if (has_differences && x >= p.value.left &&
         x < p.value.left + p.value.columns && slice_has_value(p, piece)) {
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
@@ -622,13 +636,11 @@ struct GradientPass {
         }
       }
       if (p.mask.data != nullptr) {
-        T numbers[kOutputs];
-        load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
         const T inverse = inverse_divisor(p.divisors, piece.batch, piece.channel);
 #pragma unroll
         for (int o = 0; o < kOutputs; ++o) {
-          const T weight = p.map_gradient.data != nullptr ? T(1) : numbers[o] * inverse;
-          by_difference[o] = select_positive(numbers[o], weight * by_difference[o], T(0));
+          const T weight = p.map_gradient.data != nullptr ? T(1) : mask.of[o] * inverse;
+          by_difference[o] = select_positive(mask.of[o], weight * by_difference[o], T(0));
         }
       }
     }
@@ -645,13 +657,11 @@ struct GradientPass {
       }
     }
     if (p.mask_is_normalized) {
-      T numbers[kOutputs];
-      load_mask_column(p.mask, pixel_at(p.mask, piece, y, x), count, numbers);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
 #pragma unroll
         for (int image = 0; image < kImages; ++image) {
-          gradients[image][o] = select_positive(numbers[o], numbers[o] * gradients[image][o], T(0));
+          gradients[image][o] = select_positive(mask.of[o], mask.of[o] * gradients[image][o], T(0));
         }
       }
     }

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kThreads)
   const T* taps = depth_taps(p);
   allow_next_launch();
   wait_for_previous_launch();
-  const Shift<T> shift = kMasked ? Shift<T>{} : volume_shift(p);
+  const Shift<T> shift = kMasked ? Shift<T>{} : sampled_shift(p, Piece{}, /*whole=*/true);
   const int64_t map = p.image.rows * p.volume.pitch;
   for_elements(p, p.image.rows * p.image.columns, [&](int64_t pixel, int64_t first) {
     const int64_t row = quotient(pixel, p.image.columns);

@@ -83,11 +83,12 @@ __device__ __forceinline__ T warp_max(T value) {
 // of a renderer, must not take the shift away from all others. Samples that are not finite do not
 // count: a NaN in the image must not spread to the windows that don't see it.
 //
-// kMidway: halfway from there to the middle of the smallest and the largest of the others, for a map,
+// Midway: halfway from there to the middle of the smallest and the largest of the others, for a map,
 // whose largest error is that of the pixels farthest from the shift.
-template <bool kMidway = false, class T>
-__device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
+template <class T>
+__device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples, bool midway) {
   constexpr unsigned kAll = 0xffffffffu;
+  reconverge();
   const T value[2] = {samples.x, samples.y};
   const bool usable = isfinite(value[0]) && isfinite(value[1]);
   T smallest[2], largest[2], sum[2];
@@ -117,7 +118,7 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   }
   T means[2] = {kept[0] != 0u ? sum[0] * reciprocal(T(__popc(kept[0]))) : T(0),
                 kept[1] != 0u ? sum[1] * reciprocal(T(__popc(kept[1]))) : T(0)};
-  if constexpr (kMidway) {
+  if (midway) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool is_kept = (kept[i] >> lane_index() & 1u) != 0u;
@@ -128,6 +129,10 @@ __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
   }
   const bool finite = isfinite(means[0]) && isfinite(means[1]);
   return {finite ? means[0] : T(0), finite ? means[1] : T(0)};
+}
+template <bool kMidway = false, class T>
+__device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples) {
+  return trimmed_means(samples, kMidway);
 }
 
 }  // namespace fused_ssim::cuda

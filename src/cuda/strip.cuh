@@ -396,22 +396,24 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     }
   }
   __syncthreads();
-  convert_chunk<Traits>(p, piece, 0, count, staged, shared.loaded, total);
   {
     const int column = static_cast<int>(threadIdx.x);
     shared.columns[threadIdx.x] =
         (column >= piece.columns.x && column < piece.columns.y ? kHasValue : 0u) |
         (column >= piece.columns.z && column < piece.columns.w ? kIsOwn : 0u);
   }
-  __syncthreads();
 
   ColumnState<Traits> state;
   double masked_loss = 0.0;  // kHasMask: of the piece's column
   constexpr bool kOneSlot = Traits::kStagedRows == Traits::kChunkRows;
-  // What the next chunk needs to know is read before the barrier that it begins with.
-  StripPiece::Control control = read_shared(piece.control);
 #pragma unroll 1
   for (int chunk = 0;; ++chunk, ++count) {
+    // What the chunk needs to know is read before the barrier that it begins with.
+    const StripPiece::Control control = read_shared(piece.control);
+    if (chunk < control.chunks) {
+      convert_chunk<Traits>(p, piece, chunk, count, slot(chunk), shared.loaded, total);
+    }
+    __syncthreads();
     const bool plain = static_cast<unsigned>(chunk - control.first_plain) <
                        static_cast<unsigned>(control.plain_chunks);
     const bool over = chunk >= control.chunks;
@@ -458,11 +460,6 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     } else {
       *total = fma(p.loss_weight, static_cast<double>(loss), *total);
     }
-    if (more) {
-      convert_chunk<Traits>(p, piece, chunk + 1, count + 1, slot(chunk + 1), shared.loaded, total);
-    }
-    control = read_shared(piece.control);
-    __syncthreads();
   }
   if constexpr (Traits::kContains) {
     if (__syncthreads_or(!isfinite(state.probe))) {

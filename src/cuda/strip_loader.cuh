@@ -30,7 +30,8 @@ struct StripTraits : KindTraits<kKind_, Window_> {
     return kLoader == StripLoader::kFloatQuads && loads_boxes(architecture);
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
-  static constexpr bool kRollMasked = kLoader == StripLoader::kAnyQuads;
+  static constexpr bool kRollMasked =
+      elements_of(kLoader) == Elements::kAny && !kWeighted && !kHasMask;
   static constexpr int kRowsAtOnce =
       kKind == StripKind::kTwoGradients || (kMap && Window::kIsGiven) ? 4 : 8;
 

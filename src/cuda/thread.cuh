@@ -16,6 +16,10 @@ __device__ __forceinline__ int lane_index() {
   return index;
 }
 
+// Ahead of shuffles and votes of a whole warp: where the compiler cannot tell that the warp is whole,
+// it adds a second way for each, some twenty instructions.
+__device__ __forceinline__ void reconverge() { __syncwarp(); }
+
 // Before Hopper it is the other way round: read anew it is one register too many.
 __device__ __forceinline__ unsigned grid_blocks() {
 #if __CUDA_ARCH__ >= 900

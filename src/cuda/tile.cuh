@@ -197,12 +197,12 @@ __device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
 }
 
 template <class Traits>
-__device__ __forceinline__ float4 load_any_quad(const char* plane, const InputImage& image, int y,
+__device__ __forceinline__ float4 load_any_raw(const char* plane, const InputImage& image, int y,
                                                 int x, const StripParams& p) {
   if (static_cast<unsigned>(y) >= static_cast<unsigned>(p.height) || x < 0) {
     return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
-  return load_quad<Traits::kLoader>(plane + y * image.row, image, x, p.width);
+  return load_raw<Traits::kLoader>(plane + y * image.row, image, x, p.width);
 }
 
 template <class Traits>
@@ -249,8 +249,8 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
     for (int i = 0; i < kBatch; ++i) {
       const int row = (pass + i) * kRowsPerPass;
       if (first_row + row < rows) {
-        a[i] = load_any_quad<Traits>(tile.plane1, p.img1, first_y + row, x, p);
-        b[i] = load_any_quad<Traits>(tile.plane2, p.img2, first_y + row, x, p);
+        a[i] = load_any_raw<Traits>(tile.plane1, p.img1, first_y + row, x, p);
+        b[i] = load_any_raw<Traits>(tile.plane2, p.img2, first_y + row, x, p);
       }
     }
     if (pass == 0) {
@@ -264,6 +264,12 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
     for (int i = 0; i < kBatch; ++i) {
       const int row = (pass + i) * kRowsPerPass;
       if (first_row + row < rows) {
+        const auto to_float = [&](float4& quad, const char* plane, const InputImage& image) {
+          const char* of_row = plane + (first_y + row) * image.row;
+          quad = raw_to_float<Traits::kLoader>(quad, of_row, image, x);
+        };
+        to_float(a[i], tile.plane1, p.img1);
+        to_float(b[i], tile.plane2, p.img2);
         float4 s, d;
         if (!p.l1) {
           shift.apply(a[i], b[i], &s, &d);
@@ -593,19 +599,21 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
   unsigned parity = 0;
-  Tile tile = tile_at<Traits>(p, unit);
-  if constexpr (Traits::kBoxes) {
-    __syncthreads();
-  }
-  wait_for_previous_launch();
-  if constexpr (Traits::kBoxes && Traits::kGradient) {
-    load_tile_boxes<Traits>(
-        p, tile,
-        shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::moment_floats(p.tile_rows),
-        &loaded);
-  }
 #pragma unroll 1
-  for (;;) {
+  for (bool is_first = true;; is_first = false) {
+    const Tile tile = tile_at<Traits>(p, unit);
+    if (is_first) {
+      if constexpr (Traits::kBoxes) {
+        __syncthreads();
+      }
+      wait_for_previous_launch();
+      if constexpr (Traits::kBoxes && Traits::kGradient) {
+        load_tile_boxes<Traits>(p, tile,
+                                shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
+                                    Traits::moment_floats(p.tile_rows),
+                                &loaded);
+      }
+    }
     ++unit;
     const bool more = unit < end;
     process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &warp_sums);
@@ -622,7 +630,6 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
     if (!more) {
       break;
     }
-    tile = tile_at<Traits>(p, unit);
     __syncthreads();
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
