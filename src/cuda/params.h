@@ -71,7 +71,8 @@ struct ReductionPlan {
   // Where each block works for one value: the blocks of a value add multiples of 1 / fixed_point to
   // one word, that of the counter slot of the value, instead of leaving partials. 0: they leave
   // partials.
-  double fixed_point = 0.0;
+  double fixed_point = 0.0;  // a power of two
+  double fixed_unit = 0.0;   // 1 over it
   unsigned blocks_per_value = 0;
 
   // Set by share_among(): equal parts of `shared_units`.

@@ -186,7 +186,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
   if (__builtin_expect(!fits, false)) {
     sum = warp_sum(of_warp == Sums::kNoInteger
                        ? shared->plain[lane_index()]
-                       : static_cast<double>(of_warp) / (Sums::kFine * plan.fixed_point));
+                       : static_cast<double>(of_warp) * (plan.fixed_unit / Sums::kFine));
   }
   if (lane_index() != 0) {
     return;
@@ -208,7 +208,7 @@ __device__ __forceinline__ void add_to_sum(const ReductionPlan& plan,
   if ((all & kCount) == blocks) {
     *word = 0;
     double whole =
-        static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits) / plan.fixed_point;
+        static_cast<double>(static_cast<long long>(all) >> 2 * kCountBits) * plan.fixed_unit;
     const auto large = static_cast<unsigned>(all >> kCountBits) & kCount;
     if (large != 0) {
       __threadfence();

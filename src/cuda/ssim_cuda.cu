@@ -285,6 +285,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   if (is_counted) {
     p.reduction.fixed_point = fixed_point(problem, request);
     if (p.reduction.fixed_point != 0.0) {
+      p.reduction.fixed_unit = 1.0 / p.reduction.fixed_point;
       blocks = static_cast<int>(counted);
     }
   }

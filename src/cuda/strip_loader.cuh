@@ -31,7 +31,7 @@ struct StripTraits : KindTraits<kKind_, Window_> {
   }
   static constexpr bool kBoxes = boxes(kArchitecture);
   static constexpr bool kRollMasked =
-      elements_of(kLoader) == Elements::kAny && !kWeighted && !kHasMask;
+      (elements_of(kLoader) == Elements::kAny || Window::kIsGiven) && !kWeighted && !kHasMask;
   static constexpr int kRowsAtOnce =
       kKind == StripKind::kTwoGradients || (kMap && Window::kIsGiven) ? 4 : 8;
 

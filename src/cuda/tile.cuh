@@ -157,13 +157,12 @@ struct Tile {
 };
 
 template <class Traits>
-__device__ __forceinline__ Tile tile_at(const StripParams& p, int64_t unit) {
-  const int64_t plane = quotient(unit, p.tiles_per_plane);
-  const int64_t in_plane = unit - plane * p.tiles_per_plane.divisor;
-  const auto down = static_cast<int>(quotient(in_plane, p.strips_per_plane));
-  const int across =
-      static_cast<int>(in_plane) - down * static_cast<int>(p.strips_per_plane.divisor);
-  const int64_t batch = quotient(plane, p.channels);
+__device__ __forceinline__ Tile tile_at(const StripParams& p, int unit) {
+  const int plane = small_quotient(unit, p.tiles_per_plane);
+  const int in_plane = unit - plane * static_cast<int>(p.tiles_per_plane.divisor);
+  const int down = small_quotient(in_plane, p.strips_per_plane);
+  const int across = in_plane - down * static_cast<int>(p.strips_per_plane.divisor);
+  const int64_t batch = small_quotient(plane, p.channels);
   const int64_t channel = plane - batch * p.channels.divisor;
   Tile tile = {};
   tile.batch = batch;
