@@ -13,6 +13,23 @@ constexpr int kThreads = kSeparableThreads;
 template <class T>
 inline constexpr DType kDTypeOf = sizeof(T) == 4 ? DType::kFloat32 : DType::kFloat64;
 
+// A pixel. Of float32 sums the aligned word that holds it is loaded, whatever its type.
+template <class T>
+__device__ __forceinline__ T load_pixel(const char* element, const InputImage& image) {
+  if constexpr (sizeof(T) == 8) {
+    return image.dtype == DType::kFloat64
+               ? __ldg(reinterpret_cast<const double*>(element))
+               : byte_to_double(__ldg(reinterpret_cast<const unsigned char*>(element)),
+                                image.uint8_divisor);
+  } else {
+    const auto address = reinterpret_cast<uintptr_t>(element);
+    const unsigned word = __ldg(reinterpret_cast<const unsigned*>(address & ~uintptr_t{3}));
+    return image.dtype == DType::kFloat32
+               ? __uint_as_float(word)
+               : narrow_to_float(word >> 8 * (static_cast<unsigned>(address) & 3u), image);
+  }
+}
+
 // Elements of `count` rows from the one at `first` on, as to_number() has them; zeros follow.
 template <class Element, class T, int kCount, class ToNumber>
 __device__ __forceinline__ void load_elements(const char* first, int64_t row, int count,

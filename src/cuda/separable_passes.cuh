@@ -117,8 +117,8 @@ __device__ __forceinline__ Shift<T> sampled_shift(const SeparableParams<T>& p, P
   const bool is_seen = !p.mask_is_normalized || find_seen(p, piece, bottom, right, &at);
   Samples<T> samples = {T(INFINITY), T(INFINITY)};  // which do not count
   if (is_seen) {
-    samples = {load_element<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
-               load_element<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
+    samples = {load_pixel<T>(pixel_at(p.img1, piece, at.y, at.x), p.img1),
+               load_pixel<T>(pixel_at(p.img2, piece, at.y, at.x), p.img2)};
   }
   __syncthreads();  // tells the compiler that warps are whole, like reconverge(), which it believes less
   Shift<T> shift = trimmed_means(samples, /*midway=*/p.map != nullptr);

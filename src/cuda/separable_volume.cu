@@ -34,8 +34,8 @@ struct DepthPixels {
   __device__ __forceinline__ void read(int i, T (&input)[kSeparableMaps]) const {
     const int64_t z = slice + i;
     const bool inside = z >= 0 && z < p.volume.slices;
-    const T shifted_x = (inside ? load_element<T>(x + z * p.img1.channel, p.img1) : T(0)) - shift.x;
-    const T shifted_y = (inside ? load_element<T>(y + z * p.img2.channel, p.img2) : T(0)) - shift.y;
+    const T shifted_x = (inside ? load_pixel<T>(x + z * p.img1.channel, p.img1) : T(0)) - shift.x;
+    const T shifted_y = (inside ? load_pixel<T>(y + z * p.img2.channel, p.img2) : T(0)) - shift.y;
     const T s = shifted_x + shifted_y;
     const T d = shifted_x - shifted_y;
     input[0] = s;
@@ -61,8 +61,8 @@ struct DepthMaskedPixels {
     input[1] = T(0);
     input[2] = T(0);
     if (z >= 0 && z < p.volume.slices) {
-      const T a = load_element<T>(x + z * p.img1.channel, p.img1);
-      const T b = load_element<T>(y + z * p.img2.channel, p.img2);
+      const T a = load_pixel<T>(x + z * p.img1.channel, p.img1);
+      const T b = load_pixel<T>(y + z * p.img2.channel, p.img2);
       input[0] = load_mask_number<T>(mask + z * p.mask.channel, p.mask);
       input[1] = select_positive(input[0], a + b, T(0));
       input[2] = select_positive(input[0], a - b, T(0));
