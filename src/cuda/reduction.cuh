@@ -122,7 +122,6 @@ inline __device__ double sum_of_large(const double* partials, unsigned count) {
 
 // Of magnitudes up to 2^48, or of 16 up to 2^53.
 __device__ __forceinline__ long long warp_sum(long long sum) {
-  reconverge();
 #if __CUDA_ARCH__ >= 800
   constexpr int kLowBits = 27;  // 32 of them fit 32 bits
   const auto low = static_cast<unsigned>(sum) & ((1u << kLowBits) - 1);

@@ -88,7 +88,6 @@ __device__ __forceinline__ T warp_max(T value) {
 template <class T>
 __device__ __forceinline__ Shift<T> trimmed_means(const Samples<T>& samples, bool midway) {
   constexpr unsigned kAll = 0xffffffffu;
-  reconverge();
   const T value[2] = {samples.x, samples.y};
   const bool usable = isfinite(value[0]) && isfinite(value[1]);
   T smallest[2], largest[2], sum[2];

@@ -384,6 +384,7 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     copy_chunk<Traits>(p, piece, 0, staged);
   }
   if (leads) {
+    reconverge();
     const Shift<float> means = trimmed_means<Traits::kMap>(samples);
     if (threadIdx.x == 0) {
       const PixelShift shift = PixelShift::of(means.x, means.y);

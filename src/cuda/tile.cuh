@@ -253,6 +253,7 @@ __device__ __forceinline__ PixelShift stage_tile(const StripParams& p, const Til
       }
     }
     if (pass == 0) {
+      reconverge();
       const Shift<float> means = trimmed_means(
           tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
       shift = PixelShift::of(means.x, means.y);
@@ -320,6 +321,7 @@ __device__ __forceinline__ PixelShift stage_boxes(const StripParams& p, const Ti
   const int first_x = tile.left - Traits::kStagedBefore;
   const int first_y = tile.top - Traits::kPixelHalo;
   // Samples come sooner than boxes do.
+  reconverge();
   const Shift<float> means = trimmed_means(
       tile.samples.template load<float, elements_of(Traits::kLoader), true>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
