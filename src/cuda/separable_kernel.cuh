@@ -39,6 +39,7 @@ struct Shared {
   int staged_input;  // stride from input to input
   Ring<T> ring;
   double* sums;
+  StagedPiece* piece;
 
   template <class Pass>
   static __device__ __forceinline__ Shared of(T* memory, const SeparableLayout& layout) {
@@ -59,11 +60,11 @@ struct Shared {
   }
 };
 
-// Begins to copy `rows` rows from row `top` of the image on to shared memory.
+// Begins to copy `rows` rows from row `first` of the piece on to shared memory.
 template <class T, class Pass>
-__device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pass& pass,
-                                           int64_t top, int rows, const Shared<T>& shared) {
-  const auto at = SeparableRow::of(p, pass.piece, top);
+__device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pass& pass, int first,
+                                           int rows, const Shared<T>& shared) {
+  const auto at = SeparableRow::of(p, *shared.piece, first);
   if (at.row < rows) {
     pass.stage(at, shared.staged + at.row * p.layout.staged_pitch, shared.staged_input);
   }
@@ -72,9 +73,9 @@ __device__ __forceinline__ void stage_rows(const SeparableParams<T>& p, const Pa
 // What this thread has copied is there, and prepared.
 template <class T, class Pass>
 __device__ __forceinline__ void finish_staging(const SeparableParams<T>& p, const Pass& pass,
-                                               int64_t top, int rows, const Shared<T>& shared) {
+                                               int first, int rows, const Shared<T>& shared) {
   wait_for_copies();
-  const auto at = SeparableRow::of(p, pass.piece, top);
+  const auto at = SeparableRow::of(p, *shared.piece, first);
   if (at.row < rows) {
     pass.prepare(at, shared.staged + at.row * p.layout.staged_pitch, shared.staged_input);
   }
@@ -138,16 +139,19 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
   // Rows above the first window's last come first, so that each chunk of rows from then on
   // completes the windows of as many, which begin at a whole block of the ring.
   const int above = p.window_rows - 1;
-  const int64_t first_row = piece.top - p.window_rows / 2;
   const int all_rows = piece.rows + above;
   int next_rows = min(above % kChunkRows != 0 ? above % kChunkRows : kChunkRows, all_rows);
   int rows = 0;  // of the chunk that is filtered along rows, up to row `done`
   int done = 0;
   int slot = 0;  // of the chunk's first row
+  if (thread_index() == 0) {
+    shared.piece->start(p, pass);
+  }
+  __syncthreads();
 #pragma unroll 1
   for (;;) {
     if (next_rows > 0) {
-      stage_rows(p, pass, first_row + done, next_rows, shared);
+      stage_rows(p, pass, done, next_rows, shared);
     }
     const int finished = done - rows - above;  // rows of the piece
     if (done == 0) {
@@ -159,7 +163,7 @@ __device__ __forceinline__ void march(const SeparableParams<T>& p, Pass& pass,
     if (next_rows <= 0) {
       return;
     }
-    finish_staging(p, pass, first_row + done, next_rows, shared);
+    finish_staging(p, pass, done, next_rows, shared);
     __syncthreads();
     slot += rows;
     slot -= slot >= ring_rows ? ring_rows : 0;
@@ -175,8 +179,10 @@ template <class T, class Pass>
 __global__ void __launch_bounds__(kThreads, Pass::kBlocks)
     separable_kernel(const __grid_constant__ SeparableParams<T> p) {
   extern __shared__ float4 shared_memory[];
-  const Shared<T> shared =
+  __shared__ StagedPiece staged_piece;
+  Shared<T> shared =
       Shared<T>::template of<Pass>(reinterpret_cast<T*>(shared_memory), p.layout);
+  shared.piece = &staged_piece;
   for (int i = threadIdx.x; i < p.layout.row_taps + p.layout.column_taps; i += kThreads) {
     shared.row_taps[i] = p.taps[i];  // the others follow
   }

@@ -60,6 +60,7 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
   using typename Base::NoPixels;
   static constexpr int kBlocks = kMaskedBlocksPerMultiprocessor;
   static constexpr int kInputs = kMaskedImages;
+  static constexpr int kOrigins = kMaskedImages;
   static constexpr int kMaps = kMaskedMaps;
   static constexpr int kOutputs = Base::kOutputs;
 
@@ -70,6 +71,9 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
     }
   }
 
+  __device__ __forceinline__ const char* origin(int input, int64_t y, int64_t x) const {
+    return input < 2 ? Base::origin(input, y, x) : pixel_at(this->p.mask, this->piece, y, x);
+  }
   __device__ __forceinline__ bool has_wide_mask() const {
     return sizeof(T) == 4 && this->p.mask.dtype == DType::kFloat64;
   }
@@ -78,11 +82,10 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
     Base::stage(at, staged, input_stride);
     staged += 2 * input_stride;
     if (!has_wide_mask()) {
-      Base::stage(at, mask, this->p.mask_quads, staged);
+      Base::stage(at, 2, mask, this->p.mask_quads, staged);
       return;
     }
-    const char* row =
-        at.begin < at.end ? pixel_at(mask, this->piece, at.y, at.left + at.begin) : mask.data;
+    const char* row = at.begin < at.end ? at.first(2, mask.row) : mask.data;
     this->copy_each(at, row, mask.column, staged, [&](T* to, const char* from, bool inside) {
       *to = inside ? load_element<T>(from, mask) : T(0);
     });
@@ -154,6 +157,7 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
 template <class T, int kImages>
 struct MaskedVolumePass : MaskedMomentsPass<T, kImages> {
   static constexpr int kInputs = kMaskedMaps;
+  static constexpr int kOrigins = 0;
 
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
     stage_maps<kInputs>(this->p, this->piece, at, staged, input_stride);
