@@ -180,8 +180,7 @@ __global__ void __launch_bounds__(kThreads, Pass::kBlocks)
     separable_kernel(const __grid_constant__ SeparableParams<T> p) {
   extern __shared__ float4 shared_memory[];
   __shared__ StagedPiece staged_piece;
-  Shared<T> shared =
-      Shared<T>::template of<Pass>(reinterpret_cast<T*>(shared_memory), p.layout);
+  Shared<T> shared = Shared<T>::template of<Pass>(reinterpret_cast<T*>(shared_memory), p.layout);
   shared.piece = &staged_piece;
   for (int i = threadIdx.x; i < p.layout.row_taps + p.layout.column_taps; i += kThreads) {
     shared.row_taps[i] = p.taps[i];  // the others follow

@@ -197,7 +197,7 @@ __device__ __forceinline__ Tile tile_at(const StripParams& p, int unit) {
 
 template <class Traits>
 __device__ __forceinline__ float4 load_any_raw(const char* plane, const InputImage& image, int y,
-                                                int x, const StripParams& p) {
+                                               int x, const StripParams& p) {
   if (static_cast<unsigned>(y) >= static_cast<unsigned>(p.height) || x < 0) {
     return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
