@@ -600,21 +600,19 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   int value = plan.values == 1 ? 0 : static_cast<int>(quotient(unit, plan.units_per_value));
   double sum = 0.0;
   unsigned parity = 0;
+  Tile tile = tile_at<Traits>(p, unit);
+  if constexpr (Traits::kBoxes) {
+    __syncthreads();
+  }
+  wait_for_previous_launch();
+  if constexpr (Traits::kBoxes && Traits::kGradient) {
+    load_tile_boxes<Traits>(p, tile,
+                            shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
+                                Traits::moment_floats(p.tile_rows),
+                            &loaded);
+  }
 #pragma unroll 1
-  for (bool is_first = true;; is_first = false) {
-    const Tile tile = tile_at<Traits>(p, unit);
-    if (is_first) {
-      if constexpr (Traits::kBoxes) {
-        __syncthreads();
-      }
-      wait_for_previous_launch();
-      if constexpr (Traits::kBoxes && Traits::kGradient) {
-        load_tile_boxes<Traits>(p, tile,
-                                shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
-                                    Traits::moment_floats(p.tile_rows),
-                                &loaded);
-      }
-    }
+  for (;;) {
     ++unit;
     const bool more = unit < end;
     process_tile<Traits>(p, tile, more, unit, shared_floats, &loaded, parity, &sum, &warp_sums);
@@ -631,6 +629,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
     if (!more) {
       break;
     }
+    tile = tile_at<Traits>(p, unit);
     __syncthreads();
   }
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
