@@ -606,10 +606,10 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   }
   wait_for_previous_launch();
   if constexpr (Traits::kBoxes && Traits::kGradient) {
-    load_tile_boxes<Traits>(p, tile,
-                            shared_floats + 2 * Traits::staged_stride(p.tile_rows) +
-                                Traits::moment_floats(p.tile_rows),
-                            &loaded);
+    load_tile_boxes<Traits>(
+        p, tile,
+        shared_floats + 2 * Traits::staged_stride(p.tile_rows) + Traits::moment_floats(p.tile_rows),
+        &loaded);
   }
 #pragma unroll 1
   for (;;) {
