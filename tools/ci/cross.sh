@@ -26,7 +26,10 @@ case $target in
       if type "$wine" >/dev/null 2>&1; then emulator=("$wine"); fi
     done
     ;;
-  *) echo "cross.sh: unknown target $target, expected aarch64-linux, aarch64-macos or x86_64-windows" >&2; exit 2 ;;
+  *)
+    echo "cross.sh: unknown target $target, expected aarch64-linux, aarch64-macos or x86_64-windows" >&2
+    exit 2
+    ;;
 esac
 
 # CMake wants programs, not command lines.
@@ -39,11 +42,13 @@ for tool in cc c++ ar ranlib rc; do
 done
 zig=$(realpath "$folder/zig")
 
+# Windows looks for a program's libraries beside it, so both go to bin/.
 cmake -G Ninja -S . -B "$folder" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_SYSTEM_NAME="${system[0]}" -DCMAKE_SYSTEM_PROCESSOR="${system[1]}" \
   -DCMAKE_C_COMPILER="$zig/cc" -DCMAKE_CXX_COMPILER="$zig/c++" -DCMAKE_AR="$zig/ar" \
   -DCMAKE_RANLIB="$zig/ranlib" -DCMAKE_RC_COMPILER="$zig/rc" \
   -DCMAKE_CROSSCOMPILING_EMULATOR="$(IFS=';'; echo "${emulator[*]}")" \
+  -DCMAKE_RUNTIME_OUTPUT_DIRECTORY="$(realpath "$folder")/bin" \
   -DFUSED_SSIM_CUDA=OFF -DFUSED_SSIM_TORCH=OFF -DFUSED_SSIM_TESTS=ON -DFUSED_SSIM_WERROR=ON
 cmake --build "$folder" --parallel "$(nproc)"
 if [[ ${#emulator[@]} -gt 0 ]]; then
