@@ -90,9 +90,7 @@ function(fused_ssim_export_c_functions target)
     # Templates of the standard library are visible whatever -fvisibility says; the version script
     # leaves only the project's C functions.
     set(exports "${PROJECT_SOURCE_DIR}/cmake/exports.map")
-    target_link_options(
-      ${target} PRIVATE "LINKER:--version-script=${exports}" "LINKER:--exclude-libs,ALL"
-    )
+    target_link_options(${target} PRIVATE "LINKER:--version-script=${exports}")
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${exports}")
   endif()
 endfunction()

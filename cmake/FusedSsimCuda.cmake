@@ -45,7 +45,7 @@ if(NOT _nvcc)
     message(
       FATAL_ERROR
         "FUSED_SSIM_CUDA=ON, but nvcc was not found on PATH, in CUDACXX, CUDA_HOME, CUDA_PATH or \
-/usr/local/cuda. Install the CUDA toolkit (12.4 or newer) and put its bin folder on PATH or set \
+/usr/local/cuda. Install the CUDA toolkit (11.8 or newer) and put its bin folder on PATH or set \
 CUDA_HOME, or build for the CPU alone with FUSED_SSIM_CUDA=OFF"
     )
   endif()

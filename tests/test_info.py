@@ -91,6 +91,7 @@ class TestTorchWithoutCuda:
         ("driver", "gpu", "page"),
         [
             ((13, 1), H200, "cu130"),
+            ((11, 4), V100, "cu118"),
             ((12, 4), H200, "cu126"),
             ((13, 1), V100, "cu126"),
         ],
@@ -98,6 +99,7 @@ class TestTorchWithoutCuda:
     def test_names_a_torch_for_this_driver_and_gpu(self, driver, gpu, page):
         text = machine(
             **TORCH_WITHOUT_CUDA,
+            toolkit="11.8.89",
             architectures=("sm_70", "compute_90"),
             driver=CudaDriver(driver, (DriverGpu(*gpu),)),
         )
@@ -190,12 +192,29 @@ class TestDriver:
             "torch --index-url https://download.pytorch.org/whl/cu126`"
         )
 
+    def test_of_cuda_11(self):
+        text = machine(
+            torch="2.11.0+cu126",
+            torch_cuda="12.6",
+            torch_gpus=(),
+            driver=CudaDriver((11, 4), (DriverGpu(*V100),)),
+            architectures=("sm_70",),
+            index=INDEX,
+        )
+        assert text == (
+            "CPU only, because torch 2.11.0+cu126 was built with CUDA 12.6, and the driver serves CUDA "
+            "11.4, and its kernels were built with CUDA 12.8.93, and the driver serves CUDA 11.4: update "
+            "the driver to 525 or newer, or run `pip install --force-reinstall torch --index-url "
+            "https://download.pytorch.org/whl/cu118`; then update the driver to 525 or newer, or run `pip "
+            "install --force-reinstall --no-deps fused-ssim --index-url https://example.org/wheels/cu118/`"
+        )
+
     def test_too_old_for_everything(self):
         text = machine(
             torch="2.11.0+cu126",
             torch_cuda="12.6",
             torch_gpus=(),
-            driver=CudaDriver((11, 4), (DriverGpu(*H200),)),
+            driver=CudaDriver((10, 2), (DriverGpu(*H200),)),
         )
         assert text.count("update the driver to 525 or newer") == 1
         assert "pip install" not in text
@@ -233,7 +252,7 @@ def test_what_released_wheels_serve_is_what_the_table_says(monkeypatch):
         assert int(wheels.toolkit.split(".")[0]) == released.toolkit_major
     for wheels in published:
         if wheels.toolkit:
-            assert MINIMUM_DRIVER[int(wheels.toolkit.split(".")[0])] == int(wheels.driver)
+            assert MINIMUM_DRIVER[int(wheels.toolkit.split(".")[0])] == wheels.driver
 
 
 # ==================================================================================================

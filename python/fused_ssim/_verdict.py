@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fused_ssim._cuda_driver import CudaDriver
 
-MINIMUM_DRIVER = {12: 525, 13: 580}
+MINIMUM_DRIVER = {11: "450.80", 12: "525", 13: "580"}
 """Major version of the CUDA toolkit -> the oldest driver that serves it."""
 
 
@@ -22,7 +22,11 @@ class ReleasedSet(NamedTuple):
     toolkit_major: int
 
 
-RELEASED_SETS = (ReleasedSet("", (7, 5), 12), ReleasedSet("cu126", (7, 0), 12))
+RELEASED_SETS = (
+    ReleasedSet("", (7, 5), 12),
+    ReleasedSet("cu126", (7, 0), 12),
+    ReleasedSet("cu118", (7, 0), 11),
+)
 """In order of preference; a test holds them against the table of the wheels that are made."""
 
 
@@ -123,8 +127,12 @@ def _other_torch(at: Situation) -> str:
         and at.driver.cuda[0] >= 13
         and all(gpu.capability >= (7, 5) for gpu in at.gpus)
     )
-    page = f"https://download.pytorch.org/whl/{'cu130' if new else 'cu126'}"
-    return f"run `pip install --force-reinstall torch --index-url {page}`"
+    old = at.driver is not None and at.driver.cuda[0] == 11
+    page = "cu130" if new else "cu118" if old else "cu126"
+    return (
+        "run `pip install --force-reinstall torch --index-url "
+        f"https://download.pytorch.org/whl/{page}`"
+    )
 
 
 def _driver_problem(at: Situation, what: str, cuda: str, other: str) -> Problem | None:

@@ -8,6 +8,13 @@
 #include "cuda/kernels.h"
 
 namespace fused_ssim::cuda {
+
+#if CUDART_VERSION < 12000  // whose headers do not know tensor maps: kernels load pixels themselves
+
+bool make_tensor_map(const InputImage&, const int64_t*, int, int, TensorMap*) { return false; }
+
+#else
+
 namespace {
 
 static_assert(sizeof(CUtensorMap) == sizeof(TensorMap::words), "one map");
@@ -77,5 +84,7 @@ bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_colu
   std::copy_n(reinterpret_cast<const uint64_t*>(&encoded), 16, map->words);
   return result == CUDA_SUCCESS;
 }
+
+#endif
 
 }  // namespace fused_ssim::cuda

@@ -7,10 +7,12 @@ execute_process(
   COMMAND "${NM}" --defined-only --extern-only --format=posix "${ARCHIVE}"
   OUTPUT_VARIABLE listing COMMAND_ERROR_IS_FATAL ANY
 )
-# A heading `libfused_ssim_cpu.a[level_avx2.cpp.o]:` stands before the symbols of each object.
-string(REGEX REPLACE "[][]" "|" listing "${listing}")
+# A heading stands before the symbols of each object: `libfused_ssim_cpu.a[level_avx2.cpp.o]:`, and
+# `level_avx2.cpp.obj:` where nm is LLVM's.
+string(REGEX REPLACE "[][]" "" listing "${listing}")
+string(REGEX REPLACE "\n([^ \n]+):\n" "\n|\\1|\n" listing "\n${listing}")
 foreach(level IN LISTS LEVELS)
-  if(NOT listing MATCHES "[|]level_${level}[^|]*[|]:\n([^|]*)")
+  if(NOT listing MATCHES "[|][^|]*level_${level}[.][^|]*[|]\n([^|]*)")
     message(FATAL_ERROR "${ARCHIVE}: expected an object of level ${level}, found:\n${listing}")
   endif()
   string(REGEX MATCHALL "[^\n]+ [A-Za-z] [^\n]+" symbols "${CMAKE_MATCH_1}")

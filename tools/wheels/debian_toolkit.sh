@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
-# Unpacks the CUDA toolkit that Debian packages (12.4 in trixie) into a folder, without installing it:
-# compiler, headers and runtime, laid out as NVIDIA's own installer does.
+# Unpacks a CUDA toolkit that Debian packages (12.4 in trixie, 11.8 in bookworm) into a folder, without
+# installing it: compiler, headers and runtime, laid out as NVIDIA's own installer does.
 #
-#   tools/wheels/debian_toolkit.sh FOLDER
+#   tools/wheels/debian_toolkit.sh FOLDER [12.4|11.8]
 #
-# Needs apt and dpkg, on any Debian or Ubuntu, and a network or a mirror. Environment: SUITE (trixie),
-# MIRROR. nvcc 12.4 takes GCC up to 13.
+# Needs apt and dpkg, on any Debian or Ubuntu, and a network or a mirror. Environment: MIRROR. nvcc 12.4
+# takes GCC up to 13, nvcc 11.8 up to 11.
 set -euo pipefail
 
-target=$(realpath -m "${1:?usage: debian_toolkit.sh FOLDER}")
+usage="usage: debian_toolkit.sh FOLDER [12.4|11.8]"
+target=$(realpath -m "${1:?$usage}")
+case ${2:-12.4} in
+  12.4) suite=trixie runtime=libcudart12 ;;
+  11.8) suite=bookworm runtime=libcudart11.0 ;;
+  *) echo "$usage" >&2; exit 2 ;;
+esac
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
 
 # A list of sources of its own: this machine's packages stay as they are.
 key=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [signed-by=$key] ${MIRROR:-http://deb.debian.org/debian} ${SUITE:-trixie} main non-free" \
+echo "deb [signed-by=$key] ${MIRROR:-http://deb.debian.org/debian} $suite main non-free" \
   >sources.list
 mkdir -p lists/partial cache/archives/partial usr
 apt=(apt-get -o "Dir::Etc::sourcelist=$scratch/sources.list" -o Dir::Etc::sourceparts=/dev/null
   -o "Dir::State::lists=$scratch/lists" -o "Dir::Cache=$scratch/cache" -o APT::Sandbox::User=root)
 "${apt[@]}" --quiet update
-"${apt[@]}" --quiet download nvidia-cuda-toolkit nvidia-cuda-dev libcudart12 libnvvm4 libcu++-dev \
+"${apt[@]}" --quiet download nvidia-cuda-toolkit nvidia-cuda-dev "$runtime" libnvvm4 libcu++-dev \
   libcub-dev libthrust-dev
 for package in *.deb; do
   # nvidia-cuda-dev holds gigabytes of libraries that nothing here uses.

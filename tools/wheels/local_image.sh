@@ -30,7 +30,7 @@ root=$2
 shift 2
 
 if [[ ! -e $root/etc/debian_version ]]; then
-  packages=binutils,ca-certificates,ccache,file,g++,git,libbz2-1.0,libffi8,liblzma5
+  packages=binutils,ca-certificates,ccache,file,g++,g++-11,git,libbz2-1.0,libffi8,liblzma5
   packages+=,libreadline8,libsqlite3-0,libssl3,make,xz-utils,zlib1g
   debootstrap --variant=minbase --include="$packages" "${SUITE:-bookworm}" "$root" \
     "${MIRROR:-http://deb.debian.org/debian}"

@@ -133,6 +133,9 @@ def environment(table: Table, wheels: WheelSet, target: Platform) -> dict[str, s
         "TorchStable_ROOT": f"{libtorch}/torch",
         "TORCH_CUDA_ARCH_LIST": wheels.torch_arch_list,
     }
+    if wheels.toolkit.startswith("11."):  # before_all.sh makes these
+        build["CUDAHOSTCXX"] = "/usr/local/bin/fused-ssim-cuda-host-g++"
+        build["CXX"] = "/usr/local/bin/fused-ssim-g++"
     if target.cibuildwheel == "linux":
         build["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
         build["CMAKE_CUDA_COMPILER_LAUNCHER"] = "ccache"
