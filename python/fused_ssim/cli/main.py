@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if argv is None:  # this process is the program, and no other's
         keep_freed_memory()
+        # Pairs are measured side by side, and NumPy's own threads would only take their cores.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The name of a file need not be text; one that is not shall not end the table.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -57,5 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has gone. Python flushes stdout once more at exit; give it a sink.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # What is asked of a path before it is opened: a name that is too long, a folder in the way.
+        report(f"{error.filename}: {error.strerror}")
+        return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
