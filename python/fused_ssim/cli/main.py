@@ -32,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if argv is None:  # this process is the program, and no other's
         keep_freed_memory()
-        # Pairs are measured side by side, and NumPy's own threads would only take their cores.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The name of a file need not be text; one that is not shall not end the table.
         sys.stdout.reconfigure(errors="backslashreplace")

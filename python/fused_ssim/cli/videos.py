@@ -17,7 +17,6 @@ import av
 import numpy as np
 from av import VideoFrame
 
-from fused_ssim.cli.ahead import cores
 from fused_ssim.cli.errors import CliError, first_line
 from fused_ssim.cli.images import Pixels
 from fused_ssim.cli.measure import channels_of
@@ -70,13 +69,10 @@ def probe(path: Path) -> Video:
 
 
 def frames(path: Path) -> Iterator[VideoFrame]:
-    """Decode, in the caller's thread or, where cores are to spare, in threads of the decoder's."""
+    """Decode, in threads of the decoder's own."""
     with _opened(path) as container:
         stream = _video_stream(container, path)
-        # Two videos share the cores. A thread of its own for each frame costs its copy of the
-        # decoder's state, which only pays where it finds a core.
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = max(1, cores() // 2)
         yield from container.decode(stream)
 
 
