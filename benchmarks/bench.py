@@ -6,8 +6,8 @@
     python benchmarks/bench.py --subject windows --sizes 1x3x1080x1920
     python benchmarks/bench.py --subject masks --sizes 1x3x1080x1920
 
-Prints a table for each kind of step, and writes NAME.json to benchmarks/results/ (docs/benchmark.schema.json
-describes it). docs/benchmarks.md has the method in words; how the times are taken stands in timing.py,
+Prints a table for each kind of step; with --name NAME, writes NAME.json to benchmarks/results/, too
+(docs/benchmark.schema.json describes it). docs/benchmarks.md has the method in words; how the times are taken stands in timing.py,
 what is timed in workload.py and peers.py, the memory in memory.py, the ceilings in machine.py.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from machine import commit, describe, file_name, measure_ceilings, recorded_command
+from machine import commit, describe, measure_ceilings, recorded_command
 from memory import cpu_peak, cuda_peak
 from peers import NAMES, forms, load
 from report import Results, Row, tables
@@ -96,8 +96,8 @@ def parse_arguments() -> argparse.Namespace:
         help="CPU: time for each size and kind, five samples of each library apart (default: 20)",
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the JSON and plot")
-    parser.add_argument("--name", help="their file name (default: from device, processor, preset)")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the JSON")
+    parser.add_argument("--name", help="its name without .json (default: none is written)")
     parser.add_argument(
         "--commit", help="of the source tree, where this is a copy of it (default: what git says)"
     )
@@ -175,10 +175,10 @@ def main() -> int:
     if any(row.gpu is not None and row.gpu.method == "CUDA events" for row in results.rows):
         results.notes.append("* not capturable in a CUDA graph: includes gaps between launches")
     print(tables(results))
-    name = arguments.name or _default_name(results, arguments)
-    path = arguments.out / f"{name}.json"
-    results.write(path)
-    print(f"\nwritten: {path}")
+    if arguments.name is not None:
+        path = arguments.out / f"{arguments.name}.json"
+        results.write(path)
+        print(f"\nwritten: {path}")
     return 0
 
 
@@ -256,12 +256,6 @@ def _add_memory(
             torch.cuda.empty_cache()
         else:
             row.peak_extra_bytes = cpu_peak(row.library, size, arguments.dtype, arguments.original)
-
-
-def _default_name(results: Results, arguments: argparse.Namespace) -> str:
-    preset = "sizes" if arguments.sizes else arguments.preset
-    subject = preset if arguments.subject == "libraries" else arguments.subject
-    return file_name(results.machine, results.device, results.dtype, subject)
 
 
 def _one_line(error: Exception) -> str:

@@ -4,8 +4,8 @@
 
 Needs ffmpeg on the path (Debian's package), Pillow, scikit-image and PyAV. Makes two folders of 1920x1080
 photographs, as BMP and as PNG, and two videos out of them, in a temporary folder; prints a table of
-times, and writes NAME.json to benchmarks/results/commandline/. The programs take turns, so that a disturbance of
-the machine meets all of them. ffmpeg's SSIM is another one (windows of 8x8 pixels, every fourth of
+times; with --name NAME, writes NAME.json to benchmarks/results/commandline/, too. The programs take turns,
+so that a disturbance of the machine meets all of them. ffmpeg's SSIM is another one (windows of 8x8 pixels, every fourth of
 them, on Y, Cb and Cr), so only times can be compared.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import commit, describe, file_name, recorded_command
+from machine import commit, describe, recorded_command
 from PIL import Image, ImageFilter
 from report import format_table
 from skimage import data
@@ -69,7 +69,7 @@ def main() -> int:
     )
     options.add_argument("--budget", type=float, default=90.0, metavar="SECONDS", help="a group")
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results/commandline")
-    options.add_argument("--name", help="file name (default: from the processor)")
+    options.add_argument("--name", help="of the file, without .json (default: none is written)")
     options.add_argument("--pairs", type=int, default=40, metavar="N")
     options.add_argument("--width", type=int, default=_WIDTH)
     options.add_argument("--height", type=int, default=_HEIGHT)
@@ -112,9 +112,10 @@ def main() -> int:
             for group, times in results.items()
         },
     }
-    path = arguments.out / f"{arguments.name or file_name(facts)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results_file, indent=1) + "\n")
+    if arguments.name is not None:
+        path = arguments.out / f"{arguments.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results_file, indent=1) + "\n")
     return 0
 
 

@@ -75,12 +75,6 @@ def cpu_name() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def file_name(facts: dict[str, object], *more: str) -> str:
-    """A name for results from a machine that describe() describes."""
-    processor = facts.get("gpu") or f"{facts['processor']} {facts['threads']}t"
-    return re.sub(r"[^a-z0-9]+", "-", " ".join([str(processor), *more]).lower()).strip("-")
-
-
 def commit() -> str | None:
     """The commit of the source tree that this file stands in."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]

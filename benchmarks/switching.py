@@ -3,8 +3,8 @@
     pip install pytorch-msssim torchmetrics scikit-image
     python benchmarks/switching.py --threads 2
 
-Prints the numbers of docs/switching.md, and writes NAME.json to benchmarks/results/. Each pair takes turns,
-so that a disturbance of the machine meets both.
+Prints the numbers of docs/switching.md; with --name NAME, writes NAME.json to benchmarks/results/, too.
+Each pair takes turns, so that a disturbance of the machine meets both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytorch_msssim
 import skimage.metrics
 import torch
 import torchmetrics.image
-from machine import commit, describe, file_name, recorded_command
+from machine import commit, describe, recorded_command
 from report import Results, Row, tables
 from timing import cpu_times
 
@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="a call")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", help="file name (default: from device and processor)")
+    parser.add_argument("--name", help="of the file, without .json (default: none is written)")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -121,8 +121,8 @@ def main() -> int:
             size = "x".join(map(str, _SHAPE))
             results.rows.append(Row(name, call, size, math.prod(_SHAPE), wall=timing))
     print(tables(results))
-    name = arguments.name or file_name(results.machine, "cpu", "switching")
-    results.write(arguments.out / f"{name}.json")
+    if arguments.name is not None:
+        results.write(arguments.out / f"{arguments.name}.json")
     return 0
 
 

@@ -107,6 +107,22 @@ def test_table_holds_the_ratios(run):
     assert line.split()[-4] == "12"  # bytes a pixel
 
 
+def test_without_a_name_nothing_is_written(tmp_path):
+    command = [
+        sys.executable,
+        str(BENCH),
+        "--budget",
+        "0.01",
+        "--out",
+        str(tmp_path),
+        "--no-memory",
+    ]
+    command += ["--sizes", "1x1x11x12", "--kinds", "inference", "--libraries", "fused_ssim"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "fused_ssim" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_gpu_or_wrong_size_is_one_line():
     for options, message in (
         (["--device", "cuda:99"], "error: "),

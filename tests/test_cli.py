@@ -192,9 +192,22 @@ def test_folders_without_a_match(capsys, folders, tmp_path):
 
 def test_unwritable_outputs(capsys, coffee, folders, tmp_path):
     nowhere = tmp_path / "missing" / "out"
-    assert "cannot write" in fails(capsys, "compare", *coffee, "--map", f"{nowhere}.png")
-    assert "cannot write" in fails(capsys, "compare", *folders, "--csv", f"{nowhere}.csv")
+    for option in ("--map", "--csv", "--html"):
+        line = fails(capsys, "compare", *coffee, option, nowhere)
+        assert f"cannot write {nowhere}: there is no folder {nowhere.parent}; make it" in line
+        line = fails(capsys, "compare", *coffee, option, tmp_path)
+        assert f"cannot write {tmp_path}: it is a folder; give the name of a file" in line
+    assert "cannot write" in fails(capsys, "compare", *folders, "--csv", nowhere)
+    line = fails(capsys, "compare", *folders, "--map", coffee[0])
+    assert f"cannot create the folder {coffee[0]}" in line
     assert "cannot create the folder" in fails(capsys, "demo", "--out", coffee[0])
+
+
+def test_a_name_that_is_too_long(capsys, coffee):
+    name = "x" * 300
+    for arguments in ((name, coffee[0]), (*coffee, "--csv", name)):
+        line = fails(capsys, "compare", *arguments)
+        assert name in line
 
 
 def test_unknown_map_format(capsys, coffee, tmp_path):

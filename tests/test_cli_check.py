@@ -1,10 +1,11 @@
-"""`fused-ssim check`: one line for each kind of kernel, a verdict, and a file for an issue.
+"""`fused-ssim check`: one line for each form, a verdict, and a file for an issue.
 
 The gate runs the whole check once; here a few kinds, right and wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -29,13 +30,17 @@ def kinds(monkeypatch):
     return chosen
 
 
-def test_a_line_for_each_kind_and_a_verdict(capsys, device, kinds):
+def test_a_line_for_each_form_and_a_verdict(capsys, device, kinds):
+    kinds.insert(1, ("value", check._value(fused_ssim.ssim), "7", {"window_size": 7}, SIZE))
     *lines, verdict = call(capsys, "check", "--device", device).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["value", "value, gradient"]
-    assert "20 cases" in lines[0]  # five types in four layouts
+    assert "40 cases" in lines[0]  # five types in four layouts, by two windows
     assert "16 cases" in lines[1]  # no gradient by 8-bit pixels
     assert all(line.endswith("ok") for line in lines)
-    assert verdict.startswith("verdict: all 36 cases right, ")
+    assert verdict.startswith("verdict: all 56 cases right, ")
+    *lines, again = call(capsys, "check", "--device", device, "--verbose").splitlines()
+    assert [line.split()[-10] for line in lines] == ["1x2x13x20"] * 3
+    assert again == verdict
     assert f"torch {torch.__version__}" in verdict
 
 
@@ -58,7 +63,8 @@ def test_a_wrong_kind(capsys, tmp_path, kinds, error, message):
     report = tmp_path / "check.json"
     lines = call(capsys, "check", "--json", report, code=1).splitlines()
     assert lines[0].endswith("20 WRONG")
-    assert f"float32, contiguous: {message}" in lines[1]
+    assert "1x2x13x20" in lines[1]
+    assert f"float32, contiguous: {message}" in lines[2]
     assert lines[-1].startswith("verdict: 20 of 36 cases wrong, CPU level ")
     written = json.loads(report.read_text())
     assert (written["right"], written["wrong"]) == (16, 20)
@@ -127,3 +133,6 @@ def test_every_form_and_window_is_among_the_kinds():
     } <= {form for form, _ in names}
     assert {window for _, window in names} == set(check._WINDOWS)
     assert len(names) > 100
+    # A page that can be read: each form has one line, so its kinds follow one another.
+    forms = [form for form, _ in itertools.groupby(form for form, _ in names)]
+    assert len(forms) == len({*forms}) < 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -170,9 +171,12 @@ def test_pairs_that_torch_measures_go_in_batches(capsys, tmp_path, device, monke
             assert pair[key] == pytest.approx(alone[key], abs=1e-6)
 
 
-def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders, tmp_path):
-    (tmp_path / "x.csv").mkdir()
-    code, out, err = run(capsys, "compare", *folders, "--csv", tmp_path / "x.csv")
+def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", full)
+    code, out, err = run(capsys, "compare", *folders, "--csv", "x.csv")
     assert code == 2
     assert "mean of 3" in out
     assert "cannot write" in err

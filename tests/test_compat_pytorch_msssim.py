@@ -229,7 +229,7 @@ def test_modules_refuse_other_channels():
         ours.SSIM()(x, x)
     with pytest.raises(ValueError, match="window_size: expected an odd number"):
         ours.MS_SSIM(win_size=4)
-    with pytest.raises(TypeError, match=r"X: expected a torch\.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match=r"X: expected a torch\.Tensor, got numpy's ndarray"):
         ours.ssim(x.numpy(), x)
     with pytest.raises(TypeError, match=r"win: expected a torch\.Tensor, got list"):
         ours.ssim(x, x, win=[1.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import tracemalloc
 import warnings
 
 import numpy
@@ -188,6 +189,19 @@ def test_what_we_refuse():
         ours(numpy.ma.masked_array(x, x > 0.5), y, data_range=1)
     with pytest.raises(IndexError, match="-1 is the last"):
         ours(x, y, data_range=1, channel_axis=2)
+
+
+@pytest.mark.parametrize("arguments", [{}, STANDARD], ids=["uniform", "standard"])
+def test_means_of_bytes_need_no_copy_to_float(arguments):
+    x, y = arrays("uint8", 200, 300, 3)
+    tracemalloc.start()  # which NumPy tells of its arrays
+    try:
+        ours(x, y, channel_axis=-1, **arguments)
+        assert tracemalloc.get_traced_memory()[1] < x.size
+        ours(x.astype("float32"), y, channel_axis=-1, data_range=255, **arguments)
+        assert tracemalloc.get_traced_memory()[1] > 4 * x.size
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_torch_is_needed():

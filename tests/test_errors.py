@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from fused_ssim import (
     MS_SSIM,
@@ -295,6 +297,25 @@ def test_unknown_mask_mode(device, mode):
         lambda: L1SSIMLoss(mask_mode=mode),
     ):
         raises(ValueError, call, "mask_mode", repr(mode), "weighted", "normalized")
+
+
+@pytest.mark.parametrize("entry", [fused_ssim, ssim], ids=["fused_ssim", "ssim"])
+def test_pictures_that_are_no_tensors(entry):
+    """The way out does what it says: of a picture [H, W, C] it makes a batch of one."""
+    picture = numpy.arange(12 * 13 * 3, dtype=numpy.uint8).reshape(12, 13, 3)
+    batch = torch.as_tensor(picture).permute(2, 0, 1)[None]
+    for kind, value in (("numpy's ndarray", picture), ("PIL's Image", Image.fromarray(picture))):
+        with pytest.raises(TypeError) as error:
+            entry(batch, value)
+        got, _, remedy = str(error.value).partition("; use ")
+        assert got == f"img2: expected a torch.Tensor, got {kind}"
+        assert remedy == "torch.as_tensor(numpy.array(img2)), for [H, W, C] .permute(2, 0, 1)[None]"
+        assert torch.equal(torch.as_tensor(numpy.array(value)).permute(2, 0, 1)[None], batch)
+    for value in ("a.png", Path("a.png")):
+        with pytest.raises(TypeError, match="read the file first, or run `fused-ssim compare`"):
+            entry(value, batch)
+    with pytest.raises(TypeError, match=r"got list; use torch.as_tensor\(\)"):
+        entry([[1.0]], batch)
 
 
 @pytest.mark.parametrize("name", ["component", "negative", "odd_sizes"])

@@ -6,6 +6,8 @@ import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchmetrics
@@ -162,6 +164,45 @@ def test_collections():
     )
     metrics(*IMAGES["noise"])
     assert set(metrics.compute()) == {MS_SSIM, "ssim", "psnr"}
+
+
+def test_a_collection_with_metrics_of_torchmetrics():
+    """Which shares the states of metrics whose states are found equal."""
+    alike, other = {"data_range": 1.0}, {"data_range": 1.0, "gaussian_kernel": False}
+    metrics = torchmetrics.MetricCollection(
+        {
+            f"{name} {of}": getattr(package, SSIM)(**arguments)
+            for name, package in (("ours", ours), ("theirs", peer))
+            for of, arguments in (("alike", alike), ("other", other))
+        },
+        prefix="val/",
+    ).clone()
+    apart = {of: getattr(peer, SSIM)(**given) for of, given in (("alike", alike), ("other", other))}
+    for x, y in BATCHES:
+        metrics.update(x, y)
+        for metric in apart.values():
+            metric.update(x, y)
+    found = metrics.compute()
+    for of, metric in apart.items():
+        for name in ("ours", "theirs"):
+            assert max_error(found[f"val/{name} {of}"], metric.compute()) <= 1e-5
+    assert apart["alike"].compute() != apart["other"].compute()
+
+
+def test_plots():
+    matplotlib.use("agg")
+    for metric in (
+        ours.StructuralSimilarityIndexMeasure(data_range=1.0),
+        ours.StructuralSimilarityAndPeakSignalNoiseRatio(1.0),
+    ):
+        value = metric(*BATCHES[0])
+        _, axes = metric.plot()
+        heights = [line.get_ydata()[0] for line in axes.get_lines()]
+        for number in value.values() if isinstance(value, dict) else (value,):
+            assert float(number) in heights
+        _, axes = metric.plot([metric(*images) for images in BATCHES])
+        assert max(len(line.get_ydata()) for line in axes.get_lines()) == len(BATCHES)
+        plt.close("all")
 
 
 def test_pixels_of_other_types():

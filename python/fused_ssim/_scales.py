@@ -46,7 +46,7 @@ def reduced(
         form.relative_stabilizers,
     )
     sizes = definition.window_sizes[-spatial_dims:]
-    least = [_least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
+    least = [least_size(size, padding, len(exponents), odd_sizes) for size in sizes]
     _validation.check_scales_fit(img1, least, len(exponents), padding)
     if _sharding.is_distributed(img1, img2):
         _route.refuse_beside_shards(None, form.data_range)
@@ -135,7 +135,7 @@ def product(
     return result
 
 
-def _least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
+def least_size(taps: int, padding: str, scales: int, odd_sizes: str) -> int:
     """The least side of an image whose coarsest scale the window can be applied to."""
     least = {"valid": taps, "reflect": taps // 2 + 1}.get(padding, 1)
     halvings = 1 << (scales - 1)

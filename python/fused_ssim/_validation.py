@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -453,12 +454,20 @@ def check_mask(mask: Any, image: Tensor) -> None:
         )
 
 
+def check_is_tensor(name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        return
+    kind, remedy = type(value).__name__, "use torch.as_tensor() and the layout [B, C, H, W]"
+    if isinstance(value, str | os.PathLike):
+        remedy = "read the file first, or run `fused-ssim compare`, which takes files"
+    elif hasattr(value, "__array_interface__"):  # arrays of NumPy, pictures of Pillow
+        kind = f"{type(value).__module__.partition('.')[0]}'s {kind}"
+        remedy = f"use torch.as_tensor(numpy.array({name})), for [H, W, C] .permute(2, 0, 1)[None]"
+    raise TypeError(f"{name}: expected a torch.Tensor, got {kind}; {remedy}")
+
+
 def _check_dense(name: str, image: Any) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"{name}: expected a torch.Tensor, got {type(image).__name__}; "
-            "use torch.as_tensor() and the layout [B, C, H, W]"
-        )
+    check_is_tensor(name, image)
     if image.layout != torch.strided or image.is_quantized:
         kind = "a quantized tensor" if image.is_quantized else f"layout {image.layout}"
         remedy = ".dequantize()" if image.is_quantized else ".to_dense()"

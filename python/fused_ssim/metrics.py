@@ -365,7 +365,8 @@ class StructuralSimilarityAndPeakSignalNoiseRatio(_Similarity):
 
     `compute` gives {"ssim": ..., "psnr": ...}: the numbers of `StructuralSimilarityIndexMeasure`
     and of `torchmetrics.image.PeakSignalNoiseRatio`, which is 10 log10(data_range^2 / mse) with the
-    mean over all pixels of all images. It fits a MetricCollection and Lightning's `log_dict`.
+    mean over all pixels of all images. It fits a MetricCollection; in Lightning log what `compute`
+    gives, by `log_dict`, which takes no metric that gives two numbers.
     Volumes are extended by half the window along each axis (torchmetrics: by 5 along the last).
 
     Args:

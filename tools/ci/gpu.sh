@@ -66,8 +66,8 @@ sanitizer() {
 }
 
 benchmark() {
-  "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark"
-  "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark" \
+  "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark" --name table
+  "$output/env/bin/python" benchmarks/bench.py --device cuda --out "$output/benchmark" --name sweep \
     --preset sweep --kinds inference training --no-memory
 }
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 import fused_ssim
+from fused_ssim._parameters import SCALE_WEIGHTS, Padding
+from fused_ssim._scales import least_size
 from fused_ssim.cli.errors import CliError, first_line
 from fused_ssim.cli.images import Pixels
 from fused_ssim.cli.measure import Planes, Prepared, as_floats
@@ -89,12 +91,23 @@ def _measure(
     ms_ssim: list[Any] = [None] * count
     if "ms-ssim" in settings.metrics:
         padding = settings.padding or "valid"
+        _check_scales_fit(x, settings.window_size, padding)
         scales = fused_ssim.ms_ssim(x, y, padding=padding, reduction="channel", **window)
         ms_ssim = scales.double().tolist()
     maps: list[Any] = [None] * count
     if with_map:
         maps = list(fused_ssim.ssim(x, y, reduction="none", **form).cpu().numpy())
     return [Planes(*numbers) for numbers in zip(ssim, mse, l1, ms_ssim, maps, strict=True)]
+
+
+def _check_scales_fit(images: Tensor, window_size: int, padding: Padding) -> None:
+    least = least_size(window_size, padding, len(SCALE_WEIGHTS), "pad")
+    height, width = images.shape[2:]
+    if min(height, width) < least:
+        raise CliError(
+            f"{width}x{height} pixels is smaller than the {least} that the five scales of ms-ssim "
+            "need; use --padding same, a smaller --window-size, or leave ms-ssim out of --metric"
+        )
 
 
 def _floats(image: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Kind:
-    """A line of the report."""
+    """A form with one window and one size of images."""
 
     form: str
     window: str
@@ -61,14 +62,15 @@ class Kind:
     cases: tuple[Case, ...]
 
     def __str__(self) -> str:
-        wrong = sum(not case.is_right for case in self.cases)
-        worst = max((case.error for case in self.cases if case.error is not None), default=0.0)
         size = "x".join(map(str, self.size))
-        verdict = f"{wrong} WRONG" if wrong else "ok"
-        return (
-            f"{self.form:<30} {self.window:<12} {size:<14} {len(self.cases):>2} cases, "
-            f"worst {worst:5.3f} of the error allowed: {verdict}"
-        )
+        return _line(f"{self.form:<30} {self.window:<12} {size:<14}", self.cases)
+
+
+def _line(what: str, cases: Sequence[Case]) -> str:
+    wrong = sum(not case.is_right for case in cases)
+    worst = max((case.error for case in cases if case.error is not None), default=0.0)
+    verdict = f"{wrong} WRONG" if wrong else "ok"
+    return f"{what} {len(cases):>3} cases, worst {worst:5.3f} of the error allowed: {verdict}"
 
 
 # ---- forms --------------------------------------------------------------------------------------
@@ -155,19 +157,21 @@ def _kinds(
 ) -> Iterator[tuple[str, Form, str, dict[str, Any], tuple[int, ...]]]:
     # Large enough for the kernels of large images, those of maps among them, on every GPU.
     large = (1, 3, 1100, 1001) if device.type == "cuda" else (1, 3, 64, 301)
-    for size in ((2, 3, 37, 61), large):
-        for window, arguments in _WINDOWS.items():
-            for name, form in _IMAGE_FORMS.items():
+    sizes: tuple[tuple[int, ...], ...] = ((2, 3, 37, 61), large)
+    for name, form in _IMAGE_FORMS.items():
+        for size in sizes:
+            for window, arguments in _WINDOWS.items():
                 yield name, form, window, arguments, size
-        for name, form in _STANDARD_FORMS.items():
+    for name, form in _STANDARD_FORMS.items():
+        for size in sizes:
             yield name, form, "11", {}, size
-    for window, arguments in _WINDOWS.items():
-        volume = {**arguments, "spatial_dims": 3}
-        yield "volume, gradient", _step(fused_ssim.ssim), window, volume, (1, 2, 15, 21, 34)
-        signal = {**arguments, "spatial_dims": 1}
-        yield "signal, gradient", _step(fused_ssim.ssim), window, signal, (2, 3, 301)
+    volume, signal = (1, 2, 15, 21, 34), (2, 3, 301)
+    for dims, name, size in ((3, "volume, gradient", volume), (1, "signal, gradient", signal)):
+        for window, arguments in _WINDOWS.items():
+            form = _step(fused_ssim.ssim)
+            yield name, form, window, {**arguments, "spatial_dims": dims}, size
     for name, form in _MASKED_VOLUME_FORMS.items():
-        yield name, form, "11", {"spatial_dims": 3}, (1, 2, 15, 21, 34)
+        yield name, form, "11", {"spatial_dims": 3}, volume
 
 
 # ---- running them -------------------------------------------------------------------------------
@@ -268,7 +272,25 @@ def _times(device: torch.device) -> dict[str, float]:
     }
 
 
-def run(*, device: str, json_file: Path | None, bench: bool) -> int:
+def _measured(place: torch.device, *, verbose: bool) -> Iterator[Kind]:
+    """All kinds; prints a line for each form (`verbose`: for each kind), and what is wrong."""
+    for name, group in groupby(_kinds(place), key=lambda kind: kind[0]):
+        kinds = []
+        for _, form, window, arguments, size in group:
+            cases = tuple(_check(name, form, arguments, size, place))
+            kinds.append(Kind(name, window, size, cases))
+        if not verbose:
+            print(_line(f"{name:<30}", [case for kind in kinds for case in kind.cases]), flush=True)
+        for kind in kinds:
+            wrong = [case for case in kind.cases if not case.is_right]
+            if verbose or wrong:
+                print(kind, flush=True)
+            for case in wrong:
+                print(f"    {case.dtype}, {case.layout}: {case.message}")
+        yield from kinds
+
+
+def run(*, device: str, json_file: Path | None, bench: bool, verbose: bool) -> int:
     """Check, print and write; the exit code: 1 where something is wrong."""
     by_torch.check_device(Settings(device=device))
     place = torch.device(device)
@@ -280,16 +302,9 @@ def run(*, device: str, json_file: Path | None, bench: bool) -> int:
         properties = torch.cuda.get_device_properties(place)
         name = f"{properties.name}, compute {properties.major}.{properties.minor}"
     started = time.monotonic()
-    kinds = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of forms without a kernel
-        for form_name, form, window, arguments, size in _kinds(place):
-            cases = tuple(_check(form_name, form, arguments, size, place))
-            kinds.append(Kind(form_name, window, size, cases))
-            print(kinds[-1], flush=True)
-            for case in cases:
-                if not case.is_right:
-                    print(f"    {case.dtype}, {case.layout}: {case.message}")
+        kinds = list(_measured(place, verbose=verbose))
     total = sum(len(kind.cases) for kind in kinds)
     wrong = sum(not case.is_right for kind in kinds for case in kind.cases)
     seconds = time.monotonic() - started

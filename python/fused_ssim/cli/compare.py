@@ -64,11 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CliError(
             f"{first} is {one} and {second} is {other}; give two images, two folders or two videos"
         )
-    for path in (arguments.csv, arguments.html):  # now, not after hours of comparing
-        if path is not None and not path.absolute().parent.is_dir():
-            raise CliError(
-                f"cannot write {path}: there is no folder {path.absolute().parent}; make it"
-            )
+    _check_outputs(arguments, of_files="a file" in kinds)
     parse_colour(arguments.background)
     of_videos = _VIDEO in kinds
     settings = _settings(arguments, "y" if of_videos else "each")
@@ -80,6 +76,23 @@ def run(arguments: argparse.Namespace) -> int:
 
             return compare_videos.run(arguments, settings, mask)
         return _compare_images(arguments, settings, mask)
+
+
+def _check_outputs(arguments: argparse.Namespace, *, of_files: bool) -> None:
+    """Refuse now what could not be written after hours of comparing."""
+    files, maps = [arguments.csv, arguments.html], arguments.map
+    if of_files:
+        files.append(maps)
+    elif maps is not None:
+        make_folder(maps)
+    for path in files:
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise CliError(f"cannot write {path}: there is no folder {folder}; make it")
+        if path.is_dir():
+            raise CliError(f"cannot write {path}: it is a folder; give the name of a file")
 
 
 def _kind(path: Path) -> str:

@@ -23,7 +23,7 @@ from fused_ssim.cli.ahead import cores, taken_ahead
 from fused_ssim.cli.errors import CliError, note
 from fused_ssim.cli.heatmap import heat_map
 from fused_ssim.cli.html_report import Shown
-from fused_ssim.cli.images import Pixels, make_folder, save_image
+from fused_ssim.cli.images import Pixels, save_image
 from fused_ssim.cli.measure import Scores, measure
 from fused_ssim.cli.outcome import conclude
 from fused_ssim.cli.pipeline import Work
@@ -241,6 +241,5 @@ def _shown(pair: FramePair, scores: Scores, work: Work[FramePair, Any]) -> Shown
 
 
 def _write_maps(folder: Path, shown: list[Shown], map_min: float) -> None:
-    make_folder(folder)
     for frame in shown:
         save_image(heat_map(frame.load()[2], map_min), folder / f"{frame.anchor}.png")

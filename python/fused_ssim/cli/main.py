@@ -57,5 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has gone. Python flushes stdout once more at exit; give it a sink.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # What is asked of a path before it is opened: a name that is too long, a folder in the way.
+        report(f"{error.filename}: {error.strerror}")
+        return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

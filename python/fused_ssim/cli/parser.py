@@ -97,6 +97,11 @@ def _add_check(commands: Commands) -> None:
         metavar="FILE",
         help="write all results there, for an issue (docs/check.schema.json)",
     )
+    check.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print a line for each form, window and size instead of one for each form",
+    )
     check.set_defaults(run=_run_check, parser=check)
 
 
@@ -156,7 +161,12 @@ def _run_info(arguments: argparse.Namespace) -> int:
 def _run_check(arguments: argparse.Namespace) -> int:
     from fused_ssim.cli import check
 
-    return check.run(device=arguments.device, json_file=arguments.json, bench=arguments.bench)
+    return check.run(
+        device=arguments.device,
+        json_file=arguments.json,
+        bench=arguments.bench,
+        verbose=arguments.verbose,
+    )
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:

@@ -251,11 +251,7 @@ class MS_SSIM(_Module):  # noqa: N801 (the peer's name)
 def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
     """The images without spatial axes of one pixel."""
     for name, image in (("X", X), ("Y", Y)):
-        if not isinstance(image, Tensor):
-            raise TypeError(
-                f"{name}: expected a torch.Tensor, got {type(image).__name__}; use "
-                "torch.as_tensor() and the layout [B, C, H, W]"
-            )
+        _validation.check_is_tensor(name, image)
     if X.shape != Y.shape:
         raise ValueError(
             f"X and Y: expected one shape, got {list(X.shape)} and {list(Y.shape)}; scale or crop "
