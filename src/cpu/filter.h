@@ -242,6 +242,7 @@ class FixedFilter {
  public:
   static constexpr bool kIsFixed = true;
   static constexpr bool kUnrollsMaps = true;
+  static constexpr bool kTakesVariances = false;
 
   FixedFilter() = default;
   template <class T>
@@ -264,6 +265,7 @@ class ShortFilter {
   using T = typename V::Scalar;
   static constexpr bool kIsFixed = true;
   static constexpr bool kUnrollsMaps = false;
+  static constexpr bool kTakesVariances = true;
 
   ShortFilter() = default;
   explicit ShortFilter(const FilterTaps<T>& window) : window_(window) {}
@@ -273,6 +275,9 @@ class ShortFilter {
   template <class Body>
   FUSED_SSIM_INLINE void visit(Body body) const {
     const int size = window_.end - window_.begin;
+    if constexpr (!kHasShortWindows) {
+      return size == 1 ? body(SymmetricWindow<V, 0>(window_)) : body(SymmetricWindow<V, 1>(window_));
+    }
     if (window_.uniform) {
       const V weight(T(1) / T(size));
       switch (size / 2) {
@@ -315,6 +320,7 @@ class AnyFilter {
   using T = typename V::Scalar;
   static constexpr bool kIsFixed = false;
   static constexpr bool kUnrollsMaps = false;
+  static constexpr bool kTakesVariances = false;
 
   AnyFilter() = default;
   explicit AnyFilter(const FilterTaps<T>& window) : window_(window), largest_(window.begin) {

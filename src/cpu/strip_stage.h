@@ -5,8 +5,8 @@
 
 namespace fused_ssim::cpu {
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_chunk(int64_t chunk,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_chunk(int64_t chunk,
                                                                      ChunkSums* sums) {
   V* rows = ring_chunk(chunk);
   const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
@@ -16,8 +16,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_chunk(int64_t chu
 }
 
 // s, d and, where windows are weighed, the mask. Beyond the image pixels are 0, and seen.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, V* staged,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_row(int64_t row, V* staged,
                                                                    ChunkSums* sums) {
   const V outside[] = {V(-shift_s_), V(-shift_d_), V(T(1))};
   if (row < 0 || row >= height_) {
@@ -31,8 +31,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, 
   const int64_t columns = data_end_ - data_begin_;
   const T* x = loader_.row(img1_, row, data_begin_, columns, scratch_a_);
   const T* y = loader_.row(img2_, row, data_begin_, columns, scratch_b_);
-  if constexpr (kNormalized) {
-    stage_masked_pixels(x, y, mask_row(row, data_begin_, columns), columns);
+  if constexpr (kMerged) {
+    stage_masked_pixels(x, y, window_mask_row(row, data_begin_, columns), columns);
   } else {
     stage_pixels(x, y, columns);
   }
@@ -47,8 +47,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, 
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_pixels(const T* x, const T* y,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_pixels(const T* x, const T* y,
                                                                       int64_t columns) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
@@ -70,8 +70,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_pixels(const T* x
 }
 
 // A masked pixel is 0, whatever stands there.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_masked_pixels(const T* x, const T* y,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_masked_pixels(const T* x, const T* y,
                                                                              const T* mask,
                                                                              int64_t columns) {
   for (int64_t c = 0; c < columns; ++c) {
@@ -86,8 +86,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_masked_pixels(con
 }
 
 // |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t row, const T* x,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::add_differences(int64_t row, const T* x,
                                                                          const T* y,
                                                                          ChunkSums* sums) const {
   const bool wants_squares = request_.l2_weight != 0.0 || request_.mse != nullptr;
@@ -107,8 +107,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t
 
 // Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
 // the wait.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t chunk,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::prefetch_rows(int64_t chunk,
                                                                        int64_t j) const {
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
@@ -122,8 +122,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t c
 }
 
 // The weights of the chunk's pixels, zero where there is no value: the mask, or d(loss)/d(map).
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_value_rows(const ValueRows& rows,
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_value_rows(const ValueRows& rows,
                                                                           bool of_mask, V* to) {
   const Columns columns = value_columns(data_begin_, data_end_);
   for (int i = rows.begin; i < rows.end; ++i) {

@@ -67,10 +67,6 @@ double fixed_point(const Problem& problem, const Request& request) {
   return std::isfinite(scale) ? scale : 0.0;
 }
 
-bool is_short(const Window& window) {
-  return window.size <= kDefaultWindowSize && is_symmetric(window);
-}
-
 // Whether a gradient is that of StripKind::kMasked.
 bool is_masked(const Problem& problem) {
   return has_mask(problem) || problem.stabilizers != nullptr;

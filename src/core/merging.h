@@ -1,0 +1,47 @@
+// Which problems' variances are merged from those of parts, around each window's own means, instead of
+// taken as E[x^2] - E[x]^2 around a number that many windows share. That is slower, and exact where
+// a window sees little of what the number is made of (docs/decisions/0006-accuracy.md).
+#pragma once
+
+#include "core/problem.h"
+#include "core/taps.h"
+
+namespace fused_ssim {
+
+// Whether a window is mostly a pixel or two of its neighbourhood: where its taps' squares add up to
+// more than those of a Gaussian with a sigma of 1.085 do. What three symmetric taps share in images is
+// close enough to all of them, until the middle one outweighs the others.
+constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
+  constexpr double kMostSquares = 0.26;
+  constexpr double kMostSquaresOfThree = 0.5;
+  const Window& window = problem.windows[axis];
+  const bool is_three = window.size == 3 && !is_volume(problem) &&
+                        is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]);
+  double squares = 0.0;
+  for (int i = 0; i < window.size; ++i) {
+    squares += window.taps[i] * window.taps[i];
+  }
+  return window.size > 1 && squares > (is_three ? kMostSquaresOfThree : kMostSquares);
+}
+
+// Whether most of every window lies beyond the image, along all axes that it has taps along.
+constexpr bool is_within_window(const Problem& problem) {
+  for (int axis = 0; axis < kSpatialAxes; ++axis) {
+    const int size = problem.windows[axis].size;
+    if (size > 1 && image_size(problem, SpatialAxis(axis)) >= size) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// In float64 there are digits to spare, and luminance has no variance.
+constexpr bool merges_variances(const Problem& problem) {
+  return mask_is_normalized(problem) ||
+         (!accumulates_in_double(problem) && has_variance(problem) &&
+          problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
+          (is_narrow(problem, kDepth) || is_narrow(problem, kHeight) ||
+           is_narrow(problem, kWidth) || is_within_window(problem)));
+}
+
+}  // namespace fused_ssim
