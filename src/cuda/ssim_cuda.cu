@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "core/merging.h"
 #include "core/pointwise.h"
 #include "core/taps.h"
 #include "cuda/kernels.h"
@@ -85,7 +86,7 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (mask_is_normalized(problem) ||
+  if (merges_variances(problem) ||
       (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
   }

@@ -114,6 +114,7 @@ int main() {
   EXPECT(kind(standard, standard) == WindowKind::kFixed, "11 taps");
   EXPECT(kind(standard, {0.25, 0.5, 0.25}) == kShort, "11 and 3 taps");
   EXPECT(kind(uniform, standard) == kShort, "uniform");
+  EXPECT(kind({0.25, 0.5, 0.25}, {1.0}) == WindowKind::kShort, "up to 3 taps, in every build");
   EXPECT(kind(standard, {0.25, 0.25, 0.5}) == WindowKind::kAny, "asymmetric");
   EXPECT(kind({0.5, 0.0, 0.5}, standard) == WindowKind::kAny, "the largest not in the middle");
   EXPECT(kind(std::vector<double>(13, 1.0 / 13), standard) == WindowKind::kAny, "13 taps");
