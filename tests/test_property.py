@@ -263,4 +263,7 @@ def test_every_form(device, way, form):
         assert gradient.dtype == image.dtype
         bound = HALF_BOUND.get(image.dtype, 1e-4)
         error = (gradient.double() - by).norm()
-        assert error <= bound * by.norm() + 1e-5 * upstream.norm()
+        # Where windows are flat the derivatives by the mean and by the squares cancel: what is left
+        # is as large as the gradient that arrives at the map.
+        arriving = scale**0.5 * upstream.norm()
+        assert error <= bound * by.norm() + 1e-5 * arriving

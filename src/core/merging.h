@@ -1,4 +1,4 @@
-// Which problems' variances are merged from those of parts, around each window's own means, instead of
+// Which problems' variances are merged along each axis, around each window's own mean, instead of
 // taken as E[x^2] - E[x]^2 around a number that many windows share. That is slower, and exact where
 // a window sees little of what the number is made of (docs/decisions/0006-accuracy.md).
 #pragma once
@@ -8,9 +8,9 @@
 
 namespace fused_ssim {
 
-// Whether a window is mostly a pixel or two of its neighbourhood: where its taps' squares add up to
-// more than those of a Gaussian with a sigma of 1.085 do. What three symmetric taps share in images is
-// close enough to all of them, until the middle one outweighs the others.
+// Whether a window is hardly more than a few pixels: where its taps' squares add up to more than those
+// of a Gaussian with a sigma of 1.085 do. Images under three symmetric taps, which losses for depth
+// have, are left to fast kernels up to a middle tap of 2/3: on the CPU these are exact there, too.
 constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
   constexpr double kMostSquares = 0.26;
   constexpr double kMostSquaresOfThree = 0.5;

@@ -258,7 +258,8 @@ class FixedFilter {
   SymmetricWindow<V, kFixedRadius> window_;
 };
 
-// That of shorter ones, and of uniform ones.
+// That of shorter ones, and of uniform ones. It hands variances on, not squares: few pixels don't average
+// out what squares are rounded by.
 template <class V>
 class ShortFilter {
  public:
@@ -275,37 +276,36 @@ class ShortFilter {
   template <class Body>
   FUSED_SSIM_INLINE void visit(Body body) const {
     const int size = window_.end - window_.begin;
-    if constexpr (!kHasShortWindows) {
-      return size == 1 ? body(SymmetricWindow<V, 0>(window_)) : body(SymmetricWindow<V, 1>(window_));
+    if (size == 1) {
+      return body(SymmetricWindow<V, 0>(window_));
     }
-    if (window_.uniform) {
-      const V weight(T(1) / T(size));
+    if (size == 3) {
+      return body(SymmetricWindow<V, 1>(window_));
+    }
+    if constexpr (kHasShortWindows) {
+      if (window_.uniform) {
+        const V weight(T(1) / T(size));
+        switch (size / 2) {
+          case 2:
+            return body(UniformWindow<V, 2>(weight));
+          case 3:
+            return body(UniformWindow<V, 3>(weight));
+          case 4:
+            return body(UniformWindow<V, 4>(weight));
+          default:
+            return body(UniformWindow<V, 5>(weight));
+        }
+      }
       switch (size / 2) {
         case 2:
-          return body(UniformWindow<V, 2>(weight));
+          return body(SymmetricWindow<V, 2>(window_));
         case 3:
-          return body(UniformWindow<V, 3>(weight));
+          return body(SymmetricWindow<V, 3>(window_));
         case 4:
-          return body(UniformWindow<V, 4>(weight));
-        case 5:
-          return body(UniformWindow<V, 5>(weight));
+          return body(SymmetricWindow<V, 4>(window_));
         default:
-          break;  // one and three taps have nothing to share
+          return body(SymmetricWindow<V, kFixedRadius>(window_));
       }
-    }
-    switch (size / 2) {
-      case 0:
-        return body(SymmetricWindow<V, 0>(window_));
-      case 1:
-        return body(SymmetricWindow<V, 1>(window_));
-      case 2:
-        return body(SymmetricWindow<V, 2>(window_));
-      case 3:
-        return body(SymmetricWindow<V, 3>(window_));
-      case 4:
-        return body(SymmetricWindow<V, 4>(window_));
-      default:
-        return body(SymmetricWindow<V, kFixedRadius>(window_));
     }
   }
 

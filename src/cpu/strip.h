@@ -15,7 +15,8 @@
 // an 11-tap window. About 88 multiply-adds for the value and 154 with the gradient.
 //
 // Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
-// the mask is staged, too, and 2. and 3. filter what it weighs, and the mask as a fifth map.
+// the mask is staged, too, and 2. and 3. filter what it weighs, and the mask as a fifth map. Without a
+// mask problems whose variances are merged (core/merging.h) do the same with ones in its place.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,7 @@
 namespace fused_ssim::cpu {
 
 // Filter: FixedFilter, ShortFilter or AnyFilter. kImages: for how many gradients (0, 1: that of img1,
-// 2: both, of which any may be null). kMerged: whether the windows are weighed by a mask.
+// 2: both, of which any may be null). kMerged: whether variances are merged (core/merging.h).
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 class StripKernel {
  public:
@@ -233,7 +234,7 @@ class StripKernel {
 
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::lay_out(int64_t strip_columns,
-                                                                 unsigned char* workspace) {
+                                                             unsigned char* workspace) {
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
@@ -358,8 +359,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::choose_shift() {
 
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 typename StripKernel<Arch, T, Filter, kImages, kMerged>::Columns
-StripKernel<Arch, T, Filter, kImages, kMerged>::value_columns(int64_t begin,
-                                                                  int64_t end) const {
+StripKernel<Arch, T, Filter, kImages, kMerged>::value_columns(int64_t begin, int64_t end) const {
   const int64_t limit = width_ - crop_x_;
   return {begin < crop_x_ ? crop_x_ : begin, end > limit ? limit : end};
 }
@@ -404,8 +404,8 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
     const SsimTerms<V> terms = kVariances ? ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d,
-                                                        m.mean_s2, m.mean_d2, doubled)
-                                           : ssim_terms(m, shift_s, shift_d, doubled);
+                                                       m.mean_s2, m.mean_d2, doubled)
+                                          : ssim_terms(m, shift_s, shift_d, doubled);
     PixelStatistic<kImages, V> pixel =
         pixel_statistic<kStatistic, kImages>(m, terms, doubled, problem_.statistic);
     if constexpr (kMasked) {
@@ -434,8 +434,8 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_
 // V, value, partials, V of one column of vectors.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_column(int64_t j, const V* tile,
-                                                                         const ValueRows& rows,
-                                                                         DoubleLanes* sum) {
+                                                                     const ValueRows& rows,
+                                                                     DoubleLanes* sum) {
   const Filter<V> filter = filter_y_;
   V* carry = carry_ + j * kFiltered * carried();
   Moments8 moments;
@@ -494,7 +494,7 @@ StripKernel<Arch, T, Filter, kImages, kMerged>::value_rows(int64_t chunk) const 
 
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_chunk(int64_t chunk,
-                                                                        ChunkSums* sums) {
+                                                                    ChunkSums* sums) {
   const ValueRows rows = value_rows(chunk);
   if (kImages == 0 && rows.begin >= rows.end && chunk >= 0) {
     return;  // past the last value, and no partial to let go through

@@ -99,8 +99,8 @@ template <class Arch, class T, template <class> class Filter, int kImages, bool 
 template <int kGroup, class Window, class LoadMask, class Load>
 FUSED_SSIM_INLINE typename StripKernel<Arch, T, Filter, kImages, kMerged>::V
 StripKernel<Arch, T, Filter, kImages, kMerged>::masked_reference(const Window& window,
-                                                                     const LoadMask& mask,
-                                                                     const Load& load) {
+                                                                 const LoadMask& mask,
+                                                                 const Load& load) {
   const auto product = [&](int k) __attribute__((always_inline)) { return mask(k) * load(k); };
   const V near = window.template middle<kGroup>(mask);
   const V seen = select_positive(near, near, window.template shared<kGroup>(mask));
@@ -122,8 +122,7 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::carry_row
 // H: the four moments of kCount columns from j on, for the chunk's 8 rows, into the tile.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_plain_block(int64_t chunk,
-                                                                            int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_plain_block(int64_t chunk, int64_t j) {
   const Filter<V> filter = filter_x_;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     constexpr int kShared = std::decay_t<decltype(window)>::kGroup;
@@ -154,9 +153,8 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_plain_block(int64_t 
           to += 2 * kChunkRows;
           unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
             constexpr int kI = decltype(i)::value;
-            to[kI * kMoments * kChunkRows] = kVariances
-                                                 ? variance_of(means[kI], squares[kI])
-                                                 : squares[kI] + reference2;
+            to[kI * kMoments * kChunkRows] =
+                kVariances ? variance_of(means[kI], squares[kI]) : squares[kI] + reference2;
           });
         });
       }
@@ -168,8 +166,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_plain_block(int64_t 
 // too few pixels to average out what squares far from zero are rounded by.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_masked_block(int64_t chunk,
-                                                                             int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_masked_block(int64_t chunk, int64_t j) {
   const Filter<V> filter = filter_x_;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     constexpr int kShared = std::decay_t<decltype(window)>::kGroup;

@@ -24,7 +24,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::store_map(int64_t chunk) {
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::combine_block(const V* partial_row,
-                                                                       const V* s_row, int64_t j) {
+                                                                   const V* s_row, int64_t j) {
   const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
@@ -92,9 +92,9 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::finish_gradient(int64_t chu
 // `sign`: that of the derivative of x - y by the image.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::store_gradient_row(int64_t row,
-                                                                            const V* gradient,
-                                                                            const Plane& plane,
-                                                                            T sign) {
+                                                                        const V* gradient,
+                                                                        const Plane& plane,
+                                                                        T sign) {
   if (plane.data == nullptr) {
     return;
   }

@@ -6,8 +6,7 @@
 namespace fused_ssim::cpu {
 
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
-void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_chunk(int64_t chunk,
-                                                                     ChunkSums* sums) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_chunk(int64_t chunk, ChunkSums* sums) {
   V* rows = ring_chunk(chunk);
   const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
   for (int i = 0; i < kChunkRows; ++i) {
@@ -18,7 +17,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_chunk(int64_t chunk,
 // s, d and, where windows are weighed, the mask. Beyond the image pixels are 0, and seen.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_row(int64_t row, V* staged,
-                                                                   ChunkSums* sums) {
+                                                               ChunkSums* sums) {
   const V outside[] = {V(-shift_s_), V(-shift_d_), V(T(1))};
   if (row < 0 || row >= height_) {
     for (int part = 0; part < kStaged; ++part) {
@@ -49,7 +48,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_row(int64_t row, V* s
 
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_pixels(const T* x, const T* y,
-                                                                      int64_t columns) {
+                                                                  int64_t columns) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
   int64_t c = 0;
@@ -72,8 +71,8 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_pixels(const T* x, co
 // A masked pixel is 0, whatever stands there.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_masked_pixels(const T* x, const T* y,
-                                                                             const T* mask,
-                                                                             int64_t columns) {
+                                                                         const T* mask,
+                                                                         int64_t columns) {
   for (int64_t c = 0; c < columns; ++c) {
     natural_a_[c] = select_positive(mask[c], (x[c] + y[c]) - shift_s_, T(0));
     natural_b_[c] = select_positive(mask[c], (x[c] - y[c]) - shift_d_, T(0));
@@ -88,8 +87,8 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_masked_pixels(const T
 // |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::add_differences(int64_t row, const T* x,
-                                                                         const T* y,
-                                                                         ChunkSums* sums) const {
+                                                                     const T* y,
+                                                                     ChunkSums* sums) const {
   const bool wants_squares = request_.l2_weight != 0.0 || request_.mse != nullptr;
   if (request_.l1_weight == 0.0 && !wants_squares) {
     return;
@@ -108,8 +107,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::add_differences(int64_t row
 // Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
 // the wait.
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
-void StripKernel<Arch, T, Filter, kImages, kMerged>::prefetch_rows(int64_t chunk,
-                                                                       int64_t j) const {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::prefetch_rows(int64_t chunk, int64_t j) const {
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
   const int64_t block = j / kBlock;
@@ -124,7 +122,7 @@ void StripKernel<Arch, T, Filter, kImages, kMerged>::prefetch_rows(int64_t chunk
 // The weights of the chunk's pixels, zero where there is no value: the mask, or d(loss)/d(map).
 template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_value_rows(const ValueRows& rows,
-                                                                          bool of_mask, V* to) {
+                                                                      bool of_mask, V* to) {
   const Columns columns = value_columns(data_begin_, data_end_);
   for (int i = rows.begin; i < rows.end; ++i) {
     for (int64_t c = 0; c < kLanes * segment_; ++c) {

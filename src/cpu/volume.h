@@ -18,7 +18,8 @@
 // Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
 // m is staged, too, nothing is shifted, and five maps take the place of the four moments: what windows
 // see of m, the means of s and d under it, and the sums of m (s - mean)^2 and m (d - mean)^2, around the
-// means of each window. Along each axis merge_steps() makes those of longer windows of them.
+// means of each window. Along each axis merge_steps() makes those of longer windows of them. Without a
+// mask problems whose variances are merged (core/merging.h) do the same with ones in its place.
 //
 // Traffic per voxel (float32): 8 B read, 4 B written for each gradient or map. The rest is meant
 // for the L2 and L3 caches, some 500 B for each column of a tile: 2 (2r + 8) floats of staged
@@ -185,10 +186,9 @@ class VolumeKernel {
   }
   // What windows weigh pixels by where their variances are merged: the mask, or ones.
   const T* window_mask_row(int64_t z, int64_t row, int64_t column, int64_t count) const {
-    return loader_.mask_row(mask_is_normalized(problem_)
-                                ? plane_of(problem_.mask, batch_, channel_, z)
-                                : Plane{},
-                            row, column, count, mask_scratch_);
+    return loader_.mask_row(
+        mask_is_normalized(problem_) ? plane_of(problem_.mask, batch_, channel_, z) : Plane{}, row,
+        column, count, mask_scratch_);
   }
 
   // Places in the workspace.
@@ -313,8 +313,8 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
   partials_ = layout.take<V>(images_ > 0 ? value_rows * partial_row_ : 0);
   partial_ring_ = layout.take<V>(images_ > 0 ? ring_slices_ * partial_slice_ : 0);
   eight_rows_ = layout.take<V>((merged_ ? kMaskedMaps : kMaxPartials) * kChunkRows * segment_);
-  lines_ = layout.take<V>((merged_ ? kMaskedMaps : 2) * kChunkRows *
-                          (segment_ + 2 * radius_[kWidth]));
+  lines_ =
+      layout.take<V>((merged_ ? kMaskedMaps : 2) * kChunkRows * (segment_ + 2 * radius_[kWidth]));
   outside_ = layout.take<V>((moments_per_row_ + 1) * segment_);
   gradient_rows_ = layout.take<V>(images_ * segment_);
   map_rows_ = layout.take<V>(request.map != nullptr ? kChunkRows * segment_ : 0);

@@ -86,8 +86,7 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (merges_variances(problem) ||
-      (is_masked(problem) && !strips_serve_masked(problem, request))) {
+  if (merges_variances(problem) || (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
