@@ -15,13 +15,16 @@ constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
   constexpr double kMostSquares = 0.26;
   constexpr double kMostSquaresOfThree = 0.5;
   const Window& window = problem.windows[axis];
+  if (window.size == 1) {
+    return false;
+  }
   const bool is_three = window.size == 3 && !is_volume(problem) &&
                         is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]);
   double squares = 0.0;
   for (int i = 0; i < window.size; ++i) {
     squares += window.taps[i] * window.taps[i];
   }
-  return window.size > 1 && squares > (is_three ? kMostSquaresOfThree : kMostSquares);
+  return squares > (is_three ? kMostSquaresOfThree : kMostSquares);
 }
 
 // Whether most of every window lies beyond the image, along all axes that it has taps along.

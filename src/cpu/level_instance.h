@@ -2,7 +2,6 @@
 // flags of its instruction set.
 #pragma once
 
-#include "core/merging.h"
 #include "cpu/level_functions.h"
 #include "cpu/mask_sum.h"
 #include "cpu/pyramid.h"
@@ -97,7 +96,7 @@ struct LevelInstance {
                                            Visitor visitor) {
     const bool wants_both = request.grad1.data != nullptr && request.grad2.data != nullptr;
     const int images = wants_both ? 2 : wants_gradient(request) ? 1 : 0;
-    if (!merges_variances(problem)) {
+    if (!has_merged_variances(problem)) {
       visit_images<T, false>(images, visitor);
     } else if (sizeof(T) == sizeof(float) && window_kind(problem) == WindowKind::kFixed) {
       visit_images<float, true>(images, visitor);

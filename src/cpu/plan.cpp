@@ -40,6 +40,8 @@ WindowKind window_kind(const Problem& problem) {
              : kind;
 }
 
+bool has_merged_variances(const Problem& problem) { return merges_variances(problem); }
+
 int filter_radius(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = is_volume(problem) ? window_kind(problem, axis) : window_kind(problem);
   return kind != WindowKind::kAny ? kFixedRadius

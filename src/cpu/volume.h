@@ -28,7 +28,6 @@
 
 #include <cstdint>
 
-#include "core/merging.h"
 #include "core/pointwise.h"
 #include "core/problem.h"
 #include "cpu/differences.h"
@@ -277,7 +276,7 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
       loader_(T(pixel_unit(problem) == 1.0 ? problem.uint8_divisor : 1)),
       images_((request.grad1.data != nullptr) + (request.grad2.data != nullptr)),
       maps_(partial_maps(images_)),
-      merged_(merges_variances(problem)),
+      merged_(has_merged_variances(problem)),
       moments_per_row_(merged_ ? kMaskedMaps : kMoments) {
   WorkspaceLayout layout(workspace);
   int widest = 0;
