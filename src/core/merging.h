@@ -8,9 +8,15 @@
 
 namespace fused_ssim {
 
+// Three symmetric taps of images, which losses for depth have.
+constexpr bool is_three(const Problem& problem, SpatialAxis axis) {
+  return problem.windows[axis].size == 3 && !is_volume(problem) &&
+         is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]);
+}
+
 // Whether a window is hardly more than a few pixels: where its taps' squares add up to more than those
-// of a Gaussian with a sigma of 1.085 do. Images under three symmetric taps, which losses for depth
-// have, are left to fast kernels up to a middle tap of 2/3: on the CPU these are exact there, too.
+// of a Gaussian with a sigma of 1.085 do. Three taps are left to fast kernels up to a middle one of
+// 2/3: on the CPU these are exact there, and on CUDA sums average out what maps would show.
 constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
   constexpr double kMostSquares = 0.26;
   constexpr double kMostSquaresOfThree = 0.5;
@@ -18,13 +24,11 @@ constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
   if (window.size == 1) {
     return false;
   }
-  const bool is_three = window.size == 3 && !is_volume(problem) &&
-                        is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]);
   double squares = 0.0;
   for (int i = 0; i < window.size; ++i) {
     squares += window.taps[i] * window.taps[i];
   }
-  return squares > (is_three ? kMostSquaresOfThree : kMostSquares);
+  return squares > (is_three(problem, axis) ? kMostSquaresOfThree : kMostSquares);
 }
 
 // Whether most of every window lies beyond the image, along all axes that it has taps along.
@@ -45,6 +49,12 @@ constexpr bool merges_variances(const Problem& problem) {
           problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
           (is_narrow(problem, kDepth) || is_narrow(problem, kHeight) ||
            is_narrow(problem, kWidth) || is_within_window(problem)));
+}
+
+// Whether maps need it, too, where a kernel has a number for more windows than two.
+constexpr bool merges_variances_of_maps(const Problem& problem) {
+  return !accumulates_in_double(problem) && problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
+         (is_three(problem, kHeight) || is_three(problem, kWidth));
 }
 
 }  // namespace fused_ssim

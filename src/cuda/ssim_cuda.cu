@@ -7,7 +7,6 @@
 #include <new>
 #include <utility>
 
-#include "core/merging.h"
 #include "core/pointwise.h"
 #include "core/taps.h"
 #include "cuda/kernels.h"
@@ -86,7 +85,8 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (merges_variances(problem) || (is_masked(problem) && !strips_serve_masked(problem, request))) {
+  if (merges_variances(problem, request) ||
+      (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
