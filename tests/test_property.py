@@ -168,18 +168,18 @@ def forms(draw):
         sizes = [11] * dims
         arguments["ssim_weight"] = draw(st.sampled_from([0.0, 0.2, 1.0]))
     else:
-        # Sizes from 3: of one pixel no variance is left but what rounding makes of it.
-        size = draw(st.sampled_from([3, 5, 11]))
+        size = draw(st.sampled_from([1, 3, 5, 11]))
         sizes = [size] * dims
         kind = draw(st.sampled_from(["gaussian", "uniform", "taps", "taps of each axis"]))
         arguments["window"] = kind
         if kind == "taps":
             arguments["window"] = draw(taps(size))
         elif kind == "taps of each axis":
-            sizes = [draw(st.sampled_from([3, 5, 7])) for _ in range(dims)]
+            sizes = [draw(st.sampled_from([1, 3, 5, 7])) for _ in range(dims)]
             arguments["window"] = [draw(taps(size)) for size in sizes]
         else:
             arguments["window_size"] = size
+            arguments["sigma"] = draw(st.sampled_from([1.5, 1.5, 0.4, 0.8, 3.0]))
     paddings = ["same", "replicate"] if function != "l1_ssim_loss" else ["same"]
     scales = 2 if function == "ms_ssim" else 1
     if all(length >= scales * size for length, size in zip(shape[2:], sizes, strict=True)):
@@ -199,7 +199,7 @@ def forms(draw):
         arguments["odd_sizes"] = "pad"
     if function == "ssim":
         arguments["component"] = draw(st.sampled_from(["ssim", "contrast", "luminance"]))
-    if function in ("ssim", "ssim_and_mse"):
+    if function in ("ssim", "ssim_and_mse") and max(sizes) > 1:
         arguments["unbiased"] = draw(st.booleans())
     if function in ("ssim", "l1_ssim_loss") and draw(st.booleans()):
         leading = draw(st.sampled_from([(), (1, 1), (shape[0], 1), tuple(shape[:2])]))
@@ -263,4 +263,7 @@ def test_every_form(device, way, form):
         assert gradient.dtype == image.dtype
         bound = HALF_BOUND.get(image.dtype, 1e-4)
         error = (gradient.double() - by).norm()
-        assert error <= bound * by.norm() + 1e-5 * upstream.norm()
+        # Where windows are flat the derivatives by the mean and by the squares cancel: what is left
+        # is as large as the gradient that arrives at the map.
+        arriving = scale**0.5 * upstream.norm()
+        assert error <= bound * by.norm() + 1e-5 * arriving

@@ -100,10 +100,24 @@ def test_flat_areas(way, component, window):
 @pytest.mark.parametrize("size", [3, 11, 13, 33])
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_sigmas(device, size, sigma):
-    # Below half a pixel the window is its centre: nearly every variance is the small difference of
-    # two squares, however the image is shifted.
-    bound = 3e-5 if sigma < 0.5 else 5e-6
-    check(device, *noise_pair(1, 2, 41, 38), map_bound=bound, window_size=size, sigma=sigma)
+    check(device, *noise_pair(1, 2, 41, 38), window_size=size, sigma=sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.7, 1.0, 1.5])
+@pytest.mark.parametrize("size", [3, 9, 11, 17])
+def test_images_that_vary_along_one_axis(device, size, sigma):
+    # A window sees a few different pixels, whose variance may be far smaller than what its
+    # neighbours see.
+    for shape in ((1, 3, 64, 1), (1, 3, 1, 64)):
+        x, y = (image.expand(1, 3, 64, 64) for image in noise_pair(*shape))
+        check(device, x, y, window_size=size, sigma=sigma)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 1), (1, 4, 1, 6), (1, 4, 11, 1), (2, 3, 5, 7)])
+def test_images_that_are_smaller_than_the_window(device, shape):
+    # Most of a window is zeros: its variance is a small part of the pixels' squares.
+    for size, sigma in ((13, 1.5), (17, 20.0), (33, 1.5), (33, 13.0)):
+        check(device, *noise_pair(*shape), map_bound=2e-6, window_size=size, sigma=sigma)
 
 
 @pytest.mark.parametrize("size", [7, 11, 21, 33])

@@ -77,6 +77,11 @@ constexpr bool is_symmetric(const double* taps, int size) {
 }
 constexpr bool is_symmetric(const Window& window) { return is_symmetric(window.taps, window.size); }
 
+// Whether kernels for 11 symmetric taps serve it.
+constexpr bool is_short(const Window& window) {
+  return window.size <= kDefaultWindowSize && is_symmetric(window);
+}
+
 // Whether all taps are the same number, up to how they were rounded.
 constexpr bool is_uniform(const Window& window) {
   for (int i = 0; i < window.size; ++i) {

@@ -242,6 +242,7 @@ class FixedFilter {
  public:
   static constexpr bool kIsFixed = true;
   static constexpr bool kUnrollsMaps = true;
+  static constexpr bool kTakesVariances = false;
 
   FixedFilter() = default;
   template <class T>
@@ -257,13 +258,15 @@ class FixedFilter {
   SymmetricWindow<V, kFixedRadius> window_;
 };
 
-// That of shorter ones, and of uniform ones.
+// That of shorter ones, and of uniform ones. It hands variances on, not squares: few pixels don't average
+// out what squares are rounded by.
 template <class V>
 class ShortFilter {
  public:
   using T = typename V::Scalar;
   static constexpr bool kIsFixed = true;
   static constexpr bool kUnrollsMaps = false;
+  static constexpr bool kTakesVariances = true;
 
   ShortFilter() = default;
   explicit ShortFilter(const FilterTaps<T>& window) : window_(window) {}
@@ -273,34 +276,36 @@ class ShortFilter {
   template <class Body>
   FUSED_SSIM_INLINE void visit(Body body) const {
     const int size = window_.end - window_.begin;
-    if (window_.uniform) {
-      const V weight(T(1) / T(size));
+    if (size == 1) {
+      return body(SymmetricWindow<V, 0>(window_));
+    }
+    if (size == 3) {
+      return body(SymmetricWindow<V, 1>(window_));
+    }
+    if constexpr (kHasShortWindows) {
+      if (window_.uniform) {
+        const V weight(T(1) / T(size));
+        switch (size / 2) {
+          case 2:
+            return body(UniformWindow<V, 2>(weight));
+          case 3:
+            return body(UniformWindow<V, 3>(weight));
+          case 4:
+            return body(UniformWindow<V, 4>(weight));
+          default:
+            return body(UniformWindow<V, 5>(weight));
+        }
+      }
       switch (size / 2) {
         case 2:
-          return body(UniformWindow<V, 2>(weight));
+          return body(SymmetricWindow<V, 2>(window_));
         case 3:
-          return body(UniformWindow<V, 3>(weight));
+          return body(SymmetricWindow<V, 3>(window_));
         case 4:
-          return body(UniformWindow<V, 4>(weight));
-        case 5:
-          return body(UniformWindow<V, 5>(weight));
+          return body(SymmetricWindow<V, 4>(window_));
         default:
-          break;  // one and three taps have nothing to share
+          return body(SymmetricWindow<V, kFixedRadius>(window_));
       }
-    }
-    switch (size / 2) {
-      case 0:
-        return body(SymmetricWindow<V, 0>(window_));
-      case 1:
-        return body(SymmetricWindow<V, 1>(window_));
-      case 2:
-        return body(SymmetricWindow<V, 2>(window_));
-      case 3:
-        return body(SymmetricWindow<V, 3>(window_));
-      case 4:
-        return body(SymmetricWindow<V, 4>(window_));
-      default:
-        return body(SymmetricWindow<V, kFixedRadius>(window_));
     }
   }
 
@@ -315,6 +320,7 @@ class AnyFilter {
   using T = typename V::Scalar;
   static constexpr bool kIsFixed = false;
   static constexpr bool kUnrollsMaps = false;
+  static constexpr bool kTakesVariances = false;
 
   AnyFilter() = default;
   explicit AnyFilter(const FilterTaps<T>& window) : window_(window), largest_(window.begin) {

@@ -72,14 +72,13 @@ struct LevelInstance {
   }
 
  private:
-  template <class T, int kImages, bool kNormalized>
+  template <class T, int kImages, bool kMerged>
   struct Strip {
-    static constexpr bool kHasFixed = !kNormalized || sizeof(T) == sizeof(float);
-    static constexpr bool kHasShort =
-        kHasShortWindows && sizeof(T) == sizeof(float) && !kNormalized;
-    static constexpr bool kHasAny = !kNormalized || kImages == 2;
+    static constexpr bool kHasFixed = !kMerged || sizeof(T) == sizeof(float);
+    static constexpr bool kHasShort = sizeof(T) == sizeof(float) && !kMerged;
+    static constexpr bool kHasAny = !kMerged || kImages == 2;
     template <template <class> class Filter>
-    using Type = StripKernel<Arch, T, Filter, kImages, kNormalized>;
+    using Type = StripKernel<Arch, T, Filter, kImages, kMerged>;
   };
 
   template <class Visitor>
@@ -97,7 +96,7 @@ struct LevelInstance {
                                            Visitor visitor) {
     const bool wants_both = request.grad1.data != nullptr && request.grad2.data != nullptr;
     const int images = wants_both ? 2 : wants_gradient(request) ? 1 : 0;
-    if (!mask_is_normalized(problem)) {
+    if (!has_merged_variances(problem)) {
       visit_images<T, false>(images, visitor);
     } else if (sizeof(T) == sizeof(float) && window_kind(problem) == WindowKind::kFixed) {
       visit_images<float, true>(images, visitor);
@@ -106,15 +105,15 @@ struct LevelInstance {
     }
   }
 
-  template <class T, bool kNormalized, class Visitor>
+  template <class T, bool kMerged, class Visitor>
   static FUSED_SSIM_INLINE void visit_images(int images, Visitor visitor) {
     switch (images) {
       case 0:
-        return visitor(Strip<T, 0, kNormalized>());
+        return visitor(Strip<T, 0, kMerged>());
       case 1:
-        return visitor(Strip<T, 1, kNormalized>());
+        return visitor(Strip<T, 1, kMerged>());
       default:
-        return visitor(Strip<T, 2, kNormalized>());
+        return visitor(Strip<T, 2, kMerged>());
     }
   }
 

@@ -63,9 +63,15 @@ class Loader {
     }
   }
 
-  // The mask's numbers of `count` pixels of a row, as they count, in `scratch`.
+  // The mask's numbers of `count` pixels of a row, as they count, in `scratch`; ones without a mask.
   __attribute__((noinline)) const T* mask_row(const Plane& plane, int64_t row, int64_t column,
                                               int64_t count, T* scratch) const {
+    if (plane.data == nullptr) {
+      for (int64_t i = 0; i < count; ++i) {
+        scratch[i] = T(1);
+      }
+      return scratch;
+    }
     if (plane.dtype == FUSED_SSIM_UINT8) {
       const uint8_t* from = pixel<uint8_t>(plane, row, column);
       with_stride(plane.column_stride, [&](int64_t stride) __attribute__((always_inline)) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/merging.h"
 #include "core/taps.h"
 
 namespace fused_ssim::cpu {
@@ -17,19 +18,29 @@ WindowKind window_kind(const Window& window) {
                                                                     : WindowKind::kShort;
 }
 
+// In float64 and where variances are merged nothing is compiled for short windows alone.
+bool has_short(const Problem& problem, bool is_compiled) {
+  return is_compiled && !accumulates_in_double(problem) && !merges_variances(problem);
+}
+
 }  // namespace
 
 WindowKind window_kind(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = window_kind(problem.windows[axis]);
-  // In float64 and for windows that a mask weighs nothing is compiled for short windows alone.
-  const bool has_short =
-      kHasShortWindows && !accumulates_in_double(problem) && !mask_is_normalized(problem);
-  return kind == WindowKind::kShort && !has_short ? WindowKind::kAny : kind;
+  return kind == WindowKind::kShort && !has_short(problem, kHasShortWindows) ? WindowKind::kAny
+                                                                             : kind;
 }
 
 WindowKind window_kind(const Problem& problem) {
-  return std::max(window_kind(problem, kHeight), window_kind(problem, kWidth));
+  const WindowKind kind =
+      std::max(window_kind(problem.windows[kHeight]), window_kind(problem.windows[kWidth]));
+  const int longest = std::max(problem.windows[kHeight].size, problem.windows[kWidth].size);
+  return kind == WindowKind::kShort && !has_short(problem, longest <= kLongestShortWindow)
+             ? WindowKind::kAny
+             : kind;
 }
+
+bool has_merged_variances(const Problem& problem) { return merges_variances(problem); }
 
 int filter_radius(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = is_volume(problem) ? window_kind(problem, axis) : window_kind(problem);

@@ -43,12 +43,17 @@ WindowKind window_kind(const Problem& problem);
 // That of one axis, for the volume kernel, which has a filter for each.
 WindowKind window_kind(const Problem& problem, SpatialAxis axis);
 // Code for short windows alone is the same at many sizes. Builds with sanitizers do without, for their
-// compiler's time: all windows but those of 11 taps go through the loop of run-time length there.
+// compiler's time: but for those of 11 taps, and in images of up to 3, which are more exact so, all
+// windows go through the loop of run-time length there.
 #if defined(FUSED_SSIM_FEW_WINDOWS)
 inline constexpr bool kHasShortWindows = false;
+inline constexpr int kLongestShortWindow = 3;
 #else
 inline constexpr bool kHasShortWindows = true;
+inline constexpr int kLongestShortWindow = 2 * kFixedRadius + 1;
 #endif
+// merges_variances() (core/merging.h), out of line: levels must not have code that the baseline has.
+bool has_merged_variances(const Problem& problem);
 // The radius that the kernel works with along an axis: kFixedRadius, or the window's own; at most
 // the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).
 int filter_radius(const Problem& problem, SpatialAxis axis);

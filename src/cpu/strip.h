@@ -15,7 +15,8 @@
 // an 11-tap window. About 88 multiply-adds for the value and 154 with the gradient.
 //
 // Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
-// the mask is staged, too, and 2. and 3. filter what it weighs, and the mask as a fifth map.
+// the mask is staged, too, and 2. and 3. filter what it weighs, and the mask as a fifth map. Without a
+// mask problems whose variances are merged (core/merging.h) do the same with ones in its place.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@
 namespace fused_ssim::cpu {
 
 // Filter: FixedFilter, ShortFilter or AnyFilter. kImages: for how many gradients (0, 1: that of img1,
-// 2: both, of which any may be null). kNormalized: whether the windows are weighed by a mask.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+// 2: both, of which any may be null). kMerged: whether variances are merged (core/merging.h).
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 class StripKernel {
  public:
   using V = Vec<T, Arch::kVectorBytes>;
@@ -66,10 +67,12 @@ class StripKernel {
   using Rows = Segments<Arch, T>;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kBlock = 8;    // columns of vectors filtered at a time
-  static constexpr int kMoments = 4;  // s, d, s^2, d^2; under a mask variances, not squares
+  static constexpr int kMoments = 4;  // of s and d the means, and the means or variances of squares
   // What is staged, and what is filtered as moments: where windows are weighed, the mask comes last.
-  static constexpr int kStaged = kNormalized ? 3 : 2;
-  static constexpr int kFiltered = kNormalized ? kMoments + 1 : kMoments;
+  static constexpr int kStaged = kMerged ? 3 : 2;
+  static constexpr int kFiltered = kMerged ? kMoments + 1 : kMoments;
+  // Whether moments are means and variances, not squares.
+  static constexpr bool kVariances = kMerged || Filter<V>::kTakesVariances;
   static constexpr int kPartialMaps = partial_maps(kImages);
   using DoubleLanes = typename Vec<double, kLanes * 8>::Native;
 
@@ -102,6 +105,11 @@ class StripKernel {
   const T* mask_row(int64_t row, int64_t column, int64_t count) const {
     return loader_.mask_row(mask_, row, column, count, mask_scratch_);
   }
+  // What windows weigh pixels by where their variances are merged: the mask, or ones.
+  const T* window_mask_row(int64_t row, int64_t column, int64_t count) const {
+    return loader_.mask_row(mask_is_normalized(problem_) ? mask_ : Plane{}, row, column, count,
+                            mask_scratch_);
+  }
   // The columns in [begin, end) that have a value.
   struct Columns {
     int64_t begin;
@@ -112,7 +120,7 @@ class StripKernel {
   void carry_chunk(int64_t chunk);
   template <int kCount>
   FUSED_SSIM_INLINE void filter_block(int64_t chunk, int64_t j) {
-    if constexpr (kNormalized) {
+    if constexpr (kMerged) {
       filter_masked_block<kCount>(chunk, j);
     } else {
       filter_plain_block<kCount>(chunk, j);
@@ -141,6 +149,13 @@ class StripKernel {
   // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
+  // Of what differs from a number: the means of it and of its square.
+  static FUSED_SSIM_INLINE V variance_of(V mean, V square) {
+    return clamp_to_nonnegative(multiply_add(-mean, mean, square));
+  }
+  template <class Window>
+  FUSED_SSIM_INLINE void merge_column(const Window& window, V* carry, const V* fresh,
+                                      Moments8& moments) const;
   template <class Window>
   FUSED_SSIM_INLINE void merge_masked_column(const Window& window, V* carry, const V* fresh,
                                              Moments8& moments);
@@ -217,9 +232,9 @@ class StripKernel {
   T shift_d_ = 0;
 };
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::lay_out(int64_t strip_columns,
-                                                                 unsigned char* workspace) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::lay_out(int64_t strip_columns,
+                                                             unsigned char* workspace) {
   WorkspaceLayout layout(workspace);
   segment_capacity_ = Rows::length(strip_columns + 2 * halo(), radius_x());
   ring_chunks_ = (2 * radius_y() + kChunkRows - 1) / kChunkRows + 1;
@@ -235,7 +250,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::lay_out(int64_t strip_c
   partial_carry_ = layout.take<V>(segment_capacity_ * kPartialMaps * carried());
   partial_rows_ = layout.take<V>(kChunkRows * kPartialMaps * pitch());
   column_ = layout.take<V>(carried() + kChunkRows);
-  seen_reciprocals_ = layout.take<V>(kNormalized ? kChunkRows : 0);
+  seen_reciprocals_ = layout.take<V>(kMerged ? kChunkRows : 0);
   gradient_rows_ = layout.take<V>(kImages * segment_capacity_);
   map_rows_ = layout.take<V>(request_.map != nullptr ? kChunkRows * segment_capacity_ : 0);
   map_gradient_rows_ =
@@ -247,12 +262,12 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::lay_out(int64_t strip_c
   natural_b_ = layout.take<T>(kLanes * segment_capacity_);
   scratch_a_ = layout.take<T>(kLanes * segment_capacity_);
   scratch_b_ = layout.take<T>(kLanes * segment_capacity_);
-  mask_scratch_ = layout.take<T>(has_mask(problem_) ? kLanes * segment_capacity_ : 0);
+  mask_scratch_ = layout.take<T>(has_mask(problem_) || kMerged ? kLanes * segment_capacity_ : 0);
   workspace_bytes_ = layout.bytes();
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::run(const Task& task) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::run(const Task& task) {
   begin_strip(task);
   // Chunks to run before the first owned one, so that its rows find their predecessors carried.
   const int64_t reach = kImages > 0 ? 4 * radius_y() : 2 * radius_y();
@@ -290,8 +305,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::run(const Task& task) {
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_strip(const Task& task) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::begin_strip(const Task& task) {
   const int64_t channels = problem_.sizes[FUSED_SSIM_AXIS_CHANNEL];
   const int64_t batch = task.plane / channels;
   const int64_t channel = task.plane % channels;
@@ -322,8 +337,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::begin_strip(const Task&
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::choose_shift() {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::choose_shift() {
   constexpr int kAxisSamples = 6;
   static_assert(kAxisSamples * kAxisSamples <= ShiftSamples<T>::kMost, "");
   ShiftSamples<T> samples;
@@ -332,7 +347,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::choose_shift() {
     const int64_t row = (2 * i + 1) * height_ / (2 * kAxisSamples);
     for (int k = 0; k < kAxisSamples; ++k) {
       const int64_t column = task_.column_begin + (2 * k + 1) * columns / (2 * kAxisSamples);
-      if (!kNormalized || *mask_row(row, column, 1) > T(0)) {
+      if (!kMerged || *window_mask_row(row, column, 1) > T(0)) {
         samples.add(*loader_.row(img1_, row, column, 1, scratch_a_),
                     *loader_.row(img2_, row, column, 1, scratch_b_));
       }
@@ -342,16 +357,15 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::choose_shift() {
   shift_d_ = samples.shift_d();
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-typename StripKernel<Arch, T, Filter, kImages, kNormalized>::Columns
-StripKernel<Arch, T, Filter, kImages, kNormalized>::value_columns(int64_t begin,
-                                                                  int64_t end) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+typename StripKernel<Arch, T, Filter, kImages, kMerged>::Columns
+StripKernel<Arch, T, Filter, kImages, kMerged>::value_columns(int64_t begin, int64_t end) const {
   const int64_t limit = width_ - crop_x_;
   return {begin < crop_x_ ? crop_x_ : begin, end > limit ? limit : end};
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::build_masks() {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::build_masks() {
   const Columns valued = value_columns(data_begin_, data_end_);
   for (int64_t j = 0; j < segment_; ++j) {
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -367,9 +381,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::build_masks() {
 // ---- 2. to 4. filter, evaluate, filter the partials along y -------------------------------------
 
 // The pixels of a column of vectors: their values and, unfiltered, their partial derivatives.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kStatistic, bool kMasked>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_pixels(
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_pixels(
     int64_t j, const Moments8& moments, const ValueRows& rows, Partials8& partials,
     DoubleLanes* sum) const {
   const V shift_s(shift_s_);
@@ -389,14 +403,14 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evalu
       continue;
     }
     const Moments<V> m = {moments[0][row], moments[1][row], moments[2][row], moments[3][row]};
-    const SsimTerms<V> terms = kNormalized ? ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d,
-                                                        m.mean_s2, m.mean_d2, doubled)
-                                           : ssim_terms(m, shift_s, shift_d, doubled);
+    const SsimTerms<V> terms = kVariances ? ssim_terms(m.mean_s + shift_s, m.mean_d + shift_d,
+                                                       m.mean_s2, m.mean_d2, doubled)
+                                          : ssim_terms(m, shift_s, shift_d, doubled);
     PixelStatistic<kImages, V> pixel =
         pixel_statistic<kStatistic, kImages>(m, terms, doubled, problem_.statistic);
     if constexpr (kMasked) {
       const V mask = mask_rows_[row * segment_ + j];
-      const V seen = kNormalized ? seen_reciprocals_[row] : V(T(1));
+      const V seen = kMerged ? seen_reciprocals_[row] : V(T(1));
       mask_pixel(mask * seen, seen * (weighted ? map_gradient_rows_[row * segment_ + j] : mask),
                  &pixel);
       column_sum = column_sum + keep(mask * (pixel.value() - base), owned);
@@ -418,16 +432,18 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::evalu
 }
 
 // V, value, partials, V of one column of vectors.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t j, const V* tile,
-                                                                         const ValueRows& rows,
-                                                                         DoubleLanes* sum) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_column(int64_t j, const V* tile,
+                                                                     const ValueRows& rows,
+                                                                     DoubleLanes* sum) {
   const Filter<V> filter = filter_y_;
   V* carry = carry_ + j * kFiltered * carried();
   Moments8 moments;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
-    if constexpr (kNormalized) {
+    if constexpr (kMerged) {
       merge_masked_column(window, carry, tile, moments);
+    } else if constexpr (kVariances) {
+      merge_column(window, carry, tile, moments);
     } else {
       for_each_map<Filter<V>, kMoments>([&](int map) __attribute__((always_inline)) {
         filter_column<true>(window, carry + map * carried(), tile + map * kChunkRows, moments[map]);
@@ -435,9 +451,11 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
     }
   });
   Partials8 partials;
-  if (kNormalized || has_mask(problem_)) {
+  if (has_mask(problem_)) {
     evaluate_apart<kAnyStatistic, true>(j, moments, rows, partials, sum);
-  } else if constexpr (!kNormalized) {
+  } else if constexpr (kMerged) {
+    evaluate_apart<kAnyStatistic, false>(j, moments, rows, partials, sum);
+  } else {
     switch (problem_.statistic) {
       case FUSED_SSIM_STATISTIC_CONTRAST:
         evaluate_apart<FUSED_SSIM_STATISTIC_CONTRAST, false>(j, moments, rows, partials, sum);
@@ -464,9 +482,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_column(int64_t
   });
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-typename StripKernel<Arch, T, Filter, kImages, kNormalized>::ValueRows
-StripKernel<Arch, T, Filter, kImages, kNormalized>::value_rows(int64_t chunk) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+typename StripKernel<Arch, T, Filter, kImages, kMerged>::ValueRows
+StripKernel<Arch, T, Filter, kImages, kMerged>::value_rows(int64_t chunk) const {
   const auto clamp = [](int64_t row) {
     return static_cast<int>(row < 0 ? 0 : row > kChunkRows ? kChunkRows : row);
   };
@@ -474,9 +492,9 @@ StripKernel<Arch, T, Filter, kImages, kNormalized>::value_rows(int64_t chunk) co
   return {first_row, clamp(crop_y_ - first_row), clamp(height_ - crop_y_ - first_row)};
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_chunk(int64_t chunk,
-                                                                        ChunkSums* sums) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::evaluate_chunk(int64_t chunk,
+                                                                    ChunkSums* sums) {
   const ValueRows rows = value_rows(chunk);
   if (kImages == 0 && rows.begin >= rows.end && chunk >= 0) {
     return;  // past the last value, and no partial to let go through
@@ -506,8 +524,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::evaluate_chunk(int64_t 
 }
 
 // A warm-up chunk whose values nobody needs: only its rows are carried on.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::carry_chunk(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::carry_chunk(int64_t chunk) {
   const auto carry_column = [&](int64_t j, const V* tile) {
     for (int map = 0; map < kFiltered; ++map) {
       carry_rows(carry_ + (j * kFiltered + map) * carried(), tile + map * kChunkRows);

@@ -6,9 +6,9 @@
 namespace fused_ssim::cpu {
 
 // Filters one column along y: the carried rows, then 8 fresh ones; carries the last rows on.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <bool kAreMoments, class Window>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_column(
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_column(
     const Window& window, V* carry, const V* fresh, V (&out)[kChunkRows]) const {
   constexpr bool kIsFixed = Filter<V>::kIsFixed;
   constexpr int kGroup = kAreMoments ? Window::kGroup : kChunkRows;
@@ -53,15 +53,54 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::filte
   }
 }
 
+// The moments of one column, whose rows have means and variances along x: around a number near the
+// means, as along x.
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+template <class Window>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::merge_column(
+    const Window& window, V* carry, const V* fresh, Moments8& moments) const {
+  constexpr int kGroup = Window::kGroup;
+  for (int image = 0; image < 2; ++image) {
+    const auto load = [&](int map, int k) __attribute__((always_inline)) {
+      return column_at(carry + map * carried(), fresh + map * kChunkRows, k);
+    };
+    const auto mean = [&](int k) __attribute__((always_inline)) { return load(image, k); };
+    unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
+      constexpr int kFirst = decltype(group)::value * kGroup;
+      const V reference = window.template reference<kGroup>(
+          [&](int k) __attribute__((always_inline)) { return mean(kFirst + k); });
+      V means[kGroup];
+      V squares[kGroup];
+      window.template apply<kGroup>(
+          [&](int k) __attribute__((always_inline)) { return mean(kFirst + k) - reference; },
+          means);
+      window.template apply<kGroup>(
+          [&](int k) __attribute__((always_inline)) {
+            const V difference = mean(kFirst + k) - reference;
+            return multiply_add(difference, difference, load(2 + image, kFirst + k));
+          },
+          squares);
+      unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+        constexpr int kI = decltype(i)::value;
+        moments[image][kFirst + kI] = means[kI] + reference;
+        moments[2 + image][kFirst + kI] = variance_of(means[kI], squares[kI]);
+      });
+    });
+  }
+  for (int map = 0; map < kMoments; ++map) {
+    carry_rows(carry + map * carried(), fresh + map * kChunkRows);
+  }
+}
+
 // The mean of what a group sees in its middle or, where nothing is seen there, of all that it sees
 // together. The middle is inside the image, and the rest may not be: what lies outside is far from what
 // lies inside, and seen.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kGroup, class Window, class LoadMask, class Load>
-FUSED_SSIM_INLINE typename StripKernel<Arch, T, Filter, kImages, kNormalized>::V
-StripKernel<Arch, T, Filter, kImages, kNormalized>::masked_reference(const Window& window,
-                                                                     const LoadMask& mask,
-                                                                     const Load& load) {
+FUSED_SSIM_INLINE typename StripKernel<Arch, T, Filter, kImages, kMerged>::V
+StripKernel<Arch, T, Filter, kImages, kMerged>::masked_reference(const Window& window,
+                                                                 const LoadMask& mask,
+                                                                 const Load& load) {
   const auto product = [&](int k) __attribute__((always_inline)) { return mask(k) * load(k); };
   const V near = window.template middle<kGroup>(mask);
   const V seen = select_positive(near, near, window.template shared<kGroup>(mask));
@@ -71,8 +110,8 @@ StripKernel<Arch, T, Filter, kImages, kNormalized>::masked_reference(const Windo
 }
 
 // The last rows of a column, for the next chunk.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::carry_rows(
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::carry_rows(
     V* carry, const V* fresh) const {
   for (int k = 0; k < carried(); ++k) {
     const int from = k + kChunkRows;
@@ -81,10 +120,9 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::carry
 }
 
 // H: the four moments of kCount columns from j on, for the chunk's 8 rows, into the tile.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_plain_block(int64_t chunk,
-                                                                            int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_plain_block(int64_t chunk, int64_t j) {
   const Filter<V> filter = filter_x_;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     constexpr int kShared = std::decay_t<decltype(window)>::kGroup;
@@ -99,21 +137,24 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_plain_block(int6
               [&](int k) __attribute__((always_inline)) { return from[k]; });
           const V reference2 = reference * reference;
           V* to = tile_ + (kFirst * kMoments + image) * kChunkRows + row;
-          V out[kGroup];
+          V means[kGroup];
           window.template apply<kGroup>(
-              [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, out);
+              [&](int k) __attribute__((always_inline)) { return from[k] - reference; }, means);
           unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference;
+            to[decltype(i)::value * kMoments * kChunkRows] = means[decltype(i)::value] + reference;
           });
+          V squares[kGroup];
           window.template apply<kGroup>(
               [&](int k) __attribute__((always_inline)) {
-                const V value = from[k];
-                return multiply_add(value, value, -reference2);
+                const V value = kVariances ? from[k] - reference : from[k];
+                return kVariances ? value * value : multiply_add(value, value, -reference2);
               },
-              out);
+              squares);
           to += 2 * kChunkRows;
           unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
-            to[decltype(i)::value * kMoments * kChunkRows] = out[decltype(i)::value] + reference2;
+            constexpr int kI = decltype(i)::value;
+            to[kI * kMoments * kChunkRows] =
+                kVariances ? variance_of(means[kI], squares[kI]) : squares[kI] + reference2;
           });
         });
       }
@@ -123,10 +164,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_plain_block(int6
 
 // The same under a mask: E[m], and means and variances of what a window sees of its row, which may be
 // too few pixels to average out what squares far from zero are rounded by.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int64_t chunk,
-                                                                             int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::filter_masked_block(int64_t chunk, int64_t j) {
   const Filter<V> filter = filter_x_;
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
     constexpr int kShared = std::decay_t<decltype(window)>::kGroup;
@@ -170,9 +210,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::filter_masked_block(int
 // themselves, around a number near the inputs: `by_seen` is 1 / E[m]. Where that number is far from a
 // window's mean, beside what the window's pixels differ by, squares are summed up once more around
 // the means: a speck or the border may have made the number.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kGroup, class Window, class LoadMask, class LoadMean, class LoadVariance>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge_masked(
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::merge_masked(
     const Window& window, const LoadMask& mask, const LoadMean& mean, const LoadVariance& variance,
     const V* by_seen, V* means, V* variances) const {
   const auto square = [&](int k, V from) __attribute__((always_inline)) {
@@ -207,9 +247,9 @@ FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge
 }
 
 // The moments of one column under a mask: E[m] of its rows weighs the means and variances along x.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <class Window>
-FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kNormalized>::merge_masked_column(
+FUSED_SSIM_INLINE void StripKernel<Arch, T, Filter, kImages, kMerged>::merge_masked_column(
     const Window& window, V* carry, const V* fresh, Moments8& moments) {
   constexpr int kGroup = Window::kGroup;
   const auto load = [&](int map, int k) __attribute__((always_inline)) {

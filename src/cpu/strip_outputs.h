@@ -6,8 +6,8 @@
 
 namespace fused_ssim::cpu {
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_map(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::store_map(int64_t chunk) {
   const ValueRows rows = value_rows(chunk);
   const Columns columns = value_columns(task_.column_begin, task_.column_end);
   const int64_t map_width = map_size(problem_, kWidth);
@@ -21,10 +21,10 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_map(int64_t chunk
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
 template <int kCount>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::combine_block(const V* partial_row,
-                                                                       const V* s_row, int64_t j) {
+void StripKernel<Arch, T, Filter, kImages, kMerged>::combine_block(const V* partial_row,
+                                                                   const V* s_row, int64_t j) {
   const Filter<V> filter = filter_x_.adjoint();
   V filtered[kPartialMaps > 0 ? kPartialMaps : 1][kCount];
   filter.visit([&](const auto& window) __attribute__((always_inline)) {
@@ -45,7 +45,7 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::combine_block(const V* 
     const V by_d = staged[pitch()] * filtered[2][kI];
     const V by_s = staged[0] * filtered[1][kI];
     const auto store = [&](int image, V gradient) __attribute__((always_inline)) {
-      if constexpr (kNormalized) {
+      if constexpr (kMerged) {
         const V mask = staged[2 * pitch()];
         gradient = select_positive(mask, mask * gradient, V(T(0)));
       }
@@ -58,8 +58,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::combine_block(const V* 
   });
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::finish_gradient(int64_t chunk) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::finish_gradient(int64_t chunk) {
   for (int i = 0; i < kChunkRows; ++i) {
     const int64_t row = chunk * kChunkRows + i;
     if (row >= height_) {
@@ -90,11 +90,11 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::finish_gradient(int64_t
 }
 
 // `sign`: that of the derivative of x - y by the image.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::store_gradient_row(int64_t row,
-                                                                            const V* gradient,
-                                                                            const Plane& plane,
-                                                                            T sign) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::store_gradient_row(int64_t row,
+                                                                        const V* gradient,
+                                                                        const Plane& plane,
+                                                                        T sign) {
   if (plane.data == nullptr) {
     return;
   }

@@ -5,9 +5,8 @@
 
 namespace fused_ssim::cpu {
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_chunk(int64_t chunk,
-                                                                     ChunkSums* sums) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_chunk(int64_t chunk, ChunkSums* sums) {
   V* rows = ring_chunk(chunk);
   const int64_t first_row = chunk * kChunkRows + 2 * radius_y();
   for (int i = 0; i < kChunkRows; ++i) {
@@ -16,9 +15,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_chunk(int64_t chu
 }
 
 // s, d and, where windows are weighed, the mask. Beyond the image pixels are 0, and seen.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, V* staged,
-                                                                   ChunkSums* sums) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_row(int64_t row, V* staged,
+                                                               ChunkSums* sums) {
   const V outside[] = {V(-shift_s_), V(-shift_d_), V(T(1))};
   if (row < 0 || row >= height_) {
     for (int part = 0; part < kStaged; ++part) {
@@ -31,8 +30,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, 
   const int64_t columns = data_end_ - data_begin_;
   const T* x = loader_.row(img1_, row, data_begin_, columns, scratch_a_);
   const T* y = loader_.row(img2_, row, data_begin_, columns, scratch_b_);
-  if constexpr (kNormalized) {
-    stage_masked_pixels(x, y, mask_row(row, data_begin_, columns), columns);
+  if constexpr (kMerged) {
+    stage_masked_pixels(x, y, window_mask_row(row, data_begin_, columns), columns);
   } else {
     stage_pixels(x, y, columns);
   }
@@ -47,9 +46,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_row(int64_t row, 
   }
 }
 
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_pixels(const T* x, const T* y,
-                                                                      int64_t columns) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_pixels(const T* x, const T* y,
+                                                                  int64_t columns) {
   const V shift_s(shift_s_);
   const V shift_d(shift_d_);
   int64_t c = 0;
@@ -70,10 +69,10 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_pixels(const T* x
 }
 
 // A masked pixel is 0, whatever stands there.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_masked_pixels(const T* x, const T* y,
-                                                                             const T* mask,
-                                                                             int64_t columns) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_masked_pixels(const T* x, const T* y,
+                                                                         const T* mask,
+                                                                         int64_t columns) {
   for (int64_t c = 0; c < columns; ++c) {
     natural_a_[c] = select_positive(mask[c], (x[c] + y[c]) - shift_s_, T(0));
     natural_b_[c] = select_positive(mask[c], (x[c] - y[c]) - shift_d_, T(0));
@@ -86,10 +85,10 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_masked_pixels(con
 }
 
 // |x - y| and (x - y)^2 of a row's pixels, where they are asked for.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t row, const T* x,
-                                                                         const T* y,
-                                                                         ChunkSums* sums) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::add_differences(int64_t row, const T* x,
+                                                                     const T* y,
+                                                                     ChunkSums* sums) const {
   const bool wants_squares = request_.l2_weight != 0.0 || request_.mse != nullptr;
   if (request_.l1_weight == 0.0 && !wants_squares) {
     return;
@@ -107,9 +106,8 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::add_differences(int64_t
 
 // Asks for the block's share of the rows that `chunk` will stage: the arithmetic of a chunk covers
 // the wait.
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t chunk,
-                                                                       int64_t j) const {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::prefetch_rows(int64_t chunk, int64_t j) const {
   constexpr int64_t kRows = 2 * kChunkRows;  // of both images
   const int64_t blocks = segment_ / kBlock;
   const int64_t block = j / kBlock;
@@ -122,9 +120,9 @@ void StripKernel<Arch, T, Filter, kImages, kNormalized>::prefetch_rows(int64_t c
 }
 
 // The weights of the chunk's pixels, zero where there is no value: the mask, or d(loss)/d(map).
-template <class Arch, class T, template <class> class Filter, int kImages, bool kNormalized>
-void StripKernel<Arch, T, Filter, kImages, kNormalized>::stage_value_rows(const ValueRows& rows,
-                                                                          bool of_mask, V* to) {
+template <class Arch, class T, template <class> class Filter, int kImages, bool kMerged>
+void StripKernel<Arch, T, Filter, kImages, kMerged>::stage_value_rows(const ValueRows& rows,
+                                                                      bool of_mask, V* to) {
   const Columns columns = value_columns(data_begin_, data_end_);
   for (int i = rows.begin; i < rows.end; ++i) {
     for (int64_t c = 0; c < kLanes * segment_; ++c) {

@@ -18,7 +18,8 @@
 // Masks (core/pointwise.h). "weighted" adds a row of the mask for each row of values. In "normalized"
 // m is staged, too, nothing is shifted, and five maps take the place of the four moments: what windows
 // see of m, the means of s and d under it, and the sums of m (s - mean)^2 and m (d - mean)^2, around the
-// means of each window. Along each axis merge_steps() makes those of longer windows of them.
+// means of each window. Along each axis merge_steps() makes those of longer windows of them. Without a
+// mask problems whose variances are merged (core/merging.h) do the same with ones in its place.
 //
 // Traffic per voxel (float32): 8 B read, 4 B written for each gradient or map. The rest is meant
 // for the L2 and L3 caches, some 500 B for each column of a tile: 2 (2r + 8) floats of staged
@@ -182,6 +183,12 @@ class VolumeKernel {
     return loader_.mask_row(plane_of(problem_.mask, batch_, channel_, z), row, column, count,
                             mask_scratch_);
   }
+  // What windows weigh pixels by where their variances are merged: the mask, or ones.
+  const T* window_mask_row(int64_t z, int64_t row, int64_t column, int64_t count) const {
+    return loader_.mask_row(
+        mask_is_normalized(problem_) ? plane_of(problem_.mask, batch_, channel_, z) : Plane{}, row,
+        column, count, mask_scratch_);
+  }
 
   // Places in the workspace.
   const V** inputs(int map) const { return inputs_ + map * inputs_per_map_; }
@@ -211,7 +218,7 @@ class VolumeKernel {
   const Loader<Arch, T> loader_;
   const int images_;  // of which a gradient is wanted
   const int maps_;    // of partial derivatives
-  const bool normalized_;
+  const bool merged_;
   const int moments_per_row_;
   int radius_[kSpatialAxes];
   AxisFilter<V> filter_[kSpatialAxes];
@@ -269,8 +276,8 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
       loader_(T(pixel_unit(problem) == 1.0 ? problem.uint8_divisor : 1)),
       images_((request.grad1.data != nullptr) + (request.grad2.data != nullptr)),
       maps_(partial_maps(images_)),
-      normalized_(mask_is_normalized(problem)),
-      moments_per_row_(normalized_ ? kMaskedMaps : kMoments) {
+      merged_(has_merged_variances(problem)),
+      moments_per_row_(merged_ ? kMaskedMaps : kMoments) {
   WorkspaceLayout layout(workspace);
   int widest = 0;
   for (int axis = 0; axis < kSpatialAxes; ++axis) {
@@ -292,21 +299,21 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
   const int64_t value_rows = at_most(kHeight, tile_rows + (images_ > 0 ? 2 * radius_y : 0));
   const int64_t staged_rows = at_most(kHeight, value_rows + 2 * radius_y);
   ring_slices_ = at_most(kDepth, 2 * radius_[kDepth] + kChunkRows);
-  ring_row_ = in_cache_lines((normalized_ ? 3 : 2) * segment_);
+  ring_row_ = in_cache_lines((merged_ ? 3 : 2) * segment_);
   ring_slice_ = in_cache_lines(staged_rows * ring_row_);
   moment_row_ = in_cache_lines(moments_per_row_ * segment_);
   moment_slice_ = in_cache_lines(staged_rows * moment_row_);
   partial_row_ = in_cache_lines(maps_ * segment_);
   partial_slice_ = in_cache_lines(at_most(kHeight, tile_rows) * partial_row_);
   inputs_per_map_ = 2 * widest + kChunkRows;
-  inputs_ = layout.take<const V*>((normalized_ ? kMaskedMaps : 1) * inputs_per_map_);
+  inputs_ = layout.take<const V*>((merged_ ? kMaskedMaps : 1) * inputs_per_map_);
   ring_ = layout.take<V>(ring_slices_ * ring_slice_);
   moments_ = layout.take<V>(at_most(kDepth, kChunkRows) * moment_slice_);
   partials_ = layout.take<V>(images_ > 0 ? value_rows * partial_row_ : 0);
   partial_ring_ = layout.take<V>(images_ > 0 ? ring_slices_ * partial_slice_ : 0);
-  eight_rows_ = layout.take<V>((normalized_ ? kMaskedMaps : kMaxPartials) * kChunkRows * segment_);
-  lines_ = layout.take<V>((normalized_ ? kMaskedMaps : 2) * kChunkRows *
-                          (segment_ + 2 * radius_[kWidth]));
+  eight_rows_ = layout.take<V>((merged_ ? kMaskedMaps : kMaxPartials) * kChunkRows * segment_);
+  lines_ =
+      layout.take<V>((merged_ ? kMaskedMaps : 2) * kChunkRows * (segment_ + 2 * radius_[kWidth]));
   outside_ = layout.take<V>((moments_per_row_ + 1) * segment_);
   gradient_rows_ = layout.take<V>(images_ * segment_);
   map_rows_ = layout.take<V>(request.map != nullptr ? kChunkRows * segment_ : 0);
@@ -318,7 +325,7 @@ VolumeKernel<Arch, T>::VolumeKernel(const Problem& problem, const Request& reque
   scratch_a_ = layout.take<T>(kLanes * segment_);
   scratch_b_ = layout.take<T>(kLanes * segment_);
   weights_ = layout.take<T>(kLanes * segment_);
-  mask_scratch_ = layout.take<T>(has_mask(problem) ? kLanes * segment_ : 0);
+  mask_scratch_ = layout.take<T>(has_mask(problem) || merged_ ? kLanes * segment_ : 0);
   workspace_bytes_ = layout.bytes();
 }
 
@@ -353,7 +360,7 @@ void VolumeKernel<Arch, T>::run(const Task& task) {
       slices = slices.within({first_needed, slices.end});
     }
     if (slices.size() > 0) {
-      normalized_ ? filter_masked_moments(chunk, slices) : filter_moments(chunk, slices);
+      merged_ ? filter_masked_moments(chunk, slices) : filter_moments(chunk, slices);
       for (int64_t z = slices.begin; z < slices.end; ++z) {
         evaluate_slice(chunk, z, moments_ + (z - slices.begin) * moment_slice_, owned);
         if (images_ > 0) {
@@ -388,7 +395,7 @@ void VolumeKernel<Arch, T>::begin_tile(const Task& task) {
   const T masked[kMaskedMaps + 1] = {T(1)};  // pixels beyond the image are 0, and seen
   for (int map = 0; map <= moments_per_row_; ++map) {
     for (int64_t j = 0; j < segment_; ++j) {
-      outside_[map * segment_ + j] = V(normalized_ ? masked[map] : moments[map]);
+      outside_[map * segment_ + j] = V(merged_ ? masked[map] : moments[map]);
     }
   }
   for (int64_t j = 0; j < segment_; ++j) {
@@ -406,7 +413,7 @@ void VolumeKernel<Arch, T>::evaluate_slice(int64_t chunk, int64_t z, const V* mo
   const int64_t radius = radius_[kHeight];
   for (int64_t first = group_of(value_rows_.begin); first < value_rows_.end; first += kChunkRows) {
     for (int map = 0; map < moments_per_row_; ++map) {
-      const V** rows = inputs(normalized_ ? map : 0);
+      const V** rows = inputs(merged_ ? map : 0);
       for (int k = 0; k < kChunkRows + 2 * radius; ++k) {
         // Rows of the image that are not staged are seen by no row that is evaluated.
         const int64_t row = first - radius + k;
@@ -414,11 +421,11 @@ void VolumeKernel<Arch, T>::evaluate_slice(int64_t chunk, int64_t z, const V* mo
                       ? moments + (row - staged_rows_.begin) * moment_row_ + map * segment_
                       : outside(map);
       }
-      if (!normalized_) {
+      if (!merged_) {
         filter_across<Form::kCentred>(filter_[kHeight], eight_rows(map), segment_);
       }
     }
-    if (normalized_) {
+    if (merged_) {
       merge_inputs<kMaskedMaps>(filter_[kHeight], 1, eight_rows(0), kChunkRows * segment_,
                                 segment_);
     }
@@ -431,6 +438,8 @@ void VolumeKernel<Arch, T>::evaluate_slice(int64_t chunk, int64_t z, const V* mo
     if (has_mask(problem_)) {
       stage_value_rows(z, rows, /*of_mask=*/true, mask_rows_);
       evaluate_rows<kAnyStatistic, true>(first, rows, sums);
+    } else if (merged_) {
+      evaluate_rows<kAnyStatistic, false>(first, rows, sums);
     } else {
       switch (problem_.statistic) {
         case FUSED_SSIM_STATISTIC_CONTRAST:
@@ -485,7 +494,7 @@ void VolumeKernel<Arch, T>::evaluate_pixels(int64_t first_row, Range rows, Chunk
       const V* moments = eight_rows_ + at;
       PixelStatistic<kImages, V> pixel;
       V seen(T(1));
-      if (kMasked && normalized_) {
+      if (kStatistic == kAnyStatistic && merged_) {
         seen = reciprocal_of_seen(moments[0]);
         const V mean_s = moments[stride];
         const V mean_d = moments[2 * stride];

@@ -89,6 +89,7 @@ FUSED_SSIM_INLINE void VolumeKernel<Arch, T>::merge_steps(const Window& shared, 
                                                           V* out, int64_t map_stride,
                                                           int64_t out_stride) const {
   const Window window = shared;
+  constexpr int kGroup = Window::kGroup;
   const int64_t segment = segment_;
   for (int64_t begin = 0; begin < segment; begin += step) {
     const int64_t j = begin + step <= segment ? begin : segment - step;
@@ -102,10 +103,23 @@ FUSED_SSIM_INLINE void VolumeKernel<Arch, T>::merge_steps(const Window& shared, 
     }
     for (int image = 1; image < kMaskedImages; ++image) {
       V means[kChunkRows];
-      window.template apply<kChunkRows>(
-          [&](int k) __attribute__((always_inline)) { return load(0, k) * load(image, k); }, means);
+      unroll<0, kChunkRows / kGroup>([&](auto group) __attribute__((always_inline)) {
+        constexpr int kFirst = decltype(group)::value * kGroup;
+        const V reference = window.template reference<kGroup>(
+            [&](int k) __attribute__((always_inline)) { return load(image, kFirst + k); });
+        V sums[kGroup];
+        window.template apply<kGroup>(
+            [&](int k) __attribute__((always_inline)) {
+              return load(0, kFirst + k) * (load(image, kFirst + k) - reference);
+            },
+            sums);
+        unroll<0, kGroup>([&](auto i) __attribute__((always_inline)) {
+          constexpr int kI = kFirst + decltype(i)::value;
+          means[kI] = multiply_add(reciprocal_of_seen(seen[kI]), sums[kI - kFirst], reference);
+        });
+      });
       for (int i = 0; i < kChunkRows; ++i) {
-        const V mean = reciprocal_of_seen(seen[i]) * means[i];
+        const V mean = means[i];
         V squares[1];
         window.template apply<1>(
             [&](int k) __attribute__((always_inline)) {

@@ -48,7 +48,7 @@ void VolumeKernel<Arch, T>::finish_gradient(int64_t chunk) {
           }
         }
       };
-      if (normalized_) {
+      if (merged_) {
         combine([](V number, T shift) __attribute__((always_inline)) { return number - V(shift); });
         const V* mask = staged(z, row, 2);
         for (int64_t j = 0; j < images_ * segment_; ++j) {

@@ -22,7 +22,7 @@ void VolumeKernel<Arch, T>::choose_shift() {
     for (int k = 0; k < kSamples[kHeight] * kSamples[kWidth]; ++k) {
       const int64_t row = place(kHeight, k / kSamples[kWidth]);
       const int64_t column = place(kWidth, k % kSamples[kWidth]);
-      if (!normalized_ || *mask_row(z, row, column, 1) > T(0)) {
+      if (!merged_ || *window_mask_row(z, row, column, 1) > T(0)) {
         samples.add(*loader_.row(x, row, column, 1, scratch_a_),
                     *loader_.row(y, row, column, 1, scratch_b_));
       }
@@ -70,19 +70,16 @@ void VolumeKernel<Arch, T>::stage_row(int64_t z, int64_t row, ChunkSums* sums) {
     }
     Rows::from_natural(natural_, segment_, staged(z, row, image));
   };
-  const T* mask = nullptr;
-  if (normalized_ || (has_mask(problem_) && sums != nullptr)) {
-    mask = mask_row(z, row, 0, columns);
-  }
-  if (normalized_) {
+  if (merged_) {
+    window_mask_row(z, row, 0, columns);
     stage_masked(x, y, z, row);
   } else {
     stage(0, shift_s_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
     stage(1, shift_d_, [](auto a, auto b) __attribute__((always_inline)) { return a - b; });
   }
   if (sums != nullptr) {
-    const T* numbers = mask != nullptr ? mask + own.begin : nullptr;
-    Differences<Arch, T>::add_sums(x + own.begin, y + own.begin, numbers, own.size(),
+    const T* mask = has_mask(problem_) ? mask_row(z, row, own.begin, own.size()) : nullptr;
+    Differences<Arch, T>::add_sums(x + own.begin, y + own.begin, mask, own.size(),
                                    request_.l1_weight != 0.0,
                                    request_.l2_weight != 0.0 || request_.mse != nullptr, sums);
   }

@@ -1,6 +1,7 @@
 // What the host code of all schedules makes of a request: images in bytes, room for sums, counters.
 #pragma once
 
+#include "core/merging.h"
 #include "cuda/kernels.h"
 
 namespace fused_ssim::cuda {
@@ -32,6 +33,12 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
          divisible(image.row, FUSED_SSIM_AXIS_ROW) &&
          divisible(image.channel, FUSED_SSIM_AXIS_CHANNEL) &&
          divisible(image.batch, FUSED_SSIM_AXIS_BATCH);
+}
+
+// Tiles centre eight rows and four columns together.
+constexpr bool merges_variances(const Problem& problem, const Request& request) {
+  return fused_ssim::merges_variances(problem) ||
+         (request.map != nullptr && merges_variances_of_maps(problem));
 }
 
 // Of one row of sums.

@@ -184,6 +184,7 @@ struct SeparableParams {
   bool quads2 = false;
   bool mask_quads = false;
   bool mask_is_normalized = false;
+  bool merges_variances = false;  // also where it is, and else as if under a mask of ones
   DoubledStabilizers<T> stabilizers = {};
   // With a mask, what is added to the amount by which each statistic differs from 1.
   T statistic_offset = T(0);
@@ -209,7 +210,7 @@ static_assert(sizeof(SeparableParams<float>) <= 4096 && sizeof(SeparableParams<d
 template <class T>
 cudaError_t launch_separable_moments(const SeparableParams<T>& params, int images, int blocks,
                                      const DeviceFacts& device, cudaStream_t stream);
-// The same where p.mask_is_normalized.
+// The same where p.merges_variances.
 template <class T>
 cudaError_t launch_masked_moments(const SeparableParams<T>& params, int images, int blocks,
                                   const DeviceFacts& device, cudaStream_t stream);

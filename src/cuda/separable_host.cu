@@ -128,7 +128,7 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
   plan.images = (request.grad1.data != nullptr ? 1 : 0) + (request.grad2.data != nullptr ? 1 : 0);
   plan.planes = plane_count(problem.sizes);
   plan.rows = map_size(problem, kHeight);
-  const bool masked = mask_is_normalized(problem);
+  const bool masked = merges_variances(problem, request);
   const int moment_maps = masked ? kMaskedMaps : kSeparableMaps;
   plan.moments = layout({volume   ? moment_maps
                          : masked ? kMaskedImages
@@ -232,8 +232,8 @@ int set_work(const Problem& problem, const DeviceFacts& device, const PassLayout
 template <class T>
 cudaError_t launch_moments(const SeparableParams<T>& p, int images, int blocks,
                            const DeviceFacts& device, cudaStream_t stream) {
-  return p.mask_is_normalized ? launch_masked_moments(p, images, blocks, device, stream)
-                              : launch_separable_moments(p, images, blocks, device, stream);
+  return p.merges_variances ? launch_masked_moments(p, images, blocks, device, stream)
+                            : launch_separable_moments(p, images, blocks, device, stream);
 }
 
 // What is the same for all launches of a problem.
@@ -252,6 +252,7 @@ SeparableParams<T> common_params(const Problem& problem, const Request& request,
   set_stabilizer_scales(problem, 1.0, p.stabilizer_scales);
   p.divisors = gradient_divisors<T>(problem, request);
   p.mask_is_normalized = mask_is_normalized(problem);
+  p.merges_variances = merges_variances(problem, request);
   p.statistic_offset = static_cast<T>(1.0 - masked_statistic_base(request));
   p.statistic_weight = request.statistic_weight;
   p.l1_weight = request.l1_weight;

@@ -4,7 +4,7 @@
 // are large numbers whose difference is small. So along each axis a filter runs twice, for the means
 // first and then for the sums of squares around them, and what is merged is m, the means and those
 // sums: no shift is needed, and none of the variance is lost. Pixels outside the image have m = 1 and
-// value 0.
+// value 0. Where variances are merged without such a mask (core/merging.h) m is 1 everywhere.
 #pragma once
 
 #include "cuda/separable_passes.cuh"
@@ -80,6 +80,9 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
     const InputImage& mask = this->p.mask;
     Base::stage(at, staged, input_stride);
+    if (!this->p.mask_is_normalized) {
+      return;
+    }
     staged += 2 * input_stride;
     if (!has_wide_mask()) {
       Base::stage(at, 2, mask, this->p.mask_quads, staged);
@@ -110,7 +113,8 @@ struct MaskedMomentsPass : MomentsPass<T, kImages> {
       Vector<T> d;
 #pragma unroll
       for (int i = 0; i < kSeparableVector<T>; ++i) {
-        numbers.of[i] = i < count ? counting_number(numbers.of[i], p.mask.dtype) : T(1);
+        const bool is_masked = p.mask_is_normalized && i < count;
+        numbers.of[i] = is_masked ? counting_number(numbers.of[i], p.mask.dtype) : T(1);
         s.of[i] = select_positive(numbers.of[i], xs.of[i] + ys.of[i], T(0));
         d.of[i] = select_positive(numbers.of[i], xs.of[i] - ys.of[i], T(0));
       }

@@ -63,7 +63,9 @@ struct DepthMaskedPixels {
     if (z >= 0 && z < p.volume.slices) {
       const T a = load_pixel<T>(x + z * p.img1.channel, p.img1);
       const T b = load_pixel<T>(y + z * p.img2.channel, p.img2);
-      input[0] = load_mask_number<T>(mask + z * p.mask.channel, p.mask);
+      if (p.mask_is_normalized) {
+        input[0] = load_mask_number<T>(mask + z * p.mask.channel, p.mask);
+      }
       input[1] = select_positive(input[0], a + b, T(0));
       input[2] = select_positive(input[0], a - b, T(0));
     }
@@ -209,8 +211,8 @@ template <class T>
 cudaError_t launch_depth_moments(const SeparableParams<T>& params, const DeviceFacts& device,
                                  cudaStream_t stream) {
   return separable::launch_along_depth(
-      params.mask_is_normalized ? separable::depth_moments_kernel<T, true>
-                                : separable::depth_moments_kernel<T, false>,
+      params.merges_variances ? separable::depth_moments_kernel<T, true>
+                              : separable::depth_moments_kernel<T, false>,
       params, params.image.rows * params.image.columns, device, stream);
 }
 

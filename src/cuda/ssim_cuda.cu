@@ -67,10 +67,6 @@ double fixed_point(const Problem& problem, const Request& request) {
   return std::isfinite(scale) ? scale : 0.0;
 }
 
-bool is_short(const Window& window) {
-  return window.size <= kDefaultWindowSize && is_symmetric(window);
-}
-
 // Whether a gradient is that of StripKind::kMasked.
 bool is_masked(const Problem& problem) {
   return has_mask(problem) || problem.stabilizers != nullptr;
@@ -89,7 +85,7 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 
 // Whether tiles and strips serve.
 bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
-  if (mask_is_normalized(problem) ||
+  if (merges_variances(problem, request) ||
       (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
   }

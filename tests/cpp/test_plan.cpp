@@ -3,12 +3,48 @@
 #include <vector>
 
 #include "check.h"
+#include "core/merging.h"
 #include "cpu/plan.h"
 
 using namespace fused_ssim;
 using namespace fused_ssim::cpu;
 
 namespace {
+
+void test_merging() {
+  const std::vector<double> uniform(3, 1.0 / 3);
+  std::vector<double> narrow(kDefaultWindowSize);
+  std::vector<double> standard(kDefaultWindowSize);
+  gaussian_taps(kDefaultWindowSize, 1.0, narrow.data());
+  gaussian_taps(kDefaultWindowSize, kDefaultSigma, standard.data());
+  const auto problem = [](const std::vector<double>& taps, int64_t side) {
+    Problem result = fused_ssim_problem(1, 1, side, side, Image(), Image());
+    result.img1.dtype = result.img2.dtype = FUSED_SSIM_FLOAT32;
+    for (const SpatialAxis axis : {kHeight, kWidth}) {
+      result.windows[axis] = {taps.data(), static_cast<int32_t>(taps.size())};
+    }
+    return result;
+  };
+  EXPECT(!merges_variances(problem(standard, 11)), "the standard window");
+  EXPECT(merges_variances(problem(standard, 10)), "an image smaller than the window");
+  EXPECT(merges_variances(problem(narrow, 20)), "a narrow window");
+  EXPECT(!merges_variances(problem(uniform, 20)), "three taps of images");
+  Problem other = problem(uniform, 20);
+  other.windows[kDepth] = other.windows[kWidth];
+  EXPECT(merges_variances(other), "three taps of volumes");
+  other = problem(standard, 20);
+  other.windows[kHeight] = {narrow.data(), kDefaultWindowSize};
+  EXPECT(merges_variances(other), "narrow along one axis");
+  other = problem(standard, 10);
+  other.sizes[FUSED_SSIM_AXIS_COLUMN] = 11;
+  EXPECT(!merges_variances(other), "smaller along one axis alone");
+  other = problem(narrow, 20);
+  other.img2.dtype = FUSED_SSIM_FLOAT64;
+  EXPECT(!merges_variances(other), "float64");
+  other = problem(narrow, 20);
+  other.statistic = FUSED_SSIM_STATISTIC_LUMINANCE;
+  EXPECT(!merges_variances(other), "luminance");
+}
 
 void test_volumes() {
   std::vector<double> taps(kDefaultWindowSize);
@@ -57,6 +93,7 @@ void test_volumes() {
 }  // namespace
 
 int main() {
+  test_merging();
   test_volumes();
   for (const int64_t height : {1, 7, 8, 9, 95, 96, 97, 191, 192, 1080}) {
     for (const int64_t width : {int64_t{1}, int64_t{100}, kMaxStripColumns - 1, kMaxStripColumns,
@@ -114,6 +151,7 @@ int main() {
   EXPECT(kind(standard, standard) == WindowKind::kFixed, "11 taps");
   EXPECT(kind(standard, {0.25, 0.5, 0.25}) == kShort, "11 and 3 taps");
   EXPECT(kind(uniform, standard) == kShort, "uniform");
+  EXPECT(kind({0.25, 0.5, 0.25}, {1.0}) == WindowKind::kShort, "up to 3 taps, in every build");
   EXPECT(kind(standard, {0.25, 0.25, 0.5}) == WindowKind::kAny, "asymmetric");
   EXPECT(kind({0.5, 0.0, 0.5}, standard) == WindowKind::kAny, "the largest not in the middle");
   EXPECT(kind(std::vector<double>(13, 1.0 / 13), standard) == WindowKind::kAny, "13 taps");
