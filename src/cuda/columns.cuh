@@ -191,8 +191,8 @@ __device__ __forceinline__ void start_weights(const StripParams& p, const Column
 
 // One column of one chunk of 8 rows, the first of which is `first_row` of the image. Returns the
 // sum of the losses of its own rows. Unless masked, all rows are own ones and have values; else
-// bits of `value_rows` and `own_rows` say which do.
-template <class Traits, bool kMasked>
+// bits of `value_rows` and `own_rows` say which do. kBits: whether the mask is known to come in bits.
+template <class Traits, bool kMasked, bool kBits>
 __device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
                                                     int first_row, bool own_column,
                                                     unsigned value_rows, unsigned own_rows,
@@ -205,6 +205,11 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   const DoubledStabilizers<float> stabilizers =
       Traits::kHasMask ? job.stabilizers : DoubledStabilizers<float>{p.twice_c1, p.twice_c2};
   float loss = 0.0f;
+  const bool in_bits = kBits || (kMasked && p.mask_bits.data != nullptr);
+  unsigned bits = 0u;  // from the row under way on
+  if constexpr (Traits::kHasMask) {
+    bits = in_bits ? weights.take_bits(p, first_row) : 0u;
+  }
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
   constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
@@ -224,9 +229,15 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
       Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, shift.s, shift.d);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
       if constexpr (Traits::kHasMask) {
-        const float number = weights.take(p, i);
-        mask_pixel(number, number * job.mask.inverse, &pixel);
-        loss += is_own ? number * (pixel.loss - p.loss_base) : 0.0f;
+        if (in_bits) {
+          const bool counts = (bits & 1u << i) != 0u;
+          mask_pixel(counts ? 1.0f : 0.0f, 1.0f, &pixel);
+          loss += is_own && counts ? pixel.loss - p.loss_base : 0.0f;
+        } else {
+          const float number = weights.take(p, i);
+          mask_pixel(number, number, &pixel);
+          loss += is_own ? number * (pixel.loss - p.loss_base) : 0.0f;
+        }
       } else {
         loss += is_own ? pixel.loss : 0.0f;
       }
@@ -257,11 +268,28 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
         }
       }
     }
+    bits >>= kRows;
   }
   if (Traits::kContains) {
     state.probe += loss;
   }
   return own_column ? loss : 0.0f;
+}
+
+template <class Traits, bool kMasked>
+__device__ __forceinline__ float filter_column_rows(const StripParams& p, const ColumnJob& job,
+                                                    int first_row, bool own_column,
+                                                    unsigned value_rows, unsigned own_rows,
+                                                    Weights<Traits>& weights, float* column,
+                                                    ColumnState<Traits>& state) {
+  if constexpr (Traits::kHasMask && !kMasked) {
+    if (p.mask_bits.data != nullptr) {
+      return filter_column_rows<Traits, kMasked, true>(p, job, first_row, own_column, value_rows,
+                                                       own_rows, weights, column, state);
+    }
+  }
+  return filter_column_rows<Traits, kMasked, false>(p, job, first_row, own_column, value_rows,
+                                                    own_rows, weights, column, state);
 }
 
 // The first chunk of a piece: no window is complete yet.

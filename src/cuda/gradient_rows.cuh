@@ -174,37 +174,44 @@ __device__ __forceinline__ float finish_with_l1(
     const float (&d)[kCount], float (&first)[kCount], float (&)[kCount]) {
   const int left = p.value_left - x;
   const int right = min(p.value_right - x, columns);
+  const float scale = p.gradient_scale * mask.inverse;
+  float numbers[kCount];
+  mask.numbers(p, y, x, left, right, numbers);
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     float l1 = 0.0f;
-    if (left <= i && i < right) {
-      const float number = mask.number(p, y, x + i);
-      if (number > 0.0f) {
-        const float difference = d[i] - equal;
-        const bool is_unsure = difference == 0.0f && equal != 0.0f;
-        sum = fmaf(number, fabsf(difference), sum);
-        l1 = number * mask.inverse *
-             difference_gradient(is_unsure ? planes.sign(p, y, x + i) : difference, p.gradient_l1,
-                                 0.0f);
-      }
+    if (numbers[i] > 0.0f) {
+      const float difference = d[i] - equal;
+      const bool is_unsure = difference == 0.0f && equal != 0.0f;
+      sum = fmaf(numbers[i], fabsf(difference), sum);
+      l1 = numbers[i] * mask.inverse *
+           difference_gradient(is_unsure ? planes.sign(p, y, x + i) : difference, p.gradient_l1,
+                               0.0f);
     }
-    first[i] = fmaf(first[i], p.gradient_scale, l1);
+    first[i] = fmaf(first[i], scale, l1);
   }
   return sum;
 }
 
 // Scales the gradients at kCount columns where there is no L1 term.
 template <class Traits, int kCount>
-__device__ __forceinline__ void scale_gradients(const StripParams& p, float (&first)[kCount],
+__device__ __forceinline__ void scale_gradients(float scale, float (&first)[kCount],
                                                 float (&second)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    first[i] *= p.gradient_scale;
+    first[i] *= scale;
     if constexpr (Traits::kTwo) {
-      second[i] *= p.gradient_scale;
+      second[i] *= scale;
     }
   }
+}
+// By what, with what plane_weights() says of the plane.
+__device__ __forceinline__ float gradient_scale(const StripParams& p, const char*) {
+  return p.gradient_scale;
+}
+__device__ __forceinline__ float gradient_scale(const StripParams& p, const MaskPlane& mask) {
+  return p.gradient_scale * mask.inverse;
 }
 
 }  // namespace fused_ssim::cuda

@@ -77,14 +77,17 @@ constexpr bool is_frequent(StripKind kind) {
 }
 
 // Elsewhere the standard window, too, is a given one to the loaders of any types: instances of its own
-// would be 5 to 9% faster, and are the largest of all. So it is under a mask, which tiles do not know.
-constexpr bool has_standard_instance(StripKind kind, StripLoader loader) {
-  return kind != StripKind::kMasked && (is_frequent(kind) || elements_of(loader) != Elements::kAny);
+// would be 5 to 9% faster, and are the largest of all. So it is under a mask, but to the most frequent
+// loader of marching kernels: 86 us in place of 91 at 1x3x1080x1920 (H200). Tiles know no masks.
+constexpr bool has_standard_instance(Schedule schedule, StripKind kind, StripLoader loader) {
+  return kind == StripKind::kMasked
+             ? schedule == Schedule::kMarch && loader == StripLoader::kFloatQuads
+             : is_frequent(kind) || elements_of(loader) != Elements::kAny;
 }
 constexpr bool has_instance(Schedule schedule, StripKind kind, StripLoader loader,
                             bool given_window) {
-  return given_window ? schedule != Schedule::kTile || kind != StripKind::kMasked
-                      : has_standard_instance(kind, loader);
+  return (schedule != Schedule::kTile || kind != StripKind::kMasked) &&
+         (given_window || has_standard_instance(schedule, kind, loader));
 }
 
 // Types but float32 have some loaders of their own for what is frequent, and fewer with given windows.

@@ -53,7 +53,7 @@ __device__ __forceinline__ float store_gradient_rows(
       l1 = finish_with_l1<Traits>(p, weights, planes, shift.difference_if_equal(), y,
                                   piece.end_column - columns, columns, pixels, first, second);
     } else {
-      scale_gradients<Traits>(p, first, second);
+      scale_gradients<Traits>(gradient_scale(p, weights), first, second);
     }
   }
 

@@ -85,24 +85,72 @@ __device__ __forceinline__ float number_of_mask_word(unsigned word, unsigned add
                                               : half_to_float(bits & 0xffffu, dtype));
 }
 
+// A mask of bytes comes in bits: a byte holds kMaskBitRows rows of a column, from the first row with a
+// value on, and a row of such bytes has all columns of the image, in whole words. So a column takes
+// one byte from memory where it has many pixels to weigh.
+inline constexpr int kMaskBitRows = 8;
+
+// Written by the launch before.
+__device__ __forceinline__ unsigned load_mask_bits(const char* byte) {
+  return __ldcg(reinterpret_cast<const unsigned char*>(byte));
+}
+
 // Of one plane. Where there is no mask the number of each pixel is 1.
 struct MaskPlane {
-  const char* first;  // of the image's first pixel
+  const char* first;  // of the image's first pixel; in bits of the first row of bytes
   float inverse;      // 1 over what gradients are divided by
 
   static __device__ __forceinline__ MaskPlane of(const StripParams& p, int64_t batch,
                                                  int64_t channel) {
-    return {p.mask.data + batch * p.mask.batch + channel * p.mask.channel,
+    const InputImage& mask = p.mask_bits.data != nullptr ? p.mask_bits : p.mask;
+    return {mask.data + batch * mask.batch + channel * mask.channel,
             inverse_divisor(p.divisors, batch, channel)};
   }
 
+  // The byte of a pixel that has a value, and its bit therein.
+  __device__ __forceinline__ const char* bits_at(const StripParams& p, int y, int x) const {
+    return first + (y - p.value_top) / kMaskBitRows * p.mask_bits.row + x;
+  }
+  static __device__ __forceinline__ int bit_of_row(const StripParams& p, int y) {
+    return (y - p.value_top) % kMaskBitRows;
+  }
+
+  // That of a pixel that has a value.
   __device__ __forceinline__ float number(const StripParams& p, int y, int x) const {
+    if (p.mask_bits.data != nullptr) {
+      const unsigned bits = load_mask_bits(bits_at(p, y, x));
+      return (bits >> bit_of_row(p, y) & 1u) != 0u ? 1.0f : 0.0f;
+    }
     if (p.mask.data == nullptr) {
       return 1.0f;
     }
     const char* element = first + y * p.mask.row + x * p.mask.column;
     const auto address = static_cast<unsigned>(reinterpret_cast<uintptr_t>(element));
     return number_of_mask_word(load_mask_word(element), address, p.mask.dtype);
+  }
+  // Those of columns x + i, `x` a multiple of 4, of a row with values; 0 but for left <= i < right.
+  template <int kCount>
+  __device__ __forceinline__ void numbers(const StripParams& p, int y, int x, int left, int right,
+                                          float (&of)[kCount]) const {
+    unsigned words[kCount / 4] = {};
+    if (p.mask_bits.data != nullptr) {
+#pragma unroll
+      for (int j = 0; j < kCount / 4; ++j) {
+        if (4 * j < right) {
+          words[j] = __ldcg(reinterpret_cast<const unsigned*>(bits_at(p, y, x + 4 * j))) >>
+                     bit_of_row(p, y);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      of[i] = 0.0f;
+      if (left <= i && i < right) {
+        of[i] = p.mask_bits.data == nullptr              ? number(p, y, x + i)
+                : (words[i / 4] & 1u << i % 4 * 8) != 0u ? 1.0f
+                                                         : 0.0f;
+      }
+    }
   }
 };
 
@@ -119,16 +167,27 @@ __device__ __forceinline__ DoubledStabilizers<float> stabilizers_of(const StripP
   return doubled;
 }
 
-// The numbers of a column's pixels, some rows ahead.
+// The numbers of a column's pixels, some rows ahead; of bits, a byte ahead.
 struct MaskStream {
   static constexpr int kAhead = 2;
-  const char* next;  // the first row that is not loaded
+  const char* next;  // the first row (of bits, row of bytes) that is not loaded
   int left;          // rows from there on to the last with a value; none where the column has none
   unsigned words[kAhead];
 
   // Begins with row `first_row` of the image.
   __device__ __forceinline__ void start(const StripParams& p, const MaskPlane& plane, int column,
                                         bool has_value, int first_row) {
+    if (p.mask_bits.data != nullptr) {
+      const int first = (first_row - p.value_top) >> 3;
+      static_assert(kMaskBitRows == 8, "also above the first row");
+      next = plane.first + first * p.mask_bits.row + column;
+      left = has_value ? rows_of_bits(p) - first : 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        load_bits(p, i);
+      }
+      return;
+    }
     next = plane.first + first_row * p.mask.row + column * p.mask.column;
     left = has_value && p.mask.data != nullptr ? p.value_bottom - first_row : 0;
 #pragma unroll
@@ -152,6 +211,26 @@ struct MaskStream {
     const unsigned word = words[i % kAhead];
     load(p, i % kAhead);
     return p.mask.data == nullptr ? 1.0f : number_of_mask_word(word, address, p.mask.dtype);
+  }
+
+  static __device__ __forceinline__ int rows_of_bits(const StripParams& p) {
+    return (p.value_bottom - p.value_top + kMaskBitRows - 1) / kMaskBitRows;
+  }
+  __device__ __forceinline__ void load_bits(const StripParams& p, int i) {
+    words[i] = 0u;
+    if (static_cast<unsigned>(left - 1) < static_cast<unsigned>(rows_of_bits(p))) {
+      words[i] = load_mask_bits(next);
+    }
+    next += p.mask_bits.row;
+    --left;
+  }
+  // Bit r is that of row `first_row` + r. The next call is for 8 rows below.
+  __device__ __forceinline__ unsigned take_bits(const StripParams& p, int first_row) {
+    const unsigned bits =
+        (words[0] | words[1] << kMaskBitRows) >> ((first_row - p.value_top) & (kMaskBitRows - 1));
+    words[0] = words[1];
+    load_bits(p, 1);
+    return bits;
   }
 };
 

@@ -202,6 +202,8 @@ struct SumParams {
 // Pointwise, of kMasked alone: a mask, and C1 and C2 of each image. Either may be missing.
 struct MaskParams {
   InputImage mask;
+  // A mask of bytes in bits (mask.cuh), in place of `mask`: null where the mask has another type.
+  InputImage mask_bits;
   Divisors<float> divisors;
   float loss_base = 0.0f;              // subtracted from each loss before the mask weighs it
   const float* stabilizers = nullptr;  // [batch, 2]

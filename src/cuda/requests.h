@@ -81,8 +81,12 @@ void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
 // The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all
 // others leaves them at the beginning of its workspace. No bytes: they are not needed.
 int64_t mask_sums_bytes(const Problem& problem, const Request& request);
+// The mask of an image in bits at `data` (mask.cuh), which the same launch leaves there.
+InputImage mask_bits(const Problem& problem, const void* data);
+int64_t mask_bits_bytes(const Problem& problem);
+// Either place may be null: then that is not wanted.
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
-                             void* workspace, cudaStream_t stream);
+                             void* sums, char* bits, cudaStream_t stream);
 // Makes the map of images 1 where the mask is 0.
 cudaError_t launch_mask_map(const Problem& problem, float* map, const DeviceFacts& device,
                             cudaStream_t stream);

@@ -34,6 +34,9 @@ inline constexpr int kPartialColumns = 32;
 inline constexpr int kSeparableBlocksPerMultiprocessor = 4;
 // Those of normalized masks need more of both: their rings leave shared memory for so many.
 inline constexpr int kMaskedBlocksPerMultiprocessor = 3;
+// The second pass in float64. A step at 1x3x1080x1920 takes 376 us with three, and took 406 in the one
+// run (H200) of a build that had four.
+inline constexpr int kDoubleGradientBlocksPerMultiprocessor = 3;
 // Partial derivatives of a slab take half of the L2 cache, so that they stay there; or more, where
 // blocks had less work than so many chunks each: a block filters window - 1 rows more than it owns.
 inline constexpr int kSeparableSlabUnits = 16;

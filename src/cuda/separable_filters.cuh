@@ -30,14 +30,31 @@ __device__ __forceinline__ T load_pixel(const char* element, const InputImage& i
   }
 }
 
-// Elements of `count` rows from the one at `first` on, as to_number() has them; zeros follow.
-template <class Element, class T, int kCount, class ToNumber>
-__device__ __forceinline__ void load_elements(const char* first, int64_t row, int count,
+// The first `count` of what a thread loads.
+struct First {
+  int count;
+
+  __device__ __forceinline__ bool operator()(int i) const { return i < count; }
+};
+// What lies in [begin, end), where begin <= end. By one comparison: two become a branch for each load.
+struct Between {
+  int begin;
+  int end;
+
+  __device__ __forceinline__ bool operator()(int i) const {
+    return static_cast<unsigned>(i - begin) < static_cast<unsigned>(end - begin);
+  }
+};
+
+// Those elements, of rows `row` bytes apart from the one at `first` on, that `exists` says there are, as
+// to_number() has them; zeros for the others.
+template <class Element, class T, int kCount, class Exists, class ToNumber>
+__device__ __forceinline__ void load_elements(const char* first, int64_t row, const Exists& exists,
                                               const ToNumber& to_number, T (&numbers)[kCount]) {
   Element elements[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    elements[i] = i < count ? *reinterpret_cast<const Element*>(first + i * row) : Element(0);
+    elements[i] = exists(i) ? *reinterpret_cast<const Element*>(first + i * row) : Element(0);
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -45,12 +62,12 @@ __device__ __forceinline__ void load_elements(const char* first, int64_t row, in
   }
 }
 
-// Pixels of `count` rows from the one at `first` on; zeros follow.
-template <class T, int kCount>
-__device__ __forceinline__ void load_column(const InputImage& image, const char* first, int count,
-                                            T (&pixels)[kCount]) {
+// Pixels likewise.
+template <class T, int kCount, class Exists>
+__device__ __forceinline__ void load_pixels(const InputImage& image, const char* first, int64_t row,
+                                            const Exists& exists, T (&pixels)[kCount]) {
   const auto load = [&](auto zero, const auto& to_number) {
-    load_elements<decltype(zero)>(first, image.row, count, to_number, pixels);
+    load_elements<decltype(zero)>(first, row, exists, to_number, pixels);
   };
   if (image.dtype == kDTypeOf<T>) {
     load(T(0), [](T number) { return number; });
@@ -69,14 +86,26 @@ __device__ __forceinline__ void load_column(const InputImage& image, const char*
     }
   }
 }
-
 // Numbers of a mask likewise.
+template <class T, int kCount, class Exists>
+__device__ __forceinline__ void load_mask_numbers(const InputImage& mask, const char* first,
+                                                  int64_t row, const Exists& exists,
+                                                  T (&numbers)[kCount]) {
+  visit_mask_type(mask.dtype, [&](auto zero) {
+    load_elements<decltype(zero)>(first, row, exists, MaskNumber<T>{mask.dtype}, numbers);
+  });
+}
+
+// Of `count` rows of a column from the one at `first` on; zeros follow.
+template <class T, int kCount>
+__device__ __forceinline__ void load_column(const InputImage& image, const char* first, int count,
+                                            T (&pixels)[kCount]) {
+  load_pixels(image, first, image.row, First{count}, pixels);
+}
 template <class T, int kCount>
 __device__ __forceinline__ void load_mask_column(const InputImage& mask, const char* first,
                                                  int count, T (&numbers)[kCount]) {
-  visit_mask_type(mask.dtype, [&](auto zero) {
-    load_elements<decltype(zero)>(first, mask.row, count, MaskNumber<T>{mask.dtype}, numbers);
-  });
+  load_mask_numbers(mask, first, mask.row, First{count}, numbers);
 }
 
 template <class T, int kCount>

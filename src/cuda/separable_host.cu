@@ -36,9 +36,11 @@ struct SeparablePlan {
 
 // Blocks that a multiprocessor holds.
 int resident_blocks(const DeviceFacts& device, const PassLayout& layout) {
-  return std::clamp(
-      device.shared_per_multiprocessor / (layout.shared_bytes + 2 * kSeparableStaticShared), 1,
-      layout.most_blocks);
+  // The runtime takes 1 KB of each block, and the kernels' own variables and the rounding of both less
+  // than 192 bytes.
+  constexpr int kBeside = 1024 + 192;
+  return std::clamp(device.shared_per_multiprocessor / (layout.shared_bytes + kBeside), 1,
+                    layout.most_blocks);
 }
 
 // What is cut into parts of at most `most`, into equal parts that are multiples of `unit`.
@@ -90,7 +92,8 @@ void plan_slices(const Problem& problem, int moment_maps, int maps, int64_t slab
     plan->slices = std::min(slices, round_up(ceil_divide(slices, slice_parts), kOutputs));
     const int64_t alive =
         plan->slices < slices ? plan->slices + 2 * radius(problem, kDepth) : slices;
-    plan->ring_slices = maps == 0 ? 0 : std::max(kOutputs, round_up(alive, plan->slices));
+    // The filter along depth goes through it in blocks of 2 kOutputs.
+    plan->ring_slices = maps == 0 ? 0 : std::max(2 * kOutputs, round_up(alive, plan->slices));
     plan->rows = ceil_divide(value_rows, row_parts);
     // A band in the middle is the largest.
     const int64_t top = row_parts > 2 ? plan->rows : 0;
@@ -143,6 +146,9 @@ SeparablePlan plan_separable(const Problem& problem, const Request& request,
   const int maps = partial_maps(plan.images);
   if (plan.images > 0) {
     plan.gradient = layout({maps});
+    if (sizeof(T) == sizeof(double)) {
+      plan.gradient.most_blocks = kDoubleGradientBlocksPerMultiprocessor;
+    }
   } else if (!volume) {
     return plan;
   }

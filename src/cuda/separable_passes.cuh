@@ -336,6 +336,9 @@ __device__ __forceinline__ void stage_maps(const SeparableParams<T>& p, const Pi
 template <int kMaps, class T>
 __device__ __forceinline__ void fill_outside(const SeparableRow& at, const T (&outside)[kMaps],
                                              T* staged, int input_stride) {
+  if (at.begin == 0 && at.end >= at.columns) {
+    return;
+  }
   at.template for_vectors<T>([&](int column, int count) {
 #pragma unroll
     for (int i = 0; i < kSeparableVector<T>; ++i) {

@@ -126,9 +126,14 @@ cudaError_t find_kernel(const DeviceFacts& device, Schedule schedule, StripKind 
   return given ? find(TypeOf<GivenWindow>{}) : find(TypeOf<StandardWindow>{});
 }
 
-// Windows of up to 11 taps: one launch.
+// Whether kernels of the kind "masked" read their mask in bits.
+bool reads_mask_bits(const Problem& problem, const Request& request) {
+  return has_mask(problem) && problem.mask.dtype == FUSED_SSIM_UINT8 && wants_gradient(request);
+}
+
+// Windows of up to 11 taps: one launch. `bits`: of the mask, or null.
 cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
-                       const StripChoice& choice, StripKind kind, void* workspace,
+                       const StripChoice& choice, StripKind kind, void* workspace, const char* bits,
                        cudaStream_t stream) {
   const int64_t* sizes = problem.sizes;
   const bool gradient = has_gradient(kind);
@@ -157,8 +162,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const bool strips = choice.tile_rows == 0;
   const bool march = strips && has_march(device.architecture);
-  const bool standard = kind != StripKind::kMasked && is_standard(problem.windows[kHeight]) &&
-                        is_standard(problem.windows[kWidth]);
+  const bool standard =
+      is_standard(problem.windows[kHeight]) && is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
   given_taps(problem.windows[kWidth], p.row_taps);
   if (!strips) {
@@ -185,7 +190,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       loader = serving(false);
     }
   }
-  const bool given = !standard || !has_standard_instance(kind, loader);
+  const bool given = !standard || !has_standard_instance(schedule, kind, loader);
   const bool boxes = is_of_boxes(loader) && has_boxes;
   // Bytes in boxes are not divided: then all is in units of theirs.
   const bool bytes = loader == StripLoader::kByteBoxes;
@@ -247,6 +252,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
   if (kind == StripKind::kMasked) {
     p.mask = bytes_of<const char>(problem.mask);
+    if (bits != nullptr) {
+      p.mask_bits = mask_bits(problem, bits);
+    }
     p.divisors = gradient_divisors<float>(problem, request);
     if (has_mask(problem)) {
       p.loss_base = static_cast<float>(0.5 * (1.0 - masked_statistic_base(request)));
@@ -493,6 +501,8 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   *bytes = mask_sums_bytes(problem, request) + sums * partials_bytes(problem, request, device);
   if (!strips_serve(problem, request, device)) {
     *bytes += separable_scratch_bytes(problem, request, device);
+  } else if (reads_mask_bits(problem, request)) {
+    *bytes += mask_bits_bytes(problem);
   }
   return cudaSuccess;
 }
@@ -509,15 +519,24 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     return error;
   }
   Problem problem = given;
-  if (const int64_t bytes = mask_sums_bytes(problem, request); bytes > 0) {
-    error = launch_mask_sums(problem, request.reduction, device, workspace, stream);
+  const bool strips = strips_serve(problem, request, device);
+  auto* free_bytes = static_cast<char*>(workspace);
+  const int64_t sums_bytes = mask_sums_bytes(problem, request);
+  void* const sums = sums_bytes > 0 ? free_bytes : nullptr;
+  free_bytes += sums_bytes;
+  char* const bits = strips && reads_mask_bits(problem, request) ? free_bytes : nullptr;
+  free_bytes += bits != nullptr ? mask_bits_bytes(problem) : 0;
+  workspace = free_bytes;
+  if (sums != nullptr || bits != nullptr) {
+    error = launch_mask_sums(problem, request.reduction, device, sums, bits, stream);
     if (error != cudaSuccess) {
       return error;
     }
-    problem.mask_sums = workspace;
-    workspace = static_cast<char*>(workspace) + bytes;
   }
-  if (!strips_serve(problem, request, device)) {
+  if (sums != nullptr) {
+    problem.mask_sums = sums;
+  }
+  if (!strips) {
     return run_separable(problem, request, device, workspace, stream);
   }
   const auto choice_for = [&](StripKind kind) {
@@ -533,7 +552,7 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     map_only.grad1 = {};
     map_only.grad2 = {};
     error = run_strips(problem, map_only, device, choice_for(StripKind::kMap), StripKind::kMap,
-                       workspace, stream);
+                       workspace, bits, stream);
     if (error != cudaSuccess) {
       return error;
     }
@@ -545,7 +564,7 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     second.value = nullptr;
     second.grad1 = {};
     error = run_strips(problem, second, device, choice_for(StripKind::kMasked), StripKind::kMasked,
-                       workspace, stream);
+                       workspace, bits, stream);
     if (error != cudaSuccess) {
       return error;
     }
@@ -555,7 +574,7 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
                          : request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two                                  ? StripKind::kTwoGradients
                                                                 : StripKind::kOneGradient;
-  error = run_strips(problem, request, device, choice_for(kind), kind, workspace, stream);
+  error = run_strips(problem, request, device, choice_for(kind), kind, workspace, bits, stream);
   if (error == cudaSuccess && kind == StripKind::kMap && has_mask(problem)) {
     error = launch_mask_map(problem, static_cast<float*>(request.map), device, stream);
   }

@@ -19,15 +19,15 @@ inline constexpr cudaError_t kTooManyCapturedLaunches = cudaErrorUnsupportedLimi
 const char* not_served(const Problem& problem, const Request& request);
 
 // Bytes of device memory that `run` needs beside the request's outputs, on the current device: a
-// few kilobytes of partial sums; for a gradient by the separable kernels also maps of the
-// accumulation type, three or four, of as many pixels as keep the device busy, as a rule at most
-// 256 MB.
+// few kilobytes of partial sums; for a gradient under a mask of bytes a bit for each of its pixels;
+// for a gradient by the separable kernels also maps of the accumulation type, three or four, of as
+// many pixels as keep the device busy, as a rule at most 256 MB.
 cudaError_t workspace_bytes(const Problem& problem, const Request& request, int64_t* bytes);
 
 // Enqueues the request on `stream` of the current device, in one launch (two where a map is wanted
 // beside a gradient, or two gradients under a mask; by the separable kernels two or more for a
-// gradient; one more ahead where a mean under a mask has no mask_sums, and behind a map under a
-// mask). Pointers are device pointers of it; `workspace` is aligned to 256 bytes. A request for
+// gradient; one more ahead for the sums of a mask without mask_sums and for its bits, and behind a map
+// under a mask). Pointers are device pointers of it; `workspace` is aligned to 256 bytes. A request for
 // nothing does nothing. `choice`: how the 11-tap kernels run; null: as the tuning table says.
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice = nullptr);

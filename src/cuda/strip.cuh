@@ -211,7 +211,11 @@ __device__ __forceinline__ void gradient_rows(const StripParams& p, SharedPiece&
       }
       *total = fma(p.l1_weight / kPixelScale, static_cast<double>(sum), *total);
     } else {
-      scale_gradients<Traits>(p, first, second);
+      float scale = p.gradient_scale;
+      if constexpr (Traits::kHasMask) {
+        scale *= piece.mask.inverse;
+      }
+      scale_gradients<Traits>(scale, first, second);
     }
   }
 

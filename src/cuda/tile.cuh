@@ -556,7 +556,7 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
         finish_with_l1<Traits>(p, tile.weights, {tile.plane1, tile.plane2},
                                shift.difference_if_equal(), y, x, tile.right - x, d, first, second);
       } else {
-        scale_gradients<Traits>(p, first, second);
+        scale_gradients<Traits>(p.gradient_scale, first, second);
       }
       if (tile.gradient1 != nullptr) {
         store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first, p);

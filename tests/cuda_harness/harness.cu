@@ -3,7 +3,8 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Iinclude -Isrc '-DFUSED_SSIM_CUDA_ARCHITECTURES="sm_90"'
 //       -o harness tests/cuda_harness/harness.cu src/cuda/*.cu
-//   ./harness test | images | small | masks | huge | bench | quick | rows NAME... | choices | crossover | residents
+//   ./harness test | images | small | masks | huge | bench | quick | rows NAME... | volumes NAME...
+//   ./harness choices | crossover | residents
 //   ./harness profile NAME [SIZE]
 //
 // `images` is the last part of `test`. `small` reaches every kernel and loader with few pixels: for
@@ -636,6 +637,7 @@ struct Case {
   bool gradient_of_sum = false;
   Mask mask;
   bool own_stabilizers = false;  // C1 and C2 of each image
+  bool volume = false;           // timed alone: the channels are the depth
 
   bool has(int32_t dtype) const { return types.img1 == dtype || types.img2 == dtype; }
   double range() const { return has(kUInt8) && divisor == 1 ? 255.0 : 1.0; }
@@ -1659,6 +1661,13 @@ int bench_sets(int64_t bytes) {
   return static_cast<int>(std::min<int64_t>(96, std::max<int64_t>(3, 400000000 / bytes)));
 }
 
+// Swaps the two in sizes and strides.
+void channels_as_depth(std::initializer_list<int64_t*> of_axes) {
+  for (int64_t* axes : of_axes) {
+    std::swap(axes[FUSED_SSIM_AXIS_DEPTH], axes[FUSED_SSIM_AXIS_CHANNEL]);
+  }
+}
+
 // NaN where the kernels do not serve it.
 double bench(const Case& c, const fs::cuda::StripChoice* choice = nullptr) {
   DeviceImage value({1, 1, 1, 2}, c.accumulator());
@@ -1671,6 +1680,7 @@ double bench(const Case& c, const fs::cuda::StripChoice* choice = nullptr) {
     if (c.kind.grad2) r.grad2 = set.grad2.image();
     if (c.kind.map) r.map = set.grad1.first();
     if (c.kind.weighted) r.map_gradient = set.weights.image();
+    if (c.volume) channels_as_depth({r.grad1.strides, r.grad2.strides});
     return r;
   };
   const auto pose = [&](const BenchSet& set) {
@@ -1679,6 +1689,11 @@ double bench(const Case& c, const fs::cuda::StripChoice* choice = nullptr) {
       problem.mask = set.mask.image();
       problem.mask_mode = c.mask.normalized ? FUSED_SSIM_MASK_NORMALIZED : FUSED_SSIM_MASK_WEIGHTED;
       if (c.mask.sharing != Sharing::kNone) problem.mask.strides[FUSED_SSIM_AXIS_CHANNEL] = 0;
+    }
+    if (c.volume) {
+      problem.windows[fs::kDepth] = problem.windows[fs::kHeight];
+      channels_as_depth(
+          {problem.sizes, problem.img1.strides, problem.img2.strides, problem.mask.strides});
     }
     return problem;
   };
@@ -1805,19 +1820,45 @@ std::vector<Row> bench_table() {
   return rows;
 }
 
-void print_header() {
+const std::vector<Shape> kVolumes = {{1, 32, 64, 64}, {1, 64, 64, 64}, {1, 128, 256, 256}};
+
+std::vector<Row> volume_table() {
+  std::vector<Row> rows;
+  const Mask weighted = {true, kUInt8, Sharing::kNone};
+  const Mask normalized = {true, kUInt8, Sharing::kNone, false, true};
+  for (const auto& [of, mask] : {std::pair<const char*, Mask>{"", {}},
+                                 {", mask of bools", weighted},
+                                 {", normalized mask of bools", normalized}}) {
+    for (const auto& [name, kind] : {std::pair<const char*, Kind>{"volume value", kValue},
+                                     {"volume value + gradient", kGradient},
+                                     {"volume value + both gradients", kBoth}}) {
+      Case c;
+      c.kind = kind, c.mask = mask, c.volume = true;
+      rows.emplace_back(std::string(name) + of, [c](const Shape& shape) {
+        Case sized = c;
+        sized.shape = shape;
+        return bench(sized);
+      });
+    }
+  }
+  return rows;
+}
+
+void print_header(const std::vector<Shape>& shapes = kShapes) {
   std::printf("%-34s", "us");
-  for (const Shape& shape : kShapes) std::printf("%16s", text_of(shape).c_str());
+  for (const Shape& shape : shapes) std::printf("%16s", text_of(shape).c_str());
   std::printf("\n");
 }
 
 // All rows, or those of these names.
-void bench_rows(const std::vector<std::string>& names) {
-  print_header();
-  for (const Row& row : bench_table()) {
+void bench_rows(const std::vector<std::string>& names,
+                const std::vector<Row>& table = bench_table(),
+                const std::vector<Shape>& shapes = kShapes) {
+  print_header(shapes);
+  for (const Row& row : table) {
     if (!names.empty() && std::find(names.begin(), names.end(), row.first) == names.end()) continue;
     std::printf("%-34s", row.first.c_str());
-    for (const Shape& shape : kShapes) {
+    for (const Shape& shape : shapes) {
       std::printf("%16.2f", row.second(shape));
       std::fflush(stdout);
     }
@@ -1959,15 +2000,20 @@ int main(int argc, char** argv) {
       {"bench", [] { copy_bandwidth(), bench_rows({}); }},
       {"quick", [] { bench_rows({"value + gradient", "value"}); }},
       {"rows", [&] { bench_rows({argv + 2, argv + argc}); }},
+      {"volumes", [&] { bench_rows({argv + 2, argv + argc}, volume_table(), kVolumes); }},
       {"choices", bench_choices},
       {"crossover", bench_crossover},
       {"residents", bench_residents},
       {"profile", [&] {
          const size_t size = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 2;
-         for (const Row& row : bench_table()) {
-           if (argc > 2 && row.first == argv[2])
-             std::printf("%.2f us\n", row.second(kShapes.at(size)));
-         }
+         const auto profile = [&](const std::vector<Row>& table, const std::vector<Shape>& shapes) {
+           for (const Row& row : table) {
+             if (argc > 2 && row.first == argv[2])
+               std::printf("%.2f us\n", row.second(shapes.at(size)));
+           }
+         };
+         profile(bench_table(), kShapes);
+         profile(volume_table(), kVolumes);
        }}};
   const auto found = modes.find(mode);
   if (found == modes.end()) {
