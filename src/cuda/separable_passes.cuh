@@ -291,8 +291,8 @@ struct MomentsPass {
     if (p.map_gradient.data != nullptr) {
       T weights[kOutputs];
       load_elements<T>(
-          weight_at(p, piece, y, x), p.map_gradient.row, count, [](T number) { return number; },
-          weights);
+          weight_at(p, piece, y, x), p.map_gradient.row, First{count},
+          [](T number) { return number; }, weights);
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
         for (T& partial : pixels[o].partials) {
