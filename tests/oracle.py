@@ -80,8 +80,9 @@ def ssim_map(
     mask: Tensor | None = None,
     mask_mode: str = "weighted",
     spatial_dims: int = 2,
+    rounding: float = 0.0,
 ) -> Tensor:
-    """The map; where the mask is 0 it is 1."""
+    """The map; where the mask is 0 it is 1. `rounding`: what the means are off by, relative to them."""
     x, y = img1.double(), img2.double()
     if torch.is_tensor(data_range):
         data_range = data_range.double().to(x.device).view(-1, *[1] * (spatial_dims + 1))
@@ -104,6 +105,12 @@ def ssim_map(
             return weighted_windows(extended(image, taps, padding, 0.0), taps)
 
     mean_x, mean_y = means(x), means(y)
+    if rounding:
+        random = torch.Generator().manual_seed(0)
+        mean_x, mean_y = (
+            mean * (1 + rounding * (2 * torch.rand(mean.shape, generator=random) - 1).to(mean))
+            for mean in (mean_x, mean_y)
+        )
     samples = math.prod(len(of_axis) for of_axis in taps)
     correction = samples / (samples - 1) if unbiased else 1.0
     var_x = correction * (means(x * x) - mean_x**2)

@@ -287,6 +287,14 @@ def test_masks(device, entry):
         entry(x, x, good.expand(shape))
 
 
+def test_scales_have_no_mask(device):
+    x = image(device, 1, 1, 176, 176)
+    mask = torch.ones(176, 176, device=device)
+    raises(TypeError, lambda: ms_ssim(x, x, mask=mask), "ms_ssim", "mask")
+    with pytest.raises(TypeError, match="forward"):
+        MS_SSIM()(x, x, mask)
+
+
 @pytest.mark.parametrize("mode", ["weights", "", None, 1], ids=repr)
 def test_unknown_mask_mode(device, mode):
     x = image(device)

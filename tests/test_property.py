@@ -257,13 +257,21 @@ def test_every_form(device, way, form):
     # float16 has no millionths.
     upstream = x.numel() * (noise(*expected.shape, seed=99).to(device) + 0.5)
     found = torch.autograd.grad(value, images, upstream.to(value.dtype))
-    wanted = oracle.gradients(lambda p, q: truth(p, q, **arguments), a, b, upstream)
-    wanted = [by for by, image in zip(wanted, (x, y), strict=True) if image.requires_grad]
-    for gradient, by, image in zip(found, wanted, images, strict=True):
-        assert gradient.dtype == image.dtype
-        bound = HALF_BOUND.get(image.dtype, 1e-4)
+
+    def gradients_by_oracle(rounding):
+        by_oracle = oracle.gradients(
+            lambda p, q: truth(p, q, rounding=rounding, **arguments), a, b, upstream
+        )
+        return [by for by, image in zip(by_oracle, (x, y), strict=True) if image.requires_grad]
+
+    rounded = None
+    for i, (gradient, by) in enumerate(zip(found, gradients_by_oracle(0.0), strict=True)):
+        assert gradient.dtype == images[i].dtype
+        bound = HALF_BOUND.get(gradient.dtype, 1e-4) * by.norm() + 1e-5 * upstream.norm()
         error = (gradient.double() - by).norm()
-        # Where windows are flat the derivatives by the mean and by the squares cancel: what is left
-        # is as large as the gradient that arrives at the map.
-        arriving = scale**0.5 * upstream.norm()
-        assert error <= bound * by.norm() + 1e-5 * arriving
+        if error > bound and torch.float64 not in form["dtypes"]:
+            # Where windows are flat, and C2 small, the pixels' differences from the means are all that
+            # there is: what the last digit of the means does to the exact gradient is no mistake.
+            rounded = rounded or gradients_by_oracle(2.0**-23)
+            bound += (rounded[i] - by).norm()
+        assert error <= bound
