@@ -15,10 +15,10 @@ constexpr bool is_three(const Problem& problem, SpatialAxis axis) {
 }
 
 // Whether a window is hardly more than a few pixels: where its taps' squares add up to more than those
-// of a Gaussian with a sigma of 1.085 do. Three taps are left to fast kernels up to a middle one of
+// of a Gaussian with a sigma of 0.93 do. Three taps are left to fast kernels up to a middle one of
 // 2/3: on the CPU these are exact there, and on CUDA sums average out what maps would show.
 constexpr bool is_narrow(const Problem& problem, SpatialAxis axis) {
-  constexpr double kMostSquares = 0.26;
+  constexpr double kMostSquares = 0.305;
   constexpr double kMostSquaresOfThree = 0.5;
   const Window& window = problem.windows[axis];
   if (window.size == 1) {
