@@ -43,18 +43,20 @@ constexpr bool is_within_window(const Problem& problem) {
 }
 
 // In float64 there are digits to spare, and luminance has no variance.
-constexpr bool merges_variances(const Problem& problem) {
-  return mask_is_normalized(problem) ||
-         (!accumulates_in_double(problem) && has_variance(problem) &&
-          problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
-          (is_narrow(problem, kDepth) || is_narrow(problem, kHeight) ||
-           is_narrow(problem, kWidth) || is_within_window(problem)));
+constexpr bool can_merge_variances(const Problem& problem) {
+  return !accumulates_in_double(problem) && has_variance(problem) &&
+         problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE;
+}
+constexpr bool has_narrow_window(const Problem& problem) {
+  return is_narrow(problem, kDepth) || is_narrow(problem, kHeight) || is_narrow(problem, kWidth);
+}
+constexpr bool has_three_taps(const Problem& problem) {
+  return is_three(problem, kHeight) || is_three(problem, kWidth);
 }
 
-// Whether maps need it, too, where a kernel has a number for more windows than two.
-constexpr bool merges_variances_of_maps(const Problem& problem) {
-  return !accumulates_in_double(problem) && problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
-         (is_three(problem, kHeight) || is_three(problem, kWidth));
+constexpr bool merges_variances(const Problem& problem) {
+  return mask_is_normalized(problem) || (can_merge_variances(problem) &&
+                                         (has_narrow_window(problem) || is_within_window(problem)));
 }
 
 }  // namespace fused_ssim

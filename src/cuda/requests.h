@@ -35,10 +35,13 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
          divisible(image.batch, FUSED_SSIM_AXIS_BATCH);
 }
 
-// Tiles centre eight rows and four columns together.
+// Of narrow windows maps alone: sums average out what single windows are off. Tiles centre eight rows
+// and four columns together, of which most windows of three taps do not see the centre.
 constexpr bool merges_variances(const Problem& problem, const Request& request) {
-  return fused_ssim::merges_variances(problem) ||
-         (request.map != nullptr && merges_variances_of_maps(problem));
+  return mask_is_normalized(problem) ||
+         (can_merge_variances(problem) &&
+          (is_within_window(problem) ||
+           (request.map != nullptr && (has_narrow_window(problem) || has_three_taps(problem)))));
 }
 
 // Of one row of sums.
