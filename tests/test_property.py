@@ -254,8 +254,8 @@ def test_every_form(device, way, form):
     images = [image for image in (x, y) if image.requires_grad]
     if not images:
         return
-    # float16 has no millionths.
-    upstream = x.numel() * (noise(*expected.shape, seed=99).to(device) + 0.5)
+    # float16 has no millionths, and nothing above 65504: under one tap a derivative reaches 50.
+    upstream = min(x.numel(), 500) * (noise(*expected.shape, seed=99).to(device) + 0.5)
     found = torch.autograd.grad(value, images, upstream.to(value.dtype))
 
     def gradients_by_oracle(rounding):
