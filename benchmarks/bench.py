@@ -200,10 +200,13 @@ def _cuda_rows(
     one_set = 3 * size.values * torch.empty(0, dtype=dtype).element_size()
     distinct = min(_MOST_IMAGES, max(2, math.ceil(_CACHES_FULL * cache / one_set)))
     images = make_images(size, distinct, dtype, device, kind)
+    on_default_stream = {library.name for library in libraries if library.on_default_stream}
 
     def time_kernels(row: Row, step: Step) -> None:
         try:
-            row.gpu = cuda_kernel_time(step, distinct, device)
+            row.gpu = cuda_kernel_time(
+                step, distinct, device, on_default_stream=row.library in on_default_stream
+            )
         finally:
             torch.cuda.empty_cache()  # what one library kept shall not crowd the next
 

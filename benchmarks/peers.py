@@ -102,7 +102,7 @@ def _original(module_name: str | None) -> Library:
     functions = _of_ssim(module.fused_ssim) | {"inference": partial(module.fused_ssim, train=False)}
     if hasattr(module, "fused_ssim3d"):
         functions |= _of_volumes(partial(module.fused_ssim3d, padding="valid"))
-    return Library("original", "unknown", functions, on=("cuda",))
+    return Library("original", "unknown", functions, on=("cuda",), on_default_stream=True)
 
 
 def _pytorch_msssim() -> Library:

@@ -63,16 +63,21 @@ def cpu_times(steps: Mapping[str, Step], budget_s: float) -> dict[str, Timing]:
     return {name: _timing(values, "wall clock") for name, values in samples.items()}
 
 
-def cuda_kernel_time(step: Step, distinct: int, device: torch.device) -> Timing:
+def cuda_kernel_time(
+    step: Step, distinct: int, device: torch.device, *, on_default_stream: bool = False
+) -> Timing:
     """GPU time a step: replays of a CUDA graph of many steps over different images (cold L2).
 
-    A step that cannot be captured is launched as usual between two events; where its kernels are
-    short that counts the gaps between them too, and the method says so.
+    A step that cannot be captured, or whose kernels always go to the default stream, is launched as
+    usual between two events; where its kernels are short that counts the gaps between them too, and
+    the method says so.
     """
     count = max(distinct, 8)
     # Captured and warmed up on a stream of this device: torch.cuda.graph's own belongs to the
     # first device, and autograd remembers on which stream a leaf was first used.
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.default_stream(device)
+    if not on_default_stream:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for i in range(distinct):
@@ -83,16 +88,16 @@ def cuda_kernel_time(step: Step, distinct: int, device: torch.device) -> Timing:
         for i in range(count):
             step(i)
 
-    method = "CUDA graph"
     run: Callable[[], None] = launch
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            launch()
-        run = graph.replay
-    except RuntimeError:
-        torch.cuda.synchronize(device)
-        method = "CUDA events"
+    method = "CUDA events"
+    if not on_default_stream:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                launch()
+            run, method = graph.replay, "CUDA graph"
+        except RuntimeError:
+            torch.cuda.synchronize(device)
 
     samples = []
     with torch.cuda.stream(stream):

@@ -22,6 +22,8 @@ class Library:
     functions: dict[str, Loss]
     on: tuple[str, ...] = ("cpu", "cuda")
     pairs_per_call: int = 1  # more for a program, of whose start a pair then bears little
+    # Its kernels go to the default stream whatever torch's current one is, so no graph captures them.
+    on_default_stream: bool = False
 
 
 @dataclass(frozen=True)
