@@ -14,8 +14,10 @@ namespace {
 void test_merging() {
   const std::vector<double> uniform(3, 1.0 / 3);
   std::vector<double> narrow(kDefaultWindowSize);
+  std::vector<double> wider(kDefaultWindowSize);
   std::vector<double> standard(kDefaultWindowSize);
-  gaussian_taps(kDefaultWindowSize, 1.0, narrow.data());
+  gaussian_taps(kDefaultWindowSize, 1.0, wider.data());
+  gaussian_taps(kDefaultWindowSize, 0.9, narrow.data());
   gaussian_taps(kDefaultWindowSize, kDefaultSigma, standard.data());
   const auto problem = [](const std::vector<double>& taps, int64_t side) {
     Problem result = fused_ssim_problem(1, 1, side, side, Image(), Image());
@@ -28,6 +30,7 @@ void test_merging() {
   EXPECT(!merges_variances(problem(standard, 11)), "the standard window");
   EXPECT(merges_variances(problem(standard, 10)), "an image smaller than the window");
   EXPECT(merges_variances(problem(narrow, 20)), "a narrow window");
+  EXPECT(!merges_variances(problem(wider, 20)), "a sigma of 1");
   EXPECT(!merges_variances(problem(uniform, 20)), "three taps of images");
   Problem other = problem(uniform, 20);
   other.windows[kDepth] = other.windows[kWidth];
