@@ -42,11 +42,6 @@ constexpr bool is_within_window(const Problem& problem) {
   return true;
 }
 
-// In float64 there are digits to spare, and luminance has no variance.
-constexpr bool can_merge_variances(const Problem& problem) {
-  return !accumulates_in_double(problem) && has_variance(problem) &&
-         problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE;
-}
 constexpr bool has_narrow_window(const Problem& problem) {
   return is_narrow(problem, kDepth) || is_narrow(problem, kHeight) || is_narrow(problem, kWidth);
 }
@@ -54,9 +49,12 @@ constexpr bool has_three_taps(const Problem& problem) {
   return is_three(problem, kHeight) || is_three(problem, kWidth);
 }
 
-constexpr bool merges_variances(const Problem& problem) {
-  return mask_is_normalized(problem) || (can_merge_variances(problem) &&
-                                         (has_narrow_window(problem) || is_within_window(problem)));
+// `too_narrow`: whether a device's kernels are too inexact for these windows. In float64 there are digits
+// to spare, and luminance has no variance.
+constexpr bool merges_variances(const Problem& problem, bool too_narrow) {
+  return mask_is_normalized(problem) || (!accumulates_in_double(problem) && has_variance(problem) &&
+                                         problem.statistic != FUSED_SSIM_STATISTIC_LUMINANCE &&
+                                         (too_narrow || is_within_window(problem)));
 }
 
 }  // namespace fused_ssim

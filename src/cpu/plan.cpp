@@ -20,7 +20,7 @@ WindowKind window_kind(const Window& window) {
 
 // In float64 and where variances are merged nothing is compiled for short windows alone.
 bool has_short(const Problem& problem, bool is_compiled) {
-  return is_compiled && !accumulates_in_double(problem) && !merges_variances(problem);
+  return is_compiled && !accumulates_in_double(problem) && !has_merged_variances(problem);
 }
 
 }  // namespace
@@ -40,7 +40,9 @@ WindowKind window_kind(const Problem& problem) {
              : kind;
 }
 
-bool has_merged_variances(const Problem& problem) { return merges_variances(problem); }
+bool has_merged_variances(const Problem& problem) {
+  return merges_variances(problem, has_narrow_window(problem));
+}
 
 int filter_radius(const Problem& problem, SpatialAxis axis) {
   const WindowKind kind = is_volume(problem) ? window_kind(problem, axis) : window_kind(problem);

@@ -52,7 +52,7 @@ inline constexpr int kLongestShortWindow = 3;
 inline constexpr bool kHasShortWindows = true;
 inline constexpr int kLongestShortWindow = 2 * kFixedRadius + 1;
 #endif
-// merges_variances() (core/merging.h), out of line: levels must not have code that the baseline has.
+// Whether variances are merged (core/merging.h), out of line: levels must not have code that the baseline has.
 bool has_merged_variances(const Problem& problem);
 // The radius that the kernel works with along an axis: kFixedRadius, or the window's own; at most
 // the image's size, since taps further out than that only see zeros (fit_taps() in core/taps.h).

@@ -146,7 +146,7 @@ class StripKernel {
                                       const V* by_seen, V* means, V* variances) const;
   FUSED_SSIM_INLINE void carry_rows(V* carry, const V* fresh) const;
   void evaluate_column(int64_t j, const V* tile, const ValueRows& rows, DoubleLanes* sum);
-  // Means of s, d, s^2 and d^2; under a mask variances in place of the squares.
+  // Means of s and d, and of s^2 and d^2 or (kVariances) their variances.
   using Moments8 = V[kMoments][kChunkRows];
   using Partials8 = V[kPartialMaps > 0 ? kPartialMaps : 1][kChunkRows];
   // Of what differs from a number: the means of it and of its square.

@@ -71,13 +71,24 @@ __device__ __forceinline__ float largest_centre(const StripParams& p) {
                       : 0.0f;
 }
 
-// kMap: moves the centre of a column's filters to its next row `maps`, which all windows under way
-// see, where that is far away: half the range of the images, or, of windows whose taps at the edge
-// weigh as much as others, half of that.
+// The same for 8 columns of a row, around the fourth, `column`. Beyond the image pixels are zero, and
+// short windows of columns inside may not see them, however far they are from what these see.
+template <class Traits>
+__device__ __forceinline__ float largest_centre(const StripParams& p, int column) {
+  return Traits::Window::kIsGiven && column >= p.width ? 0.0f : largest_centre<Traits>(p);
+}
+
+// kMap: moves the centre of a column's filters to its next row `y`, `maps`, which all windows under
+// way see, where that is far away: half the range of the images, or, of windows whose taps at the edge
+// weigh as much as others, half of that. Short windows do not see it, and where it lies beyond the
+// image it tells nothing of what they see.
 template <class Traits>
 __device__ __forceinline__ void move_centre(const StripParams& p,
-                                            const typename Traits::Window& window,
+                                            const typename Traits::Window& window, int y,
                                             const float4& maps, ColumnState<Traits>& state) {
+  if (Traits::Window::kIsGiven && (y < 0 || y >= p.height)) {
+    return;
+  }
   constexpr float kFar = Traits::Window::kIsGiven ? 0.125f : 0.25f;
   constexpr auto kGain = static_cast<float>(Traits::Window::kGain);
   const float bound = largest_centre<Traits>(p);
@@ -218,7 +229,8 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
 #pragma unroll 1
   for (int first = 0; first < Traits::kChunkRows; first += kRows, places += kRows * Places::kRow) {
     if constexpr (Traits::kMap) {
-      move_centre<Traits>(p, window, load_maps<Traits>(places), state);
+      move_centre<Traits>(p, window, first_row + first + kDefaultWindowSize / 2,
+                          load_maps<Traits>(places), state);
     }
     const MeanShift shift = job.shift_of(state);
 #pragma unroll
@@ -292,13 +304,13 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
                                                     own_rows, weights, column, state);
 }
 
-// The first chunk of a piece: no window is complete yet.
+// The first chunk of a piece, from row `y` of the image on: no window is complete yet.
 template <class Traits>
 __device__ __forceinline__ void push_column_rows(const StripParams& p,
-                                                 const typename Traits::Window& window,
+                                                 const typename Traits::Window& window, int y,
                                                  const float* column, ColumnState<Traits>& state) {
   if constexpr (Traits::kMap) {
-    move_centre<Traits>(p, window, load_maps<Traits>(column), state);
+    move_centre<Traits>(p, window, y, load_maps<Traits>(column), state);
   }
 #pragma unroll
   for (int r = 0; r < Traits::kChunkRows; ++r) {

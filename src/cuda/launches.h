@@ -76,6 +76,11 @@ template <class Params>
 cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, int blocks,
                           int threads, int shared_bytes, const DeviceFacts& device,
                           cudaStream_t stream) {
+  if (!device.overlaps_launches) {  // drivers before that of CUDA 11.8 know no attributes
+    void* arguments[] = {const_cast<Params*>(&params)};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads),
+                            arguments, static_cast<size_t>(shared_bytes), stream);
+  }
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -85,7 +90,7 @@ cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, in
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = device.overlaps_launches ? 1 : 0;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 

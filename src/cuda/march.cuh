@@ -122,7 +122,6 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
       pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
-  const float centre_bound = largest_centre<Traits>(p);
   if (Traits::row_thread() % (Traits::kShiftsLate ? 32 : Traits::kColumns) == 0) {
     piece_shift[Traits::row_thread() / 32] = PieceShift::of<Traits::kMap>(window, shift);
   }
@@ -147,6 +146,8 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
 
   const int row = Traits::row_thread() % 8;
   const int group = Traits::row_thread() / 8;
+  const float centre_bound =
+      largest_centre<Traits>(p, piece.first_column - Traits::kMargin + 8 * group + 3);
   const int in_part = group / (Traits::kPartColumns / 8) * Traits::kPartStride +
                       group % (Traits::kPartColumns / 8) * 8;
   // Where strips are narrower than they could be, whole warps have nothing to do.
@@ -272,7 +273,6 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   }
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
-  const float centre_bound = largest_centre<Traits>(p);
   const int thread = Traits::row_thread();
   const int warp = thread / 32;
   if (thread % 32 == 0) {
@@ -284,6 +284,8 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   const int group = thread / 8;
   static_assert(Traits::kParts == 1, "else groups lie in parts");
   const int first = 8 * group;
+  const float centre_bound =
+      largest_centre<Traits>(p, piece.first_column - Traits::kMargin + first + 3);
   float* map_rows = kept(maps + row * MapPlaces<Traits>::kRow + first * MapPlaces<Traits>::kColumn);
   // Code of its own for each type, and of values for the L1 term: that asks fewer questions on the
   // way.
@@ -416,7 +418,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
     }
     if (Traits::kGradient || !Traits::kSpares ? chunk == 0
                                               : first_row + Traits::kChunkRows <= own_top) {
-      push_column_rows<Traits>(p, window, column, state);
+      push_column_rows<Traits>(p, window, first_row + Traits::kRadius, column, state);
     } else if (!has_value) {
       if constexpr (Traits::kGradient) {
         if (is_needed) {

@@ -38,10 +38,8 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
 // Of narrow windows maps alone: sums average out what single windows are off. Tiles centre eight rows
 // and four columns together, of which most windows of three taps do not see the centre.
 constexpr bool merges_variances(const Problem& problem, const Request& request) {
-  return mask_is_normalized(problem) ||
-         (can_merge_variances(problem) &&
-          (is_within_window(problem) ||
-           (request.map != nullptr && (has_narrow_window(problem) || has_three_taps(problem)))));
+  return fused_ssim::merges_variances(
+      problem, request.map != nullptr && (has_narrow_window(problem) || has_three_taps(problem)));
 }
 
 // Of one row of sums.

@@ -78,7 +78,7 @@ BandRows rows_of_band(const Problem& problem, bool gradient, int64_t top, int64_
   return {{first, 0, last - first, 0}, {begin, 0, end - begin, 0}};
 }
 
-// Slabs of a volume: as many slices as fit, but at least those that a thread filters at once; where
+// Slabs of a volume: as many slices as fit, but at least those that a thread of depth_moments filters at once; where
 // even these take too much, a band of rows at a time. The ring holds a slab and the slices before it
 // that gradients still need, in whole slabs.
 template <class T>

@@ -62,11 +62,13 @@ struct MomentsPass {
   __device__ __forceinline__ void stage(const SeparableRow& at, T* staged, int input_stride) const {
     if (p.quads1 && p.quads2 && p.img1.dtype == kDTypeOf<T> && p.img2.dtype == kDTypeOf<T>) {
       // Of most problems, in as few instructions as possible. All of a vector is there, or none: then
-      // nothing is read.
-      const char* x = at.first(0, p.img1.row);
-      const char* y = at.first(1, p.img2.row);
+      // nothing is read, and the address, which must be aligned all the same, is that of the image.
+      const bool is_inside = at.begin < at.end;
+      const int begin = is_inside ? at.begin : 0;
+      const char* x = is_inside ? at.first(0, p.img1.row) : p.img1.data;
+      const char* y = is_inside ? at.first(1, p.img2.row) : p.img2.data;
       at.for_vectors<T>([&](int column, int) {
-        const int64_t from = static_cast<int64_t>(sizeof(T)) * (column - at.begin);
+        const int64_t from = static_cast<int64_t>(sizeof(T)) * (column - begin);
         const int size = column >= at.begin && column < at.end ? 16 : 0;
         copy_async<16>(staged + column, x + from, size);
         copy_async<16>(staged + input_stride + column, y + from, size);

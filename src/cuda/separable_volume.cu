@@ -12,8 +12,9 @@
 // in registers.
 //
 // Global memory per voxel of accumulation type T, beside images and gradients: 4 T of maps, and
-// with a gradient twice 3 T (4 T for both) of partial derivatives. Each is written once and read
-// once, or along depth 1 + 2 r / 8 times, from the L1 and L2 caches where they hold it.
+// with a gradient twice 3 T (4 T for both) of partial derivatives. Each is written and read once, but
+// along depth pixels are read 1 + 2 r / 8 times and partial derivatives 1 + 2 r / 16 times, from the L1
+// and L2 caches where these hold them.
 #include <algorithm>
 
 #include "cuda/launches.h"
@@ -253,8 +254,11 @@ __global__ void __launch_bounds__(kThreads, kDepthBlocksPerMultiprocessor)
     const auto index =
         static_cast<int>(p.volume.first_slice + first - p.volume.value_front) - p.volume.window / 2;
     const int remainder = index % static_cast<int>(p.volume.ring_slices);
+    // The ring may not hold what nobody stores sums of.
+    const auto outputs =
+        static_cast<int>(min(static_cast<int64_t>(kSlices), p.volume.slice_count - first));
     const int end =
-        min(index + p.volume.window + kSlices - 1, static_cast<int>(p.volume.value_slices));
+        min(index + p.volume.window - 1 + outputs, static_cast<int>(p.volume.value_slices));
     const DepthPartials<T> partials = {
         p, p.volume.ring + element, index,
         remainder + (remainder < 0 ? static_cast<int>(p.volume.ring_slices) : 0), end};
@@ -264,12 +268,12 @@ __global__ void __launch_bounds__(kThreads, kDepthBlocksPerMultiprocessor)
 #pragma unroll
     for (int o = 0; o < kSlices; ++o) {
       if (first + o < p.volume.slice_count) {
-        DepthElements<T> outputs;
+        DepthElements<T> sums;
 #pragma unroll
         for (int e = 0; e < kCount; ++e) {
-          outputs.of[e] = filtered[e][o];
+          sums.of[e] = filtered[e][o];
         }
-        *reinterpret_cast<DepthElements<T>*>(to + o * p.partials_plane) = outputs;
+        *reinterpret_cast<DepthElements<T>*>(to + o * p.partials_plane) = sums;
       }
     }
   });

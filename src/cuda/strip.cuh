@@ -440,8 +440,11 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
       const RowGroup<Traits> place;
       const float* quads = slot(chunk) + place.staged;
       float* map = maps + place.map();
+      const int fourth_column = Traits::kMap ? piece.first_column - Traits::kMargin +
+                                                   Traits::kGroupColumns * place.group + 3
+                                             : 0;
       filter_staged_row<Traits>(typename Traits::Window(p), quads, quads + Traits::kImageStride,
-                                largest_centre<Traits>(p), map);
+                                largest_centre<Traits>(p, fourth_column), map);
     }
     if constexpr (kOneSlot) {
       __syncthreads();
@@ -456,7 +459,8 @@ __device__ __forceinline__ void process_piece(const StripParams& p, StripShared<
     float* column = maps + threadIdx.x * MapPlaces<Traits>::kColumn;
     float loss = 0.0f;
     if (chunk == 0) {
-      push_column_rows<Traits>(p, typename Traits::Window(p), column, state);
+      push_column_rows<Traits>(p, typename Traits::Window(p),
+                               Traits::kMap ? piece.rows.x - Traits::kLeadRows : 0, column, state);
     } else {
       loss = filter_columns<Traits>(p, piece, flags, plain, chunk, column, state);
     }

@@ -455,8 +455,8 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
     float filtered[4][kRows];
     MeanShift item_shift = mean_shift;
     if constexpr (Traits::kCentred) {
-      const Centres centres =
-          filter_centred_column<Traits::kCellPitch>(window, cells + offset, filtered);
+      const Centres centres = filter_centred_column<Traits::kCellPitch>(
+          window, cells + offset, p.height - 1 - (first_y - Traits::kRadius), filtered);
       item_shift.s += centres.s;
       item_shift.d += centres.d;
     } else {

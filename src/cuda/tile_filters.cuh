@@ -62,19 +62,22 @@ __device__ __forceinline__ void filter_column(const Window& window, const float*
   }
 }
 
-// The same of cells with variances: moments for means shifted by these filtered centres.
+// The same of cells with variances: moments for means shifted by these filtered centres. `last`: the
+// last of the rows that lies in the image. Below it pixels are zero, and short windows of rows above
+// may not see them, however far they are from what these see.
 struct Centres {
   float s;
   float d;
 };
 template <int kPitch, class Window, int kRows>
 __device__ __forceinline__ Centres filter_centred_column(const Window& window, const float* column,
-                                                         float (&out)[4][kRows]) {
+                                                         int last, float (&out)[4][kRows]) {
   constexpr int kMiddle = (kRows + kDefaultWindowSize - 1) / 2;
+  const auto row = [&](int middle) { return Window::kIsGiven ? min(middle, last) : middle; };
   constexpr auto kGain = static_cast<float>(Window::kGain);
   float above[4], below[4];
-  read_cell(column + (kMiddle - 1) * kPitch, above);
-  read_cell(column + kMiddle * kPitch, below);
+  read_cell(column + row(kMiddle - 1) * kPitch, above);
+  read_cell(column + row(kMiddle) * kPitch, below);
   const float centre[2] = {0.5f * (above[0] + below[0]), 0.5f * (above[1] + below[1])};
 #pragma unroll
   for (int i = 0; i < kRows + kDefaultWindowSize - 1; ++i) {

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "check.h"
-#include "core/merging.h"
 #include "cpu/plan.h"
 
 using namespace fused_ssim;
@@ -27,26 +26,26 @@ void test_merging() {
     }
     return result;
   };
-  EXPECT(!merges_variances(problem(standard, 11)), "the standard window");
-  EXPECT(merges_variances(problem(standard, 10)), "an image smaller than the window");
-  EXPECT(merges_variances(problem(narrow, 20)), "a narrow window");
-  EXPECT(!merges_variances(problem(wider, 20)), "a sigma of 1");
-  EXPECT(!merges_variances(problem(uniform, 20)), "three taps of images");
+  EXPECT(!has_merged_variances(problem(standard, 11)), "the standard window");
+  EXPECT(has_merged_variances(problem(standard, 10)), "an image smaller than the window");
+  EXPECT(has_merged_variances(problem(narrow, 20)), "a narrow window");
+  EXPECT(!has_merged_variances(problem(wider, 20)), "a sigma of 1");
+  EXPECT(!has_merged_variances(problem(uniform, 20)), "three taps of images");
   Problem other = problem(uniform, 20);
   other.windows[kDepth] = other.windows[kWidth];
-  EXPECT(merges_variances(other), "three taps of volumes");
+  EXPECT(has_merged_variances(other), "three taps of volumes");
   other = problem(standard, 20);
   other.windows[kHeight] = {narrow.data(), kDefaultWindowSize};
-  EXPECT(merges_variances(other), "narrow along one axis");
+  EXPECT(has_merged_variances(other), "narrow along one axis");
   other = problem(standard, 10);
   other.sizes[FUSED_SSIM_AXIS_COLUMN] = 11;
-  EXPECT(!merges_variances(other), "smaller along one axis alone");
+  EXPECT(!has_merged_variances(other), "smaller along one axis alone");
   other = problem(narrow, 20);
   other.img2.dtype = FUSED_SSIM_FLOAT64;
-  EXPECT(!merges_variances(other), "float64");
+  EXPECT(!has_merged_variances(other), "float64");
   other = problem(narrow, 20);
   other.statistic = FUSED_SSIM_STATISTIC_LUMINANCE;
-  EXPECT(!merges_variances(other), "luminance");
+  EXPECT(!has_merged_variances(other), "luminance");
 }
 
 void test_volumes() {

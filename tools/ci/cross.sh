@@ -32,9 +32,9 @@ case $target in
     ;;
 esac
 
-# CMake wants programs, not command lines.
+# CMake wants programs, not command lines. (rc: of resources, which it asks for on Windows.)
 mkdir -p "$folder/zig"
-for tool in cc c++ ar ranlib rc; do
+for tool in c++ ar ranlib rc; do
   arguments=$tool
   if [[ $tool == c* ]]; then arguments+=" -target $triple"; fi
   printf '#!/bin/sh\nexec "%s" -m ziglang %s "$@"\n' "$(type -P python3)" "$arguments" >"$folder/zig/$tool"
@@ -45,8 +45,8 @@ zig=$(realpath "$folder/zig")
 # Windows looks for a program's libraries beside it, so both go to bin/.
 cmake -G Ninja -S . -B "$folder" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_SYSTEM_NAME="${system[0]}" -DCMAKE_SYSTEM_PROCESSOR="${system[1]}" \
-  -DCMAKE_C_COMPILER="$zig/cc" -DCMAKE_CXX_COMPILER="$zig/c++" -DCMAKE_AR="$zig/ar" \
-  -DCMAKE_RANLIB="$zig/ranlib" -DCMAKE_RC_COMPILER="$zig/rc" \
+  -DCMAKE_CXX_COMPILER="$zig/c++" -DCMAKE_RC_COMPILER="$zig/rc" -DCMAKE_AR="$zig/ar" \
+  -DCMAKE_RANLIB="$zig/ranlib" \
   -DCMAKE_CROSSCOMPILING_EMULATOR="$(IFS=';'; echo "${emulator[*]}")" \
   -DCMAKE_RUNTIME_OUTPUT_DIRECTORY="$(realpath "$folder")/bin" \
   -DFUSED_SSIM_CUDA=OFF -DFUSED_SSIM_TORCH=OFF -DFUSED_SSIM_TESTS=ON -DFUSED_SSIM_WERROR=ON
