@@ -17,6 +17,7 @@ from fused_ssim.cli.html_report import Shown
 from fused_ssim.cli.images import (
     Pixels,
     Reading,
+    check_image_name,
     image_files,
     large_pictures,
     make_folder,
@@ -93,6 +94,8 @@ def _check_outputs(arguments: argparse.Namespace, *, of_files: bool) -> None:
             raise CliError(f"cannot write {path}: there is no folder {folder}; make it")
         if path.is_dir():
             raise CliError(f"cannot write {path}: it is a folder; give the name of a file")
+    if of_files and maps is not None:
+        check_image_name(maps)
 
 
 def _kind(path: Path) -> str:

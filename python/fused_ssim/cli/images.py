@@ -151,14 +151,18 @@ def to_pil(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a Pillow image in the format that the name's suffix says."""
-    try:
-        image.save(path)
-    except ValueError:
+def check_image_name(path: Path) -> None:
+    """Refuse a name whose suffix is that of no format that Pillow writes."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise CliError(
             f"{path}: unknown image format {path.suffix!r}; use a name that ends in .png"
-        ) from None
+        )
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a Pillow image in the format that the name's suffix says (`check_image_name`)."""
+    try:
+        image.save(path)
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror or first_line(error)}") from None
 
