@@ -12,6 +12,9 @@ from measure import run_python
 
 MIB = 2**20
 SLACK = 32 * MIB
+# Before torch 2.4 nobody can tell whether a graph is used once more, so its gradient stays beside the
+# one that is handed out.
+KEPT = int(not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"))
 
 # Run in a process of its own: the peak of a resident set never falls again.
 PEAK_ON_CPU = """
@@ -92,7 +95,7 @@ def peak_on_cpu(what, layout):
 def test_cpu(what, layout):
     extra, image = peak_on_cpu(what, layout)
     gradient = 0 if what == "inference" else image
-    assert extra <= gradient + SLACK, (
+    assert extra <= (1 + KEPT) * gradient + SLACK, (
         f"{extra / MIB:.0f} MiB beside a gradient of {gradient / MIB:.0f}"
     )
     assert extra >= gradient - MIB, "the measurement must see the gradient"
@@ -100,12 +103,12 @@ def test_cpu(what, layout):
 
 def test_cpu_scaled_loss():
     extra, image = peak_on_cpu("scaled training", "contiguous")
-    assert extra <= image + SLACK
+    assert extra <= (1 + KEPT) * image + SLACK
 
 
 def test_cpu_both_images():
     extra, image = peak_on_cpu("both images", "contiguous")
-    assert extra <= 2 * image + SLACK
+    assert extra <= 2 * (1 + KEPT) * image + SLACK
 
 
 def test_cpu_temporary_image():
@@ -124,7 +127,7 @@ def test_cpu_map():
 def test_cpu_scales():
     # The gradients of all scales, 4/3, and two scales of both images, 5/8, beside each other.
     extra, image = peak_on_cpu("scales", "contiguous")
-    assert extra <= 2 * image
+    assert extra <= (2 + KEPT) * image
     assert extra >= 4 / 3 * image - MIB
 
 

@@ -5,8 +5,8 @@
 // kColumns threads of each kind. With s = x + y - shift and d = x - y - shift (core/formula.h), a
 // chunk goes through
 //
-//   row warps     load     global memory -> shared memory, by tensor maps or through registers, a
-//                          chunk ahead; pixels become s and d
+//   row warps     load     global memory -> shared memory, by tensor maps, cp.async or through
+//                          registers, a chunk ahead; pixels become s and d
 //   row warps     rows     thread = one row x 8 columns. Filters s, s^2, d, d^2 along the row into
 //                          a slot
 //   column warps  columns  thread = one column. Filters the four maps of the slot down the column,

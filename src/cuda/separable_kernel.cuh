@@ -1,5 +1,5 @@
-// SSIM for every window and type that the fast kernels lack: long, asymmetric or different windows
-// along the axes, float64, uint8, two dtypes. Two passes of one schedule:
+// SSIM for all that the fast kernels lack: long and asymmetric windows, float64, L2 terms, volumes,
+// normalized masks. Two passes of one schedule:
 //
 //   moments   loads pixels and filters s, d, s^2, d^2: sums, map, and the partial derivatives,
 //             which go to memory
