@@ -21,6 +21,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="needs torch 2.3")
 @pytest.mark.parametrize("functions", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 @pytest.mark.parametrize("other", [torch.float16, torch.float32], ids=str)
 def test_scaled_gradients_are_right(device, functions, other):
