@@ -1,4 +1,4 @@
-"""How far two results are apart, and running a piece of code in a process of its own."""
+"""How far two results are apart, running code in a process of its own, and what torch calls otherwise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -53,3 +55,12 @@ def run_python(
 def _python_path() -> str:
     inherited = os.environ.get("PYTHONPATH")
     return str(TESTS) if not inherited else os.pathsep.join([str(TESTS), inherited])
+
+
+def gradient_scaler(device: str, scale: float, *, enabled: bool = True) -> Any:
+    """torch's own, which torch before 2.3 has under another name and for CUDA alone."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device, init_scale=scale, enabled=enabled)
+    if enabled and device == "cpu":
+        pytest.skip("before torch 2.3 the CPU has no gradient scaler")
+    return torch.cuda.amp.GradScaler(init_scale=scale, enabled=enabled)

@@ -908,12 +908,8 @@ Errors run_case(Case c) {
     }
     if (kind.map) {
       errors.map = worst_difference(map.download(&clean), ref.map);
-      // In steps of a byte two photographs have flat parts, far from one another (docs/limits.md).
-      const bool unrelated =
-          c.content == Content::kPhotos && c.types.img2 == kUInt8 && ref.map.size() > 3'000'000;
       report(c, strips, "map", errors.map,
              in_double             ? 1e-11
-             : unrelated           ? 1.5e-4
              : is_photo(c.content) ? std::min(loosen, 2.0) * 1e-4
                                    : loosen * 5e-6);
     }
