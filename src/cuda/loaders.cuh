@@ -295,7 +295,7 @@ struct BoxLoader {
     if (Traits::row_thread() < 32 && is_elected()) {
       const unsigned number = count + ahead;
       uint64_t* counter = &counters->loaded[number & 1u];
-      if constexpr (Traits::kRaw) {
+      if constexpr (Traits::kStagesPixels) {
         wait_for_phase(&counters->emptied[number & 1u], (number >> 1 & 1u) ^ 1u);
       }
       order_before_boxes();  // what was stored where they go

@@ -104,7 +104,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
                                            float* staged, float* maps, float* turns,
                                            PieceShift* piece_shift, MarchCounters<Traits>* counters,
                                            unsigned chunks_before) {
-  static_assert(!Traits::kRaw, "run_raw_rows does that");
+  static_assert(!Traits::kStagesPixels, "run_raw_rows does that");
   unsigned parity = meeting_parity<Traits>(chunks_before);
   const char* plane1 = p.img1.data + piece.batch * p.img1.batch + piece.channel * p.img1.channel;
   const char* plane2 = p.img2.data + piece.batch * p.img2.batch + piece.channel * p.img2.channel;
@@ -198,7 +198,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
       }
     }
   };
-  MapSlot<Traits> map_slot((Traits::kSplit ? chunks_before : 0u) +
+  MapSlot<Traits> map_slot((Traits::kHandover == Handover::kByBlock ? chunks_before : 0u) +
                            static_cast<unsigned>(2 * Traits::kMapSlots + kFirst));
   if constexpr (!kStartsInLoop) {
     filter(0, map_slot.slot, true);
@@ -227,14 +227,14 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
     }
     if ((!kStartsInLoop || chunk >= -1) && chunk + 1 < chunks) {
       filter(staged_slot, map_slot.below(), false);
-      if constexpr (Traits::kSplit) {
+      if constexpr (Traits::kHandover == Handover::kByBlock) {
         arrive(&counters->filled[0][map_slot.below()]);
       }
     }
     if (chunk + 2 < chunks) {
       store(staged + next_slot * Traits::kSlotStride);
     }
-    const bool all_meet = Traits::kMeets || (kStartsInLoop && chunk < 0);
+    const bool all_meet = Traits::kHandover == Handover::kMeeting || (kStartsInLoop && chunk < 0);
     uint64_t* counter = all_meet ? &counters->met : &counters->drained[0][map_slot.slot];
     arrive(counter);
     if (!Traits::kQuads && chunk + 3 < chunks) {
@@ -381,23 +381,23 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
   uint64_t* filled = counters->filled[pairing];
   uint64_t* drained = counters->drained[pairing];
   const PieceShift& shift = piece_shift[Traits::kShiftsLate ? m / 32 : 0];
-  MapSlot<Traits> map_slot(Traits::kMeets ? 0u : chunks_before);
+  MapSlot<Traits> map_slot(Traits::kHandover == Handover::kMeeting ? 0u : chunks_before);
   unsigned parity = meeting_parity<Traits>(chunks_before);
-  if constexpr (!Traits::kRaw) {
+  if constexpr (Traits::kHandover != Handover::kByWarp) {
     meet(counters, &parity);
     meet(counters, &parity);
   }
   Weights<Traits> weights;
   start_weights<Traits>(p, job, has_value, first_moment_row + Traits::kChunkRows, weights);
   const auto begin_chunk = [&] {
-    if constexpr (Traits::kRaw) {
+    if constexpr (Traits::kHandover == Handover::kByWarp) {
       wait_for_phase(&filled[map_slot.slot], map_slot.parity);
-    } else if constexpr (Traits::kSplit) {
+    } else if constexpr (Traits::kHandover == Handover::kByBlock) {
       wait_long_for_phase(&filled[map_slot.slot], map_slot.parity);
     }
   };
   const auto end_chunk = [&] {
-    if constexpr (Traits::kMeets) {
+    if constexpr (Traits::kHandover == Handover::kMeeting) {
       meet(counters, &parity);
     } else {
       arrive(&drained[map_slot.slot]);
@@ -473,9 +473,9 @@ template <class Traits>
 struct MarchShared {
   MarchProgress progress;
   MarchCounters<Traits> counters;
-  PieceShift piece_shift[Traits::kRowWarps];                  // one, or one for each
-  ValuedPixels valued[Traits::kRaw ? Traits::kRowWarps : 1];  // the same for each
-  double totals[Traits::kThreads];                            // of f so far, a thread each
+  PieceShift piece_shift[Traits::kRowWarps];                           // one, or one for each
+  ValuedPixels valued[Traits::kStagesPixels ? Traits::kRowWarps : 1];  // the same for each
+  double totals[Traits::kThreads];                                     // of f so far, a thread each
   WarpSums<Traits::kThreads / 32> warp_sums;
   WarpSums<Traits::kColumns / 32> column_sums;
   bool is_summed;
@@ -582,7 +582,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
               shared.is_summed = true;
             }
           }
-        } else if constexpr (Traits::kRaw) {
+        } else if constexpr (Traits::kStagesPixels) {
           run_raw_rows<Traits>(p, piece, staged, maps, shared.piece_shift, shared.valued,
                                &shared.counters, chunks_before,
                                [&](double l1) { total() = fma(p.l1_weight, l1, total()); });

@@ -12,6 +12,14 @@
 
 namespace fused_ssim::cuda {
 
+// How row warps and column warps hand slots of maps to each other.
+enum class Handover {
+  kByWarp,   // each row warp to a column warp of its own and back, under counters of these two
+  kByBlock,  // all row warps to all column warps and back, under counters of the block: column
+             // warps begin as soon as a chunk is there
+  kMeeting,  // all warps meet after each chunk
+};
+
 template <int kColumns_, StripKind kKind_, StripLoader kLoader_, class Window_, int kResident>
 struct MarchTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
@@ -42,17 +50,16 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
 
   // Raw pixels are staged where the windows' filter makes s and d of them: of boxes, which need no
   // registers on their way, and where s and d are not needed once more.
-  static constexpr bool kRaw = kBoxes && !kGradient;
+  static constexpr bool kStagesPixels = kBoxes && !kGradient;
   // Whether the filter shifts pixels that are staged as they are: then each warp's columns may have a
   // shift of their own, and are more exact the nearer it is to them. A map shows the error of each
   // single window; in sums and gradients errors average out.
-  static constexpr bool kShiftsLate = kRaw || kMap;
-  // How the two kinds wait for each other. Raw pixels: each row warp and a column warp of its own
-  // by counters. Else all of both kinds: after each chunk, or, where row warps have more to do than
-  // column warps because single pixels go through their registers and back, split: by counters, so
-  // that column warps begin as soon as a chunk is there.
-  static constexpr bool kSplit = !kQuads && kGradient;
-  static constexpr bool kMeets = !kRaw && !kSplit;
+  static constexpr bool kShiftsLate = kStagesPixels || kMap;
+  // Raw pixels need no meeting. Where single pixels go through the registers of row warps and back,
+  // these have more to do than column warps, which then do not wait for the end of it.
+  static constexpr Handover kHandover = kStagesPixels          ? Handover::kByWarp
+                                        : !kQuads && kGradient ? Handover::kByBlock
+                                                               : Handover::kMeeting;
 
   // Whether column warps add up the values while row warps store the last gradients. For others
   // than boxes registers are short.
@@ -118,7 +125,7 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr int kStagedSlots = kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
   static constexpr int kImageStride = kStagedSlots * kSlotStride;
-  static constexpr int kMapSlots = kRaw || kGradient ? 3 : 2;
+  static constexpr int kMapSlots = kStagesPixels || kGradient ? 3 : 2;
   static_assert(kStagedPitch % 8 == 4, "an odd number of quads");
   // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns
   // here.
@@ -142,14 +149,14 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
 // to it by the same way.
 template <class Traits>
 struct MarchCounters {
-  static constexpr int kPairings = Traits::kRaw ? Traits::kRowWarps : 1;
+  static constexpr int kPairings = Traits::kHandover == Handover::kByWarp ? Traits::kRowWarps : 1;
   uint64_t loaded[2];                             // the bytes of a chunk have come
-  uint64_t emptied[2];                            // kRaw: all row warps have read it
+  uint64_t emptied[2];                            // kStagesPixels: all row warps have read it
   uint64_t met;                                   // else: all threads have come
   uint64_t summed;                                // all column warps have left their sums
   uint64_t filled[kPairings][Traits::kMapSlots];  // by row warps
   uint64_t drained[kPairings]
-                  [Traits::kMapSlots];  // by column warps; kSplit: and staged by row warps
+                  [Traits::kMapSlots];  // by column warps; kByBlock: and staged by row warps
 
   // By one thread.
   __device__ __forceinline__ void start() {
@@ -162,8 +169,9 @@ struct MarchCounters {
     for (int pairing = 0; pairing < kPairings; ++pairing) {
       for (int slot = 0; slot < Traits::kMapSlots; ++slot) {
         start_counting(&filled[pairing][slot], Traits::kColumns / kPairings);
-        start_counting(&drained[pairing][slot],
-                       Traits::kRaw ? Traits::kColumns / kPairings : Traits::kThreads);
+        start_counting(&drained[pairing][slot], Traits::kHandover == Handover::kByWarp
+                                                    ? Traits::kColumns / kPairings
+                                                    : Traits::kThreads);
       }
     }
     order_counters();
@@ -178,10 +186,10 @@ __device__ __forceinline__ void meet(MarchCounters<Traits>* counters, unsigned* 
   wait_long_for_phase(&counters->met, *parity);
   *parity ^= 1u;
 }
-// Before a piece: two meetings begin it and, with kMeets, one follows each chunk.
+// Before a piece: two meetings begin it and, with kMeeting, one follows each chunk.
 template <class Traits>
 __device__ __forceinline__ unsigned meeting_parity(unsigned chunks_before) {
-  return Traits::kMeets ? chunks_before & 1u : 0u;
+  return Traits::kHandover == Handover::kMeeting ? chunks_before & 1u : 0u;
 }
 
 // The slot of a chunk, of kMapSlots, and the phase of its counters.

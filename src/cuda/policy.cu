@@ -124,7 +124,6 @@ StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes) {
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes) {
   StripChoice choice;
-  choice.min_rows = kStripMinRows;
   choose_tiles(device, kind, sizes, &choice);
   return choice;
 }

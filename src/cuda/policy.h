@@ -61,11 +61,6 @@ constexpr double march_cost(int resident, int chunks) {
 inline constexpr int kStripThreads = 128;
 constexpr int strip_blocks_per_multiprocessor(StripKind kind) { return has_gradient(kind) ? 3 : 4; }
 
-// Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
-// only where tiles don't serve. H200, value + gradient, us at 1x3x256x256 with 4, 8, 16, 24 rows,
-// first version of the kernel: 22.0, 21.9, 18.8, 30.6.
-constexpr int kStripMinRows = 16;
-
 // How blocks share the strips is decided by counting chunks: whether their ranges of rows end with
 // a strip or cross to the next. H200, us of a value with ranges that end, that cross: 42.2, 45.7 at
 // 1x3x1080x1920; 141.8, 137.5 at 1x3x2160x3840. The first and the last are what the count chooses.
@@ -97,11 +92,12 @@ constexpr int kMaxTileRows = 128;
 
 // Rows of a column that a thread of a tile filters at once.
 inline constexpr int kTileSegment = 8;
+inline constexpr int kTileThreads = 512;
 
 // What a tile of `rows` rows costs: instructions of the thread that has most to do, phase by phase,
 // and a constant for loads and barriers.
 constexpr double tile_cost(int rows, bool gradient) {
-  const auto rounds = [](int items) { return (items + 511) / 512; };
+  const auto rounds = [](int items) { return (items + kTileThreads - 1) / kTileThreads; };
   const int moment_rows = rows + (gradient ? 10 : 0);
   const int segments = (moment_rows + kTileSegment - 1) / kTileSegment;
   const int own_segments = (rows + kTileSegment - 1) / kTileSegment;

@@ -38,8 +38,6 @@
 
 namespace fused_ssim::cuda {
 
-inline constexpr int kTileThreads = 512;
-
 template <StripKind kKind_, StripLoader kLoader_, class Window_>
 struct TileTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
