@@ -103,7 +103,7 @@ def test_the_same_bits_and_errors(tmp_path):
             f"test_by_address.save({str(path)!r})",
             env={"FUSED_SSIM_BY_ADDRESS": forced},
         )
-        saved.append(torch.load(path))
+        saved.append(torch.load(path, weights_only=True))
     (_, expected, words), (by_address, found, same_words) = saved
     assert by_address
     if torch.__version__ >= "2.4":

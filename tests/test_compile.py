@@ -174,7 +174,7 @@ def test_a_second_size_does_not_recompile(device, name):
     function = (FUNCTIONS | FORMS)[name]
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     check(compiled, function, *images(device, 2, 3, 20, 31))
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with torch._dynamo.config.patch(error_on_recompile=True):
         check(compiled, function, *images(device, 3, 2, 40, 17))
 
 

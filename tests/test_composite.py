@@ -200,4 +200,6 @@ def test_another_size_is_no_new_program(device, composite, function):
         x, y = (picture.to(device) for picture in noise_pair(*shape))
         assert max_error(compiled(x, y), function(x, y)) <= 1e-6
     torch._dynamo.reset()
-    assert graphs == 1
+    # Before torch 2.6 padding by a pixel or none is a program each.
+    pads = function is COMPILED["scales"] and torch.__version__ < "2.6"
+    assert graphs == (2 if pads else 1)

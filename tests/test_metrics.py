@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+import pytorch_lightning as lightning
 import torch
 import torchmetrics
 import torchmetrics.image as peer
@@ -187,6 +188,82 @@ def test_a_collection_with_metrics_of_torchmetrics():
         for name in ("ours", "theirs"):
             assert max_error(found[f"val/{name} {of}"], metric.compute()) <= 1e-5
     assert apart["alike"].compute() != apart["other"].compute()
+
+
+class Brighten(lightning.LightningModule):
+    """Learns a factor, and logs metrics as Lightning's documentation shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(0.5))
+        self.training_ssim = ours.StructuralSimilarityIndexMeasure(data_range=1.0)
+        self.ssim = ours.StructuralSimilarityIndexMeasure(data_range=1.0)
+        self.collection = torchmetrics.MetricCollection(
+            {
+                "uniform": ours.StructuralSimilarityIndexMeasure(
+                    data_range=1.0, gaussian_kernel=False
+                ),
+                "peer": peer.StructuralSimilarityIndexMeasure(data_range=1.0),
+            }
+        )
+        self.both = ours.StructuralSimilarityAndPeakSignalNoiseRatio(1.0)
+        self.of_epochs = []
+
+    def training_step(self, batch):
+        x, y = batch
+        self.training_ssim(self.factor * x, y)
+        self.log("training", self.training_ssim, on_step=False, on_epoch=True)
+        return (self.factor * x - y).square().mean()
+
+    def validation_step(self, batch):
+        x, y = batch
+        for metric in (self.ssim, self.collection, self.both):
+            metric.update(self.factor * x, y)
+        self.log("ssim", self.ssim)
+        self.log_dict(self.collection)
+
+    def on_validation_epoch_end(self):
+        self.log_dict({f"both_{name}": value for name, value in self.both.compute().items()})
+        self.both.reset()
+
+    def on_train_epoch_end(self):
+        self.of_epochs.append(
+            {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            | {"factor": float(self.factor)}
+        )
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.2)
+
+
+@pytest.mark.filterwarnings("ignore")  # what Lightning and torch say of each other
+def test_lightning(tmp_path):
+    batches = torch.utils.data.DataLoader(BATCHES, batch_size=None)
+    model = Brighten()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, batches, batches)
+    assert len(model.of_epochs) == 2
+    for found in model.of_epochs:
+        metric = ours.StructuralSimilarityIndexMeasure(data_range=1.0)
+        psnr = peer.PeakSignalNoiseRatio(data_range=1.0)
+        for x, y in BATCHES:
+            metric.update(found["factor"] * x, y)
+            psnr.update(found["factor"] * x, y)
+        for name in ("ssim", "both_ssim", "peer"):
+            assert abs(found[name] - float(metric.compute())) <= 1e-5
+        assert abs(found["both_psnr"] - float(psnr.compute())) <= 1e-4
+    first, second = model.of_epochs
+    assert first["ssim"] < second["ssim"] and first["training"] < second["training"]
+    assert first["uniform"] < second["uniform"]
 
 
 def test_plots():

@@ -125,13 +125,14 @@ def _constant(value: Any) -> Any:
 
 
 def spatial_dims(value: Any, expected: Sequence[int] = (1, 2, 3)) -> int:
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or value not in expected:
-        raise ValueError(
-            f"spatial_dims: expected {' or '.join(map(str, expected))}, got {value!r}; 2 is for "
-            "images [B, C, H, W], 3 for volumes [B, C, D, H, W]"
-        )
-    return int(_constant(value))
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        for number in expected:
+            if value == number:
+                return number  # a constant, where a compiler holds `value` for variable
+    raise ValueError(
+        f"spatial_dims: expected {' or '.join(map(str, expected))}, got {value!r}; 2 is for "
+        "images [B, C, H, W], 3 for volumes [B, C, D, H, W]"
+    )
 
 
 def window_size(value: Any) -> int:
