@@ -65,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "reduced: a small set of numeric tests that reaches every kind of kernel"
     )
+    if torch.__version__ < "2.10":  # parts of torch warn of each other
+        config.addinivalue_line("filterwarnings", "ignore:::torch[._]")
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: torch sees no GPU on this machine")
 

@@ -118,7 +118,7 @@ def test_gray_alpha_stays_gray_on_a_gray_background(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("RGB", 3), ("CMYK", 3), ("YCbCr", 3)]
+    ("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("RGB", 3), ("CMYK", 3), ("LAB", 3)]
 )
 def test_every_mode_becomes_gray_or_rgb(tmp_path, mode, channels):
     path = tmp_path / "image.tif"

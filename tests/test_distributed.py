@@ -167,7 +167,8 @@ def case_dtensor_refusals(device):
 
 
 CASES = {name[5:]: case for name, case in [*globals().items()] if name.startswith("case_")}
-OLDEST = dict.fromkeys(CASES, "2.5") | {"ddp": "2.1", "fsdp2": "2.6"}
+# FSDP2 of torch 2.6 and 2.7 fails on the CPU, with losses of torch alone, too.
+OLDEST = dict.fromkeys(CASES, "2.5") | {"ddp": "2.1", "fsdp2": "2.9"}
 
 
 def run_cases(rank, address, backend, path):

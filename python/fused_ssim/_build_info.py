@@ -102,7 +102,7 @@ _IN_PYTORCH = (
     ("torch.export", "2.4"),
     ("DTensor", "2.5"),
     ("AOTInductor", "2.6"),
-    ("FSDP2", "2.6"),
+    ("FSDP2", "2.9"),
 )
 """Feature -> the oldest torch that it works with; docs/pytorch.md has the details and the tests."""
 
