@@ -11,13 +11,7 @@ repository=${1:?usage: index.sh OWNER/NAME OUTPUT_FOLDER}
 output=${2:?usage: index.sh OWNER/NAME OUTPUT_FOLDER}
 python=${PYTHON:-python3}
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-gh api --paginate --slurp "repos/$repository/releases?per_page=100" >"$work/releases.json"
-mkdir "$work/metadata"
-gh release list --repo "$repository" --exclude-drafts --limit 1000 --json tagName --jq '.[].tagName' |
-  while IFS= read -r tag; do
-    gh release download "$tag" --repo "$repository" --pattern '*.whl.metadata' --dir "$work/metadata"
-  done
-"$python" "$here/../../index/make_index.py" pages "$output" \
-  --releases "$work/releases.json" --metadata "$work/metadata"
+releases=$(mktemp)
+trap 'rm -f "$releases"' EXIT
+gh api --paginate --slurp "repos/$repository/releases?per_page=100" >"$releases"
+"$python" "$here/../../index/make_index.py" "$releases" "$output"

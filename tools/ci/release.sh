@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Makes the GitHub release of a tag: notes from the changelog, all wheels and the sdist, and the
-# wheels' metadata as files of their own, which the index refers to.
+# Makes the GitHub release of a tag: notes from the changelog, all wheels and the sdist.
 #
 #   tools/ci/release.sh TAG FOLDER     FOLDER: the finished wheels and the sdist
 #
@@ -16,7 +15,6 @@ python=${PYTHON:-python3}
 notes=$(mktemp)
 trap 'rm -f "$notes"' EXIT
 "$python" "$here/check_release.py" "$tag" >"$notes"
-"$python" "$here/../../index/make_index.py" metadata "$folder"
 gh release create "$tag" --draft --verify-tag --title "$tag" --notes-file "$notes"
-gh release upload "$tag" "$folder"/*.whl "$folder"/*.whl.metadata "$folder"/*.tar.gz
+gh release upload "$tag" "$folder"/*.whl "$folder"/*.tar.gz
 gh release edit "$tag" --draft=false
