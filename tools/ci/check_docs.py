@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the documentation against the tree: links, the table of wheel sets, the list of actions.
+"""Checks the documentation against the tree: links, the tests that it names, the table of wheel sets.
 
 check_docs.py [--write]      --write puts the table in place first
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = re.compile(r"(<!-- tools/wheels/sets\.py table -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-ACTION = re.compile(r"uses: (?P<name>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # (?P<release>v[\d.]+)\s")
 
 
 def anchors(text: str) -> set[str]:
@@ -62,26 +61,9 @@ def tests(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(ROOT)}: no test {file}::{name}"
 
 
-def actions(path: Path) -> Iterator[str]:
-    """docs/releasing.md lists what the workflows use, and each is used at one commit."""
-    used: dict[str, set[tuple[str, str]]] = {}
-    for workflow in sorted((ROOT / ".github/workflows").glob("*.yml")):
-        for match in ACTION.finditer(workflow.read_text(encoding="utf-8")):
-            used.setdefault(match["name"], set()).add((match["commit"], match["release"]))
-    text = path.read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| `([\w-]+/[\w-]+)` \| (v[\d.]+) \|$", text, re.MULTILINE))
-    for name, pins in used.items():
-        if len(pins) != 1:
-            yield f"{name}: expected one commit in all workflows, got {sorted(pins)}"
-    found = {name: pin[1] for name, pins in used.items() for pin in pins}
-    if found != listed:
-        yield f"{path.relative_to(ROOT)}: lists {listed}, the workflows use {found}"
-
-
 def main() -> int:
     write = sys.argv[1:] == ["--write"]
     wrong = list(table(ROOT / "docs/install.md", write=write))
-    wrong += actions(ROOT / "docs/releasing.md")
     for page in ("conventions", "pytorch"):
         wrong += tests(ROOT / f"docs/{page}.md")
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("conda/*.md")):
