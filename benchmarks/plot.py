@@ -37,21 +37,27 @@ def draw_sweep(runs: Mapping[str, Results], path: Path) -> None:
     results = max(libraries, key=lambda r: (r.device == "cuda", sizes(r)))
     figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     for library in results.libraries:
-        points = sorted(
-            (row.values, row.best_known.median_s * 1e3)
-            for row in results.rows
-            if (row.library, row.kind) == (library, _KIND) and row.best_known is not None
+        rows = sorted(
+            (
+                row
+                for row in results.rows
+                if (row.library, row.kind) == (library, _KIND) and row.best_known is not None
+            ),
+            key=lambda row: row.values,
         )
-        if not points:
+        if not rows:
             continue
+        has_gaps = any(row.has_gaps for row in rows)
         colour, marker, width = _STYLES.get(library, ("black", ".", 1.0))
         axis.plot(
-            *zip(*points, strict=True),
+            [row.values for row in rows],
+            [row.best_known.median_s * 1e3 for row in rows],
+            linestyle="--" if has_gaps else "-",
             color=colour,
             marker=marker,
             markersize=5,
             linewidth=width,
-            label=library,
+            label=f"{library}, kernels and gaps" if has_gaps else library,
             zorder=3 if library == OURS else 2,
         )
     axis.set(xscale="log", yscale="log", xlabel="pixels x channels x batch")
@@ -62,7 +68,7 @@ def draw_sweep(runs: Mapping[str, Results], path: Path) -> None:
     axis.grid(visible=True, which="minor", color="#eeeeee", linewidth=0.5)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="upper left", frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     # Without a date, with ids that are the same every time, and with words as words.
     with mpl.rc_context({"svg.hashsalt": "fused_ssim", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})

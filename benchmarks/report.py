@@ -25,6 +25,7 @@ RIVALS = ("pytorch-msssim", "torchmetrics")
 OURS = "fused_ssim"
 YARDSTICK = "mse_loss"
 _README_SIZE = "1x3x1080x1920"
+_README_LIBRARIES = (OURS, "original", *RIVALS)
 _README_KINDS = ("inference", "training", "photometric")
 _BLOCK = re.compile(r"(<!-- benchmarks/report\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -42,6 +43,11 @@ class Row:
     wall: Timing | None = None
     peak_extra_bytes: int | None = None  # of a training step, beyond the two images
     error: str | None = None
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the time on the GPU holds the gaps between kernels: no graph captured them."""
+        return self.gpu is not None and self.gpu.method == "CUDA events"
 
     @property
     def best_known(self) -> Timing | None:
@@ -238,14 +244,19 @@ def _page_cell(row: Row | None, first: Row | None) -> str:
     """The time, on a GPU that of its kernels and in brackets the wall clock's, and how many times ours by both."""
     if row is None or row.best_known is None:
         return "" if row is None or row.error is None else "fails"
-    text = _short(row.best_known.median_s)
+    clocks = {"{}": row.best_known}
     if row.gpu is not None and row.wall is not None:
-        text += f" ({_short(row.wall.median_s)})"
-    if first is not None and first is not row and first.best_known is not None:
-        text += f", {row.best_known.median_s / first.best_known.median_s:.3g}x"
-        if row.gpu is not None and row.wall is not None and first.wall is not None:
-            text += f" ({row.wall.median_s / first.wall.median_s:.3g}x)"
-    return text
+        clocks = ({} if row.has_gaps else {"{}": row.gpu}) | {"({})": row.wall}
+    times = [form.format(_short(timing.median_s)) for form, timing in clocks.items()]
+    if first is None or first is row or first.best_known is None:
+        return " ".join(times)
+    own = {"{}": first.best_known, "({})": first.wall}
+    ratios = [
+        form.format(f"{timing.median_s / ours.median_s:.3g}x")
+        for form, timing in clocks.items()
+        if (ours := own[form]) is not None
+    ]
+    return f"{' '.join(times)}, {' '.join(ratios)}"
 
 
 def _section(name: str, results: Results) -> str:
@@ -272,7 +283,8 @@ def _section(name: str, results: Results) -> str:
         }
         body = [[library, *(cells[size, library] for size in sizes)] for library in libraries]
         parts.append(f"{_title(kind)}:\n\n{_markdown(['', *sizes], body)}")
-    parts += [f"Note: {note}\n" for note in results.notes]
+    # What a mark of the terminal's table means is no note of the page, which says it once for all runs.
+    parts += [f"Note: {note}\n" for note in results.notes if not note.startswith("*")]
     return "\n".join(parts)
 
 
@@ -297,16 +309,16 @@ def _page(runs: dict[str, Results]) -> str:
 
 
 def _readme(runs: dict[str, Results]) -> str:
-    """Ours and the rivals at one size, a line for each kind and run."""
+    """Ours, the original and the rivals at one size, a line for each kind and run."""
     body = []
     for results in runs.values():
         for kind in _README_KINDS:
-            rows = [results.find(name, kind, _README_SIZE) for name in (OURS, *RIVALS)]
+            rows = [results.find(name, kind, _README_SIZE) for name in _README_LIBRARIES]
             timed = [row is not None and row.best_known is not None for row in rows]
             if results.subject == "libraries" and timed[0] and any(timed[1:]):
                 cells = [_page_cell(row, rows[0]) for row in rows]
                 body.append([f"{_title(kind)}; {results.where}", *cells])
-    return _markdown([f"float32, {_README_SIZE}", OURS, *RIVALS], body)
+    return _markdown([f"float32, {_README_SIZE}", *_README_LIBRARIES], body)
 
 
 def main() -> int:

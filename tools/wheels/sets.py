@@ -32,7 +32,6 @@ class Platform:
     cibuildwheel: str
     arch: str
     tag: str
-    verified: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class WheelSet:
     platforms: list[str]
     pypi: list[str]
     publish: bool
+    verified: list[str]
     images: dict[str, str]
 
     def local_version(self, platform_name: str) -> str:
@@ -164,7 +164,7 @@ def markdown(table: Table) -> str:
         if not wheels.publish:
             continue
         platforms = ", ".join(
-            name + ("" if table.platforms[name].verified else " (not yet verified)")
+            name + ("" if name in wheels.verified else " (not yet verified)")
             for name in wheels.platforms
         )
         where = []
