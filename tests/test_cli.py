@@ -58,6 +58,7 @@ def test_photograph_against_its_jpeg(capsys, coffee):
         "window_size": 11,
         "sigma": 1.5,
         "padding": "same",
+        "ms_ssim_padding": "valid",
         "channels": "each",
         "crop_border": 0,
         "device": "cpu",
@@ -187,7 +188,15 @@ def test_folder_beside_file(capsys, folders, coffee):
 def test_folders_without_a_match(capsys, folders, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no image in" in fails(capsys, "compare", folders[0], empty)
+    line = fails(capsys, "compare", folders[0], empty)
+    assert f"no image in {empty}: expected visible files with a suffix that Pillow reads" in line
+    assert "--recursive searches sub-folders" in line
+    line = fails(capsys, "compare", empty, empty, "--recursive")
+    assert f"no image in {empty} or {empty}: expected" in line
+    assert "--recursive" not in line
+    save(COFFEE, empty / "other.png")
+    line = fails(capsys, "compare", folders[0], empty)
+    assert f"no image in {folders[0]} has a partner in {empty} by --match name" in line
 
 
 def test_unwritable_outputs(capsys, coffee, folders, tmp_path):
@@ -198,8 +207,9 @@ def test_unwritable_outputs(capsys, coffee, folders, tmp_path):
         line = fails(capsys, "compare", *coffee, option, tmp_path)
         assert f"cannot write {tmp_path}: it is a folder; give the name of a file" in line
     assert "cannot write" in fails(capsys, "compare", *folders, "--csv", nowhere)
-    line = fails(capsys, "compare", *folders, "--map", coffee[0])
-    assert f"cannot create the folder {coffee[0]}" in line
+    text = folders[0] / "notes.txt"
+    line = fails(capsys, "compare", *folders, "--map", text)
+    assert f"cannot create the folder {text}" in line
     assert "cannot create the folder" in fails(capsys, "demo", "--out", coffee[0])
 
 
@@ -219,7 +229,11 @@ def test_unknown_map_format(capsys, monkeypatch, coffee, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--window-size", "10", "odd"),
+        (
+            "--window-size",
+            "10",
+            "--window-size: expected an odd number of taps, got 10; give 9 or 11",
+        ),
         ("--window-size", "-3", "expected at least"),
         ("--window-size", "wide", "expected an integer"),
         ("--sigma", "0", "expected a positive number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
@@ -63,7 +64,8 @@ def test_demo_fits_the_photograph(capsys, tmp_path, device):
     assert len(list(out.glob("distorted_*.png"))) == len(DISTORTIONS)
 
 
-def test_demo_takes_a_file_and_shows_progress(capsys, tmp_path, coffee):
+def test_demo_takes_a_file_and_shows_progress(capsys, tmp_path, coffee, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     options = ["--size", "64", "--steps", "4", "--photo", str(coffee[1])]
     assert main(["demo", *options, "--out", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err

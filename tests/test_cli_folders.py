@@ -86,7 +86,7 @@ def test_folders_json(capsys, folders):
 
 
 def test_folders_maps(capsys, folders, tmp_path):
-    out = tmp_path / "maps" / "of_today"
+    out = tmp_path / "maps.of_today"
     call(capsys, "compare", *folders, "--map", out)
     names = ["astronaut.png.png", "camera.png.png", "coffee.png.png"]
     assert sorted(path.name for path in out.iterdir()) == names
@@ -111,7 +111,10 @@ def test_folders_go_on_after_a_bad_pair(capsys, folders, tmp_path):
     assert float(rows["camera.png"]["ssim"]) > 0
 
 
-def test_progress_bar_counts_the_pairs(capsys, folders):
+def test_progress_bar_counts_the_pairs_on_a_terminal(capsys, folders, monkeypatch):
+    assert main(["compare", *map(str, folders)]) == 0
+    assert capsys.readouterr().err == ""  # a log
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["compare", *map(str, folders)]) == 0
     captured = capsys.readouterr()
     assert "comparing: 100%" in captured.err
@@ -182,14 +185,25 @@ def test_numbers_are_shown_even_where_the_csv_cannot_be_written(capsys, folders,
     assert "cannot write" in err
 
 
-@pytest.mark.parametrize("option", ["--csv", "--html"])
+@pytest.mark.parametrize("option", ["--csv", "--html", "--map"])
 def test_a_folder_that_is_missing_is_named_before_anything_is_compared(
     capsys, folders, tmp_path, option
 ):
     code, out, err = run(capsys, "compare", *folders, option, tmp_path / "missing" / "x")
     assert code == 2
     assert not out
-    assert "there is no folder" in err
+    assert f"there is no folder {tmp_path / 'missing'}; make it" in err
+    assert not (tmp_path / "missing").exists()
+
+
+def test_maps_of_folders_need_a_folder(capsys, folders, tmp_path):
+    out = tmp_path / "maps.png"
+    line = fails(capsys, "compare", *folders, "--map", out)
+    assert "expected the name of a folder for the maps, got a picture's name" in line
+    assert not out.exists()
+    out.mkdir()
+    call(capsys, "compare", *folders, "--map", out)
+    assert len(list(out.iterdir())) == 3
 
 
 # --- files without a partner, sub-folders, hidden files ---
@@ -226,7 +240,7 @@ def test_hidden_files_are_skipped_and_sub_folders_mentioned(capsys, folders):
     (a / "more").mkdir()
     code, _, err = run(capsys, "compare", *folders)
     assert code == 0
-    assert err == f"fused-ssim: note: {a}: 1 sub-folder(s) not searched; --recursive does\n"
+    assert err == f"fused-ssim: note: {a}: 1 sub-folder not searched; --recursive does\n"
 
 
 def test_recursive_pairs_by_path(capsys, folders, tmp_path):
@@ -304,7 +318,7 @@ def test_identical_pairs_are_not_in_the_mean_psnr(capsys, folders):
     assert report["mean"]["psnr_db"] == pytest.approx(sum(others) / 2)
     assert report["mean"]["identical"] == 1
     text = call(capsys, "compare", *folders)
-    assert "the mean PSNR is without 1 identical pair(s)" in text
+    assert "the mean PSNR is without 1 identical pair\n" in text
     assert call(capsys, "compare", a, a).splitlines()[-1].split()[-1] == "inf"
 
 
@@ -358,6 +372,8 @@ def test_page_of_folders(capsys, folders, tmp_path):
 def test_page_of_two_files_and_one_that_cannot_be_written(capsys, folders, tmp_path):
     pair = [folder / "coffee.png" for folder in folders]
     call(capsys, "compare", *pair, "--html", tmp_path / "report.html")
-    assert Page((tmp_path / "report.html").read_text()).tags.count("img") == 3
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.tags.count("img") == 3
+    assert "1 pair of images" in page.text
     nowhere = tmp_path / "missing" / "report.html"
     assert "cannot write" in fails(capsys, "compare", *pair, "--html", nowhere)

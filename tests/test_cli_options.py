@@ -61,12 +61,26 @@ def test_metrics_are_those_of_the_functions(capsys, coffee, tensors, padding, op
         assert found["l1_ssim"] == pytest.approx(loss, abs=1e-6)
 
 
-def test_ms_ssim_is_valid_unless_told_otherwise(capsys, coffee, tensors):
+def test_ms_ssim_is_valid_unless_told_otherwise(capsys, coffee, tensors, tmp_path):
     options = (*coffee, "--metric", "ms-ssim,ssim")
-    for more, padding in (((), "valid"), (("--padding", "reflect"), "reflect")):
+    page = tmp_path / "report.html"
+    for more, paddings, words in (
+        ((), ("same", "valid"), "padding same (valid for MS-SSIM)"),
+        (("--padding", "reflect"), ("reflect", "reflect"), "padding reflect"),
+    ):
         found = report(capsys, *options, *more)
-        expected = fused_ssim.ms_ssim(*tensors, padding=padding).item()
+        settings = found["settings"]
+        assert (settings["padding"], settings["ms_ssim_padding"]) == paddings
+        a, b = tensors
+        expected = fused_ssim.ssim(a, b, padding=paddings[0]).item()
+        assert found["ssim"] == pytest.approx(expected, abs=1e-6)
+        expected = fused_ssim.ms_ssim(a, b, padding=paddings[1]).item()
         assert found["ms_ssim"] == pytest.approx(expected, abs=1e-5)
+        text = call(capsys, "compare", *options, *more, "--html", page)
+        assert f"sigma 1.5, {words}\n" in text
+        assert f"sigma 1.5, {words}<" in page.read_text()
+    text = call(capsys, "compare", *coffee, "--metric", "ms-ssim,psnr")
+    assert "sigma 1.5, padding valid\n" in text
     text = call(capsys, "compare", *options)
     assert f"MS-SSIM {report(capsys, *options)['ms_ssim']:.6f}" in text
 
@@ -150,8 +164,17 @@ def test_uint8_and_float_images_give_the_same_numbers(padding):
         (("--metric", "ssim,vmaf"), "expected ssim, ms-ssim, psnr, l1-ssim, got 'vmaf'"),
         (("--window", "box"), "expected gaussian, uniform or taps by commas, got 'box'"),
         (("--window", "0.5,x"), "expected a number, got 'x'"),
-        (("--window", "0.5,0.5"), "odd number of taps"),
-        (("--window", "0.5,0.5,0.5"), "sum to 1"),
+        (
+            ("--window", "0.5,0.5"),
+            "--window: expected an odd number of taps, got 2; add a tap of 0",
+        ),
+        (
+            ("--window", "1,2,1"),
+            "--window: expected taps that sum to 1, got a sum of 4; divide them",
+        ),
+        (("--window", "0.25,0.5,0.250002"), "got a sum of 1.000002; divide them by it"),
+        (("--window=-0.5,1,0.5",), "--window: expected finite taps that are not negative"),
+        (("--window", "0,nan,1"), "--window: expected finite taps that are not negative"),
         (("--crop-border", "-1"), "expected at least 0"),
         (("--crop-border", "200"), "nothing left within --crop-border 200"),
         (("--channels", "u"), "invalid choice"),

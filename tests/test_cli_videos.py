@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+import sys
 from fractions import Fraction
 
 import av
@@ -320,7 +321,7 @@ def test_damaged_frames_are_a_failure(capsys, tmp_path):
     code, out, err = run(capsys, "compare", *videos)
     assert code == 2
     assert f"frames  {FRAMES}" in out
-    assert f"{videos[1]}: 1 damaged frame(s), the first is frame 3; what the decoder made" in err
+    assert f"{videos[1]}: 1 damaged frame, the first is frame 3; what the decoder made" in err
 
 
 # --- pictures, pages, progress ---
@@ -358,7 +359,8 @@ def test_a_long_curve_has_a_band_and_few_points():
     assert "frame" in timeline([0.5, 0.6], [None, 0.1], {}, "SSIM")
 
 
-def test_progress_counts_frames(capsys, videos):
+def test_progress_counts_frames(capsys, videos, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["compare", *map(str, videos)]) == 0
     err = capsys.readouterr().err
     assert f"{FRAMES}" in err

@@ -56,4 +56,8 @@ def add_device(parser: Group) -> None:
 
 
 def add_no_progress(parser: Group) -> None:
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="show no progress bar, which terminals alone have",
+    )

@@ -90,7 +90,7 @@ def _measure(
         l1 = _means(difference, None if weights is None else weights[inner])
     ms_ssim: list[Any] = [None] * count
     if "ms-ssim" in settings.metrics:
-        padding = settings.padding or "valid"
+        padding = settings.ms_ssim_padding
         _check_scales_fit(x, settings.window_size, padding)
         scales = fused_ssim.ms_ssim(x, y, padding=padding, reduction="channel", **window)
         ms_ssim = scales.double().tolist()

@@ -21,6 +21,7 @@ from fused_ssim.cli.images import (
     image_files,
     large_pictures,
     make_folder,
+    names_a_picture,
     parse_colour,
     read_image,
     save_image,
@@ -84,18 +85,25 @@ def _check_outputs(arguments: argparse.Namespace, *, of_files: bool) -> None:
     files, maps = [arguments.csv, arguments.html], arguments.map
     if of_files:
         files.append(maps)
-    elif maps is not None:
-        make_folder(maps)
-    for path in files:
+    for path in (*files, maps):
         if path is None:
             continue
         folder = path.absolute().parent
         if not folder.is_dir():
             raise CliError(f"cannot write {path}: there is no folder {folder}; make it")
-        if path.is_dir():
+        if path in files and path.is_dir():
             raise CliError(f"cannot write {path}: it is a folder; give the name of a file")
-    if of_files and maps is not None:
+    if maps is None:
+        return
+    if of_files:
         check_image_name(maps)
+        return
+    if names_a_picture(maps) and not maps.is_dir():
+        raise CliError(
+            f"--map {maps}: expected the name of a folder for the maps, got a picture's name; leave "
+            f"out the suffix {maps.suffix}"
+        )
+    make_folder(maps)
 
 
 def _kind(path: Path) -> str:
@@ -163,6 +171,13 @@ def _jobs(arguments: argparse.Namespace) -> tuple[list[Job], list[Failure]]:
     if not a.is_dir():
         return [Job(a, b, a.name, b.name, maps)], []
     files_a, files_b = (image_files(folder, recursive=arguments.recursive) for folder in (a, b))
+    empty = [str(folder) for folder, files in ((a, files_a), (b, files_b)) if not files]
+    if empty:
+        remedy = "" if arguments.recursive else "; --recursive searches sub-folders, too"
+        raise CliError(
+            f"no image in {' or '.join(empty)}: expected visible files with a suffix that Pillow "
+            f"reads, such as .png, .jpg or .tif{remedy}"
+        )
     matches = match(a, b, files_a, files_b, arguments.match)
     if not matches.pairs:
         raise CliError(f"no image in {a} has a partner in {b} by --match {arguments.match}")
@@ -178,7 +193,8 @@ def _jobs(arguments: argparse.Namespace) -> tuple[list[Job], list[Failure]]:
     for file_a, file_b in matches.pairs:
         map_path = None
         if maps is not None:
-            # The whole name, so that a.png and a.jpg do not write the same map.
+            # The whole name, so that a.png and a.jpg do not write the same map, and a map in the
+            # images' own folder replaces none of them.
             map_path = maps / f"{_name(file_a, a)}.png"
             make_folder(map_path.parent)
         jobs.append(Job(file_a, file_b, _name(file_a, a), _name(file_b, b), map_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from fused_ssim._parameters import BORDERS, PADDINGS, WINDOWS
@@ -143,7 +144,7 @@ def _add_measuring(group: Group) -> None:
     )
     group.add_argument(
         "--window-size",
-        type=integer_from(1),
+        type=_window_size,
         default=11,
         metavar="N",
         help="width of a named window, odd (default: %(default)s)",
@@ -193,7 +194,7 @@ def _add_output(group: Group) -> None:
         type=Path,
         metavar="PATH",
         help="write the SSIM map as a heat map with a legend; with two folders or videos (of which the "
-        "worst frames have maps), a folder to fill",
+        "worst frames have maps), a folder to fill, made if only its last level is missing",
     )
     group.add_argument(
         "--map-min",
@@ -255,7 +256,31 @@ def _window(text: str) -> str | tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected {', '.join(WINDOWS)} or taps by commas, got {text!r}"
         )
-    return tuple(number(word) for word in text.split(","))
+    taps = tuple(number(word) for word in text.split(","))
+    # The kernels refuse the same, but know neither the option nor the text.
+    if len(taps) % 2 == 0:
+        raise argparse.ArgumentTypeError(
+            f"expected an odd number of taps, got {len(taps)}; add a tap of 0 at one end"
+        )
+    if not all(0.0 <= tap < math.inf for tap in taps):
+        raise argparse.ArgumentTypeError(
+            f"expected finite taps that are not negative, got {text}; give weights of pixels"
+        )
+    total = math.fsum(taps)
+    if abs(total - 1.0) > 1e-6:
+        raise argparse.ArgumentTypeError(
+            f"expected taps that sum to 1, got a sum of {total:.9g}; divide them by it"
+        )
+    return taps
+
+
+def _window_size(text: str) -> int:
+    size = integer_from(1)(text)
+    if size % 2 == 0:
+        raise argparse.ArgumentTypeError(
+            f"expected an odd number of taps, got {size}; give {size - 1} or {size + 1}"
+        )
+    return size
 
 
 def _minimum(text: str) -> tuple[Metric, float]:

@@ -30,6 +30,7 @@ from fused_ssim.cli.pipeline import Work
 from fused_ssim.cli.progress import progress
 from fused_ssim.cli.results import badness
 from fused_ssim.cli.settings import Settings
+from fused_ssim.cli.tables import counted
 from fused_ssim.cli.video_results import FrameScores, VideoResults
 from fused_ssim.cli.videos import Video, frames, luma, probe, rgb
 
@@ -155,7 +156,7 @@ def _pairs(results: VideoResults, *, by_order: bool) -> Iterator[FramePair]:
         results.failures.append(f"{error}; {index} frames of each were compared")
     finally:
         results.failures += [
-            f"{path}: {len(indices)} damaged frame(s), the first is frame {indices[0]}; what the "
+            f"{path}: {counted(len(indices), 'damaged frame')}, the first is frame {indices[0]}; what the "
             "decoder made of them was compared"
             for path, indices in damaged.items()
         ]

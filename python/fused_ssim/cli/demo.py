@@ -25,7 +25,7 @@ from fused_ssim.cli.parser import DEMO_PHOTOS
 from fused_ssim.cli.progress import progress
 from fused_ssim.cli.settings import Settings
 from fused_ssim.cli.sheet import Tile, contact_sheet
-from fused_ssim.cli.tables import psnr_text, ssim_text, text_table
+from fused_ssim.cli.tables import counted, psnr_text, ssim_text, text_table
 
 TARGET_PSNR_DB = 22.0
 _LEARNING_RATE = 0.05
@@ -133,7 +133,7 @@ def fit(start: Pixels, target: Pixels, steps: int, device: str, *, show: bool) -
 
 
 def _stage_name(step: int) -> str:
-    return f"{step} step{'s' if step > 1 else ''}" if step else "noise"
+    return counted(step, "step") if step else "noise"
 
 
 def _sample(name: str, pixels: Pixels, photo: Pixels, settings: Settings) -> Sample:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from fused_ssim.cli.errors import CliError, first_line, note
+from fused_ssim.cli.tables import counted
 
 Pixels = npt.NDArray[Any]
 
@@ -151,9 +152,14 @@ def to_pil(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
+def names_a_picture(path: Path) -> bool:
+    """Whether the name's suffix is that of a format that Pillow writes."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
 def check_image_name(path: Path) -> None:
     """Refuse a name whose suffix is that of no format that Pillow writes."""
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+    if not names_a_picture(path):
         raise CliError(
             f"{path}: unknown image format {path.suffix!r}; use a name that ends in .png"
         )
@@ -185,7 +191,7 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
         visible = [path for path in paths if not any(part[0] == "." for part in path.parts)]
         sub_folders = sum((folder / path).is_dir() for path in visible)
         if sub_folders and not recursive:
-            note(f"{folder}: {sub_folders} sub-folder(s) not searched; --recursive does")
+            note(f"{folder}: {counted(sub_folders, 'sub-folder')} not searched; --recursive does")
         known = _known_suffixes({path.suffix.lower() for path in visible})
         return sorted(
             folder / path

@@ -13,7 +13,7 @@ from fused_ssim.cli.html_report import Page, Row, Shown
 from fused_ssim.cli.measure import Scores
 from fused_ssim.cli.results import Pair, Results
 from fused_ssim.cli.settings import KEYS, Settings
-from fused_ssim.cli.tables import TITLES, json_number, metric_text, text_table
+from fused_ssim.cli.tables import TITLES, counted, json_number, metric_text, text_table
 
 _CSV_CHANNELS = {
     "each": ("R", "G", "B", "gray"),
@@ -26,11 +26,10 @@ _CSV_CHANNELS = {
 def pair_text(pair: Pair, settings: Settings, more: list[tuple[str, str]]) -> str:
     """Of two files: a line for each fact, `more` at the end."""
     names = pair.scores.channel_names
-    channels = f"{len(names)} channel{'s' if len(names) > 1 else ''}"
     lines = [
         ("A", str(pair.a)),
         ("B", str(pair.b)),
-        ("size", "{} x {}, {}".format(*pair.scores.size, channels)),
+        ("size", "{} x {}, {}".format(*pair.scores.size, counted(len(names), "channel"))),
         ("window", window_text(settings)),
     ]
     for metric in settings.metrics:
@@ -61,7 +60,7 @@ def folders_text(results: Results, settings: Settings) -> str:
     if rows:
         lines.append(text_table(header, rows, footer=footer))
     if 0 < results.identical < len(results.pairs):
-        lines.append(f"the mean PSNR is without {results.identical} identical pair(s)")
+        lines.append(f"the mean PSNR is without {counted(results.identical, 'identical pair')}")
     return "\n".join(lines)
 
 
@@ -71,14 +70,28 @@ def window_text(settings: Settings) -> str:
     if not isinstance(settings.window, str):
         window = "given, "
     sigma = f", sigma {settings.sigma:g}" if settings.window == "gaussian" else ""
-    border = f", {settings.crop_border} pixels cropped" if settings.crop_border else ""
-    return f"{window}{settings.window_size} taps{sigma}, padding {settings.ssim_padding}{border}"
+    border = f", {counted(settings.crop_border, 'pixel')} cropped" if settings.crop_border else ""
+    padding = _padding_text(settings)
+    return f"{window}{settings.window_size} taps{sigma}, padding {padding}{border}"
+
+
+def _padding_text(settings: Settings) -> str:
+    """Of the metrics that are measured; PSNR has none."""
+    ssim, ms_ssim = settings.ssim_padding, settings.ms_ssim_padding
+    if "ms-ssim" not in settings.metrics or ssim == ms_ssim:
+        return ssim
+    has_other = not {"ssim", "l1-ssim"}.isdisjoint(settings.metrics)
+    return f"{ssim} ({ms_ssim} for MS-SSIM)" if has_other else ms_ssim
 
 
 def settings_json(settings: Settings, mask: Path | None) -> dict[str, object]:
     """How the numbers came about."""
-    padding = settings.ssim_padding
-    return {**asdict(settings), "padding": padding, "mask": None if mask is None else str(mask)}
+    return {
+        **asdict(settings),
+        "padding": settings.ssim_padding,
+        "ms_ssim_padding": settings.ms_ssim_padding,
+        "mask": None if mask is None else str(mask),
+    }
 
 
 def numbers_json(scores: Scores, settings: Settings) -> dict[str, object]:
@@ -176,7 +189,7 @@ def page(results: Results, settings: Settings, shown: Sequence[Shown], map_min: 
     means = [(TITLES[m], metric_text(m, results.mean(m))) for m in settings.metrics]
     failed = [("failed", str(len(results.failures)))] if results.failures else []
     return Page(
-        title=f"{len(results.pairs)} pairs of images",
+        title=f"{counted(len(results.pairs), 'pair')} of images",
         facts=[("pairs", str(len(results.pairs))), *failed, ("window", window_text(settings))],
         statistics=(("mean",), means),
         plot="",

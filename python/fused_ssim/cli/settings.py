@@ -36,3 +36,8 @@ class Settings:
     def ssim_padding(self) -> Padding:
         """What lies beyond the border for all but MS-SSIM."""
         return self.padding or "same"
+
+    @property
+    def ms_ssim_padding(self) -> Padding:
+        """What lies beyond the border for MS-SSIM."""
+        return self.padding or "valid"

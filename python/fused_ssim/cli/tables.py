@@ -32,6 +32,11 @@ def text_table(
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, whose name has a plural in -s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def metric_text(metric: Metric, value: float) -> str:
     """A metric's number with its decimals."""
     return psnr_text(value) if metric == "psnr" else ssim_text(value)
