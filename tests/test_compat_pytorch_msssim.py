@@ -225,8 +225,17 @@ def test_modules_refuse_other_channels():
     for package in (peer, ours):
         with pytest.raises(RuntimeError):
             package.SSIM()(x, x)
-    with pytest.raises(ValueError, match=r"the shape \[1, 1, 1, 'taps'\].*got \[3, 1, 1, 11\]"):
+    with pytest.raises(ValueError, match=r"SSIM: expected channel=1 for.*got channel=3; make.*=1$"):
         ours.SSIM()(x, x)
+    with pytest.raises(ValueError, match="got spatial_dims=3; make the module with spatial_dims=2"):
+        ours.MS_SSIM(channel=1, spatial_dims=3)(x, x)
+    last = torch.zeros(1, 20, 20, 3)
+    with pytest.raises(ValueError, match=r"for \[B, H, W, C\] use \.permute\(0, 3, 1, 2\)"):
+        ours.SSIM()(last, last)
+    with pytest.raises(ValueError, match=r"win: expected the shape \[1, 1, 1, taps\]"):
+        ours.ssim(x, x, win=torch.full((3, 1, 1, 11), 1 / 11))
+    with pytest.raises(TypeError, match=r"^X and Y: expected one dtype"):
+        ours.ssim(x, x.double())
     with pytest.raises(ValueError, match="window_size: expected an odd number"):
         ours.MS_SSIM(win_size=4)
     with pytest.raises(TypeError, match=r"X: expected a torch\.Tensor, got numpy's ndarray"):

@@ -157,6 +157,11 @@ def test_warnings(dtype):
         ({"win_size": 4}, "odd"),
         ({"win_size": 23}, "win_size exceeds"),
         ({"sigma": -1.0}, "sigma"),
+        ({"win_size": 7.0}, r"win_size: expected an int, got 7\.0"),
+        ({"channel_axis": 1.0}, "channel_axis: expected an int"),
+        ({"K1": "a"}, "K1: expected a number, got 'a'"),
+        ({"sigma": None}, "sigma: expected a number, got None"),
+        ({"data_range": "1"}, "data_range: expected a number, got '1'"),
         ({"K1": -0.01}, "K1"),
         ({"K2": -0.01}, "K2"),
         ({"win_size": 1}, "use_sample_covariance=False"),
@@ -166,7 +171,7 @@ def test_warnings(dtype):
 def test_what_both_refuse(change, says):
     x, y = arrays("float64", 20, 21)
     arguments = {"im1": x, "im2": y, "data_range": 1.0} | change
-    with pytest.raises((ValueError, ZeroDivisionError)) as theirs:
+    with pytest.raises((TypeError, ValueError, ZeroDivisionError)) as theirs:
         peer(arguments.pop("im1"), arguments.pop("im2"), **arguments)
     arguments = {"im1": x, "im2": y, "data_range": 1.0} | change
     with pytest.raises(theirs.type, match=says):
@@ -179,6 +184,13 @@ def test_what_we_refuse():
         ours(x.astype(complex), y, data_range=1)
     with pytest.raises(ValueError, match="one to three axes"):
         ours(numpy.ones((8,) * 4), numpy.ones((8,) * 4), data_range=1)
+    with pytest.raises(TypeError, match="win_size: expected an int, got '7'"):
+        ours(x, y, data_range=1, win_size="7")
+    with pytest.raises(ValueError, match="K1 must be positive"):
+        ours(x, y, data_range=1, K1=0)
+    for name, images in (("im1", (x.tolist(), y)), ("im2", (x, y.tolist()))):
+        with pytest.raises(TypeError, match=f"{name}: expected an array, got list; use numpy"):
+            ours(*images, data_range=1)
     with pytest.raises(ValueError, match="square between"):
         ours(x, y, data_range=0.0)
     with pytest.raises(ValueError, match="square between"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -268,16 +269,15 @@ def test_masks(device, entry):
     good = torch.ones(16, 17, device=device)
     bad = {
         "bool": (TypeError, [good.int(), good.byte(), good.long(), good + 1j]),
-        "tensor": (TypeError, [[[1.0]], 1.0, good.cpu().numpy()]),
+        "as_tensor(mask) of shape [H, W], or [B, C, H, W]": (TypeError, [[[1.0]], [1], 1.0]),
+        "torch.from_numpy(numpy.array(mask)) of shape [H, W]": (TypeError, [good.cpu().numpy()]),
         "gradient": (ValueError, [good.clone().requires_grad_()]),
         "device": (ValueError, [good.to("meta")]),
-        "unsqueeze": (
+        "use .unsqueeze(1)": (ValueError, [good[None], good.expand(2, 16, 17)]),
+        "crop or scale": (ValueError, [good[:, :-1], good[:1], good[:, :1], good[..., None]]),
+        "select the masks of these images": (
             ValueError,
-            [
-                *(good[None], good[:, :-1], good[:1], good[:, :1]),
-                *(good.expand(2, 16, 17), good.expand(1, 1, 1, 16, 17)),
-                *(good.expand(3, 3, 16, 17), good.expand(2, 2, 16, 17)),
-            ],
+            [good.expand(shape) for shape in ((1, 1, 1, 16, 17), (3, 3, 16, 17), (2, 2, 16, 17))],
         ),
     }
     for word, (error, masks) in bad.items():
@@ -285,6 +285,15 @@ def test_masks(device, entry):
             raises(error, lambda m=mask: entry(x, x, m), "mask", word)
     for shape in ((16, 17), (1, 1, 16, 17), (2, 1, 16, 17), (1, 3, 16, 17), (2, 3, 16, 17)):
         entry(x, x, good.expand(shape))
+
+
+def test_shapes_of_masks_are_said(device):
+    x = image(device)
+    mask = torch.ones(2, 1, 16, 16, device=device)
+    expected = "the shape [16, 16], [1, 1, 16, 16] or [1, 3, 16, 16], got [2, 1, 16, 16];"
+    raises(ValueError, lambda: ssim(x, x, mask=mask), expected)
+    expected = "the shape [16, 16], [1, 16, 16] or [3, 16, 16], got [2, 16, 16];"
+    raises(ValueError, lambda: ssim(x[0], x[0], mask=mask[:, 0]), expected)
 
 
 def test_scales_have_no_mask(device):
@@ -383,6 +392,27 @@ def test_smaller_than_the_window(device, entry, height, width):
     entry(bad, bad, "same")  # the way out that the message names
 
 
+# Channels behind the sides: the shape, and what the message says of it.
+CHANNELS_LAST = {
+    (1, 40, 40, 3): "got [1, 40, 40, 3]; for [B, H, W, C] use .permute(0, 3, 1, 2), else",
+    (40, 40, 3): "got [40, 40, 3]; for [H, W, C] use .permute(2, 0, 1), else",
+    (2, 12, 13, 14, 1): "[B, D, H, W, C] use .permute(0, 4, 1, 2, 3), else",
+    (1, 3, 40, 4): "got [1, 3, 40, 4]; use padding",
+    (1, 40, 40, 5): "got [1, 40, 40, 5]; use padding",
+    (3, 8, 40): "got [3, 8, 40]; use padding",
+}
+
+
+@pytest.mark.parametrize(("shape", "says"), CHANNELS_LAST.items(), ids=str)
+def test_channels_last(device, shape, says):
+    bad = torch.rand(shape, device=device)
+    dims = max(len(shape) - 2, 2)
+    call = functools.partial(ssim, bad, bad, spatial_dims=dims, window_size=11)
+    raises(ValueError, lambda: call(padding="valid"), says)
+    if min(shape[-dims:]) <= 5:
+        raises(ValueError, lambda: call(padding="reflect"), says)
+
+
 @each_with_definition
 @pytest.mark.parametrize("size", [17, 33])
 def test_smaller_than_a_chosen_window(device, entry, size):
@@ -405,12 +435,15 @@ def test_unknown_padding(device, entry, padding):
     assert isinstance(error, AssertionError)
 
 
+PADDINGS = {"same": "puts", "valid": "takes", "reflect": "mirrors", "replicate": "repeats"}
+
+
 @each_with_any_padding
 @pytest.mark.parametrize("padding", ["full", "SAME", "", None, 0, 5, b"same"], ids=str)
 def test_unknown_padding_beside_those_that_extend(device, entry, padding):
     x = image(device)
-    names = ("same", "valid", "reflect", "replicate")
-    error = raises(ValueError, lambda: entry(x, x, padding), *names, str(padding))
+    words = [f'"{name}" {does}' for name, does in PADDINGS.items()]
+    error = raises(ValueError, lambda: entry(x, x, padding), *words, str(padding))
     assert isinstance(error, AssertionError)
 
 

@@ -34,6 +34,15 @@ def test_the_first_use_brings_torch():
     assert done.stdout == "1.0\n"
 
 
+@pytest.mark.parametrize("name", ["functional", "modules"])
+def test_modules_come_with_their_first_use(name):
+    done = run_python(
+        "import sys, fused_ssim\n"
+        f"print({name!r} in dir(fused_ssim), 'torch' in sys.modules, fused_ssim.{name}.__name__)"
+    )
+    assert done.stdout == f"True False fused_ssim.{name}\n"
+
+
 @pytest.mark.parametrize("name", fused_ssim.__all__)
 def test_every_name_is_there(name):
     assert getattr(fused_ssim, name) is not None

@@ -120,6 +120,21 @@ def test_nothing_to_compare(device, way, mode, dtype):
 
 
 @each_mode
+@pytest.mark.parametrize("bad", [torch.nan, -1.0, -torch.inf])
+def test_what_is_no_weight_counts_as_zero(device, way, mode, bad):
+    x, y = images(device)
+    mask = MASKS["float for each plane"].to(device)
+    other = mask.where(mask > 0, bad)
+    assert not torch.equal(mask, other)
+    for reduction in REDUCTIONS:
+        found, expected = (
+            ssim(x, y, mask=m, mask_mode=mode, reduction=reduction) for m in (other, mask)
+        )
+        assert torch.equal(found, expected)
+    assert ssim(x, y, mask=torch.full_like(mask, bad), mask_mode=mode) == 1
+
+
+@each_mode
 def test_one_image_without_pixels(device, way, mode):
     # Means are each by their own weights, and that of everything is no mean of means.
     x, y = images(device)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fused_ssim._library import __version__
 
 if TYPE_CHECKING:
+    from fused_ssim import functional as functional
+    from fused_ssim import modules as modules
     from fused_ssim._build_info import BuildInfo, GpuInfo, build_info
     from fused_ssim.functional import (
         FusedSSIMMap,
@@ -50,6 +52,7 @@ __all__ = [
     "ssim_and_mse",
 ]
 
+_SUBMODULES = ("functional", "modules")
 _MODULES = {
     **dict.fromkeys(("BuildInfo", "GpuInfo", "build_info"), "_build_info"),
     **dict.fromkeys(("MS_SSIM", "SSIM", "L1SSIMLoss"), "modules"),
@@ -57,6 +60,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'functional')}")
@@ -66,7 +71,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBMODULES})
 
 
 if "torch" in sys.modules:

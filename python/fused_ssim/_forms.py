@@ -170,7 +170,15 @@ class Checked(NamedTuple):
     stabilizers: Tensor | None
 
 
-def checked(form: Form, img1: Any, img2: Any, spatial_dims: int, mask: Any = None) -> Checked:
+def checked(
+    form: Form,
+    img1: Any,
+    img2: Any,
+    spatial_dims: int,
+    mask: Any = None,
+    unbatched: bool = False,
+) -> Checked:
+    """`unbatched`: the caller gave the images without the batch axis, as messages then do."""
     _validation.check_images(img1, img2, spatial_dims=spatial_dims)
     stabilizers = None
     if isinstance(form.data_range, Tensor):
@@ -179,20 +187,25 @@ def checked(form: Form, img1: Any, img2: Any, spatial_dims: int, mask: Any = Non
     else:
         _validation.check_uint8_range(form.data_range, img1, img2)
     if mask is not None:
-        _validation.check_mask(mask, img1)
-    return extended(form, img1, img2, mask, stabilizers)
+        _validation.check_mask(mask, img1, unbatched)
+    return extended(form, img1, img2, mask, stabilizers, unbatched)
 
 
 def extended(
-    form: Form, img1: Tensor, img2: Tensor, mask: Tensor | None, stabilizers: Tensor | None
+    form: Form,
+    img1: Tensor,
+    img2: Tensor,
+    mask: Tensor | None,
+    stabilizers: Tensor | None,
+    unbatched: bool = False,
 ) -> Checked:
     window_sizes = form.definition.window_sizes
     if form.border is None:
         padding = "valid" if form.definition.valid else "same"
-        _validation.check_window_fits(img1, window_sizes, padding)
+        _validation.check_window_fits(img1, window_sizes, padding, unbatched)
         return Checked(img1, img2, mask, stabilizers)
     radii = [size // 2 for size in window_sizes[5 - img1.dim() :]]
-    _validation.check_border_fits(img1, radii, form.border)
+    _validation.check_border_fits(img1, radii, form.border, unbatched)
     border = form.border
 
     def pad(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

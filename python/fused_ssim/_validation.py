@@ -41,6 +41,7 @@ LAYOUTS = {1: "[B, C, W]", 2: "[B, C, H, W]", 3: "[B, C, D, H, W]"}
 _SIDES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 # Older versions of torch have no uint16.
 _SIXTEEN_BITS = frozenset((torch.int16, getattr(torch, "uint16", torch.int16)))
+_BORDER_HINT = ', "reflect" mirrors the image at its border, "replicate" repeats its border pixels'
 _TAPS_HINT = 'pass "gaussian", "uniform" or taps, an odd number of non-negative ones that sum to 1'
 
 
@@ -57,6 +58,7 @@ def check_padding(padding: Any, expected: Sequence[str] = PADDINGS) -> None:
             f"padding: expected {_either(expected)}, got {padding!r}; "
             f"{'only `ssim` and `ms_ssim` extend images; ' if padding in BORDERS else ''}"
             '"same" puts zeros around the image, "valid" takes whole windows only'
+            f"{_BORDER_HINT if set(BORDERS) <= set(expected) else ''}"
         )
 
 
@@ -358,21 +360,28 @@ def check_sample_covariance(window_sizes: Iterable[int]) -> None:
         )
 
 
-def check_window_fits(image: Tensor, window_sizes: Sequence[int], padding: str) -> None:
-    """The last of `window_sizes` belong to the image's spatial axes."""
+def check_window_fits(
+    image: Tensor, window_sizes: Sequence[int], padding: str, unbatched: bool = False
+) -> None:
+    """The last of `window_sizes` belong to the image's spatial axes.
+
+    `unbatched`: the caller gave it without the batch axis.
+    """
     if padding == "valid":
         sizes = image.shape[2:]
         for size, needed in zip(sizes, window_sizes[-len(sizes) :], strict=True):
             if size < needed:
-                _refuse_size(image, f"window_size={needed}", 'padding="valid"')
+                _refuse_size(image, f"window_size={needed}", 'padding="valid"', unbatched=unbatched)
 
 
-def check_border_fits(image: Tensor, radii: Sequence[int], border: str) -> None:
+def check_border_fits(
+    image: Tensor, radii: Sequence[int], border: str, unbatched: bool = False
+) -> None:
     if border == "reflect":
         for size, radius in zip(image.shape[2:], radii, strict=True):
             if size <= radius:
                 more = f"{radius + 1}, more than the window's radius"
-                _refuse_size(image, more, 'padding="reflect"')
+                _refuse_size(image, more, 'padding="reflect"', unbatched=unbatched)
 
 
 def check_scales_fit(image: Tensor, least: Sequence[int], scales: int, padding: str) -> None:
@@ -383,12 +392,31 @@ def check_scales_fit(image: Tensor, least: Sequence[int], scales: int, padding: 
             _refuse_size(image, enough, f'ms_ssim, padding="{padding}"', "fewer weights")
 
 
-def _refuse_size(image: Tensor, least: str, what: str, other: str = 'padding="same"') -> None:
+def _refuse_size(
+    image: Tensor,
+    least: str,
+    what: str,
+    other: str = 'padding="same"',
+    unbatched: bool = False,
+) -> None:
     sides = " and ".join(_SIDES[image.dim() - 2])
+    shape = list(image.shape)[unbatched:]
     raise ValueError(
-        f"{what}: expected {sides} of at least {least}, got {_shape(image)}; use {other} or a "
-        "smaller window"
+        f"{what}: expected {sides} of at least {least}, got {shape}; "
+        f"{channels_last_hint(image, unbatched)}use {other} or a smaller window"
     )
+
+
+def channels_last_hint(image: Tensor, unbatched: bool = False) -> str:
+    """What to do about an image that looks like [B, H, W, C], or nothing."""
+    if image.shape[-1] not in (1, 3, 4) or image.shape[1] <= 4:
+        return ""
+    layout = LAYOUTS[image.dim() - 2][1:-1].split(", ")
+    batch, channels, *sizes = range(image.dim())
+    given = [layout[i] for i in (batch, *sizes, channels)][unbatched:]
+    last = image.dim() - 1
+    axes = [i - unbatched for i in (batch, last, *range(1, last))][unbatched:]
+    return f"for [{', '.join(given)}] use .permute({', '.join(map(str, axes))}), else "
 
 
 # ---- images and masks ---------------------------------------------------------------------------
@@ -426,8 +454,8 @@ def check_images(
         )
 
 
-def check_mask(mask: Any, image: Tensor) -> None:
-    """A mask for `image`, [B, C, *sizes]."""
+def check_mask(mask: Any, image: Tensor, unbatched: bool = False) -> None:
+    """A mask for `image`, [B, C, *sizes]; `unbatched`: the caller gave both without B."""
     _check_dense("mask", mask)
     if mask.dtype != torch.bool and mask.dtype not in FLOATING:
         raise TypeError(
@@ -448,22 +476,41 @@ def check_mask(mask: Any, image: Tensor) -> None:
     alone = shape == sizes
     full = len(shape) == image.dim() and shape[2:] == sizes
     if not alone and not (full and shape[0] in (1, batch) and shape[1] in (1, channels)):
+        fitting = [sizes]
+        for b in sorted({1, batch}):
+            fitting += [[b, c, *sizes][unbatched:] for c in sorted({1, channels})]
+        *others, last = map(str, fitting)
+        got = shape[unbatched and len(shape) == image.dim() :]
         raise ValueError(
-            f"mask: expected {sizes} or {[batch, channels, *sizes]} with 1 in place of "
-            f"{batch} or {channels}, got {shape}; a mask for each image of a batch has the shape "
-            f"{[batch, 1, *sizes]}, use .unsqueeze(1)"
+            f"mask: expected the shape {', '.join(others)} or {last}, got {got}; "
+            f"{_mask_remedy(shape, sizes)}"
         )
+
+
+def _mask_remedy(shape: list[int], sizes: list[int]) -> str:
+    if shape[-len(sizes) :] != sizes:
+        return "crop or scale it to the images, with batch and channels in front of their sides"
+    if len(shape) == len(sizes) + 1:
+        return "use .unsqueeze(1) on a mask for each image, .unsqueeze(0) on one for each channel"
+    return "select the masks of these images, or one for all of them"
 
 
 def check_is_tensor(name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         return
     kind, remedy = type(value).__name__, "use torch.as_tensor() and the layout [B, C, H, W]"
+    of_masks = "of shape [H, W], or [B, C, H, W] with 1 for B, C or both"
+    if name == "mask":
+        remedy = f"use torch.as_tensor(mask) {of_masks}"
     if isinstance(value, str | os.PathLike):
         remedy = "read the file first, or run `fused-ssim compare`, which takes files"
     elif hasattr(value, "__array_interface__"):  # arrays of NumPy, pictures of Pillow
         kind = f"{type(value).__module__.partition('.')[0]}'s {kind}"
-        remedy = f"use torch.as_tensor(numpy.array({name})), for [H, W, C] .permute(2, 0, 1)[None]"
+        remedy = (
+            f"use torch.from_numpy(numpy.array(mask)) {of_masks}"
+            if name == "mask"
+            else f"use torch.as_tensor(numpy.array({name})), for [H, W, C] .permute(2, 0, 1)[None]"
+        )
     raise TypeError(f"{name}: expected a torch.Tensor, got {kind}; {remedy}")
 
 

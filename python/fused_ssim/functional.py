@@ -199,6 +199,8 @@ def ssim(
         component: "ssim", or one of its factors: "contrast" (contrast times structure) or
             "luminance".
         mask: weights of pixels, bool or floating-point in [0, 1] (not checked), without a gradient.
+            NaN and negative numbers count as 0, infinity gives NaN. Divide a mask of 0 to 255 by
+            255: what lies beyond the border of "same" weighs 1 in "normalized" windows.
         mask_mode: "weighted": the plain map, averaged with the mask as weights; windows see masked
             pixels. "normalized": pixels weigh in windows, too, so that masked ones influence
             nothing, not even as NaN. Over a mask of zeros means are 1, sums 0; the map is 1 where
@@ -242,7 +244,9 @@ def ssim(
     if unbatched:
         img1, img2 = img1[None], img2[None]
         mask = mask[None] if isinstance(mask, Tensor) and mask.dim() == 3 else mask
-    x, y, weights, stabilizers = _forms.checked(checked_form, img1, img2, spatial_dims, mask)
+    x, y, weights, stabilizers = _forms.checked(
+        checked_form, img1, img2, spatial_dims, mask, unbatched
+    )
     definition = checked_form.definition
     if reduction == "none":
         result = _route.mapped(

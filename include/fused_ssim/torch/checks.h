@@ -238,10 +238,11 @@ inline void check_mask(const at::Tensor& mask, const at::Tensor& image) {
   for (const int64_t size : sizes.slice(2)) {
     spatial += text(spatial.empty() ? "" : ", ", size);
   }
-  TORCH_CHECK_VALUE(fits, "mask: expected [", spatial, "] or ", shape_of(image),
-                    " with 1 in place of ", sizes[0], " or ", sizes[1], ", got ", shape_of(mask),
-                    "; a mask for each image of a batch has the shape [", sizes[0], ", 1, ",
-                    spatial, "], use .unsqueeze(1)");
+  TORCH_CHECK_VALUE(fits, "mask: expected the shape [", spatial, "] or [B, C, ", spatial,
+                    "] with B of 1 or ", sizes[0], " and C of 1 or ", sizes[1], ", got ",
+                    shape_of(mask),
+                    "; use .unsqueeze(1) on a mask for each image, .unsqueeze(0) on one for each "
+                    "channel");
 }
 
 inline int64_t least_side(const at::Tensor& image) {

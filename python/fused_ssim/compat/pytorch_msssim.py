@@ -111,7 +111,7 @@ def ms_ssim(
     if min(X.shape[-2:]) <= 16 * (taps - 1):
         raise ArgumentError(
             f"ms_ssim: expected height and width of more than {16 * (taps - 1)}, got "
-            f"{list(X.shape)}; use a smaller window"
+            f"{list(X.shape)}; {_validation.channels_last_hint(X)}use a smaller window"
         )
     exponents = _validation.scale_weights(SCALE_WEIGHTS if weights is None else weights)
     if len(rows) < 2 and min(X.shape[2:]) > (taps - 1) << (len(exponents) - 1):
@@ -169,8 +169,20 @@ class _Module(torch.nn.Module):
         return torch.tensor(self._taps).expand(self._shape).clone()
 
     def _check(self, image: Tensor) -> None:
-        if isinstance(image, Tensor):
-            _check_window_shape(self._shape, _squeezed(image, image)[0])
+        if not isinstance(image, Tensor):
+            return
+        image, _ = _squeezed(image, image)
+        if _shape_of_window(image) != self._shape[:-1]:
+            sides = "channel", "spatial_dims"
+            of_images = zip(sides, (image.shape[1], image.dim() - 2), strict=True)
+            own = dict(zip(sides, (self._shape[0], len(self._shape) - 2), strict=True))
+            changes = {name: value for name, value in of_images if own[name] != value}
+            needed = ", ".join(f"{name}={value}" for name, value in changes.items())
+            got = ", ".join(f"{name}={own[name]}" for name in changes)
+            raise ArgumentError(
+                f"{type(self).__name__}: expected {needed} for images {list(image.shape)}, got "
+                f"{got}; {_validation.channels_last_hint(image)}make the module with {needed}"
+            )
 
     def _arguments(self) -> dict[str, Any]:
         """Of the function, those that both have."""
@@ -264,6 +276,7 @@ def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
             "X and Y: expected [B, C, H, W] or [B, C, D, H, W] once spatial axes of one pixel are "
             f"dropped, got {list(X.shape)}; use .unsqueeze() or .reshape()"
         )
+    _validation.check_images(x, y, ("X", "Y"), x.dim() - 2)
     return x, y
 
 
@@ -327,7 +340,12 @@ def _rows(win: Tensor | None, image: Tensor) -> list[_Taps]:
         return []
     if not isinstance(win, Tensor):
         raise TypeError(f"win: expected a torch.Tensor, got {type(win).__name__}; {_ADVICE}")
-    _check_window_shape(list(win.shape), image)
+    expected = _shape_of_window(image)
+    if list(win.shape[:-1]) != expected:
+        raise ArgumentError(
+            f"win: expected the shape [{', '.join(map(str, expected))}, taps] for images "
+            f"{list(image.shape)}, got {list(win.shape)}; {_ADVICE}"
+        )
     if is_compiling() or win.is_inference():
         return _read(win)
     known = _rows_read.get(win)
@@ -343,10 +361,6 @@ def _read(win: Tensor) -> list[_Taps]:
     return [_validation.given_window(row) for row in rows]
 
 
-def _check_window_shape(shape: Sequence[int], image: Tensor) -> None:
-    expected = [image.shape[1], *(1,) * (image.dim() - 2)]
-    if list(shape[:-1]) != expected:
-        raise ArgumentError(
-            f"window: expected the shape {[*expected, 'taps']} for images {list(image.shape)}, got "
-            f"{list(shape)}; {_ADVICE}"
-        )
+def _shape_of_window(image: Tensor) -> list[int]:
+    """Of a window for these images, but its taps."""
+    return [image.shape[1], *(1,) * (image.dim() - 2)]

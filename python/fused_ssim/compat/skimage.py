@@ -5,13 +5,14 @@
 Signature, defaults, warnings, exceptions and what is returned are those of scikit-image 0.26. Other
 than there, means of uint8 arrays are computed without a copy to float, on all threads; means of
 uint8 and float32 arrays have float32 sums, maps and gradients are float64 whatever the arrays' type;
-masked arrays and arguments that do not exist are refused; K1 and K2 must be positive; there are at
+masked arrays, lists and arguments that do not exist are refused; K1 and K2 must be positive; there are at
 most three axes beside that of the channels, and at most 1023 taps.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ def structural_similarity(
         or `full` a tuple (mean, gradient), (mean, map) or (mean, gradient, map).
 
     Raises:
-        TypeError: a masked array.
+        TypeError: a masked array, no array, or no number where one is expected.
         ValueError: other shapes, a window that is even or larger than the arrays, floats without
             a data_range, constants that are not positive.
 
@@ -85,6 +86,12 @@ def structural_similarity(
             "expected plain arrays, got a masked one, whose mask would be ignored; "
             "`fused_ssim.ssim(mask=...)` weighs pixels"
         )
+    for name, image in (("im1", im1), ("im2", im2)):
+        if not (hasattr(image, "__array__") or hasattr(image, "__array_interface__")):
+            raise TypeError(
+                f"{name}: expected an array, got {type(image).__name__}; use "
+                f"numpy.asarray({name}, dtype) with the pixels' dtype, uint8 for those from 0 to 255"
+            )
     im1, im2 = numpy.asarray(im1), numpy.asarray(im2)
     if im1.shape != im2.shape:
         raise ValueError(
@@ -153,6 +160,7 @@ def _axes(image: _Array, channel_axis: int | None) -> str:
         )
     if channel_axis is None:
         return _SPATIAL[spatial]
+    channel_axis = _integer("channel_axis", channel_axis, "-1 is the last")
     if not -image.ndim <= channel_axis < image.ndim:
         raise IndexError(
             f"channel_axis: expected an axis of {image.ndim}, got {channel_axis}; -1 is the last"
@@ -169,11 +177,13 @@ def _window(
     sigma: float,
     use_sample_covariance: bool,
 ) -> _Window:
-    if sigma < 0:
-        raise ValueError(f"sigma must be positive, got {sigma}; 1.5 is usual")
+    sigma = _number("sigma", sigma, "1.5 is usual")
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma}; 1.5 is usual")
     radius = int(_TRUNCATE * sigma + 0.5)
     if win_size is None:
         win_size = 2 * radius + 1 if gaussian_weights else 7
+    win_size = _integer("win_size", win_size, "7 is usual")
     sizes = [size for size, axis in zip(image.shape, axes, strict=True) if axis != "C"]
     if min(sizes) < win_size:
         raise ValueError(
@@ -226,15 +236,30 @@ def _warn(message: str) -> None:
 
 
 def _square(name: str, k: float, data_range: float) -> float:
-    if k < 0:
+    k = _number(name, k, "0.01 and 0.03 are usual")
+    data_range = _number("data_range", data_range, "it is 1 for pixels from 0 to 1")
+    if not k > 0:
         raise ValueError(f"{name} must be positive, got {k}; 0.01 and 0.03 are usual")
-    square = (k * float(data_range)) * (k * float(data_range))
+    square = (k * data_range) * (k * data_range)
     if not 1e-37 < square < 1e37:
         raise ValueError(
             f"{name} * data_range: expected a square between 1e-37 and 1e37, got {square} from "
             f"{name}={k} and data_range={data_range}; scale the arrays and data_range"
         )
     return square
+
+
+def _number(name: str, value: Any, hint: str) -> float:
+    if hasattr(value, "__float__"):  # text has none
+        return float(value)
+    raise TypeError(f"{name}: expected a number, got {value!r}; {hint}")
+
+
+def _integer(name: str, value: Any, hint: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}; {hint}") from None
 
 
 def _mean(means: _Array, working: Any, has_channels: bool) -> Any:
