@@ -41,7 +41,6 @@ LAYOUTS = {1: "[B, C, W]", 2: "[B, C, H, W]", 3: "[B, C, D, H, W]"}
 _SIDES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 # Older versions of torch have no uint16.
 _SIXTEEN_BITS = frozenset((torch.int16, getattr(torch, "uint16", torch.int16)))
-_BORDER_HINT = ', "reflect" mirrors the image at its border, "replicate" repeats its border pixels'
 _TAPS_HINT = 'pass "gaussian", "uniform" or taps, an odd number of non-negative ones that sum to 1'
 
 
@@ -58,7 +57,6 @@ def check_padding(padding: Any, expected: Sequence[str] = PADDINGS) -> None:
             f"padding: expected {_either(expected)}, got {padding!r}; "
             f"{'only `ssim` and `ms_ssim` extend images; ' if padding in BORDERS else ''}"
             '"same" puts zeros around the image, "valid" takes whole windows only'
-            f"{_BORDER_HINT if set(BORDERS) <= set(expected) else ''}"
         )
 
 
@@ -476,23 +474,14 @@ def check_mask(mask: Any, image: Tensor, unbatched: bool = False) -> None:
     alone = shape == sizes
     full = len(shape) == image.dim() and shape[2:] == sizes
     if not alone and not (full and shape[0] in (1, batch) and shape[1] in (1, channels)):
-        fitting = [sizes]
-        for b in sorted({1, batch}):
-            fitting += [[b, c, *sizes][unbatched:] for c in sorted({1, channels})]
-        *others, last = map(str, fitting)
+        axes, one = ("C", "") if unbatched else ("B, C", f"B of 1 or {batch} and ")
+        spatial = ", ".join(map(str, sizes))
         got = shape[unbatched and len(shape) == image.dim() :]
         raise ValueError(
-            f"mask: expected the shape {', '.join(others)} or {last}, got {got}; "
-            f"{_mask_remedy(shape, sizes)}"
+            f"mask: expected the shape [{spatial}] or [{axes}, {spatial}] with {one}C of 1 or "
+            f"{channels}, got {got}; use .unsqueeze(1) on a mask for each image, .unsqueeze(0) on "
+            "one for each channel"
         )
-
-
-def _mask_remedy(shape: list[int], sizes: list[int]) -> str:
-    if shape[-len(sizes) :] != sizes:
-        return "crop or scale it to the images, with batch and channels in front of their sides"
-    if len(shape) == len(sizes) + 1:
-        return "use .unsqueeze(1) on a mask for each image, .unsqueeze(0) on one for each channel"
-    return "select the masks of these images, or one for all of them"
 
 
 def check_is_tensor(name: str, value: Any) -> None:
