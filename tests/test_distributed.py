@@ -167,8 +167,13 @@ def case_dtensor_refusals(device):
 
 
 CASES = {name[5:]: case for name, case in [*globals().items()] if name.startswith("case_")}
+OLDEST = dict.fromkeys(CASES, "2.5") | {"ddp": "2.1", "fsdp2": "2.6"}
 # FSDP2 of torch 2.6 and 2.7 fails on the CPU, with losses of torch alone, too.
-OLDEST = dict.fromkeys(CASES, "2.5") | {"ddp": "2.1", "fsdp2": "2.9"}
+OLDEST_ON_CPU = OLDEST | {"fsdp2": "2.9"}
+
+
+def oldest(case, backend):
+    return (OLDEST if backend == "nccl" else OLDEST_ON_CPU)[case]
 
 
 def run_cases(rank, address, backend, path):
@@ -182,7 +187,7 @@ def run_cases(rank, address, backend, path):
     )
     failures = {}
     for name, case in CASES.items():
-        if torch.__version__ < OLDEST[name]:
+        if torch.__version__ < oldest(name, backend):
             continue
         try:
             case(device)
@@ -196,7 +201,7 @@ def run_cases(rank, address, backend, path):
 
 @pytest.fixture(scope="module", params=["gloo", pytest.param("nccl", marks=pytest.mark.gpu)])
 def failures(request, tmp_path_factory):
-    """Of both processes, by the name of the case."""
+    """The backend, and for both processes what failed, by the name of the case."""
     if not dist.is_available():
         pytest.skip("this torch has no torch.distributed")
     if request.param == "nccl" and torch.cuda.device_count() < 2:
@@ -214,12 +219,13 @@ def failures(request, tmp_path_factory):
         return torch.load(path, weights_only=True)
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(run, range(2)))
+        return request.param, list(pool.map(run, range(2)))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes(failures, case):
-    if torch.__version__ < OLDEST[case]:
-        pytest.skip(f"torch has this from {OLDEST[case]} on")
-    for of_process in failures:
+    backend, of_processes = failures
+    if torch.__version__ < oldest(case, backend):
+        pytest.skip(f"torch has this from {oldest(case, backend)} on")
+    for of_process in of_processes:
         assert case not in of_process, of_process[case]

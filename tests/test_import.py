@@ -54,7 +54,9 @@ def test_unknown_names_are_attribute_errors():
         _ = fused_ssim.sim
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 4), reason="the names of an old torch do not go")
+@pytest.mark.skipif(
+    torch.__version__ < (2, 4), reason="torch below 2.4 does not let go of these names"
+)
 def test_works_without_the_private_names_of_torch():
     # They are missing while the package looks for them; torch itself gets them back.
     done = run_python(
