@@ -211,6 +211,6 @@ struct StripChoice {
   int min_rows = 16;
   int resident = 0;  // marching kernel: blocks a multiprocessor; 0: whatever takes less time
 };
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes);
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Problem& problem);
 
 }  // namespace fused_ssim::cuda

@@ -9,14 +9,17 @@ namespace {
 
 // The tiles that finish soonest on this device by a count of instructions; none where strips serve
 // better.
-void choose_tiles(const DeviceFacts& device, StripKind kind, const int64_t* sizes,
+void choose_tiles(const DeviceFacts& device, StripKind kind, const Problem& problem,
                   StripChoice* choice) {
+  const int64_t* sizes = problem.sizes;
+  const bool bytes =
+      problem.img1.dtype == FUSED_SSIM_UINT8 && problem.img2.dtype == FUSED_SSIM_UINT8;
   const bool gradient = has_gradient(kind);
   const int64_t height = sizes[FUSED_SSIM_AXIS_ROW];
   const int64_t planes = plane_count(sizes);
   const int64_t tiles_across = ceil_divide(sizes[FUSED_SSIM_AXIS_COLUMN], kMaxTileColumns);
   choice->tile_rows = 0;
-  if (planes * plane_pixels(sizes) > max_tiled_pixels(kind, device.architecture)) {
+  if (planes * plane_pixels(sizes) > max_tiled_pixels(kind, bytes, device.architecture)) {
     return;
   }
   double best_cost = 0.0;
@@ -122,9 +125,9 @@ StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes) {
   return quads ? StripLoader::kAnyQuads : StripLoader::kAnyWords;
 }
 
-StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const int64_t* sizes) {
+StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Problem& problem) {
   StripChoice choice;
-  choose_tiles(device, kind, sizes, &choice);
+  choose_tiles(device, kind, problem, &choice);
   return choice;
 }
 

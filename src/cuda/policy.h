@@ -79,9 +79,12 @@ constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; 
 //   value               5.0 /  7.8   5.8 /  7.3   6.9 /  7.3            8.9
 // Elsewhere the strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps
 // are more accurate by tiles (docs/decisions/0006), so those stay with them for longer, although
-// strips are up to twice as fast; kernels with four maps of partials have not been compared.
-constexpr int64_t max_tiled_pixels(StripKind kind, int architecture) {
+// strips are up to twice as fast. Maps of bytes always do (as far as 31 bits can count tiles): by
+// strips two photographs were 1.2e-4 off, and where these are wanted time is not what counts.
+// Kernels with four maps of partials have not been compared.
+constexpr int64_t max_tiled_pixels(StripKind kind, bool bytes, int architecture) {
   return kind == StripKind::kMasked                                     ? 0
+         : kind == StripKind::kMap && bytes                             ? int64_t{1} << 30
          : kind == StripKind::kMap                                      ? 3000000
          : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000
          : has_march(architecture)                                      ? 400000

@@ -540,7 +540,7 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     return run_separable(problem, request, device, workspace, stream);
   }
   const auto choice_for = [&](StripKind kind) {
-    StripChoice chosen = choice != nullptr ? *choice : choose_strips(device, kind, problem.sizes);
+    StripChoice chosen = choice != nullptr ? *choice : choose_strips(device, kind, problem);
     if (request.mse != nullptr) {
       chosen.tile_rows = 0;  // tiles do not add up squares
     }

@@ -360,7 +360,7 @@ void bench_crossover() {
     std::printf("%-22s", text_of(c.shape).c_str());
     for (const bool gradient : {false, true}) {
       const auto kind = gradient ? fs::cuda::StripKind::kOneGradient : fs::cuda::StripKind::kValue;
-      fs::cuda::StripChoice choice = fs::cuda::choose_strips(device, kind, c.problem({}, {}).sizes);
+      fs::cuda::StripChoice choice = fs::cuda::choose_strips(device, kind, c.problem({}, {}));
       for (const int rows : {choice.tile_rows, 0}) {
         choice.tile_rows = rows;
         std::printf("%16.2f", bench_choice(c.shape, gradient, choice));
