@@ -171,6 +171,19 @@ def test_upstream_of_the_result_s_type(device, dtype):
     assert relative_error(found, truth) <= GRADIENT_BOUND[dtype]
 
 
+def test_float16_where_threads_flush_subnormals():
+    """As they do once a library built with -ffast-math is loaded, a kernel of torch.compile's, say."""
+    x, y = (image.mul(5e-5).half() for image in noise_pair(1, 2, 21, 38))
+    expected = oracle.ssim_map(x, y, data_range=5e-5)
+    before = torch.tensor(1e-40) * 1 != 0
+    torch.set_flush_denormal(True)
+    try:
+        values = ssim(x, y, data_range=5e-5, reduction="none")
+    finally:
+        torch.set_flush_denormal(not before)
+    assert max_error(values, expected) <= MAP_BOUND[torch.float16]
+
+
 # Before torch 2.4 the CPU has autocast to bfloat16 alone.
 @pytest.mark.parametrize(
     "autocast_dtype", [torch.bfloat16, torch.float16][: 1 if torch.__version__ < "2.4" else 2]

@@ -37,8 +37,12 @@ FUSED_SSIM_INLINE void widen(uint8_t from, double* to) { *to = static_cast<doubl
 FUSED_SSIM_INLINE void widen(Float16 from, float* to) {
   const uint32_t sign = static_cast<uint32_t>(from.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(from.bits & 0x7fffu) << 13;
-  // The exponent is rebased by a multiplication, which also normalises subnormals.
-  const uint32_t rebased = bits_of_float(float_from_bits(magnitude) * 0x1p112f);
+  // Subnormals are normal numbers of float: the fraction after a leading 1, less that 1. No step has
+  // a subnormal of float in it, which threads flush to zero once a library built with -ffast-math is
+  // loaded.
+  const float subnormal = float_from_bits(magnitude + (113u << 23)) - 0x1p-14f;
+  const uint32_t rebased =
+      magnitude < 1u << 23 ? bits_of_float(subnormal) : magnitude + (112u << 23);
   const uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
   *to = float_from_bits(rebased | special | sign);
 }
