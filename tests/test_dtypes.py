@@ -175,12 +175,12 @@ def test_float16_where_threads_flush_subnormals():
     """As they do once a library built with -ffast-math is loaded, a kernel of torch.compile's, say."""
     x, y = (image.mul(5e-5).half() for image in noise_pair(1, 2, 21, 38))
     expected = oracle.ssim_map(x, y, data_range=5e-5)
-    before = torch.tensor(1e-40) * 1 != 0
+    kept = bool(torch.tensor(1e-40) * 1 != 0)
     torch.set_flush_denormal(True)
     try:
         values = ssim(x, y, data_range=5e-5, reduction="none")
     finally:
-        torch.set_flush_denormal(not before)
+        torch.set_flush_denormal(not kept)
     assert max_error(values, expected) <= MAP_BOUND[torch.float16]
 
 
