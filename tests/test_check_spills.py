@@ -11,19 +11,15 @@ from installation import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import check_spills
 
-STRIP = (
-    "_ZN10fused_ssim4cuda12strip_kernelINS0_11StripTraitsILi{threads}ELNS0_9StripKindE{kind}E"
-    "LNS0_11StripLoaderE{loader}EEELi4EEEvNS0_11StripParamsE"
-)
 MARCH = (
-    "_ZN10fused_ssim4cuda12march_kernelINS0_11MarchTraitsILi{threads}ELNS0_9StripKindE{kind}E"
+    "_ZN10fused_ssim4cuda12march_kernelINS0_11MarchTraitsILNS0_11MarchLayoutE0ELNS0_9StripKindE{kind}E"
     "LNS0_11StripLoaderE{loader}EEEEEvNS0_11StripParamsE"
 )
 TILE = (
     "_ZN10fused_ssim4cuda47_GLOBAL__N__236ba828_14_tile_kernel_cu_d6653d3d11tile_kernelINS1_"
     "10TileTraitsILNS0_9StripKindE{kind}ELNS0_11StripLoaderE{loader}ELi8EEEEEvNS0_11StripParamsE"
 )
-SYMBOLS = {"strip_kernel": STRIP, "march_kernel": MARCH, "tile_kernel": TILE}
+SYMBOLS = {"march_kernel": MARCH, "tile_kernel": TILE}
 
 
 def entry(symbol: str, architecture: str, spills: int) -> str:
@@ -37,11 +33,10 @@ def entry(symbol: str, architecture: str, spills: int) -> str:
 
 def report(spills: dict[tuple[str, str], int]) -> str:
     """A log with every main kernel, which spills what is given, or nothing."""
-    text = "[1/2] Building CUDA object strip_kernel.cu.o\n"
+    text = "[1/2] Building CUDA object march_kernel.cu.o\n"
     for name, architecture in check_spills.main_kernels():
         kernel, kind, loader = name.split()
         symbol = SYMBOLS[kernel].format(
-            threads=128,
             kind=check_spills.KINDS.index(kind),
             loader=check_spills.LOADERS.index(loader),
         )
@@ -58,7 +53,7 @@ def test_accepts_kernels_without_spills_or_within_their_limits(tmp_path, capsys)
     assert run(tmp_path, report({})) == 0
     assert run(tmp_path, report(check_spills.LIMITS)) == 0
     said = capsys.readouterr().out
-    assert "strip_kernel kOneGradient kFloatQuads         sm_80    128 registers" in said
+    assert "march_kernel kOneGradient kFloatQuads         sm_80    128 registers" in said
     assert f"{'march_kernel kValue kFloatQuads':<45} sm_90    128 registers" in said
 
 
@@ -71,7 +66,7 @@ def test_sees_a_spill(tmp_path, capsys, name, architecture):
 
 
 def test_the_worst_variant_counts(tmp_path):
-    symbol = STRIP.format(threads=256, kind=0, loader=0)
+    symbol = MARCH.format(kind=2, loader=0)
     assert run(tmp_path, report({}) + entry(symbol, "sm_86", 4)) == 1
 
 

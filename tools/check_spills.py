@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# With the kernel that serves large images there.
-ARCHITECTURES = {"sm_80": "strip_kernel", "sm_86": "strip_kernel", "sm_90": "march_kernel"}
+# With the loader of marching kernels for values of dense rows there.
+ARCHITECTURES = {"sm_80": "kWords", "sm_86": "kWords", "sm_90": "kFloatQuads"}
 # The variants that matter: float32, 11 taps, dense rows. By name: StripKind, StripLoader.
 MAIN = ("kValue kFloatQuads", "kOneGradient kFloatQuads", "kTwoGradients kFloatQuads")
 # Bytes of spill stores a thread, of each kernel the variant with the most; all others have none. With nvcc
@@ -41,10 +41,12 @@ LOADERS = (
 
 def main_kernels() -> Iterator[tuple[str, str]]:
     """Name and architecture of each."""
-    for architecture, for_large in ARCHITECTURES.items():
-        for kernel in (for_large, "tile_kernel"):
-            for variant in MAIN:
-                yield f"{kernel} {variant}", architecture
+    for architecture, of_values in ARCHITECTURES.items():
+        yield f"march_kernel kValue {of_values}", architecture
+        for variant in MAIN[1:]:
+            yield f"march_kernel {variant}", architecture
+        for variant in MAIN:
+            yield f"tile_kernel {variant}", architecture
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Kernel:
 
 
 def plain_name(demangled: str) -> str:
-    """`void ...::strip_kernel<...StripTraits<128, (...StripKind)2, ...>>(...)`, shortened."""
+    """`void ...::march_kernel<...MarchTraits<..., (...StripKind)2, ...>>(...)`, shortened."""
     function = re.search(r"(\w+)(<|\()", re.sub(r"\(anonymous namespace\)|\w+::", "", demangled))
     parts = [function[1] if function else demangled]
     for enum, values in (("StripKind", KINDS), ("StripLoader", LOADERS)):

@@ -209,8 +209,6 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
                                                     unsigned value_rows, unsigned own_rows,
                                                     Weights<Traits>& weights, float* column,
                                                     ColumnState<Traits>& state) {
-  static_assert(!(Traits::kWeighted || Traits::kHasMask) || !Traits::kRollMasked,
-                "weights come kRowsAtOnce at a time");
   static_assert(!Traits::kHasMask || Traits::kRowsAtOnce % MaskStream::kAhead == 0, "whole rounds");
   const typename Traits::Window window(p);
   const DoubledStabilizers<float> stabilizers =
@@ -223,7 +221,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   }
 
   // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
-  constexpr int kRows = kMasked && Traits::kRollMasked ? 1 : Traits::kRowsAtOnce;
+  constexpr int kRows = Traits::kRowsAtOnce;
   using Places = MapPlaces<Traits>;
   float* places = column;
 #pragma unroll 1

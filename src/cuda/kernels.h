@@ -26,7 +26,7 @@ constexpr bool has_gradient(StripKind kind) {
   return kind != StripKind::kValue && kind != StripKind::kMap;
 }
 
-// The mean squared error beside the value (StripParams::squares), which only marching kernels have.
+// The mean squared error beside the value (StripParams::squares), which marching kernels alone have.
 constexpr bool has_mse(StripKind kind) { return kind == StripKind::kValue; }
 
 // How kernels read their images, and write gradients.
@@ -69,7 +69,11 @@ FUSED_SSIM_INLINE constexpr Elements elements_of(StripLoader loader) {
 }
 
 // The schedules of windows of up to 11 taps, and which loader has an instance in place of another.
-enum class Schedule { kTile, kMarch, kStrip };
+enum class Schedule {
+  kTile,
+  kMarch,         // with the shared memory that MarchLayout::kRoomy asks for
+  kCompactMarch,  // with less
+};
 
 // What most of the time goes to.
 constexpr bool is_frequent(StripKind kind) {
@@ -77,12 +81,14 @@ constexpr bool is_frequent(StripKind kind) {
 }
 
 // Elsewhere the standard window, too, is a given one to the loaders of any types: instances of its own
-// would be 5 to 9% faster, and are the largest of all. So it is under a mask, but to the most frequent
-// loader of marching kernels: 86 us in place of 91 at 1x3x1080x1920 (H200). Tiles know no masks.
+// would be 5 to 9% faster, and are the largest of all; compact kernels, which several architectures of a
+// library have, do without them. So it is under a mask, but to the most frequent loader of marching
+// kernels: 86 us in place of 91 at 1x3x1080x1920 (H200). Tiles know no masks.
 constexpr bool has_standard_instance(Schedule schedule, StripKind kind, StripLoader loader) {
+  const bool any = elements_of(loader) == Elements::kAny;
   return kind == StripKind::kMasked
              ? schedule == Schedule::kMarch && loader == StripLoader::kFloatQuads
-             : is_frequent(kind) || elements_of(loader) != Elements::kAny;
+             : !any || (is_frequent(kind) && schedule != Schedule::kCompactMarch);
 }
 constexpr bool has_instance(Schedule schedule, StripKind kind, StripLoader loader,
                             bool given_window) {
@@ -90,37 +96,45 @@ constexpr bool has_instance(Schedule schedule, StripKind kind, StripLoader loade
          (given_window || has_standard_instance(schedule, kind, loader));
 }
 
+// The loader of the same elements, one column at once.
+constexpr StripLoader words_of(StripLoader loader) {
+  return elements_of(loader) == Elements::kFloat  ? StripLoader::kWords
+         : elements_of(loader) == Elements::kHalf ? StripLoader::kHalfWords
+                                                  : StripLoader::kAnyWords;
+}
+
 // Types but float32 have some loaders of their own for what is frequent, and fewer with given windows.
-// Strips of a gradient need s and d again, so narrow boxes are not for them.
-constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoader loader,
+// Strips of a gradient need s and d again, so narrow boxes are not for them. Compact kernels load words,
+// and have quads where float32 gradients are stored and their pixels read again.
+constexpr StripLoader serving_loader(Schedule schedule, StripKind kind, StripLoader wanted,
                                      bool given_window) {
   using Loader = StripLoader;
+  const bool tile = schedule == Schedule::kTile;
+  const bool compact = schedule == Schedule::kCompactMarch;
+  const bool value = kind == StripKind::kValue;
+  const bool keeps = !compact || (wanted == Loader::kFloatQuads && has_gradient(kind));
+  const Loader loader = keeps ? wanted : words_of(wanted);
   if (loader == Loader::kFloatQuads) {
     return loader;
   }
-  const bool value = kind == StripKind::kValue;
   const bool quads =
       is_of_boxes(loader) || loader == Loader::kHalfQuads || loader == Loader::kAnyQuads;
   if (!quads) {
-    // Marching kernels have instances for types that are known, and tiles one for float32 where they
-    // have none for any types.
+    // Marching kernels have instances for types that are known (compact ones, of gradients, for what is
+    // frequent alone), and tiles one for float32 where they have none for any types.
     const bool is_float = loader == Loader::kWords;
-    const bool known = schedule == Schedule::kMarch  ? is_frequent(kind) || is_float
-                       : schedule == Schedule::kTile ? !is_frequent(kind) && is_float
-                                                     : false;
-    const bool own = known && !given_window;
-    return own ? loader : Loader::kAnyWords;
+    const bool known = tile ? !is_frequent(kind) && is_float
+                            : is_frequent(kind) || (is_float && !(compact && has_gradient(kind)));
+    return known && !given_window ? loader : Loader::kAnyWords;
   }
-  if (schedule == Schedule::kStrip ? !value : !is_frequent(kind)) {
+  if (!is_frequent(kind)) {
     return Loader::kAnyWords;
   }
-  const bool boxes = !given_window && schedule != Schedule::kStrip &&
-                     (value || (schedule == Schedule::kTile && loader == Loader::kHalfBoxes));
+  const bool boxes = !given_window && (value || (tile && loader == Loader::kHalfBoxes));
   if (boxes && is_of_boxes(loader)) {
     return loader;
   }
-  const bool halves = schedule == Schedule::kMarch && !given_window && !value &&
-                      elements_of(loader) == Elements::kHalf;
+  const bool halves = !tile && !given_window && !value && elements_of(loader) == Elements::kHalf;
   return halves ? Loader::kHalfQuads : Loader::kAnyQuads;
 }
 
@@ -146,9 +160,7 @@ cudaError_t compiled_architecture(int* architecture);
 // Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and in
 // tiles of 16-bit types.
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
-// Columns of values that a strip computes before its first own one, where threads copy its pixels.
-inline constexpr int kValueMargin = 1;
-// The boxes of the strip kernel: 128 columns and those around them that their windows need, in an
+// The boxes of strips: 128 columns and those around them that their windows need, in an
 // odd number of quads. Values begin their windows in the middle of a quad and need one quad more.
 constexpr int box_columns(StripKind kind) { return has_gradient(kind) ? 140 : 148; }
 inline constexpr int kStripBoxRows = 8;
@@ -184,9 +196,6 @@ struct StripKernel {
 // With the windows of cuda/window.cuh: the standard one, or that of StripParams' taps.
 struct StandardWindow;
 struct GivenWindow;
-template <class Window>
-cudaError_t find_strip_kernel(const DeviceFacts& device, StripKind kind, StripLoader loader,
-                              StripKernel* found);
 // `single_block`: that for one block a multiprocessor, where there is one
 // (has_single_block_instance(), policy.h).
 template <class Window>

@@ -343,8 +343,8 @@ struct BoxLoader {
 };
 
 template <class Traits>
-using MarchLoader =
-    std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
-                       std::conditional_t<Traits::kQuads, QuadLoader<Traits>, WordLoader<Traits>>>;
+using MarchLoader = std::conditional_t<Traits::kBoxes, BoxLoader<Traits>,
+                                       std::conditional_t<Traits::kQuads && Traits::kKeepsPixels,
+                                                          QuadLoader<Traits>, WordLoader<Traits>>>;
 
 }  // namespace fused_ssim::cuda

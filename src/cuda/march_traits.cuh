@@ -20,30 +20,37 @@ enum class Handover {
   kMeeting,  // all warps meet after each chunk
 };
 
-template <int kColumns_, StripKind kKind_, StripLoader kLoader_, class Window_, int kResident>
+template <MarchLayout kLayout_, StripKind kKind_, StripLoader kLoader_, class Window_,
+          int kResident>
 struct MarchTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
   using Kind::kGradient, Kind::kHasMask, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps,
       Kind::kTwo, Kind::kWeighted;
   using typename Kind::Window;
-  static constexpr int kColumns = kColumns_;
+  static constexpr MarchLayout kLayout = kLayout_;
+  static constexpr int kColumns = march_columns(kLayout, kKind);
+  // Whether a gradient's pixels stay in shared memory until it is stored; else a chunk's give way to
+  // those of the next, and a gradient reads them once more.
+  static constexpr bool kKeepsPixels = kLayout == MarchLayout::kRoomy;
   static constexpr int kChunkRows = 8;
   static constexpr StripLoader kLoader = kLoader_;
   static constexpr bool kHalfWords = kLoader == StripLoader::kHalfWords;
   static constexpr bool kAnyWords = kLoader == StripLoader::kAnyWords;
   static constexpr bool kQuads = kLoader != StripLoader::kWords && !kHalfWords && !kAnyWords;
-  static constexpr bool kBoxes = is_of_boxes(kLoader);
+  static constexpr bool kBoxes = marches_by_boxes(kLayout, kLoader);
   static constexpr int kElement = box_element(kLoader);  // in shared memory
   static_assert(kElement == 4 || kKind == StripKind::kValue, "others need s and d once more");
-  static constexpr bool kRollMasked = false;
   // Rows of the column warps' code at once: more would be longer than the instruction cache likes,
-  // beside that of the row warps (H200, both gradients of 1x3x1080x1920: 2 rows 78.9 us, 4 81.6, 8 82.8).
+  // beside that of the row warps. H200, 1x3x1080x1920, us: both gradients with 2 rows 78.9, 4 81.6, 8
+  // 82.8; one gradient with room for one chunk's pixels 2 85.9, 4 83.4, 8 82.4, channels_last 4 96.9, 8
+  // 99.3, of a map 2 123, 4 95, 8 111.
   static constexpr int kRowsAtOnce = kMap && Window::kIsGiven                        ? 4
                                      : !kGradient                                    ? 8
                                      : kKind == StripKind::kTwoGradients || kHasMask ? 2
+                                     : kQuads && !kKeepsPixels && !kWeighted         ? 8
                                                                                      : 4;
 #if defined(__CUDA_ARCH__)
-  static constexpr bool kLaunched = has_march(__CUDA_ARCH__ / 10);
+  static constexpr bool kLaunched = march_layout(__CUDA_ARCH__ / 10) == kLayout;
 #else
   static constexpr bool kLaunched = false;
 #endif
@@ -57,9 +64,9 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static constexpr bool kShiftsLate = kStagesPixels || kMap;
   // Raw pixels need no meeting. Where single pixels go through the registers of row warps and back,
   // these have more to do than column warps, which then do not wait for the end of it.
-  static constexpr Handover kHandover = kStagesPixels          ? Handover::kByWarp
-                                        : !kQuads && kGradient ? Handover::kByBlock
-                                                               : Handover::kMeeting;
+  static constexpr Handover kHandover = kStagesPixels                          ? Handover::kByWarp
+                                        : !kQuads && kGradient && kKeepsPixels ? Handover::kByBlock
+                                                                               : Handover::kMeeting;
 
   // Whether column warps add up the values while row warps store the last gradients. For others
   // than boxes registers are short.
@@ -122,10 +129,10 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   static_assert(kStagedColumns >= kExtra + 4 * kStagedQuads, "all windows");
   static constexpr int kStagedPitch = kStagedColumns * kElement / 4;
   static constexpr int kPartStride = kChunkRows * kStagedPitch;
-  static constexpr int kStagedSlots = kGradient ? 6 : 2;
+  static constexpr int kStagedSlots = !kKeepsPixels ? 1 : kGradient ? 6 : 2;
   static constexpr int kSlotStride = kParts * kPartStride;
   static constexpr int kImageStride = kStagedSlots * kSlotStride;
-  static constexpr int kMapSlots = kStagesPixels || kGradient ? 3 : 2;
+  static constexpr int kMapSlots = kKeepsPixels && (kStagesPixels || kGradient) ? 3 : 2;
   static_assert(kStagedPitch % 8 == 4, "an odd number of quads");
   // Where gradients are stored one column at a time, each row warp turns its 8 rows x 32 columns
   // here.
@@ -182,9 +189,18 @@ struct MarchCounters {
 // before.
 template <class Traits>
 __device__ __forceinline__ void meet(MarchCounters<Traits>* counters, unsigned* parity) {
+  if constexpr (!Traits::kKeepsPixels) {
+    __syncthreads();  // before Hopper mbarriers are slow or missing
+    return;
+  }
   arrive(&counters->met);
   wait_long_for_phase(&counters->met, *parity);
   *parity ^= 1u;
+}
+// Row warps alone meet.
+template <class Traits>
+__device__ __forceinline__ void meet_row_warps() {
+  asm volatile("bar.sync 1, %0;" ::"n"(Traits::kColumns) : "memory");
 }
 // Before a piece: two meetings begin it and, with kMeeting, one follows each chunk.
 template <class Traits>

@@ -1,4 +1,4 @@
-// What the tile, marching and strip kernels are told, part by part: images, geometry, window,
+// What the tile and marching kernels are told, part by part: images, geometry, window,
 // statistic, outputs, sums. Plain values, filled in by the host.
 #pragma once
 

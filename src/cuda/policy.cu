@@ -45,34 +45,15 @@ void choose_tiles(const DeviceFacts& device, StripKind kind, const Problem& prob
 
 }  // namespace
 
-// How many blocks share `units` rows of `strips` strips: as many as the device holds, or fewer
-// where whole blocks to a strip spare each of them a change of strip.
-int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
-                 bool gradient) {
-  const int64_t limit = std::min<int64_t>(capacity, std::max<int64_t>(1, units / min_rows));
-  const int64_t per_strip = limit / strips;
-  if (per_strip < 1) {
-    return static_cast<int>(limit);
-  }
-  // Chunks of the multiprocessor that has most to do: they all share its time.
-  const auto chunks = [&](int64_t blocks) {
-    const int64_t rows = ceil_divide(units, blocks);
-    return ceil_divide(blocks, multiprocessors) * strip_chunks(rows, gradient);
-  };
-  const int64_t changes = ceil_divide(strips, multiprocessors);
-  const int64_t whole = strips * per_strip;
-  return static_cast<int>(
-      chunks(whole) <= chunks(limit) + changes * strip_change_chunks(gradient) ? whole : limit);
-}
-
 // Those that finish soonest by the chunks that the blocks of a multiprocessor go through together:
 // ranges that cross to the next strip, in as many blocks as there is room for, or whole blocks to a
 // strip. `whole_image`: strips begin and end with the image, so that their first and last block may
 // have less to do for a row.
-MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
-                         int capacity, int multiprocessors, const StripChoice& choice,
+MarchShares share_strips(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                         int own_rows, int64_t strips, int capacity, const StripChoice& choice,
                          bool whole_image) {
   const bool gradient = has_gradient(kind);
+  const MarchLayout layout = march_layout(device.architecture);
   MarchShares best = {0, 0, 0};
   double best_cost = 0.0;
   const auto consider = [&](int resident, int64_t blocks, int change_rows, int units_per_strip) {
@@ -86,20 +67,21 @@ MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64
   const int change_rows = march_change_rows(gradient);
   const int min_rows = choice.min_rows;
   const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
-  const int all = std::max(1, capacity / multiprocessors);
+  const int all = std::max(1, capacity / device.multiprocessors);
   for (const int resident : {1, all}) {
     if (choice.resident != 0 && choice.resident != resident) {
       continue;
     }
     // Fewer blocks than there is room for may come together on one multiprocessor, unless each has
     // the same number.
-    const int64_t room = std::min<int64_t>(resident == all ? capacity : multiprocessors, most);
+    const int64_t room =
+        std::min<int64_t>(resident == all ? capacity : device.multiprocessors, most);
     const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
-      const int instance = resident == 1 && has_single_block_instance(kind, loader)
+      const int instance = resident == 1 && has_single_block_instance(layout, kind, loader)
                                ? 1
-                               : march_blocks_per_multiprocessor(kind, loader);
+                               : march_blocks_per_multiprocessor(layout, kind, loader);
       const bool spares = whole_image && per_strip > 1 && spares_rows(gradient, instance);
       const int top = spares ? spared_top_rows(gradient) : 0;
       for (int bottom = 0; bottom <= (spares ? spared_bottom_rows(gradient) : 0); ++bottom) {

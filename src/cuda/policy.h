@@ -8,9 +8,21 @@
 
 namespace fused_ssim::cuda {
 
-// Whether code for `architecture` (10 x major + minor) has the marching kernels, which need 213 KB
-// of shared memory a block; elsewhere the strip kernels serve, which are empty where these do.
-constexpr bool has_march(int architecture) { return architecture >= 90 && architecture < 120; }
+// How much the marching kernels keep in shared memory, for code of `architecture` (10 x major + minor).
+enum class MarchLayout {
+  kRoomy,    // up to 213 KB a block: a gradient's pixels until it is stored
+  kCompact,  // up to 96 KB a multiprocessor: those of one chunk
+  kNarrow,   // up to 64 KB: the same, by strips of half as many columns
+};
+FUSED_SSIM_INLINE constexpr MarchLayout march_layout(int architecture) {
+  return architecture >= 90 && architecture < 120 ? MarchLayout::kRoomy
+         : architecture == 75                     ? MarchLayout::kNarrow
+                                                  : MarchLayout::kCompact;
+}
+// Whether the marching kernels load boxes.
+constexpr bool marches_by_boxes(MarchLayout layout, StripLoader loader) {
+  return layout == MarchLayout::kRoomy && is_of_boxes(loader);
+}
 
 // Columns of the marching kernel's strips, which are threads of each of its two kinds of warps, and
 // its resident blocks: 16 warps a multiprocessor at up to 128 registers, or 24 at up to 80, which
@@ -19,14 +31,19 @@ constexpr bool has_march(int architecture) { return architecture >= 90 && archit
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7,
 //   132.4, 280; one of 256 44.0, 136, 294. All with two hand-overs a chunk.
-constexpr int march_columns(StripKind kind) { return has_gradient(kind) ? 256 : 128; }
-constexpr int march_blocks_per_multiprocessor(StripKind kind, StripLoader loader) {
-  return has_gradient(kind) ? 1 : is_of_boxes(loader) ? 3 : 2;
+constexpr int march_columns(MarchLayout layout, StripKind kind) {
+  return has_gradient(kind) && layout != MarchLayout::kNarrow ? 256 : 128;
+}
+constexpr int march_blocks_per_multiprocessor(MarchLayout layout, StripKind kind,
+                                              StripLoader loader) {
+  return marches_by_boxes(layout, loader) && !has_gradient(kind)                ? 3
+         : layout == MarchLayout::kNarrow || march_columns(layout, kind) == 256 ? 1
+                                                                                : 2;
 }
 // Where one block a multiprocessor is enough, it may have more registers: H100, us of values at
 // 1x3x512x512, with 80 and with 96 of them: 9.3, 8.9.
-constexpr bool has_single_block_instance(StripKind kind, StripLoader loader) {
-  return kind == StripKind::kValue &&
+constexpr bool has_single_block_instance(MarchLayout layout, StripKind kind, StripLoader loader) {
+  return layout == MarchLayout::kRoomy && kind == StripKind::kValue &&
          (loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes);
 }
 
@@ -53,31 +70,16 @@ constexpr double march_cost(int resident, int chunks) {
   return 3.24 + 0.31 * resident + (0.22 + 0.545 * resident) * chunks;
 }
 
-// Threads of a strip kernel's block, which is the widest strip in columns, and resident blocks that
-// the compiler limits registers for: 16 warps a multiprocessor at up to 128 registers, or 12 at up
-// to 168 where a gradient is wanted: the column filters alone hold 70 or 80 of them.
-//   H200, values, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920: 4 blocks 42.1, 136.7, 274.9; 5
-//   blocks 42.6, 138.2, 276.4. Gradients: 3 blocks 89.7, 282, 564; 4 blocks 88.1, 289, 573.
-inline constexpr int kStripThreads = 128;
-constexpr int strip_blocks_per_multiprocessor(StripKind kind) { return has_gradient(kind) ? 3 : 4; }
-
-// How blocks share the strips is decided by counting chunks: whether their ranges of rows end with
-// a strip or cross to the next. H200, us of a value with ranges that end, that cross: 42.2, 45.7 at
-// 1x3x1080x1920; 141.8, 137.5 at 1x3x2160x3840. The first and the last are what the count chooses.
-
 // Chunks of 8 rows that a block goes through for `rows` own ones.
 FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
   return static_cast<int>((rows + (gradient ? 20 : 10) + 7) / 8);
 }
 
-// What beginning another strip costs a block, in chunks: the halo, and the wait for the first rows.
-constexpr int64_t strip_change_chunks(bool gradient) { return gradient ? 4 : 3; }
-
 // Pixels of all planes up to which tiles serve. H100, us, tiles / strips of the marching kernel:
 //                      1x3x256x256  1x3x320x320  1x3x352x352  1x3x512x512
 //   value + gradient    7.5 / 12.6   9.7 / 13.2  10.7 / 13.3  19.7 / 17.3
 //   value               5.0 /  7.8   5.8 /  7.3   6.9 /  7.3            8.9
-// Elsewhere the strip kernel took over from an earlier version of tiles at 0.9 Mpixel (H200). Maps
+// Elsewhere an earlier kernel took over from earlier tiles at 0.9 Mpixel (H200). Maps
 // are more accurate by tiles (docs/decisions/0006), so those stay with them for longer, although
 // strips are up to twice as fast. Maps of bytes always do (as far as 31 bits can count tiles): by
 // strips two photographs were 1.2e-4 off, and where these are wanted time is not what counts.
@@ -87,7 +89,7 @@ constexpr int64_t max_tiled_pixels(StripKind kind, bool bytes, int architecture)
          : kind == StripKind::kMap && bytes                             ? int64_t{1} << 30
          : kind == StripKind::kMap                                      ? 3000000
          : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000
-         : has_march(architecture)                                      ? 400000
+         : march_layout(architecture) == MarchLayout::kRoomy            ? 400000
          : kind == StripKind::kValue                                    ? 750000
                                                                         : 900000;
 }
@@ -115,10 +117,6 @@ constexpr double tile_cost(int rows, bool gradient) {
   return cost;
 }
 
-// How many blocks share `units` rows of `strips` strips.
-int strip_blocks(int64_t units, int64_t strips, int capacity, int multiprocessors, int min_rows,
-                 bool gradient);
-
 // How blocks of the marching kernel share the strips.
 struct MarchShares {
   int blocks;
@@ -126,8 +124,8 @@ struct MarchShares {
   int units_per_strip;
 };
 
-MarchShares share_strips(StripKind kind, StripLoader loader, int own_rows, int64_t strips,
-                         int capacity, int multiprocessors, const StripChoice& choice,
+MarchShares share_strips(const DeviceFacts& device, StripKind kind, StripLoader loader,
+                         int own_rows, int64_t strips, int capacity, const StripChoice& choice,
                          bool whole_image);
 
 // The best loader for these types.

@@ -29,7 +29,7 @@ struct TypeOf {
   using type = T;
 };
 
-// Coordinates of the strip kernel are 32-bit; planes and offsets are 64-bit.
+// Coordinates of strips are 32-bit; planes and offsets are 64-bit.
 constexpr int64_t kMaxStripExtent = int64_t{1} << 30;
 
 ReductionPlan plan_reduction(const Problem& problem, const Request& request, void* workspace,
@@ -90,8 +90,7 @@ bool strips_serve(const Problem& problem, const Request& request, const DeviceFa
     return false;
   }
   const bool mse_with_value = request.value != nullptr && request.map == nullptr &&
-                              !wants_gradient(request) && request.l1_weight == 0.0 &&
-                              has_march(device.architecture);
+                              !wants_gradient(request) && request.l1_weight == 0.0;
   return !accumulates_in_double(problem) && !is_volume(problem) &&
          is_short(problem.windows[kHeight]) && is_short(problem.windows[kWidth]) &&
          image_size(problem, kHeight) <= kMaxStripExtent &&
@@ -114,14 +113,9 @@ cudaError_t find_kernel(const DeviceFacts& device, Schedule schedule, StripKind 
                         StripKernel* found) {
   const auto find = [&](auto window) {
     using Window = typename decltype(window)::type;
-    switch (schedule) {
-      case Schedule::kTile:
-        return find_tile_kernel<Window>(device, kind, loader, tile_rows, found);
-      case Schedule::kMarch:
-        return find_march_kernel<Window>(device, kind, loader, single_block, found);
-      default:
-        return find_strip_kernel<Window>(device, kind, loader, found);
-    }
+    return schedule == Schedule::kTile
+               ? find_tile_kernel<Window>(device, kind, loader, tile_rows, found)
+               : find_march_kernel<Window>(device, kind, loader, single_block, found);
   };
   return given ? find(TypeOf<GivenWindow>{}) : find(TypeOf<StandardWindow>{});
 }
@@ -161,7 +155,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.map = static_cast<float*>(request.map);
   }
   const bool strips = choice.tile_rows == 0;
-  const bool march = strips && has_march(device.architecture);
+  const MarchLayout layout = march_layout(device.architecture);
+  const bool roomy = layout == MarchLayout::kRoomy;
   const bool standard =
       is_standard(problem.windows[kHeight]) && is_standard(problem.windows[kWidth]);
   given_taps(problem.windows[kHeight], p.column_taps);
@@ -171,12 +166,14 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const int tiles_down = (own_rows + choice.tile_rows - 1) / choice.tile_rows;
     p.tile_rows = (own_rows + tiles_down - 1) / tiles_down;
   }
-  const Schedule schedule = !strips ? Schedule::kTile : march ? Schedule::kMarch : Schedule::kStrip;
+  const Schedule schedule = !strips ? Schedule::kTile
+                            : roomy ? Schedule::kMarch
+                                    : Schedule::kCompactMarch;
   const auto serving = [&](bool boxes) {
     const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
     return serving_loader(schedule, kind, wanted, !standard);
   };
-  const bool has_boxes = loads_boxes(device.architecture);
+  const bool has_boxes = strips ? roomy : loads_boxes(device.architecture);
   StripLoader loader = serving(has_boxes);
   if (is_of_boxes(loader) && has_boxes) {
     const int element = box_element(loader);
@@ -191,7 +188,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     }
   }
   const bool given = !standard || !has_standard_instance(schedule, kind, loader);
-  const bool boxes = is_of_boxes(loader) && has_boxes;
   // Bytes in boxes are not divided: then all is in units of theirs.
   const bool bytes = loader == StripLoader::kByteBoxes;
   const double unit = bytes ? static_cast<double>(problem.uint8_divisor) : 1.0;
@@ -213,12 +209,11 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.own_left = gradient ? 0 : p.value_left / alignment * alignment;
   p.own_right = gradient ? p.width : p.value_right;
   // Strips of equal width, as few as possible.
-  const int strip_columns = march ? march_columns(kind) : kStripThreads;
+  const int strip_columns = march_columns(layout, kind);
   const int max_width = !strips    ? kMaxTileColumns
                         : gradient ? (strip_columns - 10) / 4 * 4
                                    : strip_columns;
-  const int margin = strips && !march && !gradient && !boxes ? kValueMargin : 0;
-  const int columns = p.own_right - p.own_left + margin;
+  const int columns = p.own_right - p.own_left;
   const int strips_wanted = (columns + max_width - 1) / max_width;
   p.strip_width =
       static_cast<int>(round_up((columns + strips_wanted - 1) / strips_wanted, alignment));
@@ -233,9 +228,9 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   }
   const int capacity = found.blocks_per_multiprocessor * device.multiprocessors;
   MarchShares shares = {0, 0, p.own_rows};
-  if (march) {
-    shares = share_strips(kind, loader, p.own_rows, all_strips, capacity, device.multiprocessors,
-                          choice, /*whole_image=*/gradient || p.value_top == 0);
+  if (strips) {
+    shares = share_strips(device, kind, loader, p.own_rows, all_strips, capacity, choice,
+                          /*whole_image=*/gradient || p.value_top == 0);
   }
   p.strip_change_rows = shares.change_rows;
   p.units_per_strip = Divisor(shares.units_per_strip);
@@ -276,10 +271,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
       (has_mask(problem) ? masked_statistic_base(request)
                          : static_cast<double>(pixels) / host_divisor(problem, request));
   int blocks =
-      !strips ? static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units))
-      : march ? shares.blocks
-              : strip_blocks(p.reduction.total_units, all_strips, capacity, device.multiprocessors,
-                             choice.min_rows, gradient);
+      strips ? shares.blocks
+             : static_cast<int>(std::min<int64_t>(device.multiprocessors, p.reduction.total_units));
   // Blocks that work for one value each, where that leaves no more than one in eight of them idle.
   const int64_t values = p.reduction.values;
   const int64_t counted = blocks / values * values;
@@ -312,7 +305,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.reduction.share_among(sharing, p.reduction.total_units / p.channels_together);
   blocks = sharing * p.channels_together;
   p.reduction.blocks_per_value = static_cast<unsigned>(blocks / values);
-  if (march && blocks <= device.multiprocessors) {
+  if (strips && blocks <= device.multiprocessors) {
     error = find_kernel(device, schedule, kind, loader, given, 0, /*single_block=*/true, &found);
     if (error != cudaSuccess) {
       return error;

@@ -1,5 +1,5 @@
 // SSIM sums, maps and gradients of small images with symmetric windows of up to 11 taps, in one pass:
-// the strip kernel's arithmetic, arranged for the shortest way from first load to last store.
+// the marching kernel's arithmetic, arranged for the shortest way from first load to last store.
 //
 // A block takes a tile of up to 64 columns by `tile_rows` rows, wholly in shared memory, and goes
 // through five phases with all its threads in each:
@@ -17,7 +17,7 @@
 // block's sum is complete after the first column phase; one warp adds it to that of the launch
 // while the others go on.
 //
-// Global memory per pixel is that of the strip kernel, and the halos, which come from L2.
+// Global memory per pixel is that of the marching kernel, and the halos, which come from L2.
 #pragma once
 
 #include "core/formula.h"
@@ -61,7 +61,7 @@ struct TileTraits : KindTraits<kKind_, Window_> {
   static constexpr int kThreads = kTileThreads;
   static constexpr int kRadius = kDefaultWindowSize / 2;
   // Column m of the moments is image column X0 - kMargin + m; staged column c is image column
-  // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the strip kernel).
+  // X0 - kMargin - 7 + c, a multiple of 4 at c = 0 (as in the marching kernel).
   static constexpr int kMargin = kGradient ? kRadius : 1;
   static constexpr int kStagedBefore = kMargin + kRadius + 2;
   static_assert(kStagedBefore % 4 == 0, "staged quads are quads of the image");

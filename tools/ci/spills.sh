@@ -12,7 +12,7 @@ for architecture in $architectures; do
   targets+=("-gencode=arch=compute_${architecture#sm_},code=$architecture")
 done
 running=()
-for kernel in march_standard strip_standard tile_standard; do
+for kernel in march_standard tile_standard; do
   nvcc -std=c++17 -O3 -c -Iinclude -Isrc -Xptxas=-v "${targets[@]}" \
     -o "$scratch/$kernel.o" "src/cuda/$kernel.cu" >"$scratch/$kernel.log" 2>&1 &
   running+=($!)
