@@ -186,12 +186,12 @@ __device__ __forceinline__ void store_group(float* quads, const float (&value)[8
 template <class Traits>
 __device__ __forceinline__ void filter_staged_row(const typename Traits::Window& window,
                                                   const float* quads_s, const float* quads_d,
-                                                  float largest_centre, float* maps) {
+                                                  float* maps) {
   using Places = MapPlaces<Traits>;
   if constexpr (Traits::kCells) {
     using Row = StagedRow<DType::kFloat32>;
-    filter_row_to_cells<Traits::kSkip, Traits::kMap>(window, Row{quads_s}, Row{quads_d},
-                                                     StagedShift{}, largest_centre, maps);
+    filter_row_to_cells<Traits::kSkip, false>(window, Row{quads_s}, Row{quads_d}, StagedShift{},
+                                              0.0f, maps);
   } else {
 #pragma unroll
     for (int image = 0; image < 2; ++image) {

@@ -65,10 +65,7 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, int size)
   } else {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      const int left = size - 4 * i;
-      words[i] = left >= 4   ? __ldg(source + i)
-                 : left == 2 ? __ldg(reinterpret_cast<const unsigned short*>(source + i))
-                             : 0u;
+      words[i] = size - 4 * i >= 4 ? __ldg(source + i) : 0u;
     }
   }
 #endif

@@ -12,7 +12,7 @@
 
 namespace fused_ssim::cuda {
 
-// Variants of the strip and tile kernels.
+// Variants of the tile and marching kernels.
 enum class StripKind : int {
   kValue,         // the sum of f
   kMap,           // the map, and the sum of f
@@ -157,8 +157,8 @@ cudaError_t current_device(DeviceFacts* facts);
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
 
-// Whether code for `architecture` loads quads in boxes, which need tensor maps: of float32, and in
-// tiles of 16-bit types.
+// Whether tiles of code for `architecture` load quads of float32 and of 16-bit types in boxes, which need
+// tensor maps (marching kernels: march_layout(), policy.h).
 constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
 // The boxes of strips: 128 columns and those around them that their windows need, in an
 // odd number of quads. Values begin their windows in the middle of a quad and need one quad more.
@@ -214,11 +214,7 @@ cudaError_t find_tile_kernel(const DeviceFacts& device, StripKind kind, StripLoa
 // How the 11-tap kernels run: chosen by the tuning table, or by a benchmark.
 struct StripChoice {
   int tile_rows = 0;  // tiles of so many rows; 0: strips
-  // Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
-  // only where tiles don't serve. H200, value + gradient, us at 1x3x256x256 with 4, 8, 16, 24 rows,
-  // first version of the kernel: 22.0, 21.9, 18.8, 30.6.
-  int min_rows = 16;
-  int resident = 0;  // marching kernel: blocks a multiprocessor; 0: whatever takes less time
+  int resident = 0;   // marching kernel: blocks a multiprocessor; 0: whatever takes less time
 };
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Problem& problem);
 

@@ -16,18 +16,13 @@
 //   row warps     rows     thread = one row x 8 columns. Filters the partials along the row,
 //                          combines them with s and d of 10 rows above, stores the gradient
 //
-//      chunk            0       1       2       3       4
-//      row warps        R0      R1 G0   R2 G1   R3 G2   ...      R, G: first and second filter
-//      column warps          C0      C1      C2      C3 ...           along rows
+//      row warps        R0      R1   G0 R2   G1 R3   G2 R4   ...      R, G: first and second filter
+//      column warps             C0      C1      C2      C3   ...           along rows
 //
 // That is on multiprocessors with 213 KB of shared memory for a block (MarchLayout::kRoomy). Where there
 // is less, a block has room for the maps of two chunks and the pixels of one: row warps store the gradient
-// of a chunk while the pixels two below it come, wait for each other, and filter these into the place of
-// its partials; s and d of a gradient's rows are read once more.
-//
-//      chunk            0       1       2       3       4
-//      row warps        R0      R1   G0 R2   G1 R3   G2 R4   ...
-//      column warps             C0      C1      C2      C3   ...
+// of a chunk, wait for each other, and filter the pixels two below it into the place of its partials; pixels
+// come through registers, and s and d of a gradient's rows are read once more.
 //
 // So the two kinds share a multiprocessor's issue slots whatever each of them waits for, and row
 // warps, which need few registers for long, have their loads under way early. For a gradient one
@@ -37,8 +32,8 @@
 // A slot of shared memory passes from row warps to column warps and back. How they wait for each
 // other:
 //
-//   values of boxes  each row warp hands its slots to a column warp of its own and gets them back,
-//                    under counters in shared memory. Pixels are staged as they are, 16-bit ones
+//   values and maps  each row warp hands its slots to a column warp of its own and gets them back,
+//   of boxes         under counters in shared memory. Pixels are staged as they are, narrow ones
 //                    too, and made s and d while they are filtered.
 //   other values,    all threads meet after each chunk: while the column warps have chunk c, the
 //   gradients        row warps store the gradient of c - 1, filter c + 1 and stage c + 2
@@ -56,8 +51,8 @@
 //
 // Global memory per float32 pixel: 8 B read (with less room 16 for a gradient, half of it out of L2),
 // and 4 B written a gradient image; nothing else, but
-// for the halos, which come from L2: 26 columns a strip and 20 rows a range (18 and 10 for values
-// alone) but at an image's border.
+// for the halos, which come from L2: 22 to 24 columns a strip and 20 rows a range (10 to 20 and 10 for
+// values alone) but at an image's border.
 //
 // On an H100 at 1x3x1080x1920, value and one gradient: 254 instructions a pixel, halos included, at
 // 2.9 an active cycle.
@@ -72,10 +67,8 @@
 #include "cuda/kernels.h"
 #include "cuda/launches.h"
 #include "cuda/march_rows.cuh"
-#include "cuda/pixel_shift.cuh"
 #include "cuda/policy.h"
 #include "cuda/reduction.cuh"
-#include "cuda/shift.cuh"
 #include "cuda/thread.cuh"
 #include "cuda/window.cuh"
 

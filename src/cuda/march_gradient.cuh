@@ -35,8 +35,7 @@ template <class Traits>
 struct KeptPixels {
   const float* staged;
 
-  __device__ __forceinline__ void load(const StripParams&,
-                                       const PixelPlanes<elements_of(Traits::kLoader)>&, int, int) {
+  __device__ __forceinline__ void load(const PixelPlanes<elements_of(Traits::kLoader)>&, int, int) {
   }
   __device__ __forceinline__ void read_s(const PixelShift&, float (&to)[8]) const {
     read(staged, to);
@@ -62,8 +61,7 @@ struct PixelsReadAgain {
   float4 quads2[2];
 
   explicit __device__ __forceinline__ PixelsReadAgain(const StripParams& params) : p(params) {}
-  __device__ __forceinline__ void load(const StripParams&,
-                                       const PixelPlanes<elements_of(Traits::kLoader)>& planes,
+  __device__ __forceinline__ void load(const PixelPlanes<elements_of(Traits::kLoader)>& planes,
                                        int y, int first_x) {
     row1 = planes.plane1 + y * p.img1.row;
     row2 = planes.plane2 + y * p.img2.row;
@@ -118,7 +116,7 @@ __device__ __forceinline__ float store_gradient_rows(
   float second[8];
   float l1 = 0.0f;
   if (active) {
-    pixels.load(p, planes, y, piece.end_column - columns);
+    pixels.load(planes, y, piece.end_column - columns);
     float own[8];
     filter_gradient_row<Traits>(
         typename Traits::Window(p), map_row, [&](float (&to)[8]) { pixels.read_s(shift, to); },

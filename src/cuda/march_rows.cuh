@@ -134,7 +134,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
         filter_row_to_cells<Traits::kSkip, Traits::kMap>(
             window, Row{quads}, Row{quads + Traits::kImageStride}, shift, centre_bound, to);
       } else {
-        filter_staged_row<Traits>(window, quads, quads + Traits::kImageStride, centre_bound, to);
+        filter_staged_row<Traits>(window, quads, quads + Traits::kImageStride, to);
       }
     }
   };

@@ -59,17 +59,9 @@ struct PixelShift {
 
 // The same of what is s and d already.
 struct StagedShift {
-  float s = 0.0f;
-
-  __device__ __forceinline__ void apply(float staged_s, float staged_d, float* out_s,
-                                        float* out_d) const {
-    *out_s = staged_s - s;
-    *out_d = staged_d;
-  }
-  __device__ __forceinline__ StagedShift around(float staged_s, float, float bound,
-                                                float* centre) const {
-    *centre = fminf(fmaxf(staged_s, -bound), bound);
-    return {*centre};
+  __device__ __forceinline__ void apply(float staged_s, float staged_d, float* s, float* d) const {
+    *s = staged_s;
+    *d = staged_d;
   }
 };
 

@@ -65,8 +65,7 @@ MarchShares share_strips(const DeviceFacts& device, StripKind kind, StripLoader 
     }
   };
   const int change_rows = march_change_rows(gradient);
-  const int min_rows = choice.min_rows;
-  const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / min_rows);
+  const int64_t most = std::max<int64_t>(1, strips * (own_rows + change_rows) / kMinRows);
   const int all = std::max(1, capacity / device.multiprocessors);
   for (const int resident : {1, all}) {
     if (choice.resident != 0 && choice.resident != resident) {
@@ -76,7 +75,7 @@ MarchShares share_strips(const DeviceFacts& device, StripKind kind, StripLoader 
     // the same number.
     const int64_t room =
         std::min<int64_t>(resident == all ? capacity : device.multiprocessors, most);
-    const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / min_rows));
+    const int64_t per_strip = std::min<int64_t>(room / strips, std::max(1, own_rows / kMinRows));
     const int64_t whole = per_strip * strips;
     if (whole > 0 && (resident == all || whole == room)) {
       const int instance = resident == 1 && has_single_block_instance(layout, kind, loader)
@@ -95,16 +94,20 @@ MarchShares share_strips(const DeviceFacts& device, StripKind kind, StripLoader 
 
 // The best for these types.
 StripLoader choose_loader(DType dtype1, DType dtype2, bool quads, bool boxes) {
-  if (dtype1 == DType::kFloat32 && dtype2 == DType::kFloat32) {
+  if (dtype1 != dtype2) {
+    return quads ? StripLoader::kAnyQuads : StripLoader::kAnyWords;
+  }
+  if (dtype1 == DType::kFloat32) {
     return quads ? StripLoader::kFloatQuads : StripLoader::kWords;
   }
-  const bool bytes = dtype1 == DType::kUInt8;
-  if (dtype1 == dtype2 && !(quads && !boxes) && !(bytes && !quads)) {
-    return bytes   ? StripLoader::kByteBoxes
-           : quads ? StripLoader::kHalfBoxes
-                   : StripLoader::kHalfWords;
+  if (dtype1 == DType::kUInt8) {
+    return !quads  ? StripLoader::kAnyWords
+           : boxes ? StripLoader::kByteBoxes
+                   : StripLoader::kAnyQuads;
   }
-  return quads ? StripLoader::kAnyQuads : StripLoader::kAnyWords;
+  return !quads  ? StripLoader::kHalfWords
+         : boxes ? StripLoader::kHalfBoxes
+                 : StripLoader::kHalfQuads;
 }
 
 StripChoice choose_strips(const DeviceFacts& device, StripKind kind, const Problem& problem) {

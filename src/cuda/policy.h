@@ -12,7 +12,7 @@ namespace fused_ssim::cuda {
 enum class MarchLayout {
   kRoomy,    // up to 213 KB a block: a gradient's pixels until it is stored
   kCompact,  // up to 96 KB a multiprocessor: those of one chunk
-  kNarrow,   // up to 64 KB: the same, by strips of half as many columns
+  kNarrow,   // up to 64 KB: the same, one block of 128 columns for gradients, too
 };
 FUSED_SSIM_INLINE constexpr MarchLayout march_layout(int architecture) {
   return architecture >= 90 && architecture < 120 ? MarchLayout::kRoomy
@@ -26,7 +26,7 @@ constexpr bool marches_by_boxes(MarchLayout layout, StripLoader loader) {
 
 // Columns of the marching kernel's strips, which are threads of each of its two kinds of warps, and
 // its resident blocks: 16 warps a multiprocessor at up to 128 registers, or 24 at up to 80, which
-// suffice for values whose pixels come in boxes.
+// suffice for values whose pixels come in boxes, or 8 at up to 255 where shared memory has no room for more.
 //   H100, us at 1x3x1080x1920, 1x3x2160x3840, 5x5x1080x1920:
 //   value + gradient, one block of 256 columns 68.1, 231, 471; two of 128 71.9, 248, 506.
 //   value, three blocks of 128 columns 40.7, 131.7, 262; two, pixels through registers, 40.7,
@@ -46,6 +46,11 @@ constexpr bool has_single_block_instance(MarchLayout layout, StripKind kind, Str
   return layout == MarchLayout::kRoomy && kind == StripKind::kValue &&
          (loader == StripLoader::kFloatQuads || loader == StripLoader::kHalfBoxes);
 }
+
+// Rows that a block owns at least: shorter ranges recompute too many rows above and below. Matters
+// only where tiles don't serve. H200, value + gradient, us at 1x3x256x256 with 4, 8, 16, 24 rows,
+// first version of the kernel: 22.0, 21.9, 18.8, 30.6.
+inline constexpr int kMinRows = 16;
 
 // What beginning another strip costs a block of the marching kernel, in rows: the halo, and the way
 // through the schedule. H100, us with 24, 32, 40 rows at 1x3x1080x1920: 69.1, 68.9, 68.0; values
@@ -79,7 +84,8 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 //                      1x3x256x256  1x3x320x320  1x3x352x352  1x3x512x512
 //   value + gradient    7.5 / 12.6   9.7 / 13.2  10.7 / 13.3  19.7 / 17.3
 //   value               5.0 /  7.8   5.8 /  7.3   6.9 /  7.3            8.9
-// Elsewhere an earlier kernel took over from earlier tiles at 0.9 Mpixel (H200). Maps
+// Elsewhere an earlier kernel took over from earlier tiles at 0.9 Mpixel (H200); the march with less room has
+// not been compared. Maps
 // are more accurate by tiles (docs/decisions/0006), so those stay with them for longer, although
 // strips are up to twice as fast. Maps of bytes always do (as far as 31 bits can count tiles): by
 // strips two photographs were 1.2e-4 off, and where these are wanted time is not what counts.

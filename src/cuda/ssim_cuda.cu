@@ -84,7 +84,7 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
 }
 
 // Whether tiles and strips serve.
-bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
+bool strips_serve(const Problem& problem, const Request& request) {
   if (merges_variances(problem, request) ||
       (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
@@ -475,7 +475,7 @@ const char* not_served(const Problem& problem, const Request& request) {
   }
   // Where there is no device, `workspace_bytes` says so.
   DeviceFacts device;
-  if (current_device(&device) == cudaSuccess && !strips_serve(problem, request, device) &&
+  if (current_device(&device) == cudaSuccess && !strips_serve(problem, request) &&
       !separable_serves(problem, request, device)) {
     static_assert(kSeparableEverywhere == 65, "as the message says");
     return "expected windows that fit this GPU's shared memory, as those of up to 65 taps always "
@@ -492,7 +492,7 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   }
   const int sums = (request.value != nullptr ? 1 : 0) + (request.mse != nullptr ? 1 : 0);
   *bytes = mask_sums_bytes(problem, request) + sums * partials_bytes(problem, request, device);
-  if (!strips_serve(problem, request, device)) {
+  if (!strips_serve(problem, request)) {
     *bytes += separable_scratch_bytes(problem, request, device);
   } else if (reads_mask_bits(problem, request)) {
     *bytes += mask_bits_bytes(problem);
@@ -512,7 +512,7 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     return error;
   }
   Problem problem = given;
-  const bool strips = strips_serve(problem, request, device);
+  const bool strips = strips_serve(problem, request);
   auto* free_bytes = static_cast<char*>(workspace);
   const int64_t sums_bytes = mask_sums_bytes(problem, request);
   void* const sums = sums_bytes > 0 ? free_bytes : nullptr;

@@ -204,8 +204,7 @@ __device__ __forceinline__ float4 load_any_raw(const char* plane, const InputIma
 
 template <class Traits>
 __device__ __forceinline__ void store_any_quad(const OutputImage& image, char* plane, int y, int x,
-                                               int right, const float (&value)[4],
-                                               const StripParams& p) {
+                                               int right, const float (&value)[4]) {
   char* first = plane + y * image.row + x * image.column;
   if constexpr (Traits::kLoader != StripLoader::kAnyWords &&
                 Traits::kLoader != StripLoader::kWords) {
@@ -557,11 +556,11 @@ __device__ __forceinline__ void process_tile(const StripParams& p, const Tile& t
         scale_gradients<Traits>(p.gradient_scale, first, second);
       }
       if (tile.gradient1 != nullptr) {
-        store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first, p);
+        store_any_quad<Traits>(p.grad1, tile.gradient1, y, x, tile.right, first);
       }
       if constexpr (Traits::kTwo) {
         if (tile.gradient2 != nullptr) {
-          store_any_quad<Traits>(p.grad2, tile.gradient2, y, x, tile.right, second, p);
+          store_any_quad<Traits>(p.grad2, tile.gradient2, y, x, tile.right, second);
         }
       }
     }
