@@ -238,6 +238,29 @@ def test_create_graph_alone_is_harmless(device, function):
         assert relative_error(ours, reference) <= 1e-6
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("sizes", [(14,), (4, 14), (4, 5, 14)], ids=str)
+def test_derivatives_with_windows_of_one_tap(device, sizes, reduction, padding):
+    x, y = (leaf(image.double()) for image in images(device, 1, 1, *sizes))
+
+    def value(x, y):
+        dims = len(sizes)
+        return ssim(
+            x, y, window_size=1, reduction=reduction, padding=padding, spatial_dims=dims
+        ).sum()
+
+    def by(x):
+        return torch.autograd.grad(value(x, y), x, create_graph=True)[0]
+
+    (expected,) = torch.autograd.grad(value(x, y), x)
+    assert relative_error(by(x), expected) <= 1e-12
+    (found,) = torch.autograd.grad(by(x).square().sum(), x)
+    with _route.by_torch_operations():
+        (expected,) = torch.autograd.grad(by(x).square().sum(), x)
+    assert relative_error(found, expected) <= 1e-10
+
+
 @each_function
 def test_second_derivative_of_one_image_twice(device, function):
     # As the target of itself, an image has the derivatives of both.

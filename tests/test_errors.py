@@ -352,6 +352,8 @@ BAD_WEIGHTS = [
     "0.5",
     0.5,
     None.__class__,
+    {0.5, 0.4},
+    {0.5: 1},
     ["a"],
     [True],
 ]
@@ -498,6 +500,24 @@ def test_positive_numbers(device, entry, name, value):
 def test_squares_are_numbers(device, entry, name, value):
     x = image(device)
     raises(ValueError, lambda: entry(x, x, **{name: value}), name, str(value), "square between")
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e30])
+def test_squares_of_the_ranges_of_images_are_numbers(device, value):
+    x = image(device)
+    ranges = torch.tensor([value], dtype=torch.float64)
+    raises(ValueError, lambda: ssim(x, x, data_range=ranges), "data_range", "square between")
+
+
+def test_numbers_are_constants(device):
+    x = image(device)
+    half = torch.tensor([0.5, 0.5], requires_grad=True)
+    for call in (
+        lambda: ms_ssim(x, x, weights=half, window_size=3),
+        lambda: ssim(x, x, data_range=half[0]),
+        lambda: l1_ssim_loss(x, x, half[0]),
+    ):
+        raises(ValueError, call, "constant", ".detach()")
 
 
 @each_with_definition

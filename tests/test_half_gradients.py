@@ -35,6 +35,24 @@ def test_scaled_gradients_are_right(device, functions, other):
         assert relative_error(found.double() / SCALE, wanted) <= 2e-3
 
 
+@pytest.mark.parametrize("reduction", ["mean", "image", "channel"])
+@pytest.mark.parametrize("mode", ["weighted", "normalized"])
+@pytest.mark.parametrize("nothing", [torch.nan, -1.0])
+def test_what_a_mask_does_not_count(device, nothing, mode, reduction):
+    x, y = (image.half().to(device) for image in noise_pair(2, 2, 20, 30))
+    mask = noise_pair(2, 1, 20, 30, seed=1)[0].to(device)
+
+    def gradient(of_top):
+        image, weights = leaf(x.clone()), mask.clone()
+        weights[..., :5, :] = of_top
+        value = ssim(image, y, mask=weights, mask_mode=mode, reduction=reduction, padding="valid")
+        return torch.autograd.grad(SCALE * value.sum(), image)[0]
+
+    expected = gradient(0.0)
+    assert expected.abs().max() > 1
+    assert relative_error(gradient(nothing), expected) <= 2e-3
+
+
 def test_a_scaler_trains(device):
     target = noise_pair(1, 3, 64, 96)[0].to(device)
     image = torch.full_like(target, 0.5).requires_grad_()

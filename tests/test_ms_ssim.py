@@ -156,14 +156,17 @@ def test_means_of_exactly_zero_and_weights_of_zero(device, way):
         factor = power(c, weight, "relu")
         expected = torch.tensor([0.0, 0.0, 0.0, 0.25**weight]) if weight else torch.ones(4)
         assert max_error(factor, expected) <= 1e-7
-        if factor.requires_grad:
-            (slope,) = torch.autograd.grad(factor.sum(), c)
-            assert torch.equal(slope[:3], torch.zeros(3, device=device))
+        (slope,) = torch.autograd.grad(factor.sum(), c)
+        assert torch.equal(slope[:3], torch.zeros(3, device=device))
     x, y = images(device, 1, 1, 40, 41)
     form = {"window_size": 3}
     alone = ms_ssim(x, y, weights=(1.0,), **form)
     assert max_error(ms_ssim(x, y, weights=(0.0, 1.0), **form), alone) > 1e-3
-    assert ms_ssim(x, y, weights=(0.0, 0.0), **form) == 1
+    for padding, create_graph in (("valid", False), ("valid", True), ("reflect", False)):
+        value = ms_ssim(x, y, weights=(0.0, 0.0), padding=padding, **form)
+        assert value == 1
+        (gradient,) = torch.autograd.grad(value, x, create_graph=create_graph)
+        assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("negative", ["relu", "smooth"])

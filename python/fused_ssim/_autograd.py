@@ -226,7 +226,7 @@ def _factor(
         ):
             mask = mask.narrow(axis, size // 2, mask.shape[axis] - size + 1)
     axes = list(range(_results.leading_axes(reduction), mask.dim()))
-    means = mask.mean(axes, dtype=upstream.dtype)
+    means = _composite.mask_numbers(mask, upstream.dtype).mean(axes)
     return (upstream / means).where(means > 0, 0.0)
 
 

@@ -139,7 +139,7 @@ def _weights(
     """The mask of the pixels that get a value."""
     if mask is None:
         return None
-    return _of_values(_numbers(mask, sum_dtype(img1, img2)).expand_as(img1), definition)
+    return _of_values(mask_numbers(mask, sum_dtype(img1, img2)).expand_as(img1), definition)
 
 
 class _Images(NamedTuple):
@@ -154,8 +154,8 @@ class _Images(NamedTuple):
     """Axes, counted from the last (-1), and the taps along them."""
 
 
-def _numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights; what is none, NaN or negative, counts as 0, as in kernels."""
+def mask_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights of a mask; what is none, NaN or negative, counts as 0, as in kernels."""
     numbers = mask.to(dtype)
     return numbers if mask.dtype == torch.bool else numbers.where(numbers > 0, 0.0)
 
@@ -163,7 +163,7 @@ def _numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _read(img1: Tensor, img2: Tensor, definition: Definition, mask: Tensor | None) -> _Images:
     dtype = sum_dtype(img1, img2)
     x, y = (numbers(image, definition.uint8_divisor, dtype) for image in (img1, img2))
-    mask = None if mask is None else _numbers(mask, dtype).expand_as(x)
+    mask = None if mask is None else mask_numbers(mask, dtype).expand_as(x)
     shift_x, shift_y = _shift(x, mask), _shift(y, mask)
     spatial = x.dim() - 2
     taps = axis_taps(definition)[3 - spatial :]

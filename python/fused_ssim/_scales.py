@@ -157,8 +157,8 @@ def _halved(image: Tensor, odd_sizes: str) -> Tensor:
 
 def power(mean: Tensor, exponent: float, negative: str) -> Tensor:
     """mean ** exponent, continued to means that are not positive."""
-    if exponent == 0.0:
-        return torch.ones_like(mean)
+    if exponent == 0.0:  # one, with a gradient of zero
+        return mean.masked_fill(torch.ones_like(mean, dtype=torch.bool), 1.0)
     exponent = min(exponent, torch.finfo(mean.dtype).max)  # more is refused on CUDA
     # The branch that is not taken sees a harmless number: its derivative would be 0 times infinity.
     if negative == "relu":

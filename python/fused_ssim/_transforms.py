@@ -187,7 +187,7 @@ def _no_gradients(ctx: _Context) -> tuple[None, ...]:
 
 def with_taps(definition: Definition, image: Tensor) -> Definition:
     """With the taps of the standard window, which the operators know by themselves."""
-    if definition.taps:
+    if definition.window_sizes:  # of one tap there are no taps, either
         return definition
     depth, height, width = _results.window_sizes((), image.dim())
     return definition._replace(taps=STANDARD_TAPS, window_sizes=(depth, height, width))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -161,7 +162,7 @@ def positive(name: str, value: Any, hint: str) -> float:
 
 def weight(name: str, value: Any) -> float:
     hint = "0 is L1 alone, 1 is SSIM alone"
-    result = _real(name, _number_of(value), hint)
+    result = _real(name, _number_of(name, value), hint)
     if not 0 <= result <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value}; {hint}")
     return result
@@ -169,9 +170,10 @@ def weight(name: str, value: Any) -> float:
 
 def scale_weights(values: Any) -> tuple[float, ...]:
     hint = "pass the exponents of the scales, the finest first"
-    if isinstance(values, str) or not isinstance(values, Iterable) or is_scalar(values):
+    unordered = isinstance(values, (str, AbstractSet, Mapping))
+    if unordered or not isinstance(values, Iterable) or is_scalar(values):
         raise TypeError(f"weights: expected a sequence of numbers, got {_kind(values)}; {hint}")
-    result = tuple(_real("weights", _number_of(value), hint) for value in values)
+    result = tuple(_real("weights", _number_of("weights", value), hint) for value in values)
     if not result or not all(0 <= value < math.inf for value in result):
         raise ValueError(
             "weights: expected at least one number, each finite and not negative, got "
@@ -196,8 +198,19 @@ def is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0 and value.is_cpu
 
 
-def _number_of(value: Any) -> Any:
-    return value.item() if is_scalar(value) else value
+def _number_of(name: str, value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        return value
+    if not value.is_cpu:
+        raise ValueError(
+            f"{name}: expected numbers on the CPU, got a tensor on {value.device}; they are read once "
+            "on the host, move them with .cpu()"
+        )
+    if value.requires_grad:
+        raise ValueError(
+            f"{name}: expected a constant, got a tensor that requires a gradient; use .detach()"
+        )
+    return value.item()
 
 
 def _real(name: str, value: Any, hint: str) -> float:
@@ -217,7 +230,8 @@ def data_range(value: Any) -> float | Tensor:
     hint = "it is 1 for images in [0, 1]"
     # Under a transform a number may stand for many.
     if not isinstance(value, Tensor) or (is_scalar(value) and not is_transformed()):
-        return positive("data_range", _number_of(value), hint)
+        return positive("data_range", _number_of("data_range", value), hint)
+    _check_dense("data_range", value)
     if value.dtype == torch.bool or value.dtype.is_complex:
         raise TypeError(f"data_range: expected real numbers, got dtype {value.dtype}; {hint}")
     if value.requires_grad:
@@ -229,16 +243,24 @@ def data_range(value: Any) -> float | Tensor:
             "data_range: expected a number or a tensor [B] of one for each image, got "
             f"{_shape(value)}; use .flatten()"
         )
-    # On a GPU reading it would wait for all work ahead, and tracers and transforms have no numbers.
-    if (
-        value.is_cpu
-        and not is_compiling()
-        and type(value) in PLAIN_TENSORS
-        and not is_transformed()
-    ):
-        for number in value.tolist():
-            positive("data_range", number, hint)
+    for number in _numbers_at_hand(value):
+        positive("data_range", number, hint)
     return value
+
+
+def _numbers_at_hand(value: Tensor) -> list[float]:
+    # On a GPU reading them would wait for all work ahead, and tracers and transforms have no numbers.
+    is_plain = value.is_cpu and type(value) in PLAIN_TENSORS
+    if not is_plain or is_compiling() or is_transformed():
+        return []
+    return value.reshape(-1).tolist()
+
+
+def check_squares(k1: float, k2: float, ranges: float | Tensor) -> None:
+    """(k1 * data_range)^2 and (k2 * data_range)^2 of all data ranges that are at hand."""
+    for number in _numbers_at_hand(ranges) if isinstance(ranges, Tensor) else [ranges]:
+        square("k1", k1, number)
+        square("k2", k2, number)
 
 
 def fixed_data_range(value: Any) -> float:
@@ -305,6 +327,7 @@ def given_window(window: Any) -> Any:
 
 def _items(taps: Any) -> list[Any]:
     if isinstance(taps, Tensor):
+        _check_dense("window", taps)
         if not taps.is_cpu:
             raise ValueError(
                 f"window: expected taps on the CPU, got a tensor on {taps.device}; they are read "
@@ -333,7 +356,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _taps(items: list[Any]) -> tuple[float, ...]:
-    taps = [_real("window", _number_of(item), _TAPS_HINT) for item in items]
+    taps = [_real("window", _number_of("window", item), _TAPS_HINT) for item in items]
+    if not taps:
+        raise ValueError(f"window: expected at least one tap for each axis, got none; {_TAPS_HINT}")
     if len(taps) % 2 == 0:
         raise ValueError(
             f"window: expected an odd number of taps, got {len(taps)}; add a tap of 0 at one end"
@@ -343,6 +368,8 @@ def _taps(items: list[Any]) -> tuple[float, ...]:
             f"window: expected finite taps that are not negative, got {taps}; {_TAPS_HINT}"
         )
     total = math.fsum(taps)
+    if total == 0:
+        raise ValueError(f"window: expected taps that sum to 1, got zeros alone; {_TAPS_HINT}")
     if abs(total - 1.0) > 1e-6:
         raise ValueError(
             f"window: expected taps that sum to 1, got a sum of {total}; divide them by it"
@@ -477,10 +504,12 @@ def check_mask(mask: Any, image: Tensor, unbatched: bool = False) -> None:
         axes, one = ("C", "") if unbatched else ("B, C", f"B of 1 or {batch} and ")
         spatial = ", ".join(map(str, sizes))
         got = shape[unbatched and len(shape) == image.dim() :]
+        remedy = ".unsqueeze(1) on a mask for each image, .unsqueeze(0) on one for each channel"
+        if unbatched:
+            remedy = "one mask for all channels, or for each of them"
         raise ValueError(
             f"mask: expected the shape [{spatial}] or [{axes}, {spatial}] with {one}C of 1 or "
-            f"{channels}, got {got}; use .unsqueeze(1) on a mask for each image, .unsqueeze(0) on "
-            "one for each channel"
+            f"{channels}, got {got}; use {remedy}"
         )
 
 
