@@ -15,6 +15,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -463,6 +464,21 @@ void test_autograd(const Reference& reference) {
     fused_ssim::fused_ssim(wide, y).backward();
     EXPECT(a.grad().scalar_type() == at::kHalf && b.grad().scalar_type() == at::kFloat, "dtypes");
     EXPECT(at::allclose(a.grad().to(at::kFloat), wide.grad(), 1e-2, 1e-7), "mixed dtypes");
+  }
+  {  // what a mask does not count is not in what float16 gradients are divided by, either
+    const auto gradient = [&](double of_top) {
+      const auto a = leaf(x.to(at::kHalf));
+      const auto mask = y.detach()[0][0].clone();
+      mask.narrow(0, 0, 8).fill_(of_top);
+      fused_ssim::ssim(a, y.detach().to(at::kHalf), with([&](auto& o) { o.mask = mask; }))
+          .backward();
+      return a.grad();
+    };
+    const auto expected = gradient(0.0);
+    EXPECT(expected.abs().max().item<double>() > 0, "a gradient under a mask");
+    EXPECT(at::equal(gradient(std::numeric_limits<double>::quiet_NaN()), expected),
+           "NaN in a mask");
+    EXPECT(at::equal(gradient(-1.0), expected), "negative numbers in a mask");
   }
   {  // nothing to differentiate
     EXPECT(!fused_ssim::fused_ssim(x, y).requires_grad(), "constant images");

@@ -56,9 +56,8 @@ inline at::Tensor factor(const at::Tensor& upstream, const at::Tensor& gradient,
     return upstream;
   }
   // What is no number, or negative, counts as 0.
-  at::Tensor inside = mask.scalar_type() == at::kBool
-                          ? mask
-                          : at::where(mask > 0, mask, at::zeros_like(mask));
+  at::Tensor inside =
+      mask.scalar_type() == at::kBool ? mask : at::where(mask > 0, mask, at::zeros_like(mask));
   for (int64_t axis = 2; d.valid && axis < 4; ++axis) {
     const int64_t size = d.window_sizes[static_cast<std::size_t>(axis - 1)];
     inside = inside.narrow(axis, size / 2, inside.size(axis) - size + 1);
