@@ -85,7 +85,8 @@ def _form(
     axes = _windows.axes(window, window_size, sigma, spatial_dims)
     sizes = tuple(len(taps) for taps in axes)
     largest = 1.0 if isinstance(ranges, Tensor) else ranges
-    _validation.check_squares(k1, k2, ranges)
+    if isinstance(ranges, Tensor):
+        _validation.check_squares(k1, k2, ranges)
     c1 = _validation.square("k1", k1, largest)
     c2 = _validation.square("k2", k2, largest)
     correction = 1.0

@@ -256,9 +256,9 @@ def _numbers_at_hand(value: Tensor) -> list[float]:
     return value.reshape(-1).tolist()
 
 
-def check_squares(k1: float, k2: float, ranges: float | Tensor) -> None:
-    """(k1 * data_range)^2 and (k2 * data_range)^2 of all data ranges that are at hand."""
-    for number in _numbers_at_hand(ranges) if isinstance(ranges, Tensor) else [ranges]:
+def check_squares(k1: float, k2: float, ranges: Tensor) -> None:
+    """(k1 * data_range)^2 and (k2 * data_range)^2 of the images' ranges that are at hand."""
+    for number in _numbers_at_hand(ranges):
         square("k1", k1, number)
         square("k2", k2, number)
 

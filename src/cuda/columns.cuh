@@ -220,7 +220,6 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
     bits = in_bits ? weights.take_bits(p, first_row) : 0u;
   }
 
-  // Code of more rows at once than Traits::kRowsAtOnce is too long for the instruction cache.
   constexpr int kRows = Traits::kRowsAtOnce;
   using Places = MapPlaces<Traits>;
   float* places = column;

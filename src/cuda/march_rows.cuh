@@ -147,19 +147,22 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   }
   int staged_slot =
       (Traits::kStagedSlots + kFirst + 1) % Traits::kStagedSlots;  // of the chunk below
-  const PixelPlanes<elements_of(Traits::kLoader)> planes = {plane1, plane2};
-  // With less room there are the maps of two chunks and the pixels of one; those of the next wait in
-  // registers.
-#pragma unroll 1
-  for (int chunk = kFirst; !Traits::kKeepsPixels; ++chunk, map_slot.advance()) {
+  // The gradient of the chunk above, where there is one.
+  const auto store_gradient = [&](int chunk, const auto& pixels) {
     if (Traits::kGradient && chunk > 2) {
       const float of_chunk = store_gradient_rows<Traits, kL1>(
-          p, piece, shift, PixelsReadAgain<Traits, kL1>(p),
-          map_rows + map_slot.above() * MapPlaces<Traits>::kChunk, turn, target, weights, planes);
+          p, piece, shift, pixels, map_rows + map_slot.above() * MapPlaces<Traits>::kChunk, turn,
+          target, weights, {plane1, plane2});
       if constexpr (kL1) {
         l1 += static_cast<double>(of_chunk);
       }
     }
+  };
+  // With less room there are the maps of two chunks and the pixels of one; those of the next wait in
+  // registers.
+#pragma unroll 1
+  for (int chunk = kFirst; !Traits::kKeepsPixels; ++chunk, map_slot.advance()) {
+    store_gradient(chunk, PixelsReadAgain<Traits, kL1>(p));
     if (chunk == chunks) {
       return l1;
     }
@@ -187,14 +190,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
     if (Traits::kQuads && chunk + 2 < chunks) {
       loader.load(p, staged + next_slot * Traits::kSlotStride, 0);
     }
-    if (Traits::kGradient && chunk > 2) {
-      const float of_chunk = store_gradient_rows<Traits, kL1>(
-          p, piece, shift, KeptPixels<Traits>{own + own_slot * Traits::kSlotStride},
-          map_rows + map_slot.above() * MapPlaces<Traits>::kChunk, turn, target, weights, planes);
-      if constexpr (kL1) {
-        l1 += static_cast<double>(of_chunk);
-      }
-    }
+    store_gradient(chunk, KeptPixels<Traits>{own + own_slot * Traits::kSlotStride});
     if (chunk == chunks) {
       break;
     }
