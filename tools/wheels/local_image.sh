@@ -8,7 +8,8 @@
 #
 #   IMAGE          its name, as in localhost/fused-ssim-wheels
 #   ROOT_FOLDER    where the file system is made; an existing one is used again
-#   PYTHON_PREFIX  installations of CPython, each to be found at the same path in the container
+#   PYTHON_PREFIX  installations of CPython, each to be found at the same path in the container;
+#                  one of them 3.9, by which cibuildwheel 4 looks around in a container
 #
 # Needs root, debootstrap, podman, a network or a mirror for apt and pip. Environment: SUITE (bookworm),
 # MIRROR, PIP_CERT (a bundle of certificates that the container is to trust).
@@ -17,7 +18,7 @@
 # do not work:
 #
 #   export CIBW_CONTAINER_ENGINE='podman; create_args: --runtime runc --network host
-#     --volume /usr/local/cuda:/usr/local/cuda:ro'
+#     --ulimit nofile=4096:4096 --volume /usr/local/cuda:/usr/local/cuda:ro'
 #   CIBW_MANYLINUX_X86_64_IMAGE=localhost/fused-ssim-wheels tools/wheels/build.sh cu130
 set -euo pipefail
 
