@@ -3,8 +3,10 @@
 
 // FUSED_SSIM_INLINE marks every function of src/core that kernels call. It must inline: the same
 // header is compiled for several instruction sets, and an out-of-line copy built with AVX-512 could
-// be the one that the linker keeps for the baseline code.
-#if defined(__CUDACC__)
+// be the one that the linker keeps for the baseline code. Builds under sanitizers, which stay where
+// they are made, define it as `inline`: instrumented functions of that length take GCC minutes.
+#if defined(FUSED_SSIM_INLINE)
+#elif defined(__CUDACC__)
 #define FUSED_SSIM_INLINE __host__ __device__ __forceinline__
 #elif defined(_MSC_VER)
 #define FUSED_SSIM_INLINE __forceinline
