@@ -80,7 +80,7 @@ __device__ __forceinline__ void wait_for_copies() {
 // Boxes of pixels (Hopper and later): a tensor map describes an image in global memory, one thread
 // has a box of it copied to shared memory, with zeros outside the image, and an mbarrier counts the
 // bytes: its phase ends when those expected have arrived.
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && FUSED_SSIM_KNOWS_TENSOR_MAPS
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }

@@ -10,6 +10,9 @@
 #include "core/taps.h"
 #include "cuda/params.h"
 
+// Neither headers nor assembler of CUDA 11 know tensor maps.
+#define FUSED_SSIM_KNOWS_TENSOR_MAPS (CUDART_VERSION >= 12000)
+
 namespace fused_ssim::cuda {
 
 // Variants of the tile and marching kernels.
@@ -157,9 +160,11 @@ cudaError_t current_device(DeviceFacts* facts);
 // The architecture of the code that runs on the current device.
 cudaError_t compiled_architecture(int* architecture);
 
-// Whether tiles of code for `architecture` load quads of float32 and of 16-bit types in boxes, which need
-// tensor maps (marching kernels: march_layout(), policy.h).
-constexpr bool loads_boxes(int architecture) { return architecture >= 90; }
+// Whether code for `architecture` has tensor maps: then tiles load quads of float32 and of 16-bit
+// types in boxes (marching kernels: march_layout(), policy.h).
+FUSED_SSIM_INLINE constexpr bool has_tensor_maps(int architecture) {
+  return FUSED_SSIM_KNOWS_TENSOR_MAPS && architecture >= 90;
+}
 // The boxes of strips: 128 columns and those around them that their windows need, in an
 // odd number of quads. Values begin their windows in the middle of a quad and need one quad more.
 constexpr int box_columns(StripKind kind) { return has_gradient(kind) ? 140 : 148; }

@@ -15,9 +15,9 @@ enum class MarchLayout {
   kNarrow,   // up to 64 KB: the same, one block of 128 columns for gradients, too
 };
 FUSED_SSIM_INLINE constexpr MarchLayout march_layout(int architecture) {
-  return architecture >= 90 && architecture < 120 ? MarchLayout::kRoomy
-         : architecture == 75                     ? MarchLayout::kNarrow
-                                                  : MarchLayout::kCompact;
+  return has_tensor_maps(architecture) && architecture < 120 ? MarchLayout::kRoomy
+         : architecture == 75                                ? MarchLayout::kNarrow
+                                                             : MarchLayout::kCompact;
 }
 // Whether the marching kernels load boxes.
 constexpr bool marches_by_boxes(MarchLayout layout, StripLoader loader) {

@@ -173,7 +173,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     const StripLoader wanted = choose_loader(p.img1.dtype, p.img2.dtype, quads, boxes);
     return serving_loader(schedule, kind, wanted, !standard);
   };
-  const bool has_boxes = strips ? roomy : loads_boxes(device.architecture);
+  const bool has_boxes = strips ? roomy : has_tensor_maps(device.architecture);
   StripLoader loader = serving(has_boxes);
   if (is_of_boxes(loader) && has_boxes) {
     const int element = box_element(loader);

@@ -9,7 +9,7 @@
 
 namespace fused_ssim::cuda {
 
-#if CUDART_VERSION < 12000  // whose headers do not know tensor maps: kernels load pixels themselves
+#if !FUSED_SSIM_KNOWS_TENSOR_MAPS  // kernels load pixels themselves
 
 bool make_tensor_map(const InputImage&, const int64_t*, int, int, TensorMap*) { return false; }
 

@@ -45,7 +45,7 @@ struct TileTraits : KindTraits<kKind_, Window_> {
   using typename Kind::Window;
   static constexpr StripLoader kLoader = kLoader_;
 #if defined(__CUDA_ARCH__)
-  static constexpr bool kHasBoxes = loads_boxes(__CUDA_ARCH__ / 10);
+  static constexpr bool kHasBoxes = has_tensor_maps(__CUDA_ARCH__ / 10);
 #else
   static constexpr bool kHasBoxes = false;
 #endif
