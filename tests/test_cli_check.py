@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,6 +119,12 @@ def test_what_is_written_has_what_the_schema_requires(capsys, tmp_path, kinds):
     assert set(written) == set(schema["required"])
     assert set(written["kinds"][0]) == set(schema["$defs"]["kind"]["required"])
     assert set(written["kinds"][0]["cases"][0]) == set(schema["$defs"]["case"]["required"])
+
+
+def test_it_needs_no_extra():
+    """Who has only installed the package is told to run it."""
+    code = "import sys; sys.modules.update(PIL=None, tqdm=None); import fused_ssim.cli.check"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_devices_without_kernels(capsys):

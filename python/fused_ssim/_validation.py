@@ -485,7 +485,7 @@ def check_mask(mask: Any, image: Tensor, unbatched: bool = False) -> None:
     if mask.dtype != torch.bool and mask.dtype not in FLOATING:
         raise TypeError(
             f"mask: expected bool or a floating-point dtype with weights in [0, 1], got "
-            f"{mask.dtype}; convert it with .bool()"
+            f"{mask.dtype}; use .bool(), or .float() / 255 for weights in 8 bits"
         )
     if mask.requires_grad:
         raise ValueError(

@@ -221,7 +221,7 @@ inline void check_mask(const at::Tensor& mask, const at::Tensor& image) {
   check_dense("mask", mask);
   TORCH_CHECK_TYPE(mask.scalar_type() == at::kBool || is_floating(mask.scalar_type()),
                    "mask: expected bool or a floating-point dtype with weights in [0, 1], got ",
-                   dtype_of(mask), "; convert it with .bool()");
+                   dtype_of(mask), "; use .bool(), or .float() / 255 for weights in 8 bits");
   TORCH_CHECK_VALUE(!mask.requires_grad(),
                     "mask: expected a constant, got a tensor that requires a gradient; use "
                     ".detach()");

@@ -12,26 +12,10 @@ from torch import Tensor
 import fused_ssim
 from fused_ssim._parameters import SCALE_WEIGHTS, Padding
 from fused_ssim._scales import least_size
-from fused_ssim.cli.errors import CliError, first_line
+from fused_ssim.cli.errors import CliError
 from fused_ssim.cli.images import Pixels
 from fused_ssim.cli.measure import Planes, Prepared, as_floats
 from fused_ssim.cli.settings import Settings
-
-
-def check_device(settings: Settings) -> None:
-    """Refuse a device that is not there."""
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError:
-        raise CliError(f"unknown device {settings.device!r}; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CliError(f"device {settings.device!r} is not available: torch sees no CUDA GPU")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise CliError(
-            f"device {settings.device!r} is not available: {first_line(error)}"
-        ) from None
 
 
 def measure(pairs: Sequence[Prepared], settings: Settings, *, with_map: bool) -> list[Planes]:

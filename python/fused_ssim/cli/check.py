@@ -21,9 +21,8 @@ from torch import Tensor
 
 import fused_ssim
 from fused_ssim import _route
-from fused_ssim.cli import by_torch
+from fused_ssim.cli.devices import check_device
 from fused_ssim.cli.errors import CliError, first_line
-from fused_ssim.cli.settings import Settings
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 """Values, and gradients."""
@@ -292,7 +291,7 @@ def _measured(place: torch.device, *, verbose: bool) -> Iterator[Kind]:
 
 def run(*, device: str, json_file: Path | None, bench: bool, verbose: bool) -> int:
     """Check, print and write; the exit code: 1 where something is wrong."""
-    by_torch.check_device(Settings(device=device))
+    check_device(device)
     place = torch.device(device)
     if place.type not in ("cpu", "cuda"):
         raise CliError(f"expected cpu or cuda, which have kernels, got {device!r}")

@@ -64,9 +64,9 @@ class Prepared:
 def check_settings(settings: Settings, mask: Pixels | None = None) -> None:
     """Refuse settings that no image could be measured with, before any image is read."""
     if needs_torch(settings, mask):
-        from fused_ssim.cli import by_torch
+        from fused_ssim.cli.devices import check_device
 
-        by_torch.check_device(settings)
+        check_device(settings.device)
     if "ms-ssim" in settings.metrics and mask is not None:
         raise CliError("--mask does not go with --metric ms-ssim, whose scales have no mask")
     # The kernels check the window; over one pixel there is always one without a border.

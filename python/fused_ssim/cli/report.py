@@ -89,7 +89,7 @@ def settings_json(settings: Settings, mask: Path | None) -> dict[str, object]:
     return {
         **asdict(settings),
         "padding": settings.ssim_padding,
-        "ms_ssim_padding": settings.ms_ssim_padding,
+        "ms_ssim_padding": settings.ms_ssim_padding if "ms-ssim" in settings.metrics else None,
         "mask": None if mask is None else str(mask),
     }
 
