@@ -7,12 +7,15 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import PngImagePlugin
 
 import fused_ssim
 from commandline import (
@@ -109,6 +112,53 @@ def test_folders_go_on_after_a_bad_pair(capsys, folders, tmp_path):
         rows = {row["name_a"]: row for row in csv.DictReader(file)}
     assert "different sizes" in rows["astronaut.png"]["error"]
     assert float(rows["camera.png"]["ssim"]) > 0
+
+
+def test_what_decoders_run_into_is_one_pair_s_failure(capsys, folders, monkeypatch):
+    # Damaged files of some formats end in these, not in OSError.
+    raised = iter((RuntimeError("Failed to decode"), struct.error("not an integer")))
+
+    def load(self):
+        raise next(raised)
+
+    (folders[0] / "astronaut.png").unlink()
+    (folders[1] / "astronaut.png").unlink()
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    code, _, err = run(capsys, "compare", *folders)
+    assert code == 2
+    assert len(err.splitlines()) == 2
+    assert all("unreadable image (" in line for line in err.splitlines())
+
+
+def test_a_broken_link_is_a_failure(capsys, folders):
+    for folder in folders:
+        (folder / "link.png").symlink_to(folder / "nowhere.png")
+    code, out, err = run(capsys, "compare", *folders)
+    assert (code, "mean of 3" in out) == (2, True)
+    assert err.rstrip().endswith("link.png: no such file")
+
+
+def test_a_map_replaces_no_picture_that_is_compared(capsys, folders):
+    a = folders[0]
+    shutil.copy(a / "coffee.png", a / "coffee.png.png")
+    before = (a / "coffee.png.png").read_bytes()
+    assert "would replace the picture" in fails(capsys, "compare", *folders, "--map", a)
+    assert (a / "coffee.png.png").read_bytes() == before
+    pictures = [folder / "coffee.png" for folder in folders]
+    line = fails(capsys, "compare", *pictures, "--csv", pictures[0])
+    assert "one of the two that are compared" in line
+
+
+@pytest.mark.parametrize("closed", ["reader", "stdout"])
+def test_who_does_not_listen_gets_files_and_the_exit_code(folders, tmp_path, closed):
+    path = tmp_path / "scores.csv"
+    command = [*map(str, folders), "--csv", str(path), "--min", "ssim=1", "--no-progress"]
+    line = shlex.join([sys.executable, "-m", "fused_ssim", "compare", *command])
+    line += " >&-" if closed == "stdout" else " | true; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 3
+    assert len(path.read_text().splitlines()) == 4
 
 
 def test_progress_bar_counts_the_pairs_on_a_terminal(capsys, folders, monkeypatch):

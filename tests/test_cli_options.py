@@ -143,6 +143,12 @@ def test_bad_masks(capsys, coffee, tmp_path):
     assert "this one has colours" in fails(capsys, "compare", *coffee, "--mask", coffee[0])
     black = save(torch.zeros(1, 400, 600), tmp_path / "black.png")
     assert "the mask is black" in fails(capsys, "compare", *coffee, "--mask", black)
+    border = torch.ones(1, 400, 600)
+    border[:, 5:-5, 5:-5] = 0
+    options = ("--mask", save(border, tmp_path / "border.png"), "--metric", "ssim")
+    call(capsys, "compare", *coffee, *options)
+    line = fails(capsys, "compare", *coffee, *options, "--padding", "valid")
+    assert "the mask is black where windows are" in line
     line = fails(capsys, "compare", *coffee, "--mask", black, "--metric", "ms-ssim")
     assert "--mask does not go with --metric ms-ssim" in line
 

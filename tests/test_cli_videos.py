@@ -342,6 +342,12 @@ def test_page_of_videos(capsys, videos, tmp_path):
     assert mean in page.text
 
 
+def test_page_of_a_video_beside_itself(capsys, videos, tmp_path):
+    path = tmp_path / "report.html"
+    call(capsys, "compare", videos[0], videos[0], "--html", path)
+    assert Page(path.read_text()).tags.count("polyline") == 1
+
+
 def test_a_long_curve_has_a_band_and_few_points():
     values = [0.9 + 0.05 * (i % 2) for i in range(5000)]
     values[777] = 0.1

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import pytorch_lightning as lightning
 import torch
@@ -291,6 +292,31 @@ def test_pixels_of_other_types():
         assert max_error(metric(*images), expected) <= 1e-5
     found = ours.StructuralSimilarityIndexMeasure()(*bytes_)
     assert max_error(found, peer.StructuralSimilarityIndexMeasure()(*levels)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [SSIM, MS_SSIM])
+def test_bytes_and_ranges(name):
+    levels = [(255 * image).round().clamp(0, 255) for image in noise_pair(1, 2, 177, 181)]
+    bytes_ = [image.to(torch.uint8) for image in levels]
+    for data_range, images in (
+        ((0, 1), [image / 255 for image in levels]),
+        ((0.0, 1.0), [image / 255 for image in levels]),
+        ((0.0, 255.0), levels),
+        (np.float64(1.0), [image / 255 for image in levels]),
+        (np.int64(255), levels),
+    ):
+        given = data_range if isinstance(data_range, tuple) else float(data_range)
+        expected = getattr(peer, name)(data_range=given)(*images)
+        assert max_error(getattr(ours, name)(data_range=data_range)(*bytes_), expected) <= 1e-5
+    with pytest.raises(ValueError, match=r"expected \(0, 1\) or \(0, 255\) for uint8"):
+        getattr(ours, name)(data_range=(10.0, 200.0))(*bytes_)
+
+
+@pytest.mark.parametrize("name", [SSIM, MS_SSIM])
+def test_gradient_of_a_range_that_both_images_have(name):
+    images = [image.clamp(0.2, 0.8) for image in noise_pair(1, 2, 177, 181)]
+    assert images[0].max() - images[0].min() == images[1].max() - images[1].min()
+    check(name, images)
 
 
 def test_every_rank_computes_the_same(tmp_path):

@@ -23,6 +23,8 @@ Padding = Literal["same", "valid", "reflect", "replicate"]
 Reduction = Literal["mean", "sum", "image", "channel", "none"]
 
 WINDOWS = ("gaussian", "uniform")
+# Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
+MAX_WINDOW_SIZE = 1023
 Negative = Literal["relu", "smooth"]
 NEGATIVES: tuple[Negative, ...] = ("relu", "smooth")
 OddSizes = Literal["pad", "crop"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from fused_ssim._parameters import (
     BORDERS,
     MASK_MODES,
+    MAX_WINDOW_SIZE,
     NEGATIVES,
     ODD_SIZES,
     PADDINGS,
@@ -34,8 +35,6 @@ from fused_ssim._torch_private import (
     is_transformed,
 )
 
-# Wider windows can be given as taps; computed ones are as a rule a few standard deviations wide.
-MAX_WINDOW_SIZE = 1023
 FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 DTYPES = FLOATING | {torch.uint8}
 LAYOUTS = {1: "[B, C, W]", 2: "[B, C, H, W]", 3: "[B, C, D, H, W]"}

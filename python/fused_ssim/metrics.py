@@ -121,10 +121,18 @@ class _Similarity(Metric):
             dtype = sum_dtype(preds, target)
             preds, target = (numbers(image, 1, dtype) for image in (preds, target))
             ranges = [image.max() - image.min() for image in (preds, target)]
-            largest = torch.maximum(*ranges)
+            # Not torch.maximum, which shares the gradient where both are equal.
+            largest = torch.where(ranges[1] > ranges[0], ranges[1], ranges[0])
             return preds / largest, target / largest, 1.0
         if isinstance(self.data_range, tuple):
             low, high = self.data_range
+            if preds.dtype == target.dtype == torch.uint8:
+                if (low, high) not in ((0, 1), (0, 255)):
+                    raise ValueError(
+                        f"data_range: expected (0, 1) or (0, 255) for uint8 images, got "
+                        f"{self.data_range}; use .float()"
+                    )
+                return preds, target, high  # no pixel is beyond it
             return preds.clamp(low, high), target.clamp(low, high), high - low
         return preds, target, self.data_range
 
@@ -315,9 +323,9 @@ class MultiScaleStructuralSimilarityIndexMeasure(_Similarity):
                 f"kernel_size: expected an int or 2 or 3 of them, got {kernel_size!r}; the default "
                 "is 11"
             )
-        if not isinstance(betas, tuple) or not all(isinstance(beta, float) for beta in betas):
+        if not (betas and isinstance(betas, tuple) and all(isinstance(b, float) for b in betas)):
             raise ValueError(
-                f"betas: expected a tuple of floats, got {betas!r}; the default is {SCALE_WEIGHTS}"
+                f"betas: expected a tuple of at least one float, got {betas!r}; the default is {SCALE_WEIGHTS}"
             )
         if normalize and normalize not in ("relu", "simple"):
             raise ValueError(
@@ -340,7 +348,9 @@ class MultiScaleStructuralSimilarityIndexMeasure(_Similarity):
                 return _scales.power(mean, exponent, "relu")
             return (0.5 * (mean + 1.0) if self.normalize == "simple" else mean).pow(exponent)
 
-        divisor = 1 if self.data_range in (255, (0, 255)) else 255
+        data_range = self.data_range
+        largest = data_range[1] if isinstance(data_range, tuple) else data_range
+        divisor = 1 if largest == 255 else 255
         self._add(_scales.product(preds, target, self.betas, mean_of, factor_of, "crop", divisor))
 
     def compute(self) -> Tensor:

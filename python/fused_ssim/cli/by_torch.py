@@ -56,20 +56,21 @@ def _measure(
     }
     form: dict[str, Any] = {**window, "padding": settings.ssim_padding}
     valid = settings.ssim_padding == "valid"
+    radius = settings.window_size // 2 if valid else 0
+    inner = (..., *2 * (slice(radius, -radius or None),))
     if weights is None and not valid:
         values, errors = fused_ssim.ssim_and_mse(x, y, **form)
         mse = errors.double().tolist()
     else:
         # The one pass knows no mask, and sees the pixels with a whole window alone; PSNR is of all.
         form["mask"] = weights
+        _check_not_black(None if weights is None else weights[inner])
         values = fused_ssim.ssim(x, y, reduction="channel", **form)
         mse = _means((_floats(x) - _floats(y)).square(), weights)
     ssim = values.double().tolist()
     count = len(ssim)
     l1: list[Any] = [None] * count
     if "l1-ssim" in settings.metrics:
-        radius = settings.window_size // 2 if valid else 0
-        inner = (..., *2 * (slice(radius, -radius or None),))
         difference = (_floats(x[inner]) - _floats(y[inner])).abs()
         l1 = _means(difference, None if weights is None else weights[inner])
     ms_ssim: list[Any] = [None] * count
@@ -98,13 +99,16 @@ def _floats(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
+def _check_not_black(weights: Tensor | None) -> None:
+    if weights is not None and not weights.sum() > 0:
+        raise CliError("the mask is black where windows are: no pixel is left to measure")
+
+
 def _means(values: Tensor, weights: Tensor | None) -> list[list[float]]:
     """The mean of each channel of each image, weighted."""
     if weights is None:
         means: list[list[float]] = values.mean(dim=(-2, -1), dtype=torch.float64).tolist()
         return means
     total = weights.double().sum()
-    if not total > 0:
-        raise CliError("the mask is black: no pixel is left to measure")
     means = ((values * weights).sum(dim=(-2, -1), dtype=torch.float64) / total).tolist()
     return means

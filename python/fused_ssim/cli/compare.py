@@ -28,7 +28,7 @@ from fused_ssim.cli.images import (
 )
 from fused_ssim.cli.matching import match
 from fused_ssim.cli.measure import Scores, check_settings, measure
-from fused_ssim.cli.outcome import conclude
+from fused_ssim.cli.outcome import conclude, print_out
 from fused_ssim.cli.pipeline import Work
 from fused_ssim.cli.progress import progress
 from fused_ssim.cli.results import Failure, Pair, Results, badness, below
@@ -93,6 +93,8 @@ def _check_outputs(arguments: argparse.Namespace, *, of_files: bool) -> None:
             raise CliError(f"cannot write {path}: there is no folder {folder}; make it")
         if path in files and path.is_dir():
             raise CliError(f"cannot write {path}: it is a folder; give the name of a file")
+        if path.resolve() in (arguments.a.resolve(), arguments.b.resolve()) and path in files:
+            raise CliError(f"cannot write {path}: it is one of the two that are compared")
     if maps is None:
         return
     if of_files:
@@ -189,6 +191,7 @@ def _jobs(arguments: argparse.Namespace) -> tuple[list[Job], list[Failure]]:
         Failure(None, path, "", _name(path, b), f"{path}: has no partner in {a}")
         for path in matches.only_b
     ]
+    taken = set() if maps is None else {path.resolve() for path in (*files_a, *files_b)}
     jobs = []
     for file_a, file_b in matches.pairs:
         map_path = None
@@ -196,6 +199,11 @@ def _jobs(arguments: argparse.Namespace) -> tuple[list[Job], list[Failure]]:
             # The whole name, so that a.png and a.jpg do not write the same map, and a map in the
             # images' own folder replaces none of them.
             map_path = maps / f"{_name(file_a, a)}.png"
+            if map_path.resolve() in taken:
+                raise CliError(
+                    f"--map {maps}: the map of {file_a} would replace the picture {map_path}; give "
+                    "another folder"
+                )
             make_folder(map_path.parent)
         jobs.append(Job(file_a, file_b, _name(file_a, a), _name(file_b, b), map_path))
     return jobs, unmatched
@@ -260,9 +268,9 @@ def _print(results: Results, settings: Settings, arguments: argparse.Namespace) 
         facts["settings"] = report.settings_json(settings, arguments.mask)
         if arguments.map is not None:
             facts["map"] = str(arguments.map)
-        print(json.dumps(facts, indent=2))
+        print_out(json.dumps(facts, indent=2))
     elif of_folders:
-        print(report.folders_text(results, settings))
+        print_out(report.folders_text(results, settings))
     else:
         more = [] if arguments.map is None else [("map", str(arguments.map))]
-        print(report.pair_text(results.pairs[0], settings, more))
+        print_out(report.pair_text(results.pairs[0], settings, more))

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from fused_ssim._parameters import BORDERS, PADDINGS, WINDOWS
+from fused_ssim._parameters import BORDERS, MAX_WINDOW_SIZE, PADDINGS, WINDOWS
 from fused_ssim.cli.argument_types import (
     Commands,
     Group,
@@ -276,6 +276,8 @@ def _window(text: str) -> str | tuple[float, ...]:
 
 def _window_size(text: str) -> int:
     size = integer_from(1)(text)
+    if size > MAX_WINDOW_SIZE:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_WINDOW_SIZE} taps, got {size}")
     if size % 2 == 0:
         raise argparse.ArgumentTypeError(
             f"expected an odd number of taps, got {size}; give {size - 1} or {size + 1}"
@@ -290,7 +292,10 @@ def _minimum(text: str) -> tuple[Metric, float]:
     metric = _metric(name)
     if metric == "l1-ssim":
         raise argparse.ArgumentTypeError("l1-ssim is a loss: lower is better, so it has no minimum")
-    return metric, number(value)
+    least = number(value)
+    if math.isnan(least):
+        raise argparse.ArgumentTypeError("expected a number, got nan")
+    return metric, least
 
 
 def _run(arguments: argparse.Namespace) -> int:

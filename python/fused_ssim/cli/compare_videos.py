@@ -25,7 +25,7 @@ from fused_ssim.cli.heatmap import heat_map
 from fused_ssim.cli.html_report import Shown
 from fused_ssim.cli.images import Pixels, save_image
 from fused_ssim.cli.measure import Scores, measure
-from fused_ssim.cli.outcome import conclude
+from fused_ssim.cli.outcome import conclude, print_out
 from fused_ssim.cli.pipeline import Work
 from fused_ssim.cli.progress import progress
 from fused_ssim.cli.results import badness
@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace, settings: Settings, mask: Pixels | None) 
         raise CliError([*results.failures, f"{a.path} and {b.path}: no frame to compare"][0])
 
     if arguments.json:
-        print(json.dumps(video_report.facts(results, settings, arguments.mask), indent=2))
+        print_out(json.dumps(video_report.facts(results, settings, arguments.mask), indent=2))
     else:
-        print(video_report.text(results, settings))
+        print_out(video_report.text(results, settings))
     shown = [_shown(pair, scores, work) for pair, scores in worst.sorted()]
     outputs: list[Callable[[], None]] = []
     if arguments.csv is not None:

@@ -77,8 +77,8 @@ def read_image(path: Path, reading: Reading = Reading()) -> Pixels:
         raise CliError(f"{path}: {error}") from None
     except Image.DecompressionBombError as error:
         raise CliError(f"{path}: {first_line(error)}; --any-size reads it all the same") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except Exception as error:  # noqa: BLE001 (see below)
+        # On damaged files Pillow's decoders raise whatever they run into.
         raise CliError(f"{path}: unreadable image ({first_line(error)})") from None
 
 
@@ -123,6 +123,11 @@ def as_channels(values: Pixels) -> Pixels:
 def _from_numbers(image: Image.Image, data_range: float | None, name: str, *, wide: bool) -> Pixels:
     """Pixels of 16 bits, of 32 (`wide`), or floating-point."""
     data = np.asarray(image)
+    if "transparency" in image.info:
+        raise CliError(
+            "transparent pixels of more than 8 bits are not read; flatten the image, or give it an "
+            "alpha channel in 8 bits"
+        )
     low, high = float(data.min()), float(data.max())
     floating = image.mode == "F"
     if data_range is None:
@@ -196,10 +201,15 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
         return sorted(
             folder / path
             for path in visible
-            if path.suffix.lower() in known and (folder / path).is_file()
+            if path.suffix.lower() in known and _is_file_or_broken_link(folder / path)
         )
     except OSError as error:
         raise CliError(f"cannot read the folder {folder}: {error.strerror}") from None
+
+
+def _is_file_or_broken_link(path: Path) -> bool:
+    # A broken link is a picture that is missing: reading it says so.
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _known_suffixes(asked: set[str]) -> set[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from collections.abc import Sequence
 
+from fused_ssim.cli import streams
 from fused_ssim.cli.errors import CliError, report
 from fused_ssim.cli.memory import keep_freed_memory
 from fused_ssim.cli.parser import build_parser
@@ -32,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if argv is None:  # this process is the program, and no other's
         keep_freed_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The name of a file need not be text; one that is not shall not end the table.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    streams.prepare()
     try:
         code: int = arguments.run(arguments)
         # Flush here, where a closed pipe can still be caught.
@@ -54,12 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return USER_ERROR
     except BrokenPipeError:
-        # The reader (`| head`) has gone. Python flushes stdout once more at exit; give it a sink.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.without_a_reader()
         return 1
     except OSError as error:
         # What is asked of a path before it is opened: a name that is too long, a folder in the way.
-        report(f"{error.filename}: {error.strerror}")
+        report(f"{error.filename or 'standard output'}: {error.strerror}")
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from fused_ssim.cli.errors import CliError, report
+from fused_ssim.cli.streams import without_a_reader
 
 BELOW_MINIMUM, FAILED = 1, 2
+
+
+def print_out(text: str) -> None:
+    """Print; a reader that has gone (`| head`) takes neither files nor the exit code along."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        without_a_reader()
 
 
 def conclude(

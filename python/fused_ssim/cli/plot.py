@@ -88,8 +88,9 @@ def timeline(
 
 def _nice_ticks(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten, from at most `low` to at least `high`."""
-    span = max(high - low, 1e-6 * max(abs(high), 1.0))
+    least = 1e-6 if low < high else 1e-3  # two numbers that can be told apart where all are one
+    span = max(high - low, least * max(abs(high), 1.0))
     power = 10.0 ** math.floor(math.log10(span / _TICKS))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * _TICKS >= span)
     first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
+    return [i * step for i in range(first, max(last, first + 1) + 1)]

@@ -113,6 +113,7 @@ def ms_ssim(
             f"ms_ssim: expected height and width of more than {16 * (taps - 1)}, got "
             f"{list(X.shape)}; {_validation.channels_last_hint(X)}use a smaller window"
         )
+    k1, k2 = _constants(K)
     exponents = _validation.scale_weights(SCALE_WEIGHTS if weights is None else weights)
     if len(rows) < 2 and min(X.shape[2:]) > (taps - 1) << (len(exponents) - 1):
         return functional.ms_ssim(
@@ -122,8 +123,8 @@ def ms_ssim(
             window=rows[0] if rows else "gaussian",
             window_size=win_size,
             sigma=win_sigma,
-            k1=K[0],
-            k2=K[1],
+            k1=k1,
+            k2=k2,
             weights=exponents,
             reduction="mean" if size_average else "image",
             spatial_dims=X.dim() - 2,
@@ -157,6 +158,7 @@ class _Module(torch.nn.Module):
         super().__init__()
         (self._taps,) = _windows.axes("gaussian", win_size, win_sigma, 1)
         self._win_sigma = win_sigma
+        self._win: Tensor | None = None
         self._shape = [channel, *(1,) * spatial_dims, len(self._taps)]
         self.data_range = data_range
         self.size_average = size_average
@@ -165,11 +167,19 @@ class _Module(torch.nn.Module):
 
     @property
     def win(self) -> Tensor:
-        """The window as pytorch-msssim has it: float32 [channels, 1, 1, taps]."""
-        return torch.tensor(self._taps).expand(self._shape).clone()
+        """The window as pytorch-msssim has it: float32 [channels, 1, 1, taps]; another may be set."""
+        return (
+            self._win
+            if self._win is not None
+            else torch.tensor(self._taps).expand(self._shape).clone()
+        )
+
+    @win.setter
+    def win(self, win: Tensor) -> None:
+        self._win = win
 
     def _check(self, image: Tensor) -> None:
-        if not isinstance(image, Tensor):
+        if self._win is not None or not isinstance(image, Tensor):
             return
         image, _ = _squeezed(image, image)
         if _shape_of_window(image) != self._shape[:-1]:
@@ -189,8 +199,10 @@ class _Module(torch.nn.Module):
         return {
             "data_range": self.data_range,
             "size_average": self.size_average,
-            "win_size": self.win_size,
+            # As there, where the module's window was made of it once for all.
+            "win_size": len(self._taps),
             "win_sigma": self._win_sigma,
+            "win": self._win,
             "K": self.K,
         }
 
@@ -260,6 +272,12 @@ class MS_SSIM(_Module):  # noqa: N801 (the peer's name)
         return ms_ssim(X, Y, **self._arguments(), weights=self.weights)
 
 
+def _constants(K: _Constants) -> tuple[float, float]:
+    if len(K) != 2:
+        raise ValueError(f"K: expected two numbers, got {K!r}; the default is (0.01, 0.03)")
+    return K[0], K[1]
+
+
 def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
     """The images without spatial axes of one pixel."""
     for name, image in (("X", X), ("Y", Y)):
@@ -294,6 +312,7 @@ def _means(
 
     `rows` are the taps of each channel, those of all, or none for the Gaussian's.
     """
+    k1, k2 = _constants(K)
     taps = len(rows[0]) if rows else _validation.window_size(win_size)
     short = [axis for axis in range(2, X.dim()) if X.shape[axis] < taps]
     for axis in short:
@@ -316,8 +335,8 @@ def _means(
             window=window,
             window_size=win_size,
             sigma=win_sigma,
-            k1=K[0],
-            k2=K[1],
+            k1=k1,
+            k2=k2,
             padding="valid",
             reduction="channel",
             component=component,
