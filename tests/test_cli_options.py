@@ -149,6 +149,9 @@ def test_bad_masks(capsys, coffee, tmp_path):
     call(capsys, "compare", *coffee, *options)
     line = fails(capsys, "compare", *coffee, *options, "--padding", "valid")
     assert "the mask is black where windows are" in line
+    tiny = [save(torch.full((1, 6, 9), value), tmp_path / f"{value}.png") for value in (0.2, 0.4)]
+    line = fails(capsys, "compare", *tiny, "--mask", tiny[0], "--padding", "valid")
+    assert "the mask" not in line
     line = fails(capsys, "compare", *coffee, "--mask", black, "--metric", "ms-ssim")
     assert "--mask does not go with --metric ms-ssim" in line
 

@@ -64,8 +64,9 @@ def _measure(
     else:
         # The one pass knows no mask, and sees the pixels with a whole window alone; PSNR is of all.
         form["mask"] = weights
-        _check_not_black(None if weights is None else weights[inner])
         values = fused_ssim.ssim(x, y, reduction="channel", **form)
+        if weights is not None and not weights[inner].sum() > 0:
+            raise CliError("the mask is black where windows are: no pixel is left to measure")
         mse = _means((_floats(x) - _floats(y)).square(), weights)
     ssim = values.double().tolist()
     count = len(ssim)
@@ -97,11 +98,6 @@ def _check_scales_fit(images: Tensor, window_size: int, padding: Padding) -> Non
 
 def _floats(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image
-
-
-def _check_not_black(weights: Tensor | None) -> None:
-    if weights is not None and not weights.sum() > 0:
-        raise CliError("the mask is black where windows are: no pixel is left to measure")
 
 
 def _means(values: Tensor, weights: Tensor | None) -> list[list[float]]:

@@ -77,8 +77,7 @@ def read_image(path: Path, reading: Reading = Reading()) -> Pixels:
         raise CliError(f"{path}: {error}") from None
     except Image.DecompressionBombError as error:
         raise CliError(f"{path}: {first_line(error)}; --any-size reads it all the same") from None
-    except Exception as error:  # noqa: BLE001 (see below)
-        # On damaged files Pillow's decoders raise whatever they run into.
+    except Exception as error:  # noqa: BLE001 (on damaged files decoders raise whatever they meet)
         raise CliError(f"{path}: unreadable image ({first_line(error)})") from None
 
 
