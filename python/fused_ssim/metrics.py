@@ -325,7 +325,8 @@ class MultiScaleStructuralSimilarityIndexMeasure(_Similarity):
             )
         if not (betas and isinstance(betas, tuple) and all(isinstance(b, float) for b in betas)):
             raise ValueError(
-                f"betas: expected a tuple of at least one float, got {betas!r}; the default is {SCALE_WEIGHTS}"
+                f"betas: expected a tuple of at least one float, got {betas!r}; the default is "
+                f"{SCALE_WEIGHTS}"
             )
         if normalize and normalize not in ("relu", "simple"):
             raise ValueError(
