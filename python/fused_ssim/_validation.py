@@ -135,18 +135,18 @@ def spatial_dims(value: Any, expected: Sequence[int] = (1, 2, 3)) -> int:
     )
 
 
-def window_size(value: Any) -> int:
+def window_size(value: Any, name: str = "window_size") -> int:
     if type(value) is not int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise TypeError(
-                f"window_size: expected an int, got {_kind(value)}; the standard is 11, and "
-                "`window` takes the taps of each axis"
+                f"{name}: expected an int, got {_kind(value)}; the standard is 11, and "
+                f"`{name.removesuffix('_size')}` takes the taps of each axis"
             )
         value = int(value)
     value = _constant(value)
     if not 1 <= value <= MAX_WINDOW_SIZE or value % 2 == 0:
         raise ValueError(
-            f"window_size: expected an odd number from 1 to {MAX_WINDOW_SIZE}, got {value}; the "
+            f"{name}: expected an odd number from 1 to {MAX_WINDOW_SIZE}, got {value}; the "
             "standard is 11"
         )
     return int(value)

@@ -136,8 +136,9 @@ class _Similarity(Metric):
             return preds.clamp(low, high), target.clamp(low, high), high - low
         return preds, target, self.data_range
 
-    def _window(self, dims: int) -> tuple[dict[str, Any], list[int] | None]:
+    def _window(self, images: Tensor) -> tuple[dict[str, Any], list[int] | None]:
         """How functions are told the window, and how far to extend images if not by its radius."""
+        dims = images.dim() - 2
         sizes = _per_axis("kernel_size", self.kernel_size, dims)
         sigmas = _per_axis("sigma", self.sigma, dims)
         if any(size <= 0 or size % 2 == 0 for size in sizes):
@@ -155,6 +156,14 @@ class _Similarity(Metric):
             if dims == 3 and given[2] != sizes[2]:
                 # torchmetrics extends the last axis of volumes by half of kernel_size in any case.
                 margins = [sizes[0] // 2, sizes[1] // 2, given[2] // 2]
+        radii = margins or [size // 2 for size in sizes]
+        if any(size <= radius for size, radius in zip(images.shape[2:], radii, strict=True)):
+            least = [radius + 1 for radius in radii]
+            smaller = "sigma" if self.gaussian_kernel else "kernel_size"
+            raise ArgumentError(
+                f"preds and target: expected at least {least} pixels along the axes, which the "
+                f"reflected borders take, got {list(images.shape)}; use a smaller {smaller}"
+            )
         if len({*zip(sizes, sigmas, strict=True)}) == 1:
             name = "gaussian" if self.gaussian_kernel else "uniform"
             return {"window": name, "window_size": sizes[0], "sigma": sigmas[0]}, margins
@@ -174,10 +183,9 @@ class _Similarity(Metric):
         """SSIM of images that are extended by reflection; contrasts of whole windows."""
         x, y, data_range = self._images(preds, target)
         dims = x.dim() - 2
-        window, margins = self._window(dims)
+        window, margins = self._window(x)
         padding: Padding = "reflect" if component == "ssim" else "valid"
         if padding == "reflect" and margins is not None:
-            _validation.check_border_fits(x, margins, "reflect")
             x, y = (_borders.pad(image, margins, "reflect") for image in (x, y))
             padding = "valid"
         return functional.ssim(
@@ -429,7 +437,7 @@ class StructuralSimilarityAndPeakSignalNoiseRatio(_Similarity):
         preds, target = _of_one_kind(preds.detach(), target.detach())
         x, y, data_range = self._images(preds, target)
         dims = x.dim() - 2
-        window = self._window(dims)[0]
+        window = self._window(x)[0]
         similarities, errors = functional.ssim_and_mse(
             x,
             y,

@@ -17,5 +17,7 @@ def check_device(name: str) -> None:
         raise CliError(f"device {name!r} is not available: torch sees no CUDA GPU")
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
+    except NotImplementedError:  # its message lists all of torch's backends
+        raise CliError(f"device {name!r} is not available: this torch has none") from None
+    except (RuntimeError, AssertionError) as error:
         raise CliError(f"device {name!r} is not available: {first_line(error)}") from None

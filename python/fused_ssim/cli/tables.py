@@ -19,6 +19,7 @@ def text_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], footer: Sequence[str] | None = None
 ) -> str:
     """Columns aligned, the first to the left and the others to the right."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     cells = [header, *rows, *([footer] if footer is not None else [])]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     rule = ["-" * width for width in widths]
@@ -30,6 +31,11 @@ def text_table(
         ).rstrip()
         for row in lines
     )
+
+
+def _printable(cell: str) -> str:
+    """With what would break a line, or a terminal, as Python writes it: names of files hold anything."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cell)
 
 
 def counted(count: int, noun: str) -> str:

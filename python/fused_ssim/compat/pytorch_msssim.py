@@ -107,7 +107,7 @@ def ms_ssim(
     """
     X, Y = _squeezed(X, Y)
     rows = _rows(win, X)
-    taps = len(rows[0]) if rows else _validation.window_size(win_size)
+    taps = len(rows[0]) if rows else _gaussian(win_size, win_sigma)[0]
     if min(X.shape[-2:]) <= 16 * (taps - 1):
         raise ArgumentError(
             f"ms_ssim: expected height and width of more than {16 * (taps - 1)}, got "
@@ -156,7 +156,7 @@ class _Module(torch.nn.Module):
         K: _Constants,
     ) -> None:
         super().__init__()
-        (self._taps,) = _windows.axes("gaussian", win_size, win_sigma, 1)
+        self._taps = _windows.gaussian(*_gaussian(win_size, win_sigma))
         self._win_sigma = win_sigma
         self._win: Tensor | None = None
         self._shape = [channel, *(1,) * spatial_dims, len(self._taps)]
@@ -275,7 +275,14 @@ class MS_SSIM(_Module):  # noqa: N801 (the peer's name)
 def _constants(K: _Constants) -> tuple[float, float]:
     if len(K) != 2:
         raise ValueError(f"K: expected two numbers, got {K!r}; the default is (0.01, 0.03)")
-    return K[0], K[1]
+    k1, k2 = (_validation.positive("K", number, "the default is (0.01, 0.03)") for number in K)
+    return k1, k2
+
+
+def _gaussian(win_size: int, win_sigma: float) -> tuple[int, float]:
+    """The checked taps and standard deviation."""
+    sigma = _validation.positive("win_sigma", win_sigma, "the default is 1.5 pixels")
+    return _validation.window_size(win_size, "win_size"), sigma
 
 
 def _squeezed(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,7 +320,7 @@ def _means(
     `rows` are the taps of each channel, those of all, or none for the Gaussian's.
     """
     k1, k2 = _constants(K)
-    taps = len(rows[0]) if rows else _validation.window_size(win_size)
+    taps = len(rows[0]) if rows else _gaussian(win_size, win_sigma)[0]
     short = [axis for axis in range(2, X.dim()) if X.shape[axis] < taps]
     for axis in short:
         warnings.warn(
