@@ -151,6 +151,14 @@ typedef struct FusedSsimProblem {
   ///< for, nor its gradient. On CUDA it may always be null: then it is computed, too
 } FusedSsimProblem;
 
+/// Requests in a row on a CUDA stream, none of which reads or writes what another of them writes: a GPU
+/// may begin one before those ahead of it are done. Each has a workspace of its own.
+enum {
+  FUSED_SSIM_GROUP_NONE = 0,
+  FUSED_SSIM_GROUP_FIRST = 1,
+  FUSED_SSIM_GROUP_NEXT = 2  ///< behind a first, or another next
+};
+
 /// What to compute; null pointers are not written. Start from fused_ssim_request().
 ///
 /// With f(p) = statistic_weight * S(p) + l1_weight * |x(p) - y(p)| + l2_weight * (x(p) - y(p))^2 at
@@ -181,6 +189,7 @@ typedef struct FusedSsimRequest {
   FusedSsimImage grad1;  ///< of the images' sizes, in the dtype of img1
   FusedSsimImage grad2;  ///< of the images' sizes, in the dtype of img2
   FusedSsimImage map_gradient;  ///< of the map's sizes, accumulation type
+  int32_t group;                ///< FUSED_SSIM_GROUP_NONE, ...; the CPU does not ask
 } FusedSsimRequest;
 
 /// The chain rule's last step: out = unit * (factor * upstream[value that the plane belongs to]).
@@ -481,9 +490,10 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest
                                                      struct CUstream_st* stream);
 
 /// MS-SSIM from scale to scale, on `stream`. Of FusedSsimFactorsRequest, `exponents` and `divisors` are
-/// in host memory here, too, and read before the call returns; there are at most 32 scales.
-FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* request,
-                                                     struct CUstream_st* stream);
+/// in host memory here, too, and read before the call returns; there are at most 32 scales. Of `count`
+/// requests to halve each may read the halves of the one before; some of them then take one pass.
+FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* requests,
+                                                     int32_t count, struct CUstream_st* stream);
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,
                                                           struct CUstream_st* stream);
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_factors(const FusedSsimFactorsRequest* request,

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "c_api/requests.h"
 #include "c_api/status.h"
@@ -166,9 +167,21 @@ FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest* request,
   return enqueue(request, c_api::scale_request_of, cuda::scale, "the gradient's scaling", stream);
 }
 
-FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* request,
+FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* requests, int32_t count,
                                       struct CUstream_st* stream) {
-  return enqueue(request, c_api::halve_request_of, cuda::halve, "halving", stream);
+  std::vector<HalveRequest> checked;
+  const FusedSsimStatus status = guarded([&] {
+    if (requests == nullptr || count < 1) {
+      throw std::invalid_argument("expected at least one request to halve, got none");
+    }
+    for (int32_t i = 0; i < count; ++i) {
+      checked.push_back(c_api::halve_request_of(requests + i));
+    }
+    return FUSED_SSIM_OK;
+  });
+  return status != FUSED_SSIM_OK
+             ? status
+             : status_of(cuda::halve(checked.data(), count, stream), "halving", checked[0]);
 }
 
 FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,

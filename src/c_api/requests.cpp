@@ -267,6 +267,7 @@ Request request_of(const FusedSsimRequest* given, const Problem& problem) {
   check_finite("l1_weight", request.l1_weight);
   check_finite("l2_weight", request.l2_weight);
   check_finite("offset", request.offset);
+  check_code("group", request.group, FUSED_SSIM_GROUP_NEXT, "none, first, next");
   const int32_t accumulation = accumulation_dtype(problem);
   check_alignment("value", request.value, size_of(accumulation));
   check_alignment("mse", request.mse, size_of(accumulation));

@@ -68,10 +68,10 @@ inline cudaError_t prepare(const DeviceFacts& device, LaunchCache* cache, StripK
   return error;
 }
 
-// Launches a kernel that calls wait_for_previous_launch() before it touches any memory, and after
-// whatever it can find out without. Where the device and its driver can, its blocks begin while the
-// last of the kernel before are at work. Every thread calls it, so that launches finish one after
-// the other.
+// Launches a kernel that calls wait_for_previous_launch(), or wait_for_inputs(), before it touches any
+// memory, and after whatever it can find out without. Where the device and its driver can, its blocks
+// begin while the last of the kernel before are at work. Every thread calls it, so that launches
+// finish one after the other.
 template <class Params>
 cudaError_t launch_kernel(void (*kernel)(const Params), const Params& params, int blocks,
                           int threads, int shared_bytes, const DeviceFacts& device,

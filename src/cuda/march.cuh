@@ -104,7 +104,7 @@ __device__ __forceinline__ double run_columns(const StripParams& p, const MarchP
     job.weights = p.map_gradient.data + piece.batch * p.map_gradient.batch +
                   piece.channel * p.map_gradient.channel;
   }
-  wait_for_previous_launch();
+  wait_for_inputs(p);
   if constexpr (Traits::kHasMask) {
     job.mask = MaskPlane::of(p, piece.batch, piece.channel);
     job.stabilizers = stabilizers_of(p, piece.batch);
@@ -352,7 +352,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
       const int64_t value = progress.value;
       const int64_t next_value = plan.values == 1 ? 0 : quotient(next, plan.units_per_value);
       if (next_value != value || next >= unit_begin(plan, blockIdx.x / p.channels_together + 1)) {
-        wait_for_previous_launch();  // the piece may have had no row
+        wait_for_inputs(p);  // the piece may have had no row
         // Row warps have sums of differences alone.
         if (Traits::kMse && p.squares) {
           store_partials_apart<Traits::kThreads>(plan, value, total());
@@ -367,7 +367,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
       }
     }
   }
-  wait_for_previous_launch();  // no piece may have had a row
+  wait_for_previous_launch();  // no piece may have had a row, and none has waited in a group
   if (plan.fixed_point != 0.0) {
     if (!shared.is_summed) {
       add_to_sum<float, false, Traits::kHasMask>(plan, &shared.warp_sums, total());

@@ -51,7 +51,7 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   int next_y = first_staged_row<Traits>(piece);  // of the chunk to be stored next
   MarchLoader<Traits> loader(p, piece, plane1, plane2, next_y, counters, chunks_before);
   const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
-  wait_for_previous_launch();
+  wait_for_inputs(p);
   constexpr int kLoadedBefore = Traits::kQuads && Traits::kKeepsPixels ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < kLoadedBefore; ++i) {
@@ -233,7 +233,7 @@ __device__ __forceinline__ void run_raw_rows(const StripParams& p, const MarchPi
   const int first_y = first_staged_row<Traits>(piece);
   BoxLoader<Traits> loader(p, piece, plane1, plane2, first_y, counters, chunks_before);
   const SamplePointers pointers = shift_samples<Traits>(p, piece, plane1, plane2);
-  wait_for_previous_launch();
+  wait_for_inputs(p);
   loader.load(p, staged + (chunks_before & 1u) * Traits::kSlotStride, 0);
   Shift<float> means = trimmed_means<Traits::kMap>(
       pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));

@@ -134,8 +134,9 @@ struct ImageParams {
   TensorMap tensor2;
 };
 
-// Schedule: which pixels a block works on.
+// Schedule: which pixels a block works on, and when.
 struct GeometryParams {
+  bool is_beside = false;  // blocks do not wait for the launch ahead before their end
   int height = 0;
   int width = 0;
   Divisor channels;

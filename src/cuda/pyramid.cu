@@ -9,11 +9,12 @@
 //     +---+---+                                                        +---------+---------+
 //
 // A warp has a segment of a row, so that short rows and single long ones keep the device busy alike;
-// a lane has four pixels at once where rows are aligned, else one cell or one pixel. What an image
-// is halved for is computed next, so its half is still in L2 then, as a rule.
+// a lane has four pixels at once where rows are aligned, else one cell or one pixel. Where sizes can be
+// halved twice or three times, one pass makes all of these images: a lane has four columns of 4 or 8
+// rows, two lanes a cell of the third image.
 //
-// Memory traffic per pixel (2D, float32): halve reads 4 bytes and writes 1; accumulate reads 4 and 1,
-// and writes 4. It is all that limits both.
+// Memory traffic per pixel (2D, float32): halve reads 4 bytes and writes 1, of three images 1.3;
+// accumulate reads 4 and 1, and writes 4. It is all that limits both.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -127,12 +128,97 @@ __global__ void __launch_bounds__(kThreads) halve_kernel(const __grid_constant__
         const CellPixels columns = pixels_of_cell(p.axes.column, cell);
         T sum = T(0);
         for_rows([&](const char* from) {
+          T of_row = T(0);  // as quads are added up, so that layouts have the same bits
 #pragma unroll 2
           for (int64_t c = columns.begin; c < columns.end; ++c) {
-            sum += load_element<T>(from + c * image.column, image);
+            of_row += load_element<T>(from + c * image.column, image);
           }
+          sum += of_row;
         });
         to[cell] = weight * sum;
+      }
+    }
+  }
+}
+
+// ---- halve, several times in one pass -----------------------------------------------------------
+
+constexpr int kMaxHalvings = 3;
+constexpr int kBandColumns = 128;  // of a warp, which has 2^halvings rows of them
+
+struct BandParams {
+  InputImage images[2];
+  float* halves[kMaxHalvings][2];
+  int64_t channels;
+  int64_t height;
+  int64_t width;
+  int64_t bands;  // of one image
+  Segments segments;
+};
+
+template <int kHalvings>
+__global__ void __launch_bounds__(kThreads)
+    halve_bands_kernel(const __grid_constant__ BandParams p) {
+  constexpr int kRows = 1 << kHalvings;
+  allow_next_launch();
+  wait_for_previous_launch();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int64_t at = Segments::first(); at < p.segments.all; at += Segments::step()) {
+    const int64_t band_of_both = quotient(at, p.segments.per_row);
+    const int64_t x = (at - band_of_both * p.segments.per_row) * kBandColumns + 4 * lane;
+    const int i = band_of_both < p.bands ? 0 : 1;
+    const int64_t band = band_of_both - i * p.bands;
+    const int64_t plane = quotient(band, p.height / kRows);
+    const int64_t y = (band - plane * (p.height / kRows)) * kRows;
+    const bool is_inside = x < p.width;
+    const InputImage& image = p.images[i];
+    const char* from = plane_of(image, plane, p.channels) + y * image.row + x * image.column;
+    constexpr auto kLoader = StripLoader::kAnyQuads;
+    float4 raw[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      raw[r] = load_raw<kLoader>(from + r * image.row, image, 0, is_inside ? 4 : 0);
+    }
+    float2 cells[kRows / 2];
+#pragma unroll
+    for (int r = 0; r < kRows; r += 2) {
+      const float4 above = raw_to_float<kLoader>(raw[r], from, image, 0);
+      const float4 below = raw_to_float<kLoader>(raw[r + 1], from, image, 0);
+      cells[r / 2] = {0.25f * ((above.x + above.y) + (below.x + below.y)),
+                      0.25f * ((above.z + above.w) + (below.z + below.w))};
+    }
+    // The cell of a scale at row `r` of the band and this lane's column.
+    const auto cell_at = [&](int scale, int r) {
+      const int64_t row = plane * (p.height >> scale) + (y >> scale) + r;
+      return p.halves[scale - 1][i] + row * (p.width >> scale) + (x >> scale);
+    };
+    float quarters[kRows / 4];
+#pragma unroll
+    for (int r = 0; r < kRows / 4; ++r) {
+      const float2 above = cells[2 * r];
+      const float2 below = cells[2 * r + 1];
+      quarters[r] = 0.25f * ((above.x + above.y) + (below.x + below.y));
+    }
+    float eighth = 0.0f;
+    if constexpr (kHalvings == 3) {
+      float rows[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        rows[r] = quarters[r] + __shfl_xor_sync(~0u, quarters[r], 1);
+      }
+      eighth = 0.25f * (rows[0] + rows[1]);
+    }
+    if (is_inside) {
+#pragma unroll
+      for (int r = 0; r < kRows / 2; ++r) {
+        *reinterpret_cast<float2*>(cell_at(1, r)) = cells[r];
+      }
+#pragma unroll
+      for (int r = 0; r < kRows / 4; ++r) {
+        *cell_at(2, r) = quarters[r];
+      }
+      if (kHalvings == 3 && lane % 2 == 0) {
+        *cell_at(3, 0) = eighth;
       }
     }
   }
@@ -263,25 +349,106 @@ cudaError_t launch(void (*kernel)(const Params), const Params& params, int block
                               : launch_kernel(kernel, params, blocks, kThreads, 0, device, stream);
 }
 
-}  // namespace
+bool has_image(const HalveRequest& request, int i) { return request.images[i].data != nullptr; }
 
-cudaError_t halve(const HalveRequest& request, cudaStream_t stream) {
+// Whether images can be loaded, and their halves stored, by quads.
+bool is_of_quads(const HalveRequest& request) {
+  bool quads =
+      request.dtype == FUSED_SSIM_FLOAT32 && request.sizes[FUSED_SSIM_AXIS_COLUMN] % 4 == 0;
+  for (int i = 0; i < 2 && has_image(request, i); ++i) {
+    quads = quads && rows_are_of_quads(request.images[i], request.sizes) &&
+            reinterpret_cast<uintptr_t>(request.halves[i]) % sizeof(float2) == 0;
+  }
+  return quads;
+}
+
+// Whether `next` halves what `request` makes.
+bool goes_on(const HalveRequest& request, const HalveRequest& next) {
+  const HalvedAxes axes = halved_axes(request);
+  Image half = {};
+  half.dtype = request.dtype;
+  int64_t stride = 1;
+  const int64_t sizes[] = {request.sizes[FUSED_SSIM_AXIS_BATCH],
+                           request.sizes[FUSED_SSIM_AXIS_CHANNEL], axes.depth.cells, axes.row.cells,
+                           axes.column.cells};
+  bool same = next.spatial_dims == request.spatial_dims && next.dtype == request.dtype;
+  for (int axis = FUSED_SSIM_AXES; axis-- > 0;) {
+    half.strides[axis] = stride;
+    stride *= sizes[axis];
+    same = same && next.sizes[axis] == sizes[axis];
+  }
+  for (int i = 0; i < 2; ++i) {
+    const Image& image = next.images[i];
+    same = same && image.data == request.halves[i];
+    if (image.data != nullptr) {
+      same = same && image.dtype == half.dtype &&
+             std::equal(half.strides, half.strides + FUSED_SSIM_AXES, image.strides);
+    }
+  }
+  return same;
+}
+
+// How many of the requests the kernel for bands serves together, from the first on; 0 or at least 2.
+int halvings_together(const HalveRequest* requests, int count) {
+  const HalveRequest& finest = requests[0];
+  if (finest.spatial_dims != 2 || finest.sizes[FUSED_SSIM_AXIS_DEPTH] != 1 ||
+      !is_of_quads(finest)) {
+    return 0;
+  }
+  int n = 1;
+  while (n < std::min(count, kMaxHalvings) && goes_on(requests[n - 1], requests[n]) &&
+         finest.sizes[FUSED_SSIM_AXIS_ROW] % (2 << n) == 0 &&
+         finest.sizes[FUSED_SSIM_AXIS_COLUMN] % (2 << n) == 0) {
+    ++n;
+  }
+  return n == 1 ? 0 : n;
+}
+
+cudaError_t halve_bands(const HalveRequest* requests, int halvings, cudaStream_t stream) {
+  const HalveRequest& finest = requests[0];
+  const int64_t height = finest.sizes[FUSED_SSIM_AXIS_ROW];
+  const int64_t width = finest.sizes[FUSED_SSIM_AXIS_COLUMN];
+  const int64_t bands = plane_count(finest.sizes) * (height >> halvings);
+  const Segments segments((has_image(finest, 1) ? 2 : 1) * bands, width, kBandColumns);
+  const int64_t channels = finest.sizes[FUSED_SSIM_AXIS_CHANNEL];
+  BandParams p = {{}, {}, channels, height, width, bands, segments};
+  for (int i = 0; i < 2; ++i) {
+    p.images[i] = bytes_of<const char>(finest.images[i], finest.uint8_divisor);
+    for (int scale = 0; scale < halvings; ++scale) {
+      p.halves[scale][i] = static_cast<float*>(requests[scale].halves[i]);
+    }
+  }
+  return launch(halvings == 2 ? halve_bands_kernel<2> : halve_bands_kernel<3>, p,
+                p.segments.blocks(), stream);
+}
+
+cudaError_t halve_once(const HalveRequest& request, cudaStream_t stream) {
   const HalvedAxes axes = halved_axes(request);
   const int64_t rows = plane_count(request.sizes) * axes.depth.cells * axes.row.cells;
-  const int images = request.images[1].data == nullptr ? 1 : 2;
+  const int images = has_image(request, 1) ? 2 : 1;
   const Segments segments(images * rows, axes.column.cells, kSegmentCells);
-  HalveParams p = {request, {}, {}, axes, segments, rows, false};
-  p.quads = request.dtype == FUSED_SSIM_FLOAT32 && axes.column.size % 4 == 0;
+  HalveParams p = {request, {}, {}, axes, segments, rows, is_of_quads(request)};
   for (int i = 0; i < images; ++i) {
     p.images[i] = bytes_of<const char>(request.images[i], request.uint8_divisor);
     p.depths[i] =
         request.images[i].strides[FUSED_SSIM_AXIS_DEPTH] * size_of(request.images[i].dtype);
-    p.quads = p.quads && rows_are_of_quads(request.images[i], request.sizes) &&
-              reinterpret_cast<uintptr_t>(request.halves[i]) % sizeof(float2) == 0;
   }
   const auto kernel =
       request.dtype == FUSED_SSIM_FLOAT64 ? halve_kernel<double> : halve_kernel<float>;
   return launch(kernel, p, p.segments.blocks(), stream);
+}
+
+}  // namespace
+
+cudaError_t halve(const HalveRequest* requests, int count, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  for (int i = 0; error == cudaSuccess && i < count;) {
+    const int together = halvings_together(requests + i, count - i);
+    error = together > 0 ? halve_bands(requests + i, together, stream)
+                         : halve_once(requests[i], stream);
+    i += std::max(together, 1);
+  }
+  return error;
 }
 
 cudaError_t accumulate(const AccumulateRequest& request, cudaStream_t stream) {

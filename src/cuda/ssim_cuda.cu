@@ -195,6 +195,8 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.img1.uint8_divisor = 1.0f;
     p.img2.uint8_divisor = 1.0f;
   }
+  p.is_beside =
+      request.group == FUSED_SSIM_GROUP_NEXT && request.map == nullptr && !is_masked(problem);
   p.squares = request.mse != nullptr;
   p.l1 = request.l1_weight != 0.0 || p.squares;
   p.channels = Divisor(sizes[FUSED_SSIM_AXIS_CHANNEL]);
@@ -510,6 +512,10 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
   cudaError_t error = current_device(&device);
   if (error != cudaSuccess) {
     return error;
+  }
+  if (request.group == FUSED_SSIM_GROUP_FIRST) {
+    // All ahead of it is done, then, before any of its blocks begins: what comes next need not wait.
+    device.overlaps_launches = false;
   }
   Problem problem = given;
   const bool strips = strips_serve(problem, request);

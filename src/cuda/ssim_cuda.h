@@ -28,7 +28,8 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
 // beside a gradient, or two gradients under a mask; by the separable kernels two or more for a
 // gradient; one more ahead for the sums of a mask without mask_sums and for its bits, and behind a map
 // under a mask). Pointers are device pointers of it; `workspace` is aligned to 256 bytes. A request for
-// nothing does nothing. `choice`: how the 11-tap kernels run; null: as the tuning table says.
+// nothing does nothing. One of FUSED_SSIM_GROUP_NEXT overlaps with what is ahead where it is one launch
+// of marching or tile kernels. `choice`: how the 11-tap kernels run; null: as the tuning table says.
 cudaError_t run(const Problem& problem, const Request& request, void* workspace,
                 cudaStream_t stream, const StripChoice* choice = nullptr);
 
@@ -36,7 +37,8 @@ cudaError_t scale(const ScaleRequest& request, cudaStream_t stream);
 
 // MS-SSIM's own kernels. Of a FactorsRequest at most kMaxScales scales.
 inline constexpr int kMaxScales = 32;
-cudaError_t halve(const HalveRequest& request, cudaStream_t stream);
+// Of `count` requests each may halve the halves of the one before: images of three scales in one pass.
+cudaError_t halve(const HalveRequest* requests, int count, cudaStream_t stream);
 cudaError_t accumulate(const AccumulateRequest& request, cudaStream_t stream);
 cudaError_t factors(const FactorsRequest& request, cudaStream_t stream);
 

@@ -46,4 +46,13 @@ __device__ __forceinline__ void wait_for_previous_launch() {
 #endif
 }
 
+// The same at the beginning of a kernel that may be of a group (FUSED_SSIM_GROUP_NEXT). Its end waits
+// in any case: so what comes behind the last of a group comes behind all of it.
+template <class Params>
+__device__ __forceinline__ void wait_for_inputs(const Params& p) {
+  if (!p.is_beside) {
+    wait_for_previous_launch();
+  }
+}
+
 }  // namespace fused_ssim::cuda

@@ -601,7 +601,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
   if constexpr (Traits::kBoxes) {
     __syncthreads();
   }
-  wait_for_previous_launch();
+  wait_for_inputs(p);
   if constexpr (Traits::kBoxes && Traits::kGradient) {
     load_tile_boxes<Traits>(
         p, tile,
@@ -629,6 +629,7 @@ __device__ __forceinline__ void run_tiles(const StripParams& p) {
     tile = tile_at<Traits>(p, unit);
     __syncthreads();
   }
+  wait_for_previous_launch();  // in a group none has
   if (plan.value != nullptr && plan.fixed_point == 0.0) {
     finish_reduction<Traits::kThreads, float>(plan);
   }

@@ -281,7 +281,7 @@ void mask_sums(const Sizes& sizes, const GivenImage& img1, const GivenImage& img
 template <class Request>
 void enqueue(const Request& request, std::uintptr_t stream,
              FusedSsimStatus (*run)(const Request*, CUstream_st*)) {
-  if (run == nullptr) {
+  if (cuda_kernels.run == nullptr) {
     throw py::value_error("expected load_cuda_kernels() to have been called, with a stream");
   }
   raise_unless_ok(run(&request, static_cast<CUstream_st*>(pointer_to(stream))),
@@ -354,7 +354,10 @@ void halve(const Sizes& sizes, const std::array<GivenImage, 2>& images,
     request.halves[i] = pointer_to(halves[i]);
   }
   if (stream.has_value()) {
-    return enqueue(request, *stream, cuda_kernels.halve);
+    return enqueue(
+        request, *stream, +[](const FusedSsimHalveRequest* one, CUstream_st* on) {
+          return cuda_kernels.halve(one, 1, on);
+        });
   }
   // Of both images, as many of each as the first has.
   Sizes row_sizes = sizes;

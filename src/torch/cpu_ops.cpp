@@ -46,13 +46,15 @@ void parallel_for(int64_t tasks, int64_t grain, const Work& work) {
 }
 
 struct CpuBackend {
-  static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request, const Tensor&) {
+  static Tensor run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
+                    const Tensor&) {
     kernels::Plan plan(problem, request, static_cast<int32_t>(torch::stable::get_num_threads()));
     parallel_for(plan.tasks(), plan.grain(), [&](int64_t begin, int64_t end) {
       const Workspace workspace = allocate_workspace(plan.workspace_bytes());
       plan.run(begin, end, workspace.get());
     });
     plan.finish();
+    return {};  // nothing that goes on needs memory
   }
 
   static constexpr bool kRunSumsMasks = false;
@@ -67,7 +69,12 @@ struct CpuBackend {
              });
   }
 
-  static void halve(const FusedSsimHalveRequest& request, const Tensor&) {
+  static void halve(const std::vector<FusedSsimHalveRequest>& requests, const Tensor&) {
+    for (const FusedSsimHalveRequest& request : requests) {
+      halve(request);
+    }
+  }
+  static void halve(const FusedSsimHalveRequest& request) {
     int64_t sizes[FUSED_SSIM_AXES];
     for (int axis = 0; axis < FUSED_SSIM_AXES; ++axis) {
       const bool halved = axis >= FUSED_SSIM_AXES - request.spatial_dims;

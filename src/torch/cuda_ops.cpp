@@ -25,10 +25,11 @@ void check_launch(FusedSsimStatus status) {
 }
 
 struct CudaBackend {
-  static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
-                  const Tensor& on_device) {
+  // Gives the workspace: torch's allocator has the memory for the stream's later work when the tensor is
+  // gone.
+  static Tensor run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
+                    const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
-    // torch's allocator keeps the memory for the stream's later work when the tensor is gone.
     struct Workspace {
       const Tensor& on_device;
       Tensor memory;
@@ -40,6 +41,7 @@ struct CudaBackend {
     };
     check_launch(fused_ssim_cuda_run_allocating(&problem, &request, allocate, &workspace,
                                                 current_stream(on_device)));
+    return workspace.memory;
   }
 
   static constexpr bool kRunSumsMasks = true;
@@ -47,8 +49,10 @@ struct CudaBackend {
   static void scale(const FusedSsimScaleRequest& request, const Tensor& on_device) {
     enqueue(fused_ssim_cuda_scale, request, on_device);
   }
-  static void halve(const FusedSsimHalveRequest& request, const Tensor& on_device) {
-    enqueue(fused_ssim_cuda_halve, request, on_device);
+  static void halve(const std::vector<FusedSsimHalveRequest>& requests, const Tensor& on_device) {
+    const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
+    check_launch(fused_ssim_cuda_halve(requests.data(), static_cast<int32_t>(requests.size()),
+                                       current_stream(on_device)));
   }
   static void accumulate(const FusedSsimAccumulateRequest& request, const Tensor& on_device) {
     enqueue(fused_ssim_cuda_accumulate, request, on_device);

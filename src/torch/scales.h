@@ -2,7 +2,7 @@
 // single scale is that of operators.h.
 //
 // ScaleOperators<Backend> needs of a backend, beside run():
-//   static void halve(const FusedSsimHalveRequest&, const Tensor& on_device);
+//   static void halve(const std::vector<FusedSsimHalveRequest>&, const Tensor& on_device);
 //   static void accumulate(const FusedSsimAccumulateRequest&, const Tensor& on_device);
 //   static void factors(const FusedSsimFactorsRequest&, const Tensor& on_device);
 #pragma once
@@ -116,16 +116,27 @@ struct ScaleOperators {
     const Tensor means =
         new_vector(given.img1, static_cast<int64_t>(scales) * planes, accumulation);
 
+    std::vector<FusedSsimProblem> problems(scales, given.problem);
+    std::vector<Tensor> memory;  // for scales that are under way together
+    std::vector<FusedSsimHalveRequest> halvings;
+    for (std::size_t scale = 1; scale < scales; ++scale) {
+      memory.push_back(next_scale(problems[scale - 1], given.img1, sizes[scale], odd, accumulation,
+                                  &problems[scale], &halvings));
+    }
+    if (!halvings.empty()) {
+      Backend::halve(halvings, given.img1);
+    }
+
     // Gradients are those of sums, which float16 can hold; the derivatives are divided instead.
     std::vector<double> pixels;
-    const int32_t statistic = given.problem.statistic;
-    Tensor halves;  // of the scale under way, both images
     for (std::size_t scale = 0; scale < scales; ++scale) {
       const bool coarsest = scale + 1 == scales;
-      given.problem.statistic = coarsest ? statistic : FUSED_SSIM_STATISTIC_CONTRAST;
+      FusedSsimProblem& problem = problems[scale];
+      problem.statistic = coarsest ? given.problem.statistic : FUSED_SSIM_STATISTIC_CONTRAST;
       FusedSsimRequest request = fused_ssim_request();
       request.reduction = FUSED_SSIM_CHANNEL;
       request.gradient_of_sum = 1;
+      request.group = scale == 0 ? FUSED_SSIM_GROUP_FIRST : FUSED_SSIM_GROUP_NEXT;
       request.value = static_cast<char*>(means.mutable_data_ptr()) +
                       static_cast<int64_t>(scale) * planes * element_size(accumulation);
       if (wants1) {
@@ -135,12 +146,9 @@ struct ScaleOperators {
         request.grad2 = scale == 0 ? finest2 : layout.image(coarser2, scale);
       }
       Sizes map_sizes;
-      kernels::check(fused_ssim_map_sizes(&given.problem, map_sizes.data()));
+      kernels::check(fused_ssim_map_sizes(&problem, map_sizes.data()));
       pixels.push_back(static_cast<double>(pixel_count(map_sizes)));
-      Backend::run(given.problem, request, given.img1);
-      if (!coarsest) {
-        halves = halved(&given.problem, given.img1, sizes[scale + 1], odd, accumulation);
-      }
+      memory.push_back(Backend::run(problem, request, given.img1));
     }
 
     FusedSsimFactorsRequest factors = {};
@@ -182,27 +190,29 @@ struct ScaleOperators {
   }
 
  private:
-  // Makes a scale's problem that of the next one, and gives the memory of its images.
-  static Tensor halved(FusedSsimProblem* problem, const Tensor& like, const Sizes& next,
-                       int32_t odd_sizes, int32_t accumulation) {
+  // The next scale's problem, the request that makes its images, and their memory.
+  static Tensor next_scale(const FusedSsimProblem& problem, const Tensor& like, const Sizes& sizes,
+                           int32_t odd_sizes, int32_t accumulation, FusedSsimProblem* next,
+                           std::vector<FusedSsimHalveRequest>* halvings) {
     FusedSsimHalveRequest request = {};
     request.struct_size = sizeof(request);
-    std::copy(std::begin(problem->sizes), std::end(problem->sizes), request.sizes);
+    std::copy(std::begin(problem.sizes), std::end(problem.sizes), request.sizes);
     request.spatial_dims = static_cast<int32_t>(like.dim() - 2);
     request.odd_sizes = odd_sizes;
-    request.uint8_divisor = problem->uint8_divisor;
+    request.uint8_divisor = problem.uint8_divisor;
     request.dtype = accumulation;
-    request.images[0] = problem->img1;
-    request.images[1] = problem->img2;
-    const int64_t elements = plane_count(next) * pixel_count(next);
+    request.images[0] = problem.img1;
+    request.images[1] = problem.img2;
+    // The second image begins where kernels can load it by quads, too.
+    const int64_t elements = (plane_count(sizes) * pixel_count(sizes) + 3) / 4 * 4;
     Tensor halves = new_vector(like, 2 * elements, accumulation);
     auto* data = static_cast<char*>(halves.mutable_data_ptr());
     request.halves[0] = data;
     request.halves[1] = data + elements * element_size(accumulation);
-    Backend::halve(request, like);
-    problem->img1 = contiguous_image(request.halves[0], accumulation, next);
-    problem->img2 = contiguous_image(request.halves[1], accumulation, next);
-    std::copy(next.begin(), next.end(), problem->sizes);
+    halvings->push_back(request);
+    next->img1 = contiguous_image(request.halves[0], accumulation, sizes);
+    next->img2 = contiguous_image(request.halves[1], accumulation, sizes);
+    std::copy(sizes.begin(), sizes.end(), next->sizes);
     return halves;
   }
 

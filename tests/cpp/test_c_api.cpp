@@ -572,6 +572,7 @@ void test_bad_requests() {
   for (const int32_t code : {-1, 4}) {
     refuse("reduction", [code](auto& r, auto&) { r.reduction = code; });
     refuse("gradient_of_sum", [code](auto& r, auto&) { r.gradient_of_sum = code; });
+    refuse("group", [code](auto& r, auto&) { r.group = code; });
   }
   for (const double bad : {kNan, kInfinity}) {
     refuse("statistic_weight", [bad](auto& r, auto&) { r.statistic_weight = bad; });

@@ -502,7 +502,7 @@ void test_pyramid(const Shape& s, int32_t dtype, int32_t accumulation, Layout la
   r.images[0] = r.images[1] = image.image();
   r.halves[0] = half1.first(), r.halves[1] = half2.first();
   as_volume({r.sizes, r.images[0].strides, r.images[1].strides});
-  check(fs::cuda::halve(r, nullptr), "halve");
+  check(fs::cuda::halve(&r, 1, nullptr), "halve");
   check(cudaDeviceSynchronize(), "halve");
   std::vector<double> expected(h.pixels());
   each([&](int64_t i, int64_t cell, bool there) {
@@ -568,6 +568,63 @@ void test_pyramid() {
   }
 }
 
+// Halving several times in a row: the same bits as one request after the other.
+void test_halvings(const Shape& s, int32_t dtype, Layout layout, int images) {
+  std::vector<double> a;
+  fill(Content::kNoise, s, 7, &a, &a);
+  DeviceImage image(s, dtype, layout);
+  image.upload(a, 255);
+  const std::string name = std::string("halvings: ") + text_of(s) + " " + name_of_dtype(dtype) +
+                           " " + name_of(layout) + " of " + std::to_string(images);
+  std::vector<double> first;
+  for (const bool together : {false, true}) {
+    std::vector<std::unique_ptr<DeviceImage>> halves;
+    std::vector<fs::HalveRequest> requests;
+    Shape shape = s;
+    for (int scale = 0; scale < 5; ++scale) {
+      fs::HalveRequest r = {};
+      r.sizes[0] = s.batch, r.sizes[1] = s.channels, r.sizes[2] = 1;
+      r.sizes[3] = shape.height, r.sizes[4] = shape.width;
+      r.spatial_dims = 2, r.uint8_divisor = 255, r.dtype = kFloat32;
+      shape = {s.batch, s.channels, (shape.height + 1) / 2, (shape.width + 1) / 2};
+      for (int i = 0; i < images; ++i) {
+        r.images[i] = scale == 0 ? image.image() : halves[(scale - 1) * images + i]->image();
+        r.images[i].strides[FUSED_SSIM_AXIS_DEPTH] = r.sizes[3] * r.sizes[4];
+        halves.push_back(std::make_unique<DeviceImage>(shape, kFloat32));
+      }
+      for (int i = 0; i < images; ++i) r.halves[i] = halves[scale * images + i]->first();
+      requests.push_back(r);
+    }
+    if (together) {
+      check(fs::cuda::halve(requests.data(), 5, nullptr), "halve");
+    } else {
+      for (const fs::HalveRequest& r : requests) check(fs::cuda::halve(&r, 1, nullptr), "halve");
+    }
+    check(cudaDeviceSynchronize(), "halve");
+    bool clean = true;
+    std::vector<double> found;
+    for (const auto& half : halves) {
+      for (const double cell : half->download(&clean)) found.push_back(cell);
+    }
+    if (!together) first = found;
+    expect(clean && std::memcmp(found.data(), first.data(), first.size() * sizeof(double)) == 0,
+           name);
+  }
+}
+
+void test_halvings() {
+  // Three, two and one together, whole segments and parts of them.
+  for (const Shape& s : std::vector<Shape>{
+           {2, 2, 40, 136}, {1, 3, 24, 264}, {1, 1, 12, 20}, {2, 1, 6, 8}, {1, 2, 16, 12}}) {
+    for (const int32_t dtype : {kUInt8, kFloat16, kBFloat16, kFloat32}) {
+      for (const Layout layout : {Layout::kContiguous, Layout::kPadded, Layout::kFlipped,
+                                  Layout::kChannelsLast, Layout::kShifted}) {
+        for (const int images : {1, 2}) test_halvings(s, dtype, layout, images);
+      }
+    }
+  }
+}
+
 void test_special() {
   const Window seven = {"7", gaussian(7, 1.5)}, thirteen = {"13", gaussian(13, 2.0)};
   test_large_sums();
@@ -581,6 +638,7 @@ void test_special() {
   }
   test_scale();
   test_pyramid();
+  test_halvings();
   progress("special");
 }
 
