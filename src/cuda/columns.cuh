@@ -188,7 +188,9 @@ struct WeightStream {
 };
 
 template <class Traits>
-using Weights = std::conditional_t<Traits::kHasMask, MaskStream, WeightStream<Traits::kRowsAtOnce>>;
+using Weights = std::conditional_t<
+    Traits::kNormalized, MeanStream,
+    std::conditional_t<Traits::kHasMask, MaskStream, WeightStream<Traits::kRowsAtOnce>>>;
 template <class Traits>
 __device__ __forceinline__ void start_weights(const StripParams& p, const ColumnJob& job,
                                               bool has_column, int first_row,
@@ -216,7 +218,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
   float loss = 0.0f;
   const bool in_bits = kBits || (kMasked && p.mask_bits.data != nullptr);
   unsigned bits = 0u;  // from the row under way on
-  if constexpr (Traits::kHasMask) {
+  if constexpr (Traits::kHasMask && !Traits::kNormalized) {
     bits = in_bits ? weights.take_bits(p, first_row) : 0u;
   }
 
@@ -234,10 +236,19 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
     for (int i = 0; i < kRows; ++i) {
       const int r = first + i;
       float* place = places + i * Places::kRow;
-      const Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
+      Moments<float> moments = push_moments(window, load_maps<Traits>(place), state);
+      float inverse_mean = 1.0f;
+      if constexpr (Traits::kNormalized) {
+        inverse_mean = weights.take(p, i);
+        moments = {inverse_mean * moments.mean_s, inverse_mean * moments.mean_d,
+                   inverse_mean * moments.mean_s2, inverse_mean * moments.mean_d2};
+      }
       Pixel<Traits> pixel = pixel_of<Traits>(stabilizers, moments, shift.s, shift.d);
       const bool is_own = !kMasked || (own_rows & 1u << r) != 0u;
-      if constexpr (Traits::kHasMask) {
+      if constexpr (Traits::kNormalized) {
+        mask_pixel(inverse_mean, inverse_mean, &pixel);
+        loss += is_own && inverse_mean > 0.0f ? pixel.loss - p.loss_base : 0.0f;
+      } else if constexpr (Traits::kHasMask) {
         if (in_bits) {
           const bool counts = (bits & 1u << i) != 0u;
           mask_pixel(counts ? 1.0f : 0.0f, 1.0f, &pixel);
@@ -291,7 +302,7 @@ __device__ __forceinline__ float filter_column_rows(const StripParams& p, const 
                                                     unsigned value_rows, unsigned own_rows,
                                                     Weights<Traits>& weights, float* column,
                                                     ColumnState<Traits>& state) {
-  if constexpr (Traits::kHasMask && !kMasked) {
+  if constexpr (Traits::kHasMask && !Traits::kNormalized && !kMasked) {
     if (p.mask_bits.data != nullptr) {
       return filter_column_rows<Traits, kMasked, true>(p, job, first_row, own_column, value_rows,
                                                        own_rows, weights, column, state);

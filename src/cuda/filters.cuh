@@ -27,7 +27,8 @@ struct KindTraits {
   static constexpr bool kGradient = has_gradient(kKind);
   static constexpr bool kTwo = kKind == StripKind::kTwoGradients || kKind == StripKind::kWeighted;
   static constexpr bool kWeighted = kKind == StripKind::kWeighted;
-  static constexpr bool kHasMask = kKind == StripKind::kMasked;
+  static constexpr bool kHasMask = is_masked_kind(kKind);
+  static constexpr bool kNormalized = kKind == StripKind::kNormalized;
   // Maps of partial derivatives: by one image's mean, by both squares, by the other image's mean.
   static constexpr int kPartialMaps = !kGradient ? 0 : kTwo ? 4 : 3;
   static constexpr bool kCells = !kGradient;

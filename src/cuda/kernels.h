@@ -23,8 +23,12 @@ enum class StripKind : int {
   kTwoGradients,  // for both
   kWeighted,      // for either or both, with map_gradient
   kMasked,        // kOneGradient where there is what MaskParams says
+  kNormalized,    // the same where moments are means under the mask, too
 };
-inline constexpr int kStripKinds = 6;
+inline constexpr int kStripKinds = 7;
+FUSED_SSIM_INLINE constexpr bool is_masked_kind(StripKind kind) {
+  return kind == StripKind::kMasked || kind == StripKind::kNormalized;
+}
 constexpr bool has_gradient(StripKind kind) {
   return kind != StripKind::kValue && kind != StripKind::kMap;
 }
@@ -86,17 +90,18 @@ constexpr bool is_frequent(StripKind kind) {
 // Elsewhere the standard window, too, is a given one to the loaders of any types: instances of its own
 // would be 5 to 9% faster, and are the largest of all; compact kernels, which several architectures of a
 // library have, do without them. So it is under a mask, but to the most frequent loader of marching
-// kernels: 86 us in place of 91 at 1x3x1080x1920 (H200). Tiles know no masks.
+// kernels: 86 us in place of 91 at 1x3x1080x1920 (H200). Tiles know no masks, and means under a mask
+// are for that loader alone, which zeroes what the mask hides while it makes s and d of pixels.
 constexpr bool has_standard_instance(Schedule schedule, StripKind kind, StripLoader loader) {
   const bool any = elements_of(loader) == Elements::kAny;
-  return kind == StripKind::kMasked
-             ? schedule == Schedule::kMarch && loader == StripLoader::kFloatQuads
-             : !any || (is_frequent(kind) && schedule != Schedule::kCompactMarch);
+  return is_masked_kind(kind) ? schedule == Schedule::kMarch && loader == StripLoader::kFloatQuads
+                              : !any || (is_frequent(kind) && schedule != Schedule::kCompactMarch);
 }
 constexpr bool has_instance(Schedule schedule, StripKind kind, StripLoader loader,
                             bool given_window) {
-  return (schedule != Schedule::kTile || kind != StripKind::kMasked) &&
-         (given_window || has_standard_instance(schedule, kind, loader));
+  return (schedule != Schedule::kTile || !is_masked_kind(kind)) &&
+         ((given_window && kind != StripKind::kNormalized) ||
+          has_standard_instance(schedule, kind, loader));
 }
 
 // The loader of the same elements, one column at once.
@@ -186,8 +191,10 @@ FUSED_SSIM_INLINE constexpr int narrow_strip_box_columns(int64_t element) {
 constexpr int tile_box_rows(StripKind kind, int tile_rows) {
   return tile_rows + (has_gradient(kind) ? 20 : 10);
 }
-// Describes an image of these sizes whose quads are aligned. False where the driver can't, or won't
-// for these strides: then other loaders serve.
+// Whether an image of these sizes whose quads are aligned has a tensor map: where the driver can't, or
+// won't for these strides, other loaders serve.
+bool has_tensor_map(const InputImage& image, const int64_t* sizes);
+// Describes it. False where it has none.
 bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_columns, int box_rows,
                      TensorMap* map);
 

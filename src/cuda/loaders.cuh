@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/march_traits.cuh"
+#include "cuda/mask.cuh"
 
 namespace fused_ssim::cuda {
 
@@ -268,15 +269,24 @@ struct WordLoader {
   }
 };
 
+// Zeros in place of what a mask hides (MaskPlane::bits_of_four()).
+__device__ __forceinline__ void keep_seen(unsigned mask, float4* quad) {
+  quad->x = (mask & 1u) != 0u ? quad->x : 0.0f;
+  quad->y = (mask & 1u << 8) != 0u ? quad->y : 0.0f;
+  quad->z = (mask & 1u << 16) != 0u ? quad->z : 0.0f;
+  quad->w = (mask & 1u << 24) != 0u ? quad->w : 0.0f;
+}
+
 // The same by tensor maps: one thread has boxes of pixels copied straight into shared memory, and
 // zeros where there is no image. There they become s and d in place, or stay as they are.
 template <class Traits>
 struct BoxLoader {
   static constexpr int kQuads = Traits::kSlotStride / 4;
   MarchCounters<Traits>* counters;
-  unsigned count;  // chunks of the block so far, but for those on their way
-  int4 first1;     // column, row, channel and batch of the next chunk to load
-  int2 plane2;     // channel and batch of the second image
+  unsigned count;         // chunks of the block so far, but for those on their way
+  int4 first1;            // column, row, channel and batch of the next chunk to load
+  int2 plane2;            // channel and batch of the second image
+  const char* mask_bits;  // kNormalized: of the plane
 
   __device__ __forceinline__ BoxLoader(const StripParams& p, const MarchPiece& piece, const char*,
                                        const char*, int first_y,
@@ -288,6 +298,9 @@ struct BoxLoader {
               p.tensor1.batches > 1 ? static_cast<int>(piece.batch) : 0};
     plane2 = {p.tensor2.channels > 1 ? static_cast<int>(piece.channel) : 0,
               p.tensor2.batches > 1 ? static_cast<int>(piece.batch) : 0};
+    if constexpr (Traits::kNormalized) {
+      mask_bits = MaskPlane::bits_of_plane(p, piece.batch, piece.channel);
+    }
   }
 
   // Starts to load a chunk, the `ahead`-th after the next to be waited for.
@@ -316,13 +329,34 @@ struct BoxLoader {
     ++count;
   }
 
-  // Makes the pixels of a chunk s and d.
+  // The mask of the four pixels of a quad of the chunk that begins with row `first_y` (bits_of_four()).
+  __device__ __forceinline__ unsigned mask_of_quad(const StripParams& p, const MarchPiece& piece,
+                                                   int first_y, int quad) const {
+    constexpr int kOfRow = Traits::kStagedPitch / 4;
+    constexpr int kOfPart = Traits::kChunkRows * kOfRow;
+    const int part = quad / kOfPart;
+    const int row = quad % kOfPart / kOfRow;
+    const int x = piece.first_column - Traits::kStagedBefore + part * Traits::kPartColumns +
+                  4 * (quad % kOfRow);
+    return MaskPlane::bits_of_four(p, mask_bits, first_y + row, x);
+  }
+
+  // Makes the pixels of a chunk s and d; kNormalized: zero where the mask hides them.
   template <bool kL1>
-  __device__ __forceinline__ float store(const StripParams&, const MarchPiece&,
-                                         const PixelShift& shift, int, float* slot) {
+  __device__ __forceinline__ float store(const StripParams& p, const MarchPiece& piece,
+                                         const PixelShift& shift, int first_y, float* slot) {
+    constexpr int kItems = (kQuads + Traits::kColumns - 1) / Traits::kColumns;
+    unsigned masks[kItems] = {};
+    if constexpr (Traits::kNormalized) {  // under way while the boxes are
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const int quad = Traits::row_thread() + i * Traits::kColumns;
+        masks[i] = mask_of_quad(p, piece, first_y, min(quad, kQuads - 1));
+      }
+    }
     wait();
 #pragma unroll
-    for (int i = 0; i < (kQuads + Traits::kColumns - 1) / Traits::kColumns; ++i) {
+    for (int i = 0; i < kItems; ++i) {
       const int quad = Traits::row_thread() + i * Traits::kColumns;
       if ((i + 1) * Traits::kColumns > kQuads && quad >= kQuads) {
         break;
@@ -334,6 +368,10 @@ struct BoxLoader {
         shift.apply_in_order(*place_s, *place_d, &s, &d);
       } else {
         shift.apply(*place_s, *place_d, &s, &d);
+      }
+      if constexpr (Traits::kNormalized) {
+        keep_seen(masks[i], &s);
+        keep_seen(masks[i], &d);
       }
       *place_s = s;
       *place_d = d;

@@ -116,6 +116,12 @@ __device__ __forceinline__ float store_gradient_rows(
   float second[8];
   float l1 = 0.0f;
   if (active) {
+    unsigned masks[2] = {};
+    if constexpr (Traits::kNormalized) {
+      const int x = piece.end_column - columns;
+      masks[0] = weights.bits_of_four(p, weights.first, y, x);
+      masks[1] = weights.bits_of_four(p, weights.first, y, x + 4);
+    }
     pixels.load(planes, y, piece.end_column - columns);
     float own[8];
     filter_gradient_row<Traits>(
@@ -126,6 +132,12 @@ __device__ __forceinline__ float store_gradient_rows(
                                   piece.end_column - columns, columns, own, first, second);
     } else {
       scale_gradients<Traits>(gradient_scale(p, weights), first, second);
+    }
+    if constexpr (Traits::kNormalized) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        first[i] = (masks[i / 4] & 1u << i % 4 * 8) != 0u ? first[i] : 0.0f;
+      }
     }
   }
 

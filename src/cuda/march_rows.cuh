@@ -37,6 +37,21 @@ __device__ __forceinline__ float sum_of_row_distances(const ValuedPixels& valued
   return sum;
 }
 
+// What the mask hides does not count in the shift, as if it were no number.
+template <class Traits>
+__device__ __forceinline__ void hide_masked_sample(const StripParams& p, const MarchPiece& piece,
+                                                   Samples<float>* samples) {
+  const SampleArea area = SampleArea::of<Traits>(p, piece);
+  const SamplePoint at = sample_point(area.top, area.bottom, area.left, area.right);
+  const auto y = static_cast<int>(at.y);
+  const auto x = static_cast<int>(at.x);
+  const char* plane = MaskPlane::bits_of_plane(p, piece.batch, piece.channel);
+  const unsigned bits = load_mask_bits(MaskPlane::bits_at(p, plane, y, x));
+  if ((bits >> MaskPlane::bit_of_row(p, y) & 1u) == 0u) {
+    samples->x = NAN;
+  }
+}
+
 // Row warps: one piece. Returns this thread's share of the L1 term.
 template <class Traits, bool kL1>
 __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiece& piece,
@@ -57,8 +72,12 @@ __device__ __forceinline__ double run_rows(const StripParams& p, const MarchPiec
   for (int i = 0; i < kLoadedBefore; ++i) {
     loader.load(p, staged + i * Traits::kSlotStride, i);
   }
-  const Shift<float> means = trimmed_means<Traits::kMap>(
-      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2));
+  Samples<float> samples =
+      pointers.template load<float, elements_of(Traits::kLoader)>(p.img1, p.img2);
+  if constexpr (Traits::kNormalized) {
+    hide_masked_sample<Traits>(p, piece, &samples);
+  }
+  const Shift<float> means = trimmed_means<Traits::kMap>(samples);
   const PixelShift shift = PixelShift::of(means.x, means.y);
   const typename Traits::Window window(p);
   if (Traits::row_thread() % (Traits::kShiftsLate ? 32 : Traits::kColumns) == 0) {

@@ -24,8 +24,8 @@ template <MarchLayout kLayout_, StripKind kKind_, StripLoader kLoader_, class Wi
           int kResident>
 struct MarchTraits : KindTraits<kKind_, Window_> {
   using Kind = KindTraits<kKind_, Window_>;
-  using Kind::kGradient, Kind::kHasMask, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kPartialMaps,
-      Kind::kTwo, Kind::kWeighted;
+  using Kind::kGradient, Kind::kHasMask, Kind::kKind, Kind::kMap, Kind::kMse, Kind::kNormalized,
+      Kind::kPartialMaps, Kind::kTwo, Kind::kWeighted;
   using typename Kind::Window;
   static constexpr MarchLayout kLayout = kLayout_;
   static constexpr int kColumns = march_columns(kLayout, kKind);
@@ -301,21 +301,33 @@ __device__ __forceinline__ int needed_columns(const MarchPiece& piece) {
   return piece.end_column - piece.first_column + 2 * Traits::kMargin;
 }
 
-// What the shift of a row warp's columns is taken from: its own, or all of the piece.
+// Where the pixels lie that the shift of a row warp's columns is taken from: its own, or all of the piece.
+struct SampleArea {
+  int top;
+  int bottom;
+  int left;
+  int right;
+
+  template <class Traits>
+  static __device__ __forceinline__ SampleArea of(const StripParams& p, const MarchPiece& piece) {
+    int left = piece.first_column;
+    int right = piece.end_column;
+    if constexpr (Traits::kShiftsLate) {
+      left = min(left + Traits::row_thread() / 32 * 32, right - 1);
+      right = min(left + 32, right);
+    }
+    return {max(0, piece.first_row - Traits::kRadius),
+            min(p.height, piece.end_row + Traits::kRadius), max(0, left - Traits::kRadius),
+            min(p.width, right + Traits::kRadius)};
+  }
+};
 template <class Traits>
 __device__ __forceinline__ SamplePointers shift_samples(const StripParams& p,
                                                         const MarchPiece& piece, const char* plane1,
                                                         const char* plane2) {
-  int left = piece.first_column;
-  int right = piece.end_column;
-  if constexpr (Traits::kShiftsLate) {
-    left = min(left + Traits::row_thread() / 32 * 32, right - 1);
-    right = min(left + 32, right);
-  }
-  return SamplePointers::of(plane1, plane2, p.img1, p.img2,
-                            max(0, piece.first_row - Traits::kRadius),
-                            min(p.height, piece.end_row + Traits::kRadius),
-                            max(0, left - Traits::kRadius), min(p.width, right + Traits::kRadius));
+  const SampleArea area = SampleArea::of<Traits>(p, piece);
+  return SamplePointers::of(plane1, plane2, p.img1, p.img2, area.top, area.bottom, area.left,
+                            area.right);
 }
 
 }  // namespace fused_ssim::cuda

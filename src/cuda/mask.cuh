@@ -89,6 +89,8 @@ __device__ __forceinline__ float number_of_mask_word(unsigned word, unsigned add
 // value on, and a row of such bytes has all columns of the image, in whole words. So a column takes
 // one byte from memory where it has many pixels to weigh.
 inline constexpr int kMaskBitRows = 8;
+inline constexpr int kLogMaskBitRows = 3;  // shifted by, rows above the first are right, too
+static_assert(1 << kLogMaskBitRows == kMaskBitRows);
 
 // Written by the launch before.
 __device__ __forceinline__ unsigned load_mask_bits(const char* byte) {
@@ -99,20 +101,37 @@ __device__ __forceinline__ unsigned load_mask_bits(const char* byte) {
 struct MaskPlane {
   const char* first;  // of the image's first pixel; in bits of the first row of bytes
   float inverse;      // 1 over what gradients are divided by
+  const char* means;  // kNormalized: StripParams::inverse_means of the first pixel
 
   static __device__ __forceinline__ MaskPlane of(const StripParams& p, int64_t batch,
                                                  int64_t channel) {
     const InputImage& mask = p.mask_bits.data != nullptr ? p.mask_bits : p.mask;
-    return {mask.data + batch * mask.batch + channel * mask.channel,
-            inverse_divisor(p.divisors, batch, channel)};
+    return {
+        mask.data + batch * mask.batch + channel * mask.channel,
+        inverse_divisor(p.divisors, batch, channel),
+        p.inverse_means.data + batch * p.inverse_means.batch + channel * p.inverse_means.channel};
   }
 
-  // The byte of a pixel that has a value, and its bit therein.
+  static __device__ __forceinline__ const char* bits_of_plane(const StripParams& p, int64_t batch,
+                                                              int64_t channel) {
+    return p.mask_bits.data + batch * p.mask_bits.batch + channel * p.mask_bits.channel;
+  }
+
+  // The byte of a pixel, and its bit therein.
   __device__ __forceinline__ const char* bits_at(const StripParams& p, int y, int x) const {
-    return first + (y - p.value_top) / kMaskBitRows * p.mask_bits.row + x;
+    return bits_at(p, first, y, x);
+  }
+  static __device__ __forceinline__ const char* bits_at(const StripParams& p, const char* plane,
+                                                        int y, int x) {
+    return plane + ((y - p.value_top) >> kLogMaskBitRows) * p.mask_bits.row + x;
   }
   static __device__ __forceinline__ int bit_of_row(const StripParams& p, int y) {
-    return (y - p.value_top) % kMaskBitRows;
+    return (y - p.value_top) & (kMaskBitRows - 1);
+  }
+  // Those of columns x + i, `x` a multiple of 4: bit 8 i.
+  static __device__ __forceinline__ unsigned bits_of_four(const StripParams& p, const char* plane,
+                                                          int y, int x) {
+    return __ldcg(reinterpret_cast<const unsigned*>(bits_at(p, plane, y, x))) >> bit_of_row(p, y);
   }
 
   // That of a pixel that has a value.
@@ -137,8 +156,7 @@ struct MaskPlane {
 #pragma unroll
       for (int j = 0; j < kCount / 4; ++j) {
         if (4 * j < right) {
-          words[j] = __ldcg(reinterpret_cast<const unsigned*>(bits_at(p, y, x + 4 * j))) >>
-                     bit_of_row(p, y);
+          words[j] = bits_of_four(p, first, y, x + 4 * j);
         }
       }
     }
@@ -231,6 +249,34 @@ struct MaskStream {
     words[0] = words[1];
     load_bits(p, 1);
     return bits;
+  }
+};
+
+// kNormalized: a column of StripParams::inverse_means, which has zeros where there is no value.
+struct MeanStream {
+  static constexpr int kAhead = 2;
+  const char* next;  // the first row that is not loaded
+  float loaded[kAhead];
+
+  // Begins with row `first_row` of the image.
+  __device__ __forceinline__ void start(const StripParams& p, const MaskPlane& plane, int column,
+                                        bool, int first_row) {
+    next = plane.means + first_row * p.inverse_means.row +
+           column * static_cast<int64_t>(sizeof(float));
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      load(p, i);
+    }
+  }
+  __device__ __forceinline__ void load(const StripParams& p, int i) {
+    loaded[i] = __ldcg(reinterpret_cast<const float*>(next));
+    next += p.inverse_means.row;
+  }
+  // That of the next row; `i` counts rows, up to multiples of kAhead.
+  __device__ __forceinline__ float take(const StripParams& p, int i) {
+    const float mean = loaded[i % kAhead];
+    load(p, i % kAhead);
+    return mean;
   }
 };
 

@@ -219,13 +219,6 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// How many of an axis's planes are memory of their own.
-int64_t distinct(const Problem& problem, int axis) {
-  return problem.mask.strides[axis] == 0 ? 1 : problem.sizes[axis];
-}
-int64_t distinct_planes(const Problem& problem) {
-  return distinct(problem, FUSED_SSIM_AXIS_BATCH) * distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
-}
 // Of a plane.
 Position cells_of(const Problem& problem) {
   return {map_size(problem, kDepth), ceil_divide(map_size(problem, kHeight), kRows),
@@ -237,7 +230,7 @@ int64_t cell_count(const Problem& problem) {
 }
 int64_t parts_of_plane(const Problem& problem) {
   const int64_t wanted = ceil_divide(cell_count(problem), kThreads);
-  return std::clamp<int64_t>(kMostParts / distinct_planes(problem), 1, wanted);
+  return std::clamp<int64_t>(kMostParts / distinct_mask_planes(problem), 1, wanted);
 }
 int64_t sums_bytes(const Problem& problem, int32_t reduction) {
   return round_up(value_count(reduction, problem.sizes) * size_of(accumulation_dtype(problem)),
@@ -257,7 +250,7 @@ int64_t mask_sums_bytes(const Problem& problem, const Request& request) {
   if (!has_mask(problem) || problem.mask_sums != nullptr || !wants_divisor(request)) {
     return 0;
   }
-  const int64_t partials = distinct_planes(problem) * parts_of_plane(problem);
+  const int64_t partials = distinct_mask_planes(problem) * parts_of_plane(problem);
   return sums_bytes(problem, request.reduction) +
          round_up(partials * static_cast<int64_t>(sizeof(double)), 256);
 }
@@ -268,15 +261,15 @@ InputImage mask_bits(const Problem& problem, const void* data) {
   bits.row = round_up(image_size(problem, kWidth), 4);
   bits.column = 1;
   const int64_t plane = bits.row * cells_of(problem).row;
-  const int64_t channels = distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
+  const int64_t channels = distinct_mask_planes(problem, FUSED_SSIM_AXIS_CHANNEL);
   bits.channel = channels > 1 ? plane : 0;
-  bits.batch = distinct(problem, FUSED_SSIM_AXIS_BATCH) > 1 ? plane * channels : 0;
+  bits.batch = distinct_mask_planes(problem, FUSED_SSIM_AXIS_BATCH) > 1 ? plane * channels : 0;
   return bits;
 }
 
 int64_t mask_bits_bytes(const Problem& problem) {
   const InputImage bits = mask_bits(problem, nullptr);
-  return round_up(distinct_planes(problem) * cells_of(problem).row * bits.row, 256);
+  return round_up(distinct_mask_planes(problem) * cells_of(problem).row * bits.row, 256);
 }
 
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
@@ -288,8 +281,8 @@ cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const De
   p.sizes = cells_of(problem);
   p.step = position_of(kThreads, p.sizes);
   p.rows = map_size(problem, kHeight);
-  p.channels = distinct(problem, FUSED_SSIM_AXIS_CHANNEL);
-  p.planes = distinct_planes(problem);
+  p.channels = distinct_mask_planes(problem, FUSED_SSIM_AXIS_CHANNEL);
+  p.planes = distinct_mask_planes(problem);
   p.cells = cell_count(problem);
   p.parts = parts_of_plane(problem);
   p.part_cells = ceil_divide(p.cells, p.parts);

@@ -200,11 +200,14 @@ struct SumParams {
   ReductionPlan reduction;
 };
 
-// Pointwise, of kMasked alone: a mask, and C1 and C2 of each image. Either may be missing.
+// Pointwise, of kMasked and kNormalized alone: a mask, and C1 and C2 of each image. Either may be missing.
 struct MaskParams {
   InputImage mask;
   // A mask of bytes in bits (mask.cuh), in place of `mask`: null where the mask has another type.
   InputImage mask_bits;
+  // kNormalized: at pixels that count 1 over the mean of the mask in the window around them, else 0, in
+  // float32; and mask_bits, both also around the image (mask_means.cu).
+  InputImage inverse_means;
   Divisors<float> divisors;
   float loss_base = 0.0f;              // subtracted from each loss before the mask weighs it
   const float* stabilizers = nullptr;  // [batch, 2]

@@ -91,7 +91,7 @@ FUSED_SSIM_INLINE constexpr int strip_chunks(int64_t rows, bool gradient) {
 // strips two photographs were 1.2e-4 off, and where these are wanted time is not what counts.
 // Kernels with four maps of partials have not been compared.
 constexpr int64_t max_tiled_pixels(StripKind kind, bool bytes, int architecture) {
-  return kind == StripKind::kMasked                                     ? 0
+  return is_masked_kind(kind)                                           ? 0
          : kind == StripKind::kMap && bytes                             ? int64_t{1} << 30
          : kind == StripKind::kMap                                      ? 3000000
          : kind != StripKind::kValue && kind != StripKind::kOneGradient ? 1500000

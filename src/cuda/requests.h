@@ -79,6 +79,15 @@ void set_stabilizer_scales(const Problem& problem, double scale, T* scales) {
                   : doubled;
 }
 
+// How many planes of the mask, along an axis or of all, are memory of their own.
+constexpr int64_t distinct_mask_planes(const Problem& problem, int axis) {
+  return problem.mask.strides[axis] == 0 ? 1 : problem.sizes[axis];
+}
+constexpr int64_t distinct_mask_planes(const Problem& problem) {
+  return distinct_mask_planes(problem, FUSED_SSIM_AXIS_BATCH) *
+         distinct_mask_planes(problem, FUSED_SSIM_AXIS_CHANNEL);
+}
+
 // The mask's sums, FusedSsimProblem::mask_sums, where the caller has none: the launch ahead of all
 // others leaves them at the beginning of its workspace. No bytes: they are not needed.
 int64_t mask_sums_bytes(const Problem& problem, const Request& request);
@@ -88,6 +97,16 @@ int64_t mask_bits_bytes(const Problem& problem);
 // Either place may be null: then that is not wanted.
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
                              void* sums, char* bits, cudaStream_t stream);
+// What kernels of the kind "normalized" read of a mask of bytes, at `data` once it is computed
+// (mask_means.cu); whose pixels of value (0, 0) and image (0, 0) the images begin with.
+struct MaskMeans {
+  InputImage inverse_means;
+  InputImage bits;
+};
+MaskMeans mask_means(const Problem& problem, const void* data);
+int64_t mask_means_bytes(const Problem& problem);
+cudaError_t launch_mask_means(const Problem& problem, const DeviceFacts& device, void* data,
+                              cudaStream_t stream);
 // Makes the map of images 1 where the mask is 0.
 cudaError_t launch_mask_map(const Problem& problem, float* map, const DeviceFacts& device,
                             cudaStream_t stream);

@@ -83,8 +83,36 @@ bool strips_serve_masked(const Problem& problem, const Request& request) {
   return request.map != nullptr && request.value == nullptr && problem.stabilizers == nullptr;
 }
 
+// Whether marching kernels serve means under a mask: a gradient of float32 images that they load in
+// boxes, under a mask of bytes that is read often enough to be filtered ahead.
+bool march_serves_normalized(const Problem& problem, const Request& request,
+                             const DeviceFacts& device) {
+  constexpr int64_t kMostBytes = int64_t{1} << 28;
+  const auto in_boxes = [&](const Image& image) {
+    const auto bytes = bytes_of<const char>(image);
+    return image.data == nullptr || (image.dtype == FUSED_SSIM_FLOAT32 &&
+                                     aligned_for_quads(bytes, problem.sizes, size_of(image.dtype)));
+  };
+  const auto has_map = [&](const Image& image) {
+    return has_tensor_map(bytes_of<const char>(image), problem.sizes);
+  };
+  return mask_is_normalized(problem) && problem.mask.dtype == FUSED_SSIM_UINT8 &&
+         wants_gradient(request) && strips_serve_masked(problem, request) &&
+         march_layout(device.architecture) == MarchLayout::kRoomy &&
+         is_standard(problem.windows[kHeight]) && is_standard(problem.windows[kWidth]) &&
+         !is_volume(problem) && !is_within_window(problem) && request.mse == nullptr &&
+         request.l2_weight == 0.0 && image_size(problem, kWidth) % 4 == 0 &&
+         image_size(problem, kHeight) <= kMaxStripExtent &&
+         image_size(problem, kWidth) <= kMaxStripExtent && in_boxes(problem.img1) &&
+         in_boxes(problem.img2) && in_boxes(request.grad1) && in_boxes(request.grad2) &&
+         mask_means_bytes(problem) <= kMostBytes && has_map(problem.img1) && has_map(problem.img2);
+}
+
 // Whether tiles and strips serve.
-bool strips_serve(const Problem& problem, const Request& request) {
+bool strips_serve(const Problem& problem, const Request& request, const DeviceFacts& device) {
+  if (mask_is_normalized(problem)) {
+    return march_serves_normalized(problem, request, device);
+  }
   if (merges_variances(problem, request) ||
       (is_masked(problem) && !strips_serve_masked(problem, request))) {
     return false;
@@ -122,13 +150,14 @@ cudaError_t find_kernel(const DeviceFacts& device, Schedule schedule, StripKind 
 
 // Whether kernels of the kind "masked" read their mask in bits.
 bool reads_mask_bits(const Problem& problem, const Request& request) {
-  return has_mask(problem) && problem.mask.dtype == FUSED_SSIM_UINT8 && wants_gradient(request);
+  return has_mask(problem) && !mask_is_normalized(problem) &&
+         problem.mask.dtype == FUSED_SSIM_UINT8 && wants_gradient(request);
 }
 
-// Windows of up to 11 taps: one launch. `bits`: of the mask, or null.
+// Windows of up to 11 taps: one launch. `masks`: what was computed of the mask, if anything.
 cudaError_t run_strips(const Problem& problem, const Request& request, const DeviceFacts& device,
-                       const StripChoice& choice, StripKind kind, void* workspace, const char* bits,
-                       cudaStream_t stream) {
+                       const StripChoice& choice, StripKind kind, void* workspace,
+                       const MaskMeans& masks, cudaStream_t stream) {
   const int64_t* sizes = problem.sizes;
   const bool gradient = has_gradient(kind);
   StripParams p;
@@ -145,7 +174,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
     p.grad2 = bytes_of<char>(request.grad2);
     quads = quads && in_quads(request.grad1, p.grad1) && in_quads(request.grad2, p.grad2);
     p.map_gradient = bytes_of<const char>(request.map_gradient);
-    const bool one = kind == StripKind::kOneGradient || kind == StripKind::kMasked;
+    const bool one = kind == StripKind::kOneGradient || is_masked_kind(kind);
     if (one && p.grad1.data == nullptr) {
       // f is symmetric.
       std::swap(p.img1, p.img2);
@@ -247,11 +276,10 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   const double divisor = host_gradient_divisor(problem, request);
   p.gradient_scale = static_cast<float>(4.0 * request.statistic_weight * kPixelScale / divisor);
   p.gradient_l1 = static_cast<float>(request.l1_weight / divisor);
-  if (kind == StripKind::kMasked) {
+  if (is_masked_kind(kind)) {
     p.mask = bytes_of<const char>(problem.mask);
-    if (bits != nullptr) {
-      p.mask_bits = mask_bits(problem, bits);
-    }
+    p.mask_bits = masks.bits;
+    p.inverse_means = masks.inverse_means;
     p.divisors = gradient_divisors<float>(problem, request);
     if (has_mask(problem)) {
       p.loss_base = static_cast<float>(0.5 * (1.0 - masked_statistic_base(request)));
@@ -477,7 +505,7 @@ const char* not_served(const Problem& problem, const Request& request) {
   }
   // Where there is no device, `workspace_bytes` says so.
   DeviceFacts device;
-  if (current_device(&device) == cudaSuccess && !strips_serve(problem, request) &&
+  if (current_device(&device) == cudaSuccess && !strips_serve(problem, request, device) &&
       !separable_serves(problem, request, device)) {
     static_assert(kSeparableEverywhere == 65, "as the message says");
     return "expected windows that fit this GPU's shared memory, as those of up to 65 taps always "
@@ -494,10 +522,12 @@ cudaError_t workspace_bytes(const Problem& problem, const Request& request, int6
   }
   const int sums = (request.value != nullptr ? 1 : 0) + (request.mse != nullptr ? 1 : 0);
   *bytes = mask_sums_bytes(problem, request) + sums * partials_bytes(problem, request, device);
-  if (!strips_serve(problem, request)) {
+  if (!strips_serve(problem, request, device)) {
     *bytes += separable_scratch_bytes(problem, request, device);
   } else if (reads_mask_bits(problem, request)) {
     *bytes += mask_bits_bytes(problem);
+  } else if (mask_is_normalized(problem)) {
+    *bytes += mask_means_bytes(problem);
   }
   return cudaSuccess;
 }
@@ -518,13 +548,26 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     device.overlaps_launches = false;
   }
   Problem problem = given;
-  const bool strips = strips_serve(problem, request);
+  const bool strips = strips_serve(problem, request, device);
   auto* free_bytes = static_cast<char*>(workspace);
   const int64_t sums_bytes = mask_sums_bytes(problem, request);
   void* const sums = sums_bytes > 0 ? free_bytes : nullptr;
   free_bytes += sums_bytes;
   char* const bits = strips && reads_mask_bits(problem, request) ? free_bytes : nullptr;
   free_bytes += bits != nullptr ? mask_bits_bytes(problem) : 0;
+  MaskMeans masks;
+  if (bits != nullptr) {
+    masks.bits = mask_bits(problem, bits);
+  }
+  const bool normalized = strips && mask_is_normalized(problem);
+  if (normalized) {
+    masks = mask_means(problem, free_bytes);
+    error = launch_mask_means(problem, device, free_bytes, stream);
+    if (error != cudaSuccess) {
+      return error;
+    }
+    free_bytes += mask_means_bytes(problem);
+  }
   workspace = free_bytes;
   if (sums != nullptr || bits != nullptr) {
     error = launch_mask_sums(problem, request.reduction, device, sums, bits, stream);
@@ -551,29 +594,30 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
     map_only.grad1 = {};
     map_only.grad2 = {};
     error = run_strips(problem, map_only, device, choice_for(StripKind::kMap), StripKind::kMap,
-                       workspace, bits, stream);
+                       workspace, masks, stream);
     if (error != cudaSuccess) {
       return error;
     }
   }
   const bool two = request.grad1.data != nullptr && request.grad2.data != nullptr;
   const bool masked = gradient && is_masked(problem);
+  const StripKind masked_kind = normalized ? StripKind::kNormalized : StripKind::kMasked;
   if (masked && two) {
     Request second = request;
     second.value = nullptr;
     second.grad1 = {};
-    error = run_strips(problem, second, device, choice_for(StripKind::kMasked), StripKind::kMasked,
-                       workspace, bits, stream);
+    error = run_strips(problem, second, device, choice_for(masked_kind), masked_kind, workspace,
+                       masks, stream);
     if (error != cudaSuccess) {
       return error;
     }
   }
   const StripKind kind = !gradient ? (request.map != nullptr ? StripKind::kMap : StripKind::kValue)
-                         : masked  ? StripKind::kMasked
+                         : masked  ? masked_kind
                          : request.map_gradient.data != nullptr ? StripKind::kWeighted
                          : two                                  ? StripKind::kTwoGradients
                                                                 : StripKind::kOneGradient;
-  error = run_strips(problem, request, device, choice_for(kind), kind, workspace, bits, stream);
+  error = run_strips(problem, request, device, choice_for(kind), kind, workspace, masks, stream);
   if (error == cudaSuccess && kind == StripKind::kMap && has_mask(problem)) {
     error = launch_mask_map(problem, static_cast<float*>(request.map), device, stream);
   }

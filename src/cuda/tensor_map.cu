@@ -11,6 +11,7 @@ namespace fused_ssim::cuda {
 
 #if !FUSED_SSIM_KNOWS_TENSOR_MAPS  // kernels load pixels themselves
 
+bool has_tensor_map(const InputImage&, const int64_t*) { return false; }
 bool make_tensor_map(const InputImage&, const int64_t*, int, int, TensorMap*) { return false; }
 
 #else
@@ -37,37 +38,52 @@ Encoder find_encoder() {
              : nullptr;
 }
 
+Encoder encoder() {
+  static const Encoder found = find_encoder();
+  return found;
+}
+
+// Of columns, rows, channels and batches: how many, and bytes from one to the next but for columns.
+struct Extents {
+  cuuint64_t counts[4];
+  cuuint64_t strides[3];
+
+  Extents(const InputImage& image, const int64_t* sizes)
+      : counts{static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_COLUMN]),
+               static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_ROW]),
+               static_cast<cuuint64_t>(image.channel == 0 ? 1 : sizes[FUSED_SSIM_AXIS_CHANNEL]),
+               static_cast<cuuint64_t>(image.batch == 0 ? 1 : sizes[FUSED_SSIM_AXIS_BATCH])} {
+    const int64_t bytes[3] = {image.row, image.channel, image.batch};
+    for (int i = 0; i < 3; ++i) {
+      // The stride of a single entry means nothing, and must be valid.
+      strides[i] = counts[i + 1] == 1 ? 16 : static_cast<cuuint64_t>(bytes[i]);
+    }
+  }
+};
+
 }  // namespace
 
-bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_columns, int box_rows,
-                     TensorMap* map) {
-  static const Encoder encode = find_encoder();
-  const int64_t batches = image.batch == 0 ? 1 : sizes[FUSED_SSIM_AXIS_BATCH];
-  const int64_t channels = image.channel == 0 ? 1 : sizes[FUSED_SSIM_AXIS_CHANNEL];
-  if (encode == nullptr || channels > INT_MAX || batches > INT_MAX) {
-    return false;  // coordinates have 32 bits
-  }
-  map->channels = static_cast<int>(channels);
-  map->batches = static_cast<int>(batches);
-  const cuuint64_t extents[4] = {static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_COLUMN]),
-                                 static_cast<cuuint64_t>(sizes[FUSED_SSIM_AXIS_ROW]),
-                                 static_cast<cuuint64_t>(channels),
-                                 static_cast<cuuint64_t>(batches)};
-  // The stride of a single entry means nothing, and must be valid.
-  const auto stride = [](int64_t bytes, cuuint64_t extent) {
-    return extent == 1 ? cuuint64_t{16} : static_cast<cuuint64_t>(bytes);
-  };
-  const cuuint64_t strides[3] = {stride(image.row, extents[1]), stride(image.channel, extents[2]),
-                                 stride(image.batch, extents[3])};
+bool has_tensor_map(const InputImage& image, const int64_t* sizes) {
+  const Extents extents(image, sizes);
   // As the copy engine wants them: 16-bit quads may lie elsewhere, and strides may be negative.
   constexpr uintptr_t kAlignment = 16;
   constexpr cuuint64_t kStrideEnd = cuuint64_t{1} << 40;
-  if (reinterpret_cast<uintptr_t>(image.data) % kAlignment != 0 ||
-      std::any_of(std::begin(strides), std::end(strides), [](cuuint64_t bytes) {
-        return bytes % kAlignment != 0 || bytes >= kStrideEnd;
-      })) {
+  return encoder() != nullptr && reinterpret_cast<uintptr_t>(image.data) % kAlignment == 0 &&
+         std::all_of(
+             std::begin(extents.strides), std::end(extents.strides),
+             [](cuuint64_t bytes) { return bytes % kAlignment == 0 && bytes < kStrideEnd; }) &&
+         // Coordinates have 32 bits.
+         extents.counts[2] <= INT_MAX && extents.counts[3] <= INT_MAX;
+}
+
+bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_columns, int box_rows,
+                     TensorMap* map) {
+  if (!has_tensor_map(image, sizes)) {
     return false;
   }
+  const Extents extents(image, sizes);
+  map->channels = static_cast<int>(extents.counts[2]);
+  map->batches = static_cast<int>(extents.counts[3]);
   const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_columns),
                              static_cast<cuuint32_t>(box_rows), 1, 1};
   constexpr cuuint32_t kSteps[4] = {1, 1, 1, 1};
@@ -78,9 +94,9 @@ bool make_tensor_map(const InputImage& image, const int64_t* sizes, int box_colu
       : image.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const CUresult result =
-      encode(&encoded, type, 4, const_cast<char*>(image.data), extents, strides, box, kSteps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-             CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encoder()(&encoded, type, 4, const_cast<char*>(image.data), extents.counts, extents.strides,
+                box, kSteps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   std::copy_n(reinterpret_cast<const uint64_t*>(&encoded), 16, map->words);
   return result == CUDA_SUCCESS;
 }

@@ -72,6 +72,7 @@ struct StandardWindow {
   static constexpr bool kIsGiven = false;
   static constexpr double kGain = kEdgeGain;
 
+  StandardWindow() = default;
   explicit __device__ __forceinline__ StandardWindow(const StripParams&) {}
   template <Filter kFilter>
   __device__ __forceinline__ float tap(int k) const {
