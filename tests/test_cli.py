@@ -244,6 +244,7 @@ def test_unknown_map_format(capsys, monkeypatch, coffee, tmp_path):
         ("--background", "nocolour", "unknown colour"),
         ("--device", "abacus", "unknown device"),
         ("--device", "cuda:99", "not available"),
+        ("--device", "vulkan", "this torch has none"),
         ("--frobnicate", "1", "unrecognized arguments"),
     ],
 )

@@ -306,9 +306,10 @@ def test_recursive_pairs_by_path(capsys, folders, tmp_path):
 
 def test_a_name_that_is_no_text(folders, tmp_path):
     a, b = folders
-    name = os.fsdecode(b"caf\xe9.png")
+    names = os.fsdecode(b"caf\xe9.png"), "two\nlines.png"
     for folder in folders:
-        shutil.copy(a / "coffee.png", folder / name)
+        for name in names:
+            shutil.copy(a / "coffee.png", folder / name)
     outputs = [tmp_path / "scores.csv", tmp_path / "report.html"]
     command = ["compare", a, b, "--csv", outputs[0], "--html", outputs[1], "--no-progress"]
     environment = {**os.environ, "PYTHONUTF8": "1"}
@@ -320,6 +321,7 @@ def test_a_name_that_is_no_text(folders, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert b"caf\\udce9.png" in done.stdout
+    assert b"two\\nlines.png" in done.stdout
     for path in outputs:
         assert b"caf\xe9.png" in path.read_bytes()
 

@@ -249,8 +249,12 @@ def test_modules_refuse_other_channels():
         ours.ssim(x, x, win=torch.full((3, 1, 1, 11), 1 / 11))
     with pytest.raises(TypeError, match=r"^X and Y: expected one dtype"):
         ours.ssim(x, x.double())
-    with pytest.raises(ValueError, match="window_size: expected an odd number"):
+    with pytest.raises(ValueError, match="win_size: expected an odd number"):
         ours.MS_SSIM(win_size=4)
+    with pytest.raises(ValueError, match=r"^K: expected a positive, finite number, got -1"):
+        ours.ssim(x, x, K=(-1, 0.03))
+    with pytest.raises(ValueError, match=r"^win_sigma: expected a positive, finite number"):
+        ours.ssim(x, x, win_sigma=0)
     with pytest.raises(TypeError, match=r"X: expected a torch\.Tensor, got numpy's ndarray"):
         ours.ssim(x.numpy(), x)
     with pytest.raises(TypeError, match=r"win: expected a torch\.Tensor, got list"):

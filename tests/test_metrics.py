@@ -385,6 +385,8 @@ def test_other_refusals():
     for package in (peer, ours):
         with pytest.raises(RuntimeError, match="shape"):
             package.StructuralSimilarityIndexMeasure().update(x, x[..., 1:])
+        with pytest.raises(RuntimeError):  # the reflected border is wider than the image
+            package.StructuralSimilarityIndexMeasure().update(x[..., :4], x[..., :4])
     with pytest.raises(ValueError, match="data_range: expected a number or a tuple, got None"):
         ours.StructuralSimilarityAndPeakSignalNoiseRatio(None)
 

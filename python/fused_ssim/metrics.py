@@ -29,7 +29,7 @@ except ImportError as error:
         '`pip install "fused-ssim[metrics]"`'
     ) from error
 
-from fused_ssim import _borders, _scales, _validation, _windows, functional
+from fused_ssim import _borders, _scales, _windows, functional
 from fused_ssim._parameters import SCALE_WEIGHTS, Component, Padding, Reduction
 from fused_ssim._pixels import numbers, sum_dtype
 from fused_ssim.compat import ArgumentError
