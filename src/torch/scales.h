@@ -2,6 +2,7 @@
 // single scale is that of operators.h.
 //
 // ScaleOperators<Backend> needs of a backend, beside run():
+//   static constexpr bool kOverlaps;  whether requests of a group may run at the same time
 //   static void halve(const std::vector<FusedSsimHalveRequest>&, const Tensor& on_device);
 //   static void accumulate(const FusedSsimAccumulateRequest&, const Tensor& on_device);
 //   static void factors(const FusedSsimFactorsRequest&, const Tensor& on_device);
@@ -116,15 +117,23 @@ struct ScaleOperators {
     const Tensor means =
         new_vector(given.img1, static_cast<int64_t>(scales) * planes, accumulation);
 
+    // Where scales are under way together, all that they need lives at once; else a scale's images
+    // make room for those of the one after the next.
     std::vector<FusedSsimProblem> problems(scales, given.problem);
-    std::vector<Tensor> memory;  // for scales that are under way together
-    std::vector<FusedSsimHalveRequest> halvings;
-    for (std::size_t scale = 1; scale < scales; ++scale) {
-      memory.push_back(next_scale(problems[scale - 1], given.img1, sizes[scale], odd, accumulation,
-                                  &problems[scale], &halvings));
-    }
-    if (!halvings.empty()) {
-      Backend::halve(halvings, given.img1);
+    std::vector<Tensor> images(scales);
+    std::vector<Tensor> workspaces;
+    const auto halve = [&](std::size_t first, std::size_t end) {
+      std::vector<FusedSsimHalveRequest> requests;
+      for (std::size_t scale = first; scale < end; ++scale) {
+        images[scale] = next_scale(problems[scale - 1], given.img1, sizes[scale], odd, accumulation,
+                                   &problems[scale], &requests);
+      }
+      if (!requests.empty()) {
+        Backend::halve(requests, given.img1);
+      }
+    };
+    if (Backend::kOverlaps) {
+      halve(1, scales);
     }
 
     // Gradients are those of sums, which float16 can hold; the derivatives are divided instead.
@@ -148,7 +157,11 @@ struct ScaleOperators {
       Sizes map_sizes;
       kernels::check(fused_ssim_map_sizes(&problem, map_sizes.data()));
       pixels.push_back(static_cast<double>(pixel_count(map_sizes)));
-      memory.push_back(Backend::run(problem, request, given.img1));
+      workspaces.push_back(Backend::run(problem, request, given.img1));
+      if (!Backend::kOverlaps && !coarsest) {
+        halve(scale + 1, scale + 2);
+        images[scale] = Tensor();
+      }
     }
 
     FusedSsimFactorsRequest factors = {};
