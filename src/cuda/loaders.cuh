@@ -329,52 +329,79 @@ struct BoxLoader {
     ++count;
   }
 
-  // The mask of the four pixels of a quad of the chunk that begins with row `first_y` (bits_of_four()).
-  __device__ __forceinline__ unsigned mask_of_quad(const StripParams& p, const MarchPiece& piece,
-                                                   int first_y, int quad) const {
-    constexpr int kOfRow = Traits::kStagedPitch / 4;
-    constexpr int kOfPart = Traits::kChunkRows * kOfRow;
-    const int part = quad / kOfPart;
-    const int row = quad % kOfPart / kOfRow;
-    const int x = piece.first_column - Traits::kStagedBefore + part * Traits::kPartColumns +
-                  4 * (quad % kOfRow);
-    return MaskPlane::bits_of_four(p, mask_bits, first_y + row, x);
+  // Makes a quad s and d.
+  template <bool kL1>
+  static __device__ __forceinline__ void shift_quad(const PixelShift& shift, const float* place,
+                                                    float4* s, float4* d) {
+    const auto pixels1 = *reinterpret_cast<const float4*>(place);
+    const auto pixels2 = *reinterpret_cast<const float4*>(place + Traits::kImageStride);
+    if constexpr (kL1) {
+      shift.apply_in_order(pixels1, pixels2, s, d);
+    } else {
+      shift.apply(pixels1, pixels2, s, d);
+    }
   }
 
-  // Makes the pixels of a chunk s and d; kNormalized: zero where the mask hides them.
+  // The same under a mask: zeros in place of what it hides. Each warp has a row, so that its lanes read
+  // words of one row of the mask; what is left at the ends of all rows the first of them share.
   template <bool kL1>
-  __device__ __forceinline__ float store(const StripParams& p, const MarchPiece& piece,
-                                         const PixelShift& shift, int first_y, float* slot) {
-    constexpr int kItems = (kQuads + Traits::kColumns - 1) / Traits::kColumns;
-    unsigned masks[kItems] = {};
-    if constexpr (Traits::kNormalized) {  // under way while the boxes are
+  __device__ __forceinline__ float store_seen(const StripParams& p, const MarchPiece& piece,
+                                              const PixelShift& shift, int first_y, float* slot) {
+    static_assert(Traits::kRowWarps == Traits::kChunkRows && Traits::kParts == 2);
+    constexpr int kOfPart = Traits::kStagedPitch / 4;  // quads of a row
+    constexpr int kLeft = 2 * kOfPart - 64;
+    static_assert(kLeft > 0 && kLeft * Traits::kChunkRows <= Traits::kColumns);
+    constexpr int kItems = 3;
+    const int thread = Traits::row_thread();
+    const auto row_of = [&](int i) { return i < 2 ? thread / 32 : thread / kLeft; };
+    const auto quad_of = [&](int i) { return i < 2 ? 32 * i + thread % 32 : 64 + thread % kLeft; };
+    const auto part_of = [&](int i) { return quad_of(i) < kOfPart ? 0 : 1; };
+    const auto has = [&](int i) { return i < 2 || thread < kLeft * Traits::kChunkRows; };
+    unsigned masks[kItems] = {};  // under way while the boxes are
 #pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        const int quad = Traits::row_thread() + i * Traits::kColumns;
-        masks[i] = mask_of_quad(p, piece, first_y, min(quad, kQuads - 1));
+    for (int i = 0; i < kItems; ++i) {
+      if (has(i)) {
+        const int x = piece.first_column - Traits::kStagedBefore + 4 * quad_of(i) -
+                      part_of(i) * (4 * kOfPart - Traits::kPartColumns);
+        masks[i] = MaskPlane::bits_of_four(p, mask_bits, first_y + row_of(i), x);
       }
     }
     wait();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
+      if (!has(i)) {
+        break;
+      }
+      float* place = slot + row_of(i) * Traits::kStagedPitch + 4 * quad_of(i) +
+                     part_of(i) * (Traits::kPartStride - Traits::kStagedPitch);
+      float4 s, d;
+      shift_quad<kL1>(shift, place, &s, &d);
+      keep_seen(masks[i], &s);
+      keep_seen(masks[i], &d);
+      *reinterpret_cast<float4*>(place) = s;
+      *reinterpret_cast<float4*>(place + Traits::kImageStride) = d;
+    }
+    return 0.0f;
+  }
+
+  // Makes the pixels of a chunk s and d.
+  template <bool kL1>
+  __device__ __forceinline__ float store(const StripParams& p, const MarchPiece& piece,
+                                         const PixelShift& shift, int first_y, float* slot) {
+    if constexpr (Traits::kNormalized) {
+      return store_seen<kL1>(p, piece, shift, first_y, slot);
+    }
+    wait();
+#pragma unroll
+    for (int i = 0; i < (kQuads + Traits::kColumns - 1) / Traits::kColumns; ++i) {
       const int quad = Traits::row_thread() + i * Traits::kColumns;
       if ((i + 1) * Traits::kColumns > kQuads && quad >= kQuads) {
         break;
       }
-      auto* place_s = reinterpret_cast<float4*>(slot + 4 * quad);
-      auto* place_d = reinterpret_cast<float4*>(slot + 4 * quad + Traits::kImageStride);
       float4 s, d;
-      if constexpr (kL1) {
-        shift.apply_in_order(*place_s, *place_d, &s, &d);
-      } else {
-        shift.apply(*place_s, *place_d, &s, &d);
-      }
-      if constexpr (Traits::kNormalized) {
-        keep_seen(masks[i], &s);
-        keep_seen(masks[i], &d);
-      }
-      *place_s = s;
-      *place_d = d;
+      shift_quad<kL1>(shift, slot + 4 * quad, &s, &d);
+      *reinterpret_cast<float4*>(slot + 4 * quad) = s;
+      *reinterpret_cast<float4*>(slot + 4 * quad + Traits::kImageStride) = d;
     }
     return 0.0f;
   }

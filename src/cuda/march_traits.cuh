@@ -44,11 +44,12 @@ struct MarchTraits : KindTraits<kKind_, Window_> {
   // beside that of the row warps. H200, 1x3x1080x1920, us: both gradients with 2 rows 78.9, 4 81.6, 8
   // 82.8; one gradient with room for one chunk's pixels 2 85.9, 4 83.4, 8 82.4, channels_last 4 96.9, 8
   // 99.3, of a map 2 123, 4 95, 8 111.
-  static constexpr int kRowsAtOnce = kMap && Window::kIsGiven                        ? 4
-                                     : !kGradient                                    ? 8
-                                     : kKind == StripKind::kTwoGradients || kHasMask ? 2
-                                     : kQuads && !kKeepsPixels && !kWeighted         ? 8
-                                                                                     : 4;
+  static constexpr int kRowsAtOnce =
+      kMap && Window::kIsGiven                                           ? 4
+      : !kGradient                                                       ? 8
+      : kKind == StripKind::kTwoGradients || kKind == StripKind::kMasked ? 2
+      : kQuads && !kKeepsPixels && !kWeighted                            ? 8
+                                                                         : 4;
 #if defined(__CUDA_ARCH__)
   static constexpr bool kLaunched = march_layout(__CUDA_ARCH__ / 10) == kLayout;
 #else
