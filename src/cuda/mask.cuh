@@ -254,7 +254,7 @@ struct MaskStream {
 
 // kNormalized: a column of StripParams::inverse_means, which has zeros where there is no value.
 struct MeanStream {
-  static constexpr int kAhead = 4;
+  static constexpr int kAhead = 2;
   const char* next;  // the first row that is not loaded
   float loaded[kAhead];
 

@@ -206,7 +206,7 @@ struct MaskParams {
   // A mask of bytes in bits (mask.cuh), in place of `mask`: null where the mask has another type.
   InputImage mask_bits;
   // kNormalized: at pixels that count 1 over the mean of the mask in the window around them, else 0, in
-  // float32; and mask_bits, both also around the image (mask_means.cu).
+  // float32; and mask_bits, both also around the image (masks.cu).
   InputImage inverse_means;
   Divisors<float> divisors;
   float loss_base = 0.0f;              // subtracted from each loss before the mask weighs it

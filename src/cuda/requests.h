@@ -97,16 +97,16 @@ int64_t mask_bits_bytes(const Problem& problem);
 // Either place may be null: then that is not wanted.
 cudaError_t launch_mask_sums(const Problem& problem, int32_t reduction, const DeviceFacts& device,
                              void* sums, char* bits, cudaStream_t stream);
-// What kernels of the kind "normalized" read of a mask of bytes, at `data` once it is computed
-// (mask_means.cu); whose pixels of value (0, 0) and image (0, 0) the images begin with.
+// What kernels of the kind "normalized" read of a mask of bytes, at `data` once it is computed.
 struct MaskMeans {
   InputImage inverse_means;
   InputImage bits;
 };
 MaskMeans mask_means(const Problem& problem, const void* data);
 int64_t mask_means_bytes(const Problem& problem);
-cudaError_t launch_mask_means(const Problem& problem, const DeviceFacts& device, void* data,
-                              cudaStream_t stream);
+// In place of launch_mask_sums().
+cudaError_t launch_mask_means(const Problem& problem, int32_t reduction, const DeviceFacts& device,
+                              void* sums, void* data, cudaStream_t stream);
 // Makes the map of images 1 where the mask is 0.
 cudaError_t launch_mask_map(const Problem& problem, float* map, const DeviceFacts& device,
                             cudaStream_t stream);

@@ -562,19 +562,15 @@ cudaError_t run(const Problem& given, const Request& request, void* workspace, c
   const bool normalized = strips && mask_is_normalized(problem);
   if (normalized) {
     masks = mask_means(problem, free_bytes);
-    error = launch_mask_means(problem, device, free_bytes, stream);
-    if (error != cudaSuccess) {
-      return error;
-    }
+    error = launch_mask_means(problem, request.reduction, device, sums, free_bytes, stream);
     free_bytes += mask_means_bytes(problem);
+  } else if (sums != nullptr || bits != nullptr) {
+    error = launch_mask_sums(problem, request.reduction, device, sums, bits, stream);
+  }
+  if (error != cudaSuccess) {
+    return error;
   }
   workspace = free_bytes;
-  if (sums != nullptr || bits != nullptr) {
-    error = launch_mask_sums(problem, request.reduction, device, sums, bits, stream);
-    if (error != cudaSuccess) {
-      return error;
-    }
-  }
   if (sums != nullptr) {
     problem.mask_sums = sums;
   }
