@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fused_ssim import fused_ssim, l1_ssim_loss, ms_ssim
+from fused_ssim import _operators, fused_ssim, l1_ssim_loss, ms_ssim
 from measure import run_python
 
 MIB = 2**20
@@ -124,10 +124,14 @@ def test_cpu_map():
     assert extra <= 2 * image + SLACK
 
 
+# Of a step of MS-SSIM: the gradients of all scales, 4/3, whose finest takes the place of the halved
+# images, 2/3; in Python, for older torch, they lie beside each other.
+SCALES = 2.0 if _operators.by_address else 1.4
+
+
 def test_cpu_scales():
-    # The gradients of all scales, 4/3, and two scales of both images, 5/8, beside each other.
     extra, image = peak_on_cpu("scales", "contiguous")
-    assert extra <= (2 + KEPT) * image
+    assert extra <= (SCALES + KEPT) * image
     assert extra >= 4 / 3 * image - MIB
 
 
@@ -148,7 +152,7 @@ def test_cuda_scales():
     before = torch.cuda.memory_allocated()
     ms_ssim(x, y).backward()
     image = x.numel() * x.element_size()
-    assert 4 / 3 * image <= torch.cuda.max_memory_allocated() - before <= 2 * image
+    assert 1.33 * image <= torch.cuda.max_memory_allocated() - before <= SCALES * image
 
 
 @pytest.mark.gpu

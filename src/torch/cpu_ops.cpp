@@ -69,7 +69,6 @@ struct CpuBackend {
              });
   }
 
-  static constexpr bool kOverlaps = false;
   static void halve(const std::vector<FusedSsimHalveRequest>& requests, const Tensor&) {
     for (const FusedSsimHalveRequest& request : requests) {
       halve(request);

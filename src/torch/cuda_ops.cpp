@@ -49,7 +49,6 @@ struct CudaBackend {
   static void scale(const FusedSsimScaleRequest& request, const Tensor& on_device) {
     enqueue(fused_ssim_cuda_scale, request, on_device);
   }
-  static constexpr bool kOverlaps = true;
   static void halve(const std::vector<FusedSsimHalveRequest>& requests, const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
     check_launch(fused_ssim_cuda_halve(requests.data(), static_cast<int32_t>(requests.size()),

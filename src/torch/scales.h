@@ -2,7 +2,6 @@
 // single scale is that of operators.h.
 //
 // ScaleOperators<Backend> needs of a backend, beside run():
-//   static constexpr bool kOverlaps;  whether requests of a group may run at the same time
 //   static void halve(const std::vector<FusedSsimHalveRequest>&, const Tensor& on_device);
 //   static void accumulate(const FusedSsimAccumulateRequest&, const Tensor& on_device);
 //   static void factors(const FusedSsimFactorsRequest&, const Tensor& on_device);
@@ -107,62 +106,57 @@ struct ScaleOperators {
     const std::vector<Sizes> sizes = scale_sizes(given.img1, static_cast<int64_t>(scales), odd);
     const CoarserGradients layout(sizes, accumulation);
 
-    FusedSsimImage finest1 = {};
-    FusedSsimImage finest2 = {};
-    const Tensor gradient1 = new_gradient(given.img1, wants1, &finest1);
-    const Tensor gradient2 = new_gradient(given.img2, wants2, &finest2);
     const Tensor coarser1 = new_vector(given.img1, wants1 ? layout.elements() : 0, accumulation);
     const Tensor coarser2 = new_vector(given.img1, wants2 ? layout.elements() : 0, accumulation);
     const int64_t planes = plane_count(sizes[0]);
     const Tensor means =
         new_vector(given.img1, static_cast<int64_t>(scales) * planes, accumulation);
 
-    // Where scales are under way together, all that they need lives at once; else a scale's images
-    // make room for those of the one after the next.
     std::vector<FusedSsimProblem> problems(scales, given.problem);
-    std::vector<Tensor> images(scales);
-    std::vector<Tensor> workspaces;
-    const auto halve = [&](std::size_t first, std::size_t end) {
-      std::vector<FusedSsimHalveRequest> requests;
-      for (std::size_t scale = first; scale < end; ++scale) {
-        images[scale] = next_scale(problems[scale - 1], given.img1, sizes[scale], odd, accumulation,
-                                   &problems[scale], &requests);
-      }
-      if (!requests.empty()) {
-        Backend::halve(requests, given.img1);
-      }
-    };
-    if (Backend::kOverlaps) {
-      halve(1, scales);
+    std::vector<Tensor> memory;
+    std::vector<FusedSsimHalveRequest> halvings;
+    for (std::size_t scale = 1; scale < scales; ++scale) {
+      memory.push_back(next_scale(problems[scale - 1], given.img1, sizes[scale], odd, accumulation,
+                                  &problems[scale], &halvings));
+    }
+    if (!halvings.empty()) {
+      Backend::halve(halvings, given.img1);
     }
 
     // Gradients are those of sums, which float16 can hold; the derivatives are divided instead.
-    std::vector<double> pixels;
-    for (std::size_t scale = 0; scale < scales; ++scale) {
-      const bool coarsest = scale + 1 == scales;
+    std::vector<double> pixels(scales);
+    const auto run = [&](std::size_t scale, int32_t group, const FusedSsimImage& gradient1,
+                         const FusedSsimImage& gradient2) {
       FusedSsimProblem& problem = problems[scale];
-      problem.statistic = coarsest ? given.problem.statistic : FUSED_SSIM_STATISTIC_CONTRAST;
+      problem.statistic =
+          scale + 1 == scales ? given.problem.statistic : FUSED_SSIM_STATISTIC_CONTRAST;
       FusedSsimRequest request = fused_ssim_request();
       request.reduction = FUSED_SSIM_CHANNEL;
       request.gradient_of_sum = 1;
-      request.group = scale == 0 ? FUSED_SSIM_GROUP_FIRST : FUSED_SSIM_GROUP_NEXT;
+      request.group = group;
       request.value = static_cast<char*>(means.mutable_data_ptr()) +
                       static_cast<int64_t>(scale) * planes * element_size(accumulation);
-      if (wants1) {
-        request.grad1 = scale == 0 ? finest1 : layout.image(coarser1, scale);
-      }
-      if (wants2) {
-        request.grad2 = scale == 0 ? finest2 : layout.image(coarser2, scale);
-      }
+      request.grad1 = gradient1;
+      request.grad2 = gradient2;
       Sizes map_sizes;
       kernels::check(fused_ssim_map_sizes(&problem, map_sizes.data()));
-      pixels.push_back(static_cast<double>(pixel_count(map_sizes)));
-      workspaces.push_back(Backend::run(problem, request, given.img1));
-      if (!Backend::kOverlaps && !coarsest) {
-        halve(scale + 1, scale + 2);
-        images[scale] = Tensor();
-      }
+      pixels[scale] = static_cast<double>(pixel_count(map_sizes));
+      return Backend::run(problem, request, given.img1);
+    };
+    // The finest scale last, when the memory of the others can be that of its gradient.
+    const auto part = [&](bool wanted, const Tensor& gradients, std::size_t scale) {
+      return wanted ? layout.image(gradients, scale) : FusedSsimImage{};
+    };
+    for (std::size_t scale = 1; scale < scales; ++scale) {
+      memory.push_back(run(scale, scale == 1 ? FUSED_SSIM_GROUP_FIRST : FUSED_SSIM_GROUP_NEXT,
+                           part(wants1, coarser1, scale), part(wants2, coarser2, scale)));
     }
+    memory.clear();
+    FusedSsimImage finest1 = {};
+    FusedSsimImage finest2 = {};
+    const Tensor gradient1 = new_gradient(given.img1, wants1, &finest1);
+    const Tensor gradient2 = new_gradient(given.img2, wants2, &finest2);
+    run(0, FUSED_SSIM_GROUP_NONE, finest1, finest2);
 
     FusedSsimFactorsRequest factors = {};
     factors.struct_size = sizeof(factors);
