@@ -171,6 +171,45 @@ def test_normalized_sees_nothing_under_the_mask(device, way, bad, padding):
         assert torch.equal(gradient[:, :, ~mask], torch.zeros_like(gradient[:, :, ~mask]))
 
 
+@each_mode
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("shape", [(37, 64), (1, 1, 37, 64), (2, 1, 37, 64), (1, 3, 37, 64)])
+def test_rows_of_whole_quads(device, mode, padding, shape):
+    # As CUDA's kernels for aligned rows have them, against float64.
+    x, y = (leaf(image.to(device)) for image in noise_pair(2, 3, 37, 64))
+    mask = bools(*shape).to(device)
+    mask[..., 5:20, 10:50] = True
+    hidden = (~mask).expand(x.shape)
+    for reduction in ("mean", "sum", "image", "channel"):
+        form = {"mask": mask, "mask_mode": mode, "padding": padding, "reduction": reduction}
+        exact = [leaf(image.detach().double()) for image in (x, y)]
+        expected = ssim(*exact, **form)
+        found = ssim(x, y, **form)
+        assert max_error(found, expected) <= 1e-6 * (x.numel() if reduction == "sum" else 1)
+        pairs = zip(
+            torch.autograd.grad(found.sum(), (x, y)),
+            torch.autograd.grad(expected.sum(), exact),
+            strict=True,
+        )
+        for gradient, reference in pairs:
+            assert max_error(gradient, reference) <= 1e-4 * reference.abs().max()
+            if mode == "normalized":
+                assert (gradient[hidden] == 0).all()
+
+
+@each_mode
+def test_a_visible_nan_is_in_the_value(device, mode):
+    x, y = (leaf(image.to(device)) for image in noise_pair(1, 3, 37, 64))
+    mask = bools(37, 64).to(device)
+    mask[20, 30] = True
+    with torch.no_grad():
+        x[0, 1, 20, 30] = torch.nan
+    value = ssim(x, y, mask=mask, mask_mode=mode)
+    assert value.isnan()
+    for gradient in torch.autograd.grad(value, (x, y)):
+        assert gradient[0, 0].isfinite().all()
+
+
 def test_weighted_windows_see_masked_pixels(device, way):
     x, y = (image.detach().clone() for image in images(device))
     mask = torch.ones(21, 18, dtype=torch.bool, device=device)

@@ -26,7 +26,7 @@ MAIN = ("kValue kFloatQuads", "kOneGradient kFloatQuads", "kTwoGradients kFloatQ
 # Bytes of spill stores a thread, of each kernel the variant with the most; all others have none. With nvcc
 # 13.0.88. Where a change lowers a number, lower it here.
 LIMITS: dict[tuple[str, str], int] = {}
-KINDS = ("kValue", "kMap", "kOneGradient", "kTwoGradients", "kWeighted", "kMasked")
+KINDS = ("kValue", "kMap", "kOneGradient", "kTwoGradients", "kWeighted", "kMasked", "kNormalized")
 LOADERS = (
     "kFloatQuads",
     "kHalfQuads",

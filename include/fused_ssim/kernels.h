@@ -152,7 +152,8 @@ typedef struct FusedSsimProblem {
 } FusedSsimProblem;
 
 /// Requests in a row on a CUDA stream, none of which reads or writes what another of them writes: a GPU
-/// may begin one before those ahead of it are done. Each has a workspace of its own.
+/// may begin one before those ahead of it are done. Each asks for something and has a workspace of its own,
+/// and nothing that is enqueued behind the first uses the memory of the others, workspaces included.
 enum {
   FUSED_SSIM_GROUP_NONE = 0,
   FUSED_SSIM_GROUP_FIRST = 1,
@@ -459,7 +460,9 @@ FUSED_SSIM_API const FusedSsimCudaInfo* fused_ssim_cuda_info(void);
 /// gradient is wanted of float64 images, or with a window of more than 11 taps or not symmetric,
 /// three or four maps of the accumulation type, of as many pixels as keep the GPU busy (some 100 MB
 /// on an H200). Of volumes it is four maps, with a gradient 12 to 20, of as many slices, but at least
-/// 8. As a rule at most 256 MB. FUSED_SSIM_NOT_SERVED where it would not run.
+/// 8. For a gradient under a normalized mask of bytes it may be 4 bytes for each of the mask's pixels, and for
+/// 300 columns and 50 rows around them. As a rule at most 256 MB. FUSED_SSIM_NOT_SERVED where it would
+/// not run.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_workspace_bytes(const FusedSsimProblem* problem,
                                                                const FusedSsimRequest* request,
                                                                int64_t* bytes);
@@ -491,7 +494,8 @@ FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_scale(const FusedSsimScaleRequest
 
 /// MS-SSIM from scale to scale, on `stream`. Of FusedSsimFactorsRequest, `exponents` and `divisors` are
 /// in host memory here, too, and read before the call returns; there are at most 32 scales. Of `count`
-/// requests to halve each may read the halves of the one before; some of them then take one pass.
+/// requests to halve each may read the halves of the one before; some of them then take one pass. Halves
+/// of one lie in no memory that another reads or writes but so.
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_halve(const FusedSsimHalveRequest* requests,
                                                      int32_t count, struct CUstream_st* stream);
 FUSED_SSIM_API FusedSsimStatus fused_ssim_cuda_accumulate(const FusedSsimAccumulateRequest* request,

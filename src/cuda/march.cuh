@@ -258,7 +258,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
 #pragma unroll 1
   for (;;) {
     float probe = 0.0f;
-    bool is_lost = false;  // kHasMask: the sum of this thread's column is no number
+    bool is_lost = false;  // kHasMask, kContains: the sum of this thread's column is no number
     {
       const int64_t unit = progress.unit;
       const int64_t end = unit_begin(plan, blockIdx.x / p.channels_together + 1);
@@ -306,7 +306,7 @@ __device__ __forceinline__ void run_march(const StripParams& p) {
           if constexpr (Traits::kHasMask) {
             const double loss = run_column_warps();
             is_lost = !isfinite(loss);
-            if (!is_lost) {
+            if (!Traits::kContains || !is_lost) {
               total() = fma(p.loss_weight, loss, total());
             }
           } else {

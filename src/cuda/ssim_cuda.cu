@@ -93,8 +93,9 @@ bool march_serves_normalized(const Problem& problem, const Request& request,
     return image.data == nullptr || (image.dtype == FUSED_SSIM_FLOAT32 &&
                                      aligned_for_quads(bytes, problem.sizes, size_of(image.dtype)));
   };
-  const auto has_map = [&](const Image& image) {
-    return has_tensor_map(bytes_of<const char>(image), problem.sizes);
+  const auto has_map = [&](const Image& image) {  // no other loader would serve, so no doubt of any
+    return image.strides[FUSED_SSIM_AXIS_ROW] > 0 &&
+           has_tensor_map(bytes_of<const char>(image), problem.sizes);
   };
   return mask_is_normalized(problem) && problem.mask.dtype == FUSED_SSIM_UINT8 &&
          wants_gradient(request) && strips_serve_masked(problem, request) &&

@@ -46,15 +46,20 @@ void parallel_for(int64_t tasks, int64_t grain, const Work& work) {
 }
 
 struct CpuBackend {
-  static Tensor run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
-                    const Tensor&) {
+  static Tensor workspace(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor&) {
+    return {};  // each thread has its own
+  }
+  static void run_in(const Tensor&, const FusedSsimProblem& problem,
+                     const FusedSsimRequest& request, const Tensor& like) {
+    run(problem, request, like);
+  }
+  static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request, const Tensor&) {
     kernels::Plan plan(problem, request, static_cast<int32_t>(torch::stable::get_num_threads()));
     parallel_for(plan.tasks(), plan.grain(), [&](int64_t begin, int64_t end) {
       const Workspace workspace = allocate_workspace(plan.workspace_bytes());
       plan.run(begin, end, workspace.get());
     });
     plan.finish();
-    return {};  // nothing that goes on needs memory
   }
 
   static constexpr bool kRunSumsMasks = false;

@@ -25,11 +25,23 @@ void check_launch(FusedSsimStatus status) {
 }
 
 struct CudaBackend {
-  // Gives the workspace: torch's allocator has the memory for the stream's later work when the tensor is
-  // gone.
-  static Tensor run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
-                    const Tensor& on_device) {
+  static Tensor workspace(const FusedSsimProblem& problem, const FusedSsimRequest& request,
+                          const Tensor& on_device) {
     const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
+    int64_t bytes = 0;
+    check_launch(fused_ssim_cuda_workspace_bytes(&problem, &request, &bytes));
+    return new_empty(on_device, &bytes, 1, FUSED_SSIM_UINT8);
+  }
+  static void run_in(const Tensor& workspace, const FusedSsimProblem& problem,
+                     const FusedSsimRequest& request, const Tensor& on_device) {
+    const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
+    check_launch(fused_ssim_cuda_run(&problem, &request, workspace.mutable_data_ptr(),
+                                     workspace.numel(), current_stream(on_device)));
+  }
+  static void run(const FusedSsimProblem& problem, const FusedSsimRequest& request,
+                  const Tensor& on_device) {
+    const torch::stable::accelerator::DeviceGuard guard(on_device.get_device_index());
+    // torch's allocator keeps the memory for the stream's later work when the tensor is gone.
     struct Workspace {
       const Tensor& on_device;
       Tensor memory;
@@ -41,7 +53,6 @@ struct CudaBackend {
     };
     check_launch(fused_ssim_cuda_run_allocating(&problem, &request, allocate, &workspace,
                                                 current_stream(on_device)));
-    return workspace.memory;
   }
 
   static constexpr bool kRunSumsMasks = true;

@@ -3,8 +3,7 @@
 // numbers are checked by the libraries behind that interface.
 //
 // Operators<Backend> serves every device; a backend supplies
-//   static Tensor run(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
-//     The memory that the request needs until it is done, for those who ask for several at once.
+//   static void run(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
 //   static constexpr bool kRunSumsMasks;  whether run() does what else mask_sums() is called for:
 //   static void mask_sums(const FusedSsimProblem&, int32_t reduction, void* sums);
 //   static void scale(const FusedSsimScaleRequest&, const Tensor& on_device);

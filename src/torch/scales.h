@@ -2,6 +2,8 @@
 // single scale is that of operators.h.
 //
 // ScaleOperators<Backend> needs of a backend, beside run():
+//   static Tensor workspace(const FusedSsimProblem&, const FusedSsimRequest&, const Tensor& on_device);
+//   static void run_in(const Tensor& workspace, ...);  run() in memory that was there before
 //   static void halve(const std::vector<FusedSsimHalveRequest>&, const Tensor& on_device);
 //   static void accumulate(const FusedSsimAccumulateRequest&, const Tensor& on_device);
 //   static void factors(const FusedSsimFactorsRequest&, const Tensor& on_device);
@@ -125,8 +127,8 @@ struct ScaleOperators {
 
     // Gradients are those of sums, which float16 can hold; the derivatives are divided instead.
     std::vector<double> pixels(scales);
-    const auto run = [&](std::size_t scale, int32_t group, const FusedSsimImage& gradient1,
-                         const FusedSsimImage& gradient2) {
+    const auto request_of = [&](std::size_t scale, int32_t group, const FusedSsimImage& gradient1,
+                                const FusedSsimImage& gradient2) {
       FusedSsimProblem& problem = problems[scale];
       problem.statistic =
           scale + 1 == scales ? given.problem.statistic : FUSED_SSIM_STATISTIC_CONTRAST;
@@ -141,22 +143,31 @@ struct ScaleOperators {
       Sizes map_sizes;
       kernels::check(fused_ssim_map_sizes(&problem, map_sizes.data()));
       pixels[scale] = static_cast<double>(pixel_count(map_sizes));
-      return Backend::run(problem, request, given.img1);
+      return request;
     };
     // The finest scale last, when the memory of the others can be that of its gradient.
     const auto part = [&](bool wanted, const Tensor& gradients, std::size_t scale) {
       return wanted ? layout.image(gradients, scale) : FusedSsimImage{};
     };
+    // All memory of a group is there before its first request: what is freed meanwhile, by another
+    // thread, may still be in use.
+    std::vector<FusedSsimRequest> group;
+    std::vector<Tensor> workspaces;
     for (std::size_t scale = 1; scale < scales; ++scale) {
-      memory.push_back(run(scale, scale == 1 ? FUSED_SSIM_GROUP_FIRST : FUSED_SSIM_GROUP_NEXT,
-                           part(wants1, coarser1, scale), part(wants2, coarser2, scale)));
+      group.push_back(request_of(scale, scale == 1 ? FUSED_SSIM_GROUP_FIRST : FUSED_SSIM_GROUP_NEXT,
+                                 part(wants1, coarser1, scale), part(wants2, coarser2, scale)));
+      workspaces.push_back(Backend::workspace(problems[scale], group.back(), given.img1));
+    }
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      Backend::run_in(workspaces[i], problems[i + 1], group[i], given.img1);
     }
     memory.clear();
+    workspaces.clear();
     FusedSsimImage finest1 = {};
     FusedSsimImage finest2 = {};
     const Tensor gradient1 = new_gradient(given.img1, wants1, &finest1);
     const Tensor gradient2 = new_gradient(given.img2, wants2, &finest2);
-    run(0, FUSED_SSIM_GROUP_NONE, finest1, finest2);
+    Backend::run(problems[0], request_of(0, FUSED_SSIM_GROUP_NONE, finest1, finest2), given.img1);
 
     FusedSsimFactorsRequest factors = {};
     factors.struct_size = sizeof(factors);
