@@ -13,3 +13,10 @@
 #else
 #define FUSED_SSIM_INLINE inline __attribute__((always_inline))
 #endif
+
+// The same for what kernels of the CPU alone call.
+#if defined(__CUDACC__)
+#define FUSED_SSIM_HOST_INLINE inline
+#else
+#define FUSED_SSIM_HOST_INLINE FUSED_SSIM_INLINE
+#endif

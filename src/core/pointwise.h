@@ -108,8 +108,9 @@ constexpr GradientFactors gradient_factors(const Problem& problem, const Request
   return gradient_factors(request, gradient_divisor(problem, request));
 }
 // Those of a plane: with a mask each value has a divisor of its own.
-constexpr GradientFactors gradient_factors(const Problem& problem, const Request& request,
-                                           int64_t plane) {
+FUSED_SSIM_HOST_INLINE constexpr GradientFactors gradient_factors(const Problem& problem,
+                                                                  const Request& request,
+                                                                  int64_t plane) {
   const int64_t value = plane / planes_per_value(request.reduction, problem.sizes);
   return gradient_factors(
       request, gradient_is_of_sum(request) ? 1.0 : reduction_divisor(problem, request, value));

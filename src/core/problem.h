@@ -108,7 +108,8 @@ constexpr int64_t reduction_divisor(const Problem& problem, const Request& reque
              : planes_per_value(request.reduction, problem.sizes) * map_plane_pixels(problem);
 }
 // With a mask that of value `value`: the mask's sum over its pixels, and over nothing 1.
-constexpr double reduction_divisor(const Problem& problem, const Request& request, int64_t value) {
+FUSED_SSIM_HOST_INLINE constexpr double reduction_divisor(const Problem& problem,
+                                                          const Request& request, int64_t value) {
   if (!has_mask(problem) || request.reduction == FUSED_SSIM_SUM) {
     return static_cast<double>(reduction_divisor(problem, request));
   }
