@@ -257,14 +257,8 @@ struct MeanArea {
   int64_t pixels() const { return rows * columns; }
 };
 
-struct MaskMeanParams {
+struct MaskMeanParams : ExtentParams {
   InputImage mask;
-  int height = 0;
-  int width = 0;
-  int value_top = 0;
-  int value_bottom = 0;
-  int value_left = 0;
-  int value_right = 0;
   unsigned tiles_down = 0;
   unsigned tiles_across = 0;
   float* means = nullptr;
@@ -555,12 +549,7 @@ cudaError_t launch_mask_means(const Problem& problem, int32_t reduction, const D
     return error;
   }
   p.mask = bytes_of<const char>(problem.mask);
-  p.height = static_cast<int>(image_size(problem, kHeight));
-  p.width = static_cast<int>(image_size(problem, kWidth));
-  p.value_top = crop(problem, kHeight);
-  p.value_bottom = p.height - p.value_top;
-  p.value_left = crop(problem, kWidth);
-  p.value_right = p.width - p.value_left;
+  set_extents(problem, &p);
   p.tiles_down = static_cast<unsigned>(area.rows / kTileRows);
   p.tiles_across = static_cast<unsigned>(area.columns / kTileColumns);
   p.means = static_cast<float*>(data);

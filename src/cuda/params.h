@@ -134,17 +134,21 @@ struct ImageParams {
   TensorMap tensor2;
 };
 
-// Schedule: which pixels a block works on, and when.
-struct GeometryParams {
-  bool is_beside = false;  // blocks do not wait for the launch ahead before their end
+// An image, and its pixels that have a value: rows [value_top, value_bottom), columns likewise
+// (set_extents(), requests.h).
+struct ExtentParams {
   int height = 0;
   int width = 0;
-  Divisor channels;
-  // The pixels that have a value: rows [value_top, value_bottom), columns likewise.
   int value_top = 0;
   int value_bottom = 0;
   int value_left = 0;
   int value_right = 0;
+};
+
+// Schedule: which pixels a block works on, and when.
+struct GeometryParams : ExtentParams {
+  bool is_beside = false;  // blocks do not wait for the launch ahead before their end
+  Divisor channels;
   // The pixels to write: all of them for a gradient, those with a value otherwise.
   int own_top = 0;
   int own_rows = 0;

@@ -35,6 +35,15 @@ bool aligned_for_quads(const ByteImage<Byte>& image, const int64_t* sizes, int64
          divisible(image.batch, FUSED_SSIM_AXIS_BATCH);
 }
 
+inline void set_extents(const Problem& problem, ExtentParams* p) {
+  p->height = static_cast<int>(image_size(problem, kHeight));
+  p->width = static_cast<int>(image_size(problem, kWidth));
+  p->value_top = crop(problem, kHeight);
+  p->value_bottom = p->height - p->value_top;
+  p->value_left = crop(problem, kWidth);
+  p->value_right = p->width - p->value_left;
+}
+
 // Of narrow windows maps alone: sums average out what single windows are off. Tiles centre eight rows
 // and four columns together, of which most windows of three taps do not see the centre.
 constexpr bool merges_variances(const Problem& problem, const Request& request) {

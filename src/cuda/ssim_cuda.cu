@@ -164,8 +164,7 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   StripParams p;
   p.img1 = bytes_of<const char>(problem.img1, problem.uint8_divisor);
   p.img2 = bytes_of<const char>(problem.img2, problem.uint8_divisor);
-  p.height = static_cast<int>(image_size(problem, kHeight));
-  p.width = static_cast<int>(image_size(problem, kWidth));
+  set_extents(problem, &p);
   const auto in_quads = [&](const Image& image, const auto& bytes) {
     return bytes.data == nullptr || aligned_for_quads(bytes, sizes, size_of(image.dtype));
   };
@@ -230,10 +229,6 @@ cudaError_t run_strips(const Problem& problem, const Request& request, const Dev
   p.squares = request.mse != nullptr;
   p.l1 = request.l1_weight != 0.0 || p.squares;
   p.channels = Divisor(sizes[FUSED_SSIM_AXIS_CHANNEL]);
-  p.value_top = crop(problem, kHeight);
-  p.value_bottom = p.height - p.value_top;
-  p.value_left = crop(problem, kWidth);
-  p.value_right = p.width - p.value_left;
   p.own_top = gradient ? 0 : p.value_top;
   p.own_rows = (gradient ? p.height : p.value_bottom) - p.own_top;
   // Strips begin with a quad, or where a box of narrow pixels may begin.
